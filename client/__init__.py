@@ -1,0 +1,1 @@
+"""The client program: joins a federation and trains on private text."""

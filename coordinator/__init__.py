@@ -1,0 +1,1 @@
+"""The coordinator program: registry, transport, plan, assembly, evaluation."""

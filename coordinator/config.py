@@ -1,0 +1,112 @@
+"""`federation.toml`: one file, strictly read. Unknown keys and wrong types give the dotted path."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedmore.experts.errors import ConfigError
+from fedmore.strategies.plan import STRICT, Plan, Stage, positive
+
+FILE = "federation.toml"
+
+
+@dataclass(frozen=True, config=STRICT)
+class FederationSection:
+    """Name, seed, how many `clients` the plan waits for, and what may be trained."""
+
+    name: str
+    seed: int = 0
+    clients: int = 2
+    domains: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """A federation has at least one client."""
+        positive(clients=self.clients)
+
+
+@dataclass(frozen=True, config=STRICT)
+class BaseSection:
+    """The frozen public model: a path or hub name, and the fingerprint that all must share."""
+
+    model: str
+    fingerprint: str = ""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["none", "nf4"] = "none"
+
+
+@dataclass(frozen=True, config=STRICT)
+class ServerSection:
+    """Where the coordinator listens; `advertise` is the host that invites name."""
+
+    host: str = "127.0.0.1"
+    port: int = 8470
+    advertise: str = "127.0.0.1"
+    heartbeat_s: float = 2.0
+    dead_after_s: float = 10.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class RouterSection:
+    """How the mixture routes; `top_k` of {public, experts} are active for a token."""
+
+    kind: Literal["domain", "uniform"] = "domain"
+    top_k: int = 2
+    public_text: str = ""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluationSection:
+    """Held-out texts by name (`plain` and untrained domains too) and how much of each to score."""
+
+    texts: dict[str, str] = Field(default_factory=dict)
+    documents: int = 12
+    tokens: int = 192
+
+
+@dataclass(frozen=True, config=STRICT)
+class FederationConfig:
+    """The whole of `federation.toml`."""
+
+    federation: FederationSection
+    base: BaseSection
+    server: ServerSection = ServerSection()
+    stages: tuple[Stage, ...] = Plan().stages
+    router: RouterSection = RouterSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+
+_ADAPTER = TypeAdapter(FederationConfig)
+
+
+def load_config(directory: Path) -> FederationConfig:
+    """Read `directory`/federation.toml; raises `ConfigError` with the dotted path of a bad key."""
+    path = directory / FILE
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found; run `coordinator init {directory}` first") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    return parse_config(table, str(path))
+
+
+def parse_config(table: dict[str, object], where: str) -> FederationConfig:
+    """Validate a parsed table; JSON mode is strict on types and still reads arrays as tuples."""
+    try:
+        return _ADAPTER.validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        lines = [f"{dotted(e['loc'])}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def dotted(location: tuple[int | str, ...]) -> str:
+    """`("stages", 0, "rounds")` as `stages[0].rounds`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

@@ -1,0 +1,1 @@
+"""What lives in one model: base, experts, adapters, mixture, routers."""

@@ -1,0 +1,73 @@
+"""The exception tree of the whole system.
+
+::
+
+    FedmoreError
+    ├── ConfigError          a configuration or option is wrong
+    │   └── RankError        a rank above what the matrix allows
+    ├── DataError            private text cannot be read, or there is none
+    ├── DeviceError          the device asked for is not there
+    ├── BaseError            the base cannot be loaded, or is not the federation's
+    ├── MembershipError      who may take part
+    │   ├── TokenError       an invite or credential is unknown, used or expired
+    │   └── NameTakenError   another client has this name
+    ├── WireError            bytes that are not what they claim to be
+    ├── TransportError       the peer cannot be reached, or the port is taken
+    ├── RegistryError        a federation, expert or mixture that does not exist
+    └── RoundError           a round that cannot go on
+
+A message says what, where, and what to do. `fedmore.protos.status` maps every class to a gRPC
+status and an exit code.
+"""
+
+
+class FedmoreError(Exception):
+    """The root: every error that a user can cause or must act on."""
+
+
+class ConfigError(FedmoreError):
+    """A configuration or option is wrong; names the dotted path."""
+
+
+class RankError(ConfigError):
+    """A rank above what the matrix allows."""
+
+
+class DataError(FedmoreError):
+    """Private text cannot be read, or there is none."""
+
+
+class DeviceError(FedmoreError):
+    """The device asked for is not there; names what was found."""
+
+
+class BaseError(FedmoreError):
+    """The base cannot be loaded, or is not the one that the federation uses."""
+
+
+class MembershipError(FedmoreError):
+    """Who may take part."""
+
+
+class TokenError(MembershipError):
+    """An invite or credential is unknown, used or expired."""
+
+
+class NameTakenError(MembershipError):
+    """Another client has this name."""
+
+
+class WireError(FedmoreError):
+    """Bytes that are not what they claim to be."""
+
+
+class TransportError(FedmoreError):
+    """The peer cannot be reached, or the port is taken."""
+
+
+class RegistryError(FedmoreError):
+    """A federation, expert or mixture that does not exist."""
+
+
+class RoundError(FedmoreError):
+    """A round that cannot go on; carries every client's cause."""

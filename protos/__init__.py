@@ -1,0 +1,1 @@
+"""The wire: service schema, generated stubs, Flower messages to and from bytes."""

@@ -1,0 +1,1 @@
+"""Scenarios, data and reports: whole federations on one machine."""

@@ -1,0 +1,1 @@
+"""Ways to run the two Flower apps on one machine."""

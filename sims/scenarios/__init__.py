@@ -1,0 +1,1 @@
+"""A scenario is a function that returns a whole configuration."""

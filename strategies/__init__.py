@@ -1,0 +1,1 @@
+"""What happens between clients: Flower strategies, aggregation, compression."""

@@ -1,0 +1,1 @@
+"""How an update becomes bytes: codecs and error feedback."""

@@ -1,0 +1,70 @@
+"""What a federation is going to do: its stages, each a frozen dataclass.
+
+`federation.toml` is read into these by `fedmore.coordinator.config`; a wrong value raises
+`ValueError` here, which becomes a `ConfigError` with the dotted path there.
+"""
+
+from typing import Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+CodecName = Literal["fp32", "bf16", "sign1"]
+
+
+def positive(**values: float) -> None:
+    """Raise `ValueError`, naming value and field, unless every value is above zero."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Stage:
+    """One part of the plan.
+
+    `steps` optimiser steps per client and round; windows of `sequence_length` tokens, `batch_size`
+    of them a step; `timeout_s` seconds is the deadline of a round.
+    """
+
+    kind: Literal["experts", "language", "router"]
+    rounds: int = 3
+    steps: int = 10
+    batch_size: int = 4
+    sequence_length: int = 128
+    learning_rate: float = 1e-3
+    codec: CodecName = "sign1"
+    download_codec: CodecName = "bf16"
+    first_layers: int = 10
+    last_layers: int = 2
+    threads: int = 0
+    max_rank: int = 512
+    timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        """Reject values that no run could use."""
+        positive(
+            rounds=self.rounds,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            sequence_length=self.sequence_length,
+            learning_rate=self.learning_rate,
+            max_rank=self.max_rank,
+            timeout_s=self.timeout_s,
+        )
+        if min(self.first_layers, self.last_layers, self.threads) < 0:
+            raise ValueError("first_layers, last_layers and threads must be 0 or more")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Plan:
+    """The stages, in sequence."""
+
+    stages: tuple[Stage, ...] = (Stage("experts"), Stage("language"), Stage("router", rounds=1))
+
+    def __post_init__(self) -> None:
+        """A plan without stages has nothing to do."""
+        if not self.stages:
+            raise ValueError("a plan needs at least one stage")
