@@ -1,6 +1,5 @@
 """`federation.toml`: one file, strictly read. Unknown keys and wrong types give the dotted path."""
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -9,7 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import ConfigError
-from fedmore.strategies.plan import STRICT, Plan, Stage, positive
+from fedmore.strategies.plan import STRICT, Plan, Stage, parse, positive
 
 FILE = "federation.toml"
 
@@ -96,9 +95,9 @@ def load_config(directory: Path) -> FederationConfig:
 
 
 def parse_config(table: dict[str, object], where: str) -> FederationConfig:
-    """Validate a parsed table; JSON mode is strict on types and still reads arrays as tuples."""
+    """Validate a parsed table; raises `ConfigError` with the dotted path of a bad key."""
     try:
-        return _ADAPTER.validate_json(json.dumps(table, default=str))
+        return parse(_ADAPTER, table)
     except ValidationError as error:
         lines = [f"{dotted(e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from error

@@ -4,14 +4,26 @@
 `ValueError` here, which becomes a `ConfigError` with the dotted path there.
 """
 
-from typing import Literal
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
+T = TypeVar("T")
+
 CodecName = Literal["fp32", "bf16", "sign1"]
+
+
+def parse(adapter: TypeAdapter[T], table: Mapping[str, Any]) -> T:
+    """Read a table strictly; raises pydantic's `ValidationError`, whose `loc` is the path.
+
+    Through JSON, where arrays are tuples and dataclasses are tables, yet "3" is not 3.
+    """
+    return adapter.validate_json(json.dumps(dict(table), default=str))
 
 
 def positive(**values: float) -> None:

@@ -1,0 +1,86 @@
+"""How much memory training takes, and so which rank fits.
+
+The base is frozen, so it costs its weights and, for the backward pass, what its layers keep of a
+batch; a trained number costs 16 bytes: itself, its gradient and Adam's two moments, all float32.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedmore.experts.spec import Site
+
+TRAINED_BYTES = 16
+KEPT = 0.9
+"""The share of the free memory that is planned with; the rest is left to the allocator."""
+
+
+@dataclass(frozen=True)
+class BaseSize:
+    """A base: parameters, bytes per number, widths d and h, blocks, size of the vocabulary."""
+
+    parameters: int
+    bytes_per_number: float
+    width: int
+    ffn: int
+    layers: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One optimiser step: so many windows of so many tokens."""
+
+    size: int = 4
+    length: int = 128
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.size * self.length
+
+
+def fixed_bytes(base: BaseSize, batch: Batch) -> int:
+    """What training takes whatever the rank: weights, kept activations, logits.
+
+    A block keeps per token about 10 vectors of the width (norms, queries, keys, values, attention,
+    residuals) and 5 of the FFN's; the loss takes the logits three times in float32.
+    """
+    weights = base.parameters * base.bytes_per_number
+    kept = base.layers * (10 * base.width + 5 * base.ffn) * max(base.bytes_per_number, 2)
+    return int(weights + batch.tokens * (kept + 3 * 4 * base.vocabulary))
+
+
+def rank_bytes(base: BaseSize, batch: Batch, sites: tuple[Site, ...]) -> int:
+    """What one more rank takes: its factors' numbers, and A x kept for each token and site."""
+    numbers = sum(site.out + site.inner for site in sites)
+    kept = batch.tokens * len(sites) * max(base.bytes_per_number, 2)
+    return int(numbers * TRAINED_BYTES + kept)
+
+
+def highest_rank(base: BaseSize, batch: Batch, sites: tuple[Site, ...], free: int) -> int:
+    """The largest rank that fits in `free` bytes and that every matrix allows; 0 if none does."""
+    left = free * KEPT - fixed_bytes(base, batch)
+    return max(0, min(rank_limit(sites), int(left // rank_bytes(base, batch, sites))))
+
+
+def rank_limit(sites: tuple[Site, ...]) -> int:
+    """The largest rank that every matrix allows."""
+    return min(min(site.out, site.inner) for site in sites)
+
+
+def break_even(width: int, ffn: int) -> float:
+    """Above the rank d h / (d + h) a full matrix is smaller than its two factors."""
+    return width * ffn / (width + ffn)
+
+
+def size_of(model: Any, bytes_per_number: float) -> BaseSize:
+    """The size of a (meta) model of transformers."""
+    config = model.config
+    return BaseSize(
+        parameters=int(model.num_parameters()),
+        bytes_per_number=bytes_per_number,
+        width=int(config.hidden_size),
+        ffn=int(config.intermediate_size),
+        layers=int(config.num_hidden_layers),
+        vocabulary=int(config.vocab_size),
+    )

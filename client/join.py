@@ -1,0 +1,202 @@
+"""`client join`: everything is checked before the invite is used up, then tasks are done.
+
+In order: the options, the device, the private text, the federation's base and the rank; then
+enrolment, and the session until the federation is finished.
+"""
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fedmore.client.device import choose_device, inspect_machine
+from fedmore.client.invite import Credential, describe, enrol, read_credential
+from fedmore.client.patience import persist
+from fedmore.client.session import Session
+from fedmore.experts.errors import BaseError, ConfigError, TransportError
+from fedmore.protos.exits import interruptible
+from fedmore.protos.info import FederationInfo
+from fedmore.protos.invite import Invite, read_invite
+
+Kind = Literal["expert", "adapter"]
+Say = Callable[[str], None]
+T = TypeVar("T")
+DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """What the command line says; `rank` None is the default, or that of an earlier start."""
+
+    invite: Path
+    data: Path
+    kind: Kind
+    target: str
+    rank: int | None = None
+    gpu: int | None = None
+    cpu: bool = False
+    state: Path | None = None
+    base: str | None = None
+    threads: int = 0
+    patience_s: float = 300.0
+    insecure: bool = False
+
+
+def training(domain: str | None, language: str | None) -> tuple[Kind, str]:
+    """What is trained; raises `ConfigError` unless exactly one of the two is given."""
+    if domain and not language:
+        return "expert", domain
+    if language and not domain:
+        return "adapter", language
+    raise ConfigError("give exactly one of --domain NAME (an expert) and --language CODE")
+
+
+def join(options: JoinOptions, say: Say) -> None:
+    """Take part until the federation is finished, or Ctrl-C."""
+    with interruptible("the same `client join` goes on where this one stopped"):
+        take_part(options, say)
+
+
+def take_part(options: JoinOptions, say: Say) -> None:
+    """Check, enrol, and do tasks until the federation is finished."""
+    invite = read_invite(options.invite)
+    state = options.state or default_state(invite)
+    device = prepare_device(options, say)
+    check_data(options.data, say)
+    credential, fingerprint, config = enter(options, invite, state, device, say)
+    session = Session(
+        credential, fingerprint=fingerprint, patience_s=options.patience_s, on_status=say
+    )
+    if session.run(make_handler(credential.node_id, config)):
+        say("the federation is finished; thank you")
+
+
+def default_state(invite: Invite) -> Path:
+    """The client's folder in the user's state directory; names come from a file, so are tamed."""
+    from platformdirs import user_state_path
+
+    parts = [re.sub(r"[^\w-]", "_", part) for part in (invite.federation, invite.name)]
+    return user_state_path("fedmore").joinpath(*parts)
+
+
+def prepare_device(options: JoinOptions, say: Say) -> str:
+    """Choose the device and say which; raises `DeviceError` when the GPU is not there."""
+    import torch
+
+    machine = inspect_machine()
+    device = choose_device(machine, options.gpu, options.cpu)
+    say(f"training on {device} ({machine.describe()})")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return device
+
+
+def check_data(path: Path, say: Say) -> None:
+    """Read the private text once, so that a wrong path is known now and not in the first round."""
+    from fedmore.experts.text import read_documents
+
+    documents = read_documents(path)
+    say(f"{path}: {len(documents)} documents; they stay on this machine")
+
+
+def enter(
+    options: JoinOptions, invite: Invite, state: Path, device: str, say: Say
+) -> tuple[Credential, str, dict[str, Any]]:
+    """Check base and rank, then enrol: credential, the base's fingerprint, the node's config."""
+    known = read_credential(state)
+    rank = options.rank or (known.rank if known else DEFAULT_RANK[options.kind])
+
+    def ask() -> FederationInfo:
+        return describe(invite, insecure=options.insecure)
+
+    info = known.info if known else patiently(ask, options.patience_s, say)
+    base = options.base or info.base
+    fingerprint = check_base(base, info)
+    check_rank(base, invite.name, options.kind, options.target, rank)
+    load(base, info, device)
+    credential = enrol(
+        invite,
+        state,
+        kind=options.kind,
+        target=options.target,
+        rank=rank,
+        fingerprint=fingerprint,
+        insecure=options.insecure,
+    )
+    say(
+        f"joined {invite.federation} as {invite.name}: {options.kind} {options.target}, rank {rank}"
+    )
+    return credential, fingerprint, node_config(options, credential, base, device, state)
+
+
+def patiently(action: Callable[[], T], patience_s: float, say: Say) -> T:
+    """Do `action`, again and again while the coordinator cannot be reached; says so once."""
+    try:
+        return action()
+    except TransportError as error:
+        say(f"{error}; trying for up to {patience_s:g} s")
+        return persist(action, patience_s, threading.Event())
+
+
+def check_base(base: str, info: FederationInfo) -> str:
+    """The fingerprint of this machine's base; raises `BaseError` if it is not the federation's."""
+    from fedmore.experts.base import fingerprint_of
+
+    try:
+        found = fingerprint_of(base)
+    except BaseError as error:
+        raise BaseError(f"{error}; give this machine's copy with --base PATH") from error
+    if info.fingerprint and found != info.fingerprint:
+        raise BaseError(
+            f"the base {base} has fingerprint {found}, the federation's ({info.base}) has "
+            f"{info.fingerprint}; give the same weights with --base PATH"
+        )
+    return found
+
+
+def check_rank(base: str, name: str, kind: Kind, target: str, rank: int) -> None:
+    """Raise `RankError` when a matrix of the base does not allow `rank`."""
+    from fedmore.experts.base import linear_shapes
+    from fedmore.experts.spec import ExpertSpec
+
+    ExpertSpec(name, kind, target, rank).sites(linear_shapes(base))
+
+
+def load(base: str, info: FederationInfo, device: str) -> None:
+    """Load the base once; the client's app finds it loaded."""
+    from fedmore.experts.base import load_base
+
+    load_base(base, info.dtype, device, info.quantization)
+
+
+def node_config(
+    options: JoinOptions, credential: Credential, base: str, device: str, state: Path
+) -> dict[str, Any]:
+    """What the ClientApp learns of this node."""
+    return {
+        "name": credential.name,
+        "kind": credential.kind,
+        "target": credential.target,
+        "rank": credential.rank,
+        "data": str(options.data.resolve()),
+        "base": base,
+        "dtype": credential.info.dtype,
+        "device": device,
+        "quantization": credential.info.quantization,
+        "state": str(state.resolve()),
+    }
+
+
+def make_handler(node_id: int, config: dict[str, Any]) -> Callable[[Any], Any]:
+    """The ClientApp with this node's context."""
+    from flwr.app import Context, RecordDict
+
+    from fedmore.client.app import handle
+    from fedmore.protos.flower import RUN
+
+    context = Context(
+        run_id=RUN, node_id=node_id, node_config=config, state=RecordDict(), run_config={}
+    )
+    return lambda message: handle(message, context)

@@ -1,0 +1,141 @@
+"""`client preflight`: what this machine can do, and for a base the highest rank that fits."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fedmore.client.device import Machine, choose_device, free_memory, gib, inspect_machine
+from fedmore.client.footprint import (
+    Batch,
+    break_even,
+    fixed_bytes,
+    highest_rank,
+    rank_bytes,
+    rank_limit,
+    size_of,
+)
+from fedmore.experts.errors import BaseError
+from fedmore.experts.spec import ExpertSpec
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fits of one kind: an expert or an adapter; bytes at `highest_rank`."""
+
+    highest_rank: int
+    rank_limit: int
+    bytes_needed: int
+
+
+@dataclass(frozen=True)
+class BaseReport:
+    """The base, and what fits beside it; above `break_even` a full matrix would be smaller."""
+
+    name: str
+    fingerprint: str
+    parameters: int
+    dtype: str
+    break_even: float
+    expert: Fit
+    adapter: Fit
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The whole answer; `device` is what `client join` would choose."""
+
+    device: str
+    free: int
+    machine: Machine
+    batch: Batch
+    base: BaseReport | None
+
+
+def preflight(
+    base: str | None, *, gpu: int | None = None, cpu: bool = False, dtype: str = "auto"
+) -> Preflight:
+    """Look at the machine and, where given, at the base; loads no weights."""
+    machine = inspect_machine()
+    device = choose_device(machine, gpu, cpu)
+    free = free_memory(machine, device)
+    batch = Batch()
+    report = None if base is None else report_base(base, dtype, device, free, batch)
+    return Preflight(device, free, machine, batch, report)
+
+
+def report_base(name: str, dtype: str, device: str, free: int, batch: Batch) -> BaseReport:
+    """What fits beside the base in `free` bytes."""
+    from fedmore.experts.base import compute_dtype, fingerprint_of, shapes_of
+
+    chosen = compute_dtype(dtype, device)
+    model = meta_model(name)
+    size = size_of(model, chosen.itemsize)
+    shapes = shapes_of(model)
+    fits = {}
+    for kind in ("expert", "adapter"):
+        sites = ExpertSpec("preflight", kind, "", 1).sites(shapes)
+        rank = highest_rank(size, batch, sites, free)
+        needed = fixed_bytes(size, batch) + max(rank, 1) * rank_bytes(size, batch, sites)
+        fits[kind] = Fit(rank, rank_limit(sites), needed)
+    return BaseReport(
+        name=name,
+        fingerprint=fingerprint_of(name),
+        parameters=size.parameters,
+        dtype=str(chosen).removeprefix("torch."),
+        break_even=break_even(size.width, size.ffn),
+        expert=fits["expert"],
+        adapter=fits["adapter"],
+    )
+
+
+def meta_model(name: str) -> Any:
+    """The base without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise BaseError(f"base {name!r} cannot be read: {error}") from error
+    make: Any = AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        return make(config)
+
+
+def as_json(found: Preflight) -> dict[str, Any]:
+    """The answer as JSON."""
+    return asdict(found)
+
+
+def view(found: Preflight) -> RenderableType:
+    """The answer for a person."""
+    lines: list[RenderableType] = [
+        Text(found.machine.describe()),
+        Text(f"device: {found.device}, {gib(found.free)} free"),
+    ]
+    if found.base is None:
+        lines.append(Text("give --base PATH to see which rank fits"))
+        return Group(*lines)
+    base = found.base
+    lines += [
+        Text(f"base: {base.name}, {base.parameters:,} parameters as {base.dtype}"),
+        Text(base.fingerprint),
+        _fits({"expert (--domain)": base.expert, "adapter (--language)": base.adapter}),
+        Text(
+            f"for {found.batch.size} windows of {found.batch.length} tokens a step; above rank "
+            f"{base.break_even:.0f} a full FFN matrix is smaller than its factors"
+        ),
+    ]
+    return Group(*lines)
+
+
+def _fits(fits: Mapping[str, Fit]) -> Table:
+    table = Table("", "highest rank that fits", "the matrices allow", "memory at that rank")
+    for kind, fit in fits.items():
+        rank = str(fit.highest_rank) if fit.highest_rank else "none fits"
+        table.add_row(kind, rank, str(fit.rank_limit), gib(fit.bytes_needed))
+    return table

@@ -1,0 +1,181 @@
+"""`coordinator`: run a federation. Imports nothing heavy, so that `--help` answers at once."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Run a federation: who takes part, what is trained, what becomes of it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.callback()
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (or FEDMORE_DEBUG=1).")
+    ] = False,
+) -> None:
+    """Run a federation: who takes part, what is trained, what becomes of it."""
+    if debug:
+        os.environ["FEDMORE_DEBUG"] = "1"
+
+
+@app.command()
+def init(
+    directory: Directory,
+    base: Annotated[str, typer.Option(help="The base: a folder, or a name on the hub.")],
+    name: Annotated[str, typer.Option(help="Name of the federation; the folder's if none.")] = "",
+    domain: Annotated[
+        list[str] | None, typer.Option(help="A domain that may be trained; repeat for more.")
+    ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="A language that may be trained; repeat for more.")
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="The plan begins with so many.")] = 2,
+    host: Annotated[str, typer.Option(help="Listen here; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8470,
+    advertise: Annotated[
+        str, typer.Option(help="Host or address that clients reach; --host if none.")
+    ] = "",
+) -> None:
+    """Make a federation: a commented federation.toml, certificates, an empty registry."""
+    from fedmore.coordinator.init import create, new_config
+
+    config = new_config(
+        name=name or directory.resolve().name,
+        base=base,
+        domains=tuple(domain or ()),
+        languages=tuple(language or ()),
+        clients=clients,
+        host=host,
+        port=port,
+        advertise=advertise,
+    )
+    made = create(directory, config)
+    say(f"federation {made.federation.name!r} in {directory}, base {made.base.fingerprint}")
+    say(f"next: look at {directory / 'federation.toml'}, then")
+    say(f"  coordinator invite {directory} NAME --out NAME.json    (once for each client)")
+    say(f"  coordinator start {directory}")
+
+
+@app.command()
+def invite(
+    directory: Directory,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the client will be called.")],
+    out: Annotated[Path, typer.Option(help="Where to write the invite; it holds a secret.")],
+    hours: Annotated[float, typer.Option(help="How long it is good.")] = 24.0,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="For a coordinator started with --insecure.")
+    ] = False,
+) -> None:
+    """Write an invite: it lets one client in, once."""
+    from fedmore.coordinator.invites import write_invite
+
+    write_invite(directory, name, out, insecure=insecure, expires_s=hours * 3600)
+    say(f"{out}: give it to {name} over a safe channel; then, on that machine:")
+    say(f"  client join {out.name} --data PATH (--domain NAME | --language CODE)")
+
+
+@app.command()
+def start(
+    directory: Directory,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Without TLS: for tests on this machine only.")
+    ] = False,
+    patience: Annotated[
+        float | None, typer.Option(help="Give up when clients are missing after so many seconds.")
+    ] = None,
+) -> None:
+    """Wait for the clients and run the plan; goes on where an earlier start stopped."""
+    from rich.console import Console
+
+    from fedmore.coordinator.start import Settings
+    from fedmore.coordinator.start import start as start_federation
+
+    start_federation(directory, Console(), Settings(insecure, patience))
+
+
+@app.command()
+def status(directory: Directory, as_json: AsJson = False) -> None:
+    """Show who takes part and how far the plan is."""
+    from fedmore.coordinator import status as states
+    from fedmore.coordinator.federation import open_federation
+
+    with open_federation(directory) as federation:
+        found = states.status(federation)
+    show(found if as_json else states.status_view(found), as_json)
+
+
+@app.command()
+def experts(directory: Directory, as_json: AsJson = False) -> None:
+    """List every version of every expert and adapter."""
+    from fedmore.coordinator import status as states
+    from fedmore.coordinator.federation import open_federation
+
+    with open_federation(directory) as federation:
+        found = states.experts(federation)
+    show(found if as_json else states.experts_view(found), as_json)
+
+
+@app.command()
+def assemble(
+    directory: Directory,
+    router: Annotated[str, typer.Option(help="How it chooses: domain or uniform.")] = "domain",
+    experts: Annotated[
+        str, typer.Option(help="Names with commas between; all of them if not given.")
+    ] = "",
+) -> None:
+    """Put base, experts and router together as DIR/mixture."""
+    from fedmore.coordinator.results import assemble_mixture
+
+    say(f"assembled: {assemble_mixture(directory, router, names(experts))}")
+
+
+@app.command()
+def evaluate(directory: Directory, as_json: AsJson = False) -> None:
+    """Score base, experts and mixture on the held-out text; writes DIR/evaluation.json."""
+    from fedmore.coordinator.results import evaluate_mixture
+    from fedmore.coordinator.status import evaluation_view
+
+    found = evaluate_mixture(directory)
+    show(found if as_json else evaluation_view(found), as_json)
+
+
+def names(text: str) -> tuple[str, ...] | None:
+    """`a,b` as names; none for all."""
+    return tuple(part.strip() for part in text.split(",") if part.strip()) or None
+
+
+def show(content: Any, as_json: bool) -> None:
+    """Print JSON that a program can read, or something for a person."""
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        Console().print(content)
+
+
+def say(text: str) -> None:
+    """Print a line that is not wrapped, so that a command in it can be copied."""
+    typer.echo(text)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    from fedmore.protos.exits import run
+
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

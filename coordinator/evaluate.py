@@ -1,0 +1,146 @@
+"""Held-out bits per byte of base, experts and mixture, at the coordinator."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedmore.coordinator.assemble import base_of, load_factors
+from fedmore.coordinator.config import FederationConfig
+from fedmore.coordinator.federation import EVALUATION, MIXTURE
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.store import Store, write_durably
+from fedmore.experts import evaluate as scoring
+from fedmore.experts.base import Base
+from fedmore.experts.evaluate import Score
+from fedmore.experts.factors import Factors
+from fedmore.experts.lowrank import with_change
+from fedmore.experts.mixture import Mixture
+from fedmore.experts.mixture import assemble as build
+from fedmore.experts.router import UniformRouter
+from fedmore.experts.saved import load_mixture, read_recipe
+from fedmore.experts.text import read_documents, sample, tokenize
+
+PLAIN = "plain"
+"""The text whose scores show forgetting: plain English, in every stage."""
+
+FORGETTING = "forgetting"
+"""Registry key: one entry a finished stage."""
+
+Summary = dict[str, Any]
+
+
+class Scorer:
+    """Scores models on the same documents of every text; the base is scored once."""
+
+    def __init__(self, config: FederationConfig) -> None:
+        self.config = config
+        self.base: Base = base_of(config)
+        self._documents: dict[str, list[str]] = {}
+        self._base: dict[str, list[Score]] = {}
+
+    def documents(self, text: str) -> list[str]:
+        """The held-out documents that are scored; the same in every call."""
+        if text not in self._documents:
+            found = read_documents(Path(self.config.evaluation.texts[text]))
+            count, seed = self.config.evaluation.documents, self.config.federation.seed
+            self._documents[text] = sample(found, count, seed)
+        return self._documents[text]
+
+    def score(self, model: Any, text: str) -> list[Score]:
+        """A model's score of every document of a text."""
+        tokens = self.config.evaluation.tokens
+        return scoring.score(model, self.base.tokenizer, self.documents(text), tokens)
+
+    def of_base(self, text: str) -> list[Score]:
+        """The base's scores."""
+        if text not in self._base:
+            self._base[text] = self.score(self.base.model, text)
+        return self._base[text]
+
+    @torch.inference_mode()
+    def routing(self, mixture: Mixture, text: str) -> dict[str, float]:
+        """Mean weight of every expert, and of the public one, over the tokens of a text."""
+        model, limit = self.base.model, self.config.evaluation.tokens
+        total, count = torch.zeros(len(mixture.experts), dtype=torch.float64), 0
+        for document in self.documents(text):
+            ids = torch.tensor([tokenize(self.base.tokenizer, document)[: limit + 1]])
+            embedded = model.get_input_embeddings()(ids.to(model.device))
+            total += mixture.router(embedded)[0].double().sum(0).cpu()
+            count += ids.shape[1]
+        means = dict(zip(mixture.experts, (total / count).tolist(), strict=True))
+        return {"public": 1 - sum(means.values()), **means}
+
+
+def after_stage(
+    scorer: Scorer, registry: Registry, store: Store, stage: str, names: Sequence[str]
+) -> Summary:
+    """Bits per byte of every text seen so far and of plain English, before there is a router.
+
+    All experts so far work with the same weight: what one gets who adds them up.
+    """
+    experts = {name: load_factors(store, registry.latest(name)) for name in names}
+    mixture = build(scorer.base.model, experts, UniformRouter(len(experts)))
+    return _entry(stage, "uniform", _seen(scorer, mixture, names))
+
+
+def _seen(scorer: Scorer, mixture: Mixture, names: Sequence[str]) -> dict[str, Summary]:
+    texts = [t for t in scorer.config.evaluation.texts if t in names or t == PLAIN]
+    return {text: scoring.summary(scorer.score(mixture.model, text)) for text in texts}
+
+
+def _entry(stage: str, router: str, scores: Mapping[str, Summary]) -> Summary:
+    return {"stage": stage, "router": router, "bits_per_byte": dict(scores)}
+
+
+def evaluate(
+    *,
+    config: FederationConfig,
+    directory: Path,
+    registry: Registry,
+    store: Store,
+    scorer: Scorer | None = None,
+) -> Summary:
+    """Score the mixture in `directory`, its experts and the base; writes evaluation.json."""
+    scorer = scorer or Scorer(config)
+    recipe = read_recipe(directory / MIXTURE)
+    mixture = load_mixture(directory / MIXTURE, scorer.base)
+    owners = {e.target: load_factors(store, registry.latest(e.name)) for e in recipe.experts}
+    rows = {text: _compare(scorer, mixture, text, owners) for text in config.evaluation.texts}
+    seen = {t: row["scores"]["mixture"] for t, row in rows.items() if t in owners or t == PLAIN}
+    earlier = registry.get_state(FORGETTING, [])
+    result: Summary = {
+        "base": {
+            "name": config.base.model,
+            "params": scorer.base.parameters,
+            "fingerprint": scorer.base.fingerprint,
+        },
+        "mixture": {
+            "params": mixture.params,
+            "active_params": mixture.active_params(recipe.top_k),
+            "router": recipe.router,
+            "top_k": recipe.top_k,
+        },
+        "bits_per_byte": {text: row["scores"] for text, row in rows.items()},
+        "paired": {text: row["paired"] for text, row in rows.items()},
+        "forgetting": [*earlier, _entry("router", recipe.router, seen)],
+        "routing": {text: scorer.routing(mixture, text) for text in rows},
+    }
+    write_durably(directory / EVALUATION, (json.dumps(result, indent=2) + "\n").encode())
+    return result
+
+
+def _compare(
+    scorer: Scorer, mixture: Mixture, text: str, owners: Mapping[str, Factors]
+) -> dict[str, dict[str, Summary | None]]:
+    """Scores of one text, and the same as paired differences to the base."""
+    base = scorer.of_base(text)
+    found: dict[str, list[Score] | None] = {"own_expert": None}
+    if text in owners:
+        found["own_expert"] = scorer.score(with_change(scorer.base.model, owners[text]), text)
+    found["mixture"] = scorer.score(mixture.model, text)
+    scores = {k: scoring.summary(v) if v else None for k, v in found.items()}
+    paired = {k: scoring.difference(v, base) if v else None for k, v in found.items()}
+    return {"scores": {"base": scoring.summary(base), **scores}, "paired": paired}

@@ -1,0 +1,76 @@
+"""A federation's folder, opened: the one way in for every command but `init`."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmore.coordinator import registry as registries
+from fedmore.coordinator.config import FederationConfig, load_config
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.store import Store
+from fedmore.experts.errors import RegistryError, TransportError
+
+BLOBS = "blobs"
+MIXTURE = "mixture"
+EVALUATION = "evaluation.json"
+LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One federation: its folder, configuration, registry and store."""
+
+    directory: Path
+    config: FederationConfig
+    registry: Registry
+    store: Store
+
+
+@contextmanager
+def open_federation(directory: Path) -> Iterator[Federation]:
+    """The federation in `directory`; `ConfigError` or `RegistryError` where there is none."""
+    config = load_config(directory)
+    database = directory / registries.FILE
+    if not database.is_file():
+        raise RegistryError(
+            f"{database} is missing, and with it every member and expert; restore it from a copy"
+        )
+    with Registry.open(directory) as registry:
+        yield Federation(directory, config, registry, Store(directory / BLOBS))
+
+
+@contextmanager
+def running_alone(directory: Path, patience_s: float = 1.0) -> Iterator[None]:
+    """Hold the folder's lock; the system lets go of it when the process dies, however it dies.
+
+    Raises `TransportError` when another coordinator holds it. `status` looks at the lock for a
+    moment, hence the patience.
+    """
+    deadline = time.monotonic() + patience_s
+    with (directory / LOCK).open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TransportError(
+                        f"{directory}: another `coordinator start` is running on this federation"
+                    ) from None
+                time.sleep(0.02)
+        yield
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a `coordinator start` holds the folder's lock."""
+    try:
+        with (directory / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,72 @@
+"""What the registry answers with: plain frozen values, no database behind them."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+Kind = Literal["expert", "adapter"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A client as the coordinator knows it; `kind`, `target` and `rank` are null until it joins."""
+
+    name: str
+    node_id: int
+    kind: Kind | None
+    target: str | None
+    rank: int | None
+    joined_at: datetime | None
+    last_seen: datetime | None
+    bytes_up: int
+    bytes_down: int
+    train_tokens: int
+
+
+@dataclass(frozen=True)
+class ExpertRow:
+    """One version of an expert or adapter."""
+
+    id: int
+    name: str
+    kind: Kind
+    target: str
+    rank: int
+    params: int
+    stage: int
+    round: int
+    digest: str
+    created_at: datetime
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One finished round."""
+
+    id: int
+    stage: int
+    kind: str
+    round: int
+    metrics: dict[str, Any]
+    started_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """Something that happened, in order of `id`."""
+
+    id: int
+    at: datetime
+    kind: str
+    name: str
+    payload: dict[str, Any]
+
+
+Row = TypeVar("Row", Member, ExpertRow, RoundRow, EventRow)
+
+
+def copied(record: object, kind: type[Row]) -> Row:
+    """The values of a database record, as a `kind`."""
+    return kind(**{field.name: getattr(record, field.name) for field in fields(kind)})

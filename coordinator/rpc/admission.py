@@ -1,0 +1,40 @@
+"""Who may enrol for what: checked before the one-time token is used up."""
+
+from typing import TYPE_CHECKING, cast
+
+from fedmore.experts.errors import BaseError, ConfigError, RankError
+from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.info import FederationInfo
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.config import FederationConfig
+    from fedmore.coordinator.rows import Kind
+
+
+def check_enrolment(
+    request: pb.EnrolRequest, config: "FederationConfig", info: FederationInfo
+) -> "Kind":
+    """The request's kind, when the federation has a place for it."""
+    known = {"expert": config.federation.domains, "adapter": config.federation.languages}
+    word = {"expert": "domain", "adapter": "language"}
+    if request.kind not in known:
+        raise ConfigError(f"a client trains an expert or an adapter, not {request.kind!r}")
+    targets = known[request.kind]
+    if targets and request.target not in targets:
+        raise ConfigError(
+            f"{word[request.kind]} {request.target!r} is not in this federation; "
+            f"there are: {', '.join(targets)}"
+        )
+    if request.rank < 1:
+        raise RankError(f"the rank must be 1 or more, not {request.rank}")
+    check_fingerprint(request.fingerprint, info)
+    return cast("Kind", request.kind)
+
+
+def check_fingerprint(fingerprint: str, info: FederationInfo) -> None:
+    """Raise `BaseError` when both sides name a fingerprint and they differ."""
+    if fingerprint and info.fingerprint and fingerprint != info.fingerprint:
+        raise BaseError(
+            f"your base has the fingerprint {fingerprint[:16]}, the federation's ({info.base}) "
+            f"has {info.fingerprint[:16]}; use the same weights"
+        )

@@ -1,0 +1,156 @@
+"""Which members are here: one stream each, given up after some time without a sign of life.
+
+Used from the server's loop only. A stream that ends without a word leaves its member present for
+`dead_after_s`, so that it can reconnect and go on with its task.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.experts.errors import NameTakenError
+from fedmore.strategies.events import Event, Joined, Left
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.registry import Member
+
+FINISHED = "finished"
+REPLACED = "replaced by a newer stream of the same client"
+
+
+@dataclass(eq=False)
+class Connection:
+    """One stream. `wake` is set when there is something to send, `ending` when it shall end."""
+
+    member: "Member"
+    session: str
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: str | None = None
+
+    def end(self, reason: str) -> None:
+        """Let the stream end."""
+        self.ending = self.ending or reason
+        self.wake.set()
+
+
+@dataclass
+class _Presence:
+    connection: Connection
+    attached: bool
+    seen: float
+
+
+class Connections:
+    """Members present, by node id."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        emit: Callable[[Event], None],
+        dead_after_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._mailbox = mailbox
+        self._emit = emit
+        self._dead_after_s = dead_after_s
+        self._clock = clock
+        self._present: dict[int, _Presence] = {}
+        self._swept = clock()
+        self._finishing = False
+        self._seen: set[str] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def admit(self, member: "Member", session: str) -> Connection:
+        """A stream for `member`; raises `NameTakenError` where another client has one open."""
+        present = self._present.get(member.node_id)
+        if present is not None and present.attached:
+            self._refuse_second(present.connection, session)
+            present.connection.end(REPLACED)
+        connection = Connection(member, session)
+        self._present[member.node_id] = _Presence(connection, True, self._clock())
+        self._empty.clear()
+        if present is None:
+            rank = member.rank or 0
+            kind, target = member.kind or "", member.target or ""
+            self._emit(Joined(member.name, kind, target, rank))
+        self._mailbox.join(member.node_id)
+        if self._finishing:
+            connection.end(FINISHED)
+        return connection
+
+    def _refuse_second(self, connection: Connection, session: str) -> None:
+        if connection.session != session:
+            raise NameTakenError(
+                f"a client named {connection.member.name!r} is connected already; invite this one "
+                f"under another name (if that was you, try again in {self._dead_after_s:g} s)"
+            )
+
+    def seen(self, connection: Connection) -> None:
+        """A sign of life."""
+        present = self._of(connection)
+        if present is not None:
+            present.seen = self._clock()
+            self._seen.add(connection.member.name)
+
+    def wake(self, node_id: int) -> None:
+        """There is something to send to this node."""
+        present = self._present.get(node_id)
+        if present is not None:
+            present.connection.wake.set()
+
+    def detach(self, connection: Connection) -> None:
+        """The stream has ended; the member may come back."""
+        present = self._of(connection)
+        if present is not None:
+            present.attached = False
+            if connection.ending is not None:
+                self.leave(connection, connection.ending)
+        if not any(p.attached for p in self._present.values()):
+            self._empty.set()
+
+    def leave(self, connection: Connection, reason: str) -> None:
+        """The member is gone: its open tasks fail with `reason`."""
+        if self._of(connection) is not None:
+            name = connection.member.name
+            del self._present[connection.member.node_id]
+            self._mailbox.leave(connection.member.node_id, f"{name} left: {reason}")
+            self._emit(Left(name, reason))
+
+    def sweep(self) -> None:
+        """Give up every member without a sign of life for `dead_after_s`.
+
+        To be called every second or so. Where the last time is long ago it was this program that
+        slept, and what the members said meanwhile is still to be read.
+        """
+        now = self._clock()
+        slept, self._swept = now - self._swept > self._dead_after_s / 2, now
+        for present in list(self._present.values()):
+            if slept:
+                present.seen = now
+            elif present.seen < now - self._dead_after_s:
+                reason = f"no sign of life for {self._dead_after_s:g} s"
+                self.leave(present.connection, reason)
+                present.connection.end(reason)
+
+    def take_seen(self) -> set[str]:
+        """Names of the members that gave a sign of life since this was last asked."""
+        seen, self._seen = self._seen, set()
+        return seen
+
+    async def finish(self, timeout: float) -> None:
+        """End every stream, those that come from now on too; waits until none is left."""
+        self._finishing = True
+        for present in self._present.values():
+            present.connection.end(FINISHED)
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        except TimeoutError:
+            return
+
+    def _of(self, connection: Connection) -> _Presence | None:
+        present = self._present.get(connection.member.node_id)
+        return present if present is not None and present.connection is connection else None

@@ -1,0 +1,160 @@
+"""`coordinator status` and `coordinator experts`: the registry as data and as tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fedmore.coordinator.console import size
+from fedmore.coordinator.federation import Federation, is_running
+from fedmore.coordinator.registry import ExpertRow, Member
+
+PHASE = "phase"
+NEW, WAITING, RUNNING, INTERRUPTED, FAILED, FINISHED = (
+    "new", "waiting", "running", "interrupted", "failed", "finished",
+)  # fmt: skip
+"""Values of the state `phase`."""
+
+
+def status(federation: Federation) -> dict[str, Any]:
+    """Everything that `coordinator status --json` prints."""
+    config, registry = federation.config, federation.registry
+    return {
+        "federation": config.federation.name,
+        "directory": str(federation.directory),
+        "phase": phase(federation),
+        "failure": registry.get_state("failure"),
+        "base": {"model": config.base.model, "fingerprint": config.base.fingerprint},
+        "expected": config.federation.clients,
+        "members": [member_row(m) for m in registry.members()],
+        "invited": [m.name for m in registry.invited()],
+        "stages": stages(federation),
+        "experts": len({e.name for e in registry.experts()}),
+    }
+
+
+def phase(federation: Federation) -> str:
+    """Where the federation stands; one whose coordinator was killed is interrupted."""
+    known = str(federation.registry.get_state(PHASE, NEW))
+    if known in (WAITING, RUNNING) and not is_running(federation.directory):
+        return INTERRUPTED
+    return known
+
+
+def member_row(member: Member) -> dict[str, Any]:
+    """A member as JSON; the node id stays inside."""
+    return {k: jsonable(v) for k, v in asdict(member).items() if k != "node_id"}
+
+
+def stages(federation: Federation) -> list[dict[str, Any]]:
+    """For each stage of the plan its kind, rounds and how many of them are done."""
+    rounds = federation.registry.rounds()
+    return [
+        {"kind": stage.kind, "rounds": stage.rounds, "done": sum(r.stage == i for r in rounds)}
+        for i, stage in enumerate(federation.config.stages)
+    ]
+
+
+def experts(federation: Federation) -> list[dict[str, Any]]:
+    """Every version of every expert as `coordinator experts --json` prints them."""
+    return [expert_row(e) for e in federation.registry.experts()]
+
+
+def expert_row(expert: ExpertRow) -> dict[str, Any]:
+    """A version as JSON."""
+    return {k: jsonable(v) for k, v in asdict(expert).items() if k != "id"}
+
+
+def jsonable(value: Any) -> Any:
+    """A moment as ISO 8601; everything else as it is."""
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
+
+
+def status_view(status: Mapping[str, Any]) -> RenderableType:
+    """The status for a person."""
+    parts: list[RenderableType] = [
+        Text(f"{status['federation']}: {status['phase']}", style="bold"),
+        Text(f"base {status['base']['model']} ({status['base']['fingerprint'][:19]}…)"),
+        Text(f"members: {len(status['members'])} of {status['expected']}"),
+    ]
+    if status["failure"] and status["phase"] == FAILED:
+        parts.append(Text(f"last failure: {status['failure']}", style="red"))
+    if status["members"]:
+        parts.append(members_table(status["members"]))
+    if status["invited"]:
+        parts.append(Text(f"invited, not yet here: {', '.join(status['invited'])}"))
+    parts += [
+        Text(f"stage {i}: {s['kind']}, {s['done']} of {s['rounds']} rounds done")
+        for i, s in enumerate(status["stages"], 1)
+    ]
+    return Group(*parts)
+
+
+def narrow_table(*headings: str) -> Table:
+    """A table without lines whose cells stay whole in 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a member."""
+    table = narrow_table("client", "trains", "rank", "up", "down", "tokens", "last seen")
+    for m in members:
+        table.add_row(
+            m["name"],
+            f"{m['kind']} {m['target']}",
+            str(m["rank"]),
+            size(m["bytes_up"]),
+            size(m["bytes_down"]),
+            str(m["train_tokens"]),
+            clock_time(m["last_seen"]),
+        )
+    return table
+
+
+def clock_time(moment: str | None) -> str:
+    """An ISO 8601 moment in local time, for a narrow column."""
+    return f"{datetime.fromisoformat(moment).astimezone():%d %b %H:%M:%S}" if moment else ""
+
+
+def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The versions for a person."""
+    if not versions:
+        return Text("no expert yet; the first round makes the first version of each")
+    headings = ("name", "kind", "target", "rank", "parameters", "stage", "round", "digest")
+    table = narrow_table(*headings)
+    for v in versions:
+        table.add_row(
+            v["name"],
+            v["kind"],
+            v["target"],
+            str(v["rank"]),
+            f"{v['params']:,}",
+            str(v["stage"] + 1),
+            str(v["round"]),
+            v["digest"][:12],
+        )
+    return table
+
+
+def evaluation_view(evaluation: Mapping[str, Any]) -> Table:
+    """Bits per byte of held-out text: the base, who trained for it, and the mixture."""
+    table = narrow_table("bits per byte of", "base", "own expert", "mixture")
+    for text, scores in evaluation["bits_per_byte"].items():
+        columns = (scores.get(k) for k in ("base", "own_expert", "mixture"))
+        table.add_row(text, *(score(s) for s in columns))
+    return table
+
+
+def score(value: Mapping[str, Any] | None) -> str:
+    """A mean and its 95 % interval."""
+    if value is None:
+        return "–"
+    low, high = value["ci95"]
+    return f"{value['mean']:.3f} [{low:.3f}, {high:.3f}]"

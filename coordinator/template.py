@@ -1,0 +1,89 @@
+"""A configuration as a commented `federation.toml`; `parse_config` reads it back to the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import tomlkit
+from tomlkit.items import AoT, Table
+
+from fedmore.coordinator.config import FederationConfig
+
+HEAD = """\
+The plan of a federation. Unknown keys and wrong types are errors, so nothing here is ignored.
+`coordinator start` reads it once, at its start."""
+
+COMMENTS: Mapping[str, str] = {
+    "federation": "Who and what.",
+    "federation.name": "shown to clients, and part of their state folder",
+    "federation.seed": "of everything random",
+    "federation.clients": "the plan begins when so many are connected",
+    "federation.domains": "what may be trained as an expert: client join --domain",
+    "federation.languages": "what may be trained as an adapter: client join --language",
+    "base": "The frozen public model, the same at every client.",
+    "base.model": "a folder, or a name on the Hugging Face hub",
+    "base.fingerprint": "digest of its weights; a client whose base differs is refused",
+    "base.dtype": "auto, float32 or bfloat16",
+    "base.quantization": "none, or nf4 (4 bits, by bitsandbytes)",
+    "server": "Where the coordinator listens.",
+    "server.host": "0.0.0.0 for every network",
+    "server.port": "0 takes a free one",
+    "server.advertise": "the host that invites name, and that the certificate is for",
+    "server.heartbeat_s": "a client reports this often",
+    "server.dead_after_s": "and counts as gone after this silence",
+    "stages": "The stages, in sequence.",
+    "stages.kind": "experts, language or router",
+    "stages.rounds": "how often the clients train and the results are aggregated",
+    "stages.steps": "optimiser steps per client and round",
+    "stages.batch_size": "windows per step",
+    "stages.sequence_length": "tokens per window",
+    "stages.learning_rate": "of AdamW",
+    "stages.codec": "client to coordinator: fp32, bf16 or sign1 (1 bit per number)",
+    "stages.download_codec": "coordinator to client",
+    "stages.first_layers": "a language adapter changes so many layers from the first",
+    "stages.last_layers": "and so many up to the last",
+    "stages.threads": "CPU threads per client; 0 leaves it to the client",
+    "stages.max_rank": "what the coordinator keeps of an aggregate",
+    "stages.timeout_s": "deadline of a round",
+    "router": "How the mixture chooses.",
+    "router.kind": "domain (embeddings of each domain's text) or uniform",
+    "router.top_k": "so many of the public FFN and the experts work on a token",
+    "router.public_text": "text that stands for the base in the router",
+    "evaluation": "Held-out text.",
+    "evaluation.texts": "name of a domain, language or other text = path",
+    "evaluation.documents": "so many of each are scored",
+    "evaluation.tokens": "and so many tokens of a document",
+}
+
+
+def render(config: FederationConfig) -> str:
+    """The whole configuration as TOML, every key with what it means."""
+    document = tomlkit.document()
+    for line in HEAD.splitlines():
+        document.add(tomlkit.comment(line))
+    for section, values in asdict(config).items():
+        document.add(tomlkit.nl())
+        if section == "stages":
+            document.add(tomlkit.comment(COMMENTS[section]))
+            document.add(section, _stages(values))
+        else:
+            document.add(section, _table(section, values).comment(COMMENTS[section]))
+    return tomlkit.dumps(document)
+
+
+def _stages(stages: Sequence[Mapping[str, Any]]) -> AoT:
+    """Only the first stage is commented: the others have the same keys."""
+    array = tomlkit.aot()
+    for index, stage in enumerate(stages):
+        array.append(_table("stages", stage, commented=index == 0))
+    return array
+
+
+def _table(section: str, values: Mapping[str, Any], commented: bool = True) -> Table:
+    table = tomlkit.table()
+    for key, value in values.items():
+        item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+        if commented:
+            item.comment(COMMENTS[f"{section}.{key}"])
+        table.add(key, item)
+    return table

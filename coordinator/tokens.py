@@ -1,0 +1,44 @@
+"""Names, one-time tokens and credentials: what may be one, and whether it is still good."""
+
+import hashlib
+import re
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fedmore.coordinator.tables import MemberRecord, now
+from fedmore.experts.errors import ConfigError, TokenError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def check_name(name: str) -> None:
+    """Raise `ConfigError` unless `name` can be a member's: it becomes part of file names."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be a name: 1 to 64 letters, digits, '.', '_' or '-', "
+            "starting with a letter or digit"
+        )
+
+
+def secret_hash(secret: str) -> str:
+    """What is stored of a token or credential; they are random, so no salt is needed."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def usable(session: Session, token: str, name: str) -> MemberRecord:
+    """The member whom `token` lets in; raises `TokenError` when it is unknown, used or expired."""
+    row = session.scalar(select(MemberRecord).filter_by(token_hash=secret_hash(token)))
+    if row is None or row.name != name:
+        raise TokenError(f"the invite of {name!r} is not known here, or a newer one replaced it")
+    if row.joined_at is not None:
+        raise TokenError(
+            f"the invite of {name!r} has been used: a client of that name has joined; "
+            "go on from its state folder, or ask for an invite under another name"
+        )
+    if row.token_expires < now():
+        raise TokenError(
+            f"the invite of {name!r} expired at {row.token_expires:%Y-%m-%d %H:%M} UTC; "
+            "ask the operator for a new one"
+        )
+    return row

@@ -1,0 +1,239 @@
+"""What a run did, in MLflow: `sqlite:///DIR/mlflow.db`, files under `DIR/mlartifacts`.
+
+One federation directory is one MLflow run, whatever is killed and started again in between. MLflow
+takes seconds to import, so a thread of its own imports it and writes; no caller but `finish` waits
+for it, and a failure is raised to the next caller. Look at the result with
+`mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`.
+"""
+
+import dataclasses
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from fedmore.experts.errors import RegistryError
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.config import FederationConfig
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Fields = Mapping[str, Any]
+
+_PER_BATCH = 100  # MLflow takes at most 100 params or tags, and 1000 metrics, in one call
+_TRACKED = ("loss", "tokens", "tokens_per_s", "payload_bytes")
+
+
+class Tracker(Protocol):
+    """What the coordinator says about a run; every call returns at once but `finish`."""
+
+    def start(self, config: "FederationConfig") -> None:
+        """Begin, or go on with, the run of this federation."""
+
+    def round(self, stage: int, number: int, metrics: Fields) -> None:
+        """Record a finished round by the registry's metrics; twice changes nothing."""
+
+    def client_step(
+        self, name: str, *, loss: float, tokens_per_s: float, tokens: int | None = None
+    ) -> None:
+        """Record one progress report of a client that is training."""
+
+    def evaluation(self, evaluation: Fields) -> None:
+        """Record the contents of evaluation.json."""
+
+    def artifact(self, path: Path) -> None:
+        """Keep a file with the run."""
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Wait until everything is written and close the run; a later `start` opens it again."""
+
+
+class NullTracker(Tracker):
+    """Tracks nothing: every method is the protocol's empty one."""
+
+
+class MlflowTracker(Tracker):
+    """Tracks in the MLflow run of a federation directory, from a thread of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.resolve()
+        self._jobs: SimpleQueue[Callable[[_Run], None] | None] = SimpleQueue()
+        self._name = ""
+        self._worker: Thread | None = None
+        self._failure: Exception | None = None
+
+    def start(self, config: "FederationConfig") -> None:
+        """Begin, or go on with, the run; raises `RegistryError` when it is already open."""
+        if self._worker:
+            raise RegistryError(f"{self._directory}: this run is already being tracked")
+        self._name = config.federation.name
+        self._worker = Thread(target=self._work, name="mlflow", daemon=True)
+        self._worker.start()
+        self._jobs.put(lambda run: run.params(dataclasses.asdict(config)))
+
+    def round(self, stage: int, number: int, metrics: Fields) -> None:
+        """Record a round: per client loss, tokens, tokens/s and bytes; per expert the error."""
+        self._check()
+        self._jobs.put(lambda run: run.round(stage, number, metrics))
+
+    def client_step(
+        self, name: str, *, loss: float, tokens_per_s: float, tokens: int | None = None
+    ) -> None:
+        """Record a progress report; MLflow's step counts the reports of this client.
+
+        The one call that never raises: it comes from the transport's thread, and before `start`
+        too, when a client that was training finds its coordinator again. It waits in the queue.
+        """
+        values = {"loss": loss, "tokens_per_s": tokens_per_s, "tokens": tokens}
+        self._jobs.put(lambda run: run.step(name, values))
+
+    def evaluation(self, evaluation: Fields) -> None:
+        """Record bits per byte, forgetting and routing."""
+        self._check()
+        self._jobs.put(lambda run: run.evaluation(evaluation))
+
+    def artifact(self, path: Path) -> None:
+        """Copy the file under `DIR/mlartifacts`."""
+        self._check()
+        self._jobs.put(lambda run: run.artifact(path))
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Write what is queued, then close the run; raises `RegistryError` if anything failed."""
+        if self._worker is None:
+            return
+        self._jobs.put(lambda run: run.close(status))
+        self._jobs.put(None)
+        self._worker.join()
+        self._worker = None
+        self._check()
+
+    def _check(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure:
+            where = self._directory / "mlflow.db"
+            raise RegistryError(f"{where}: MLflow could not write: {failure}") from failure
+
+    def _work(self) -> None:
+        """Do the queued jobs; after a failure the rest are dropped, so the queue always empties."""
+        try:
+            run = _Run(self._directory, self._name)
+            while job := self._jobs.get():
+                job(run)
+        except Exception as error:  # raised to the next caller
+            self._failure = error
+            while self._jobs.get():
+                pass
+
+
+class _Run:
+    """One MLflow run; only the tracker's thread uses it."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._client = _open_client(directory)
+        experiment = self._client.get_experiment_by_name(name)
+        files = (directory / "mlartifacts").as_uri()
+        number = (
+            experiment.experiment_id
+            if experiment
+            else self._client.create_experiment(name, artifact_location=files)
+        )
+        runs = self._client.search_runs([number], max_results=1)
+        self._run = runs[0] if runs else self._client.create_run(number, run_name=name)
+        self._id: str = self._run.info.run_id
+        self._done = {key for key in self._run.data.tags if key.startswith("round.")}
+        self._steps: dict[str, int] = {}
+        self._client.update_run(self._id, status="RUNNING")
+
+    def params(self, config: Fields) -> None:
+        """Log the configuration; a param cannot change, so a changed one becomes a tag."""
+        values = {key: str(value) for key, value in flatten(config, ".")}
+        before = self._run.data.params
+        self._log({}, params={k: v for k, v in values.items() if k not in before})
+        changed = {k: v for k, v in values.items() if before.get(k, v) != v}
+        self._log({}, tags={f"changed.{key}": value for key, value in changed.items()})
+
+    def round(self, stage: int, number: int, metrics: Fields) -> None:
+        """Log a round once; its tag is written in the same transaction as its metrics."""
+        tag = f"round.{stage}.{number}"
+        if tag in self._done:
+            return
+        values: dict[str, Any] = {}
+        for name, client in metrics.get("clients", {}).items():
+            values |= {f"client/{name}/round_{key}": client.get(key) for key in _TRACKED}
+        for name, expert in metrics.get("experts", {}).items():
+            values |= {f"expert/{name}/{k}": expert.get(k) for k in ("aggregation_error", "rank")}
+        self._log(values, step=len(self._done), tags={tag: str(metrics.get("kind", ""))})
+        self._done.add(tag)
+
+    def step(self, name: str, values: dict[str, Any]) -> None:
+        """Log a progress report at this client's next step, counting those of earlier starts."""
+        if name not in self._steps:
+            history = self._client.get_metric_history(self._id, f"client/{name}/loss")
+            self._steps[name] = max((point.step for point in history), default=-1) + 1
+        step = self._steps[name]
+        self._log({f"client/{name}/{key}": value for key, value in values.items()}, step=step)
+        self._steps[name] = step + 1
+
+    def evaluation(self, evaluation: Fields) -> None:
+        """Log the final numbers under their dotted names, and forgetting by stage."""
+        kept = {key: evaluation.get(key) or {} for key in ("bits_per_byte", "routing", "mixture")}
+        self._log(dict(flatten(kept, "/")))
+        for step, row in enumerate(evaluation.get("forgetting", ())):
+            self._log(dict(flatten({"forgetting": row["bits_per_byte"]}, "/")), step=step)
+
+    def artifact(self, path: Path) -> None:
+        """Copy a file to the run's artifacts."""
+        self._client.log_artifact(self._id, str(path))
+
+    def close(self, status: Status) -> None:
+        """Mark the run as over."""
+        self._client.set_terminated(self._id, status)
+
+    def _log(self, values: Fields, *, step: int = 0, **texts: dict[str, str]) -> None:
+        """Write the numbers among `values`, and `params` or `tags`, in as few calls as allowed."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(_key(k), float(v), now, step)
+            for k, v in values.items()
+            if isinstance(v, (int, float))
+        ]
+        params = [Param(_key(k), v) for k, v in texts.get("params", {}).items()]
+        tags = [RunTag(_key(k), v) for k, v in texts.get("tags", {}).items()]
+        for at in range(0, max(len(metrics), len(params), len(tags)), _PER_BATCH):
+            chunks = (rows[at : at + _PER_BATCH] for rows in (metrics, params, tags))
+            self._client.log_batch(self._id, *chunks)
+
+
+def flatten(value: object, dot: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings and sequences, each with its path joined by `dot`."""
+    if isinstance(value, (list, tuple)):
+        value = {str(index): inner for index, inner in enumerate(value)}
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, inner in value.items():
+        yield from flatten(inner, dot, f"{prefix}{dot}{key}" if prefix else str(key))
+
+
+def _key(name: str) -> str:
+    """`name` with what MLflow allows in a key; anything else becomes `_`."""
+    return "".join(c if c.isalnum() or c in "/_-. " else "_" for c in name)
+
+
+def _open_client(directory: Path) -> Any:
+    """MLflow's client on this directory's database, without telemetry and start-up chatter."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
+    # MLflow's own tables use a loader that SQLAlchemy 2.1 deprecates.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{directory / 'mlflow.db'}")

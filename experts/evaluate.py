@@ -1,0 +1,91 @@
+"""Bits per byte on held-out documents: a figure that does not depend on the tokenizer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedmore.experts.text import tokenize
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one document cost: `nats` of negative log likelihood over `size` bytes of text."""
+
+    nats: float
+    size: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of this document."""
+        return self.nats / math.log(2) / self.size
+
+
+@torch.inference_mode()
+def score(
+    model: Any, tokenizer: Any, documents: Sequence[str], tokens: int, batch: int = 4
+) -> list[Score]:
+    """Score the first `tokens` tokens of every document, in the given order.
+
+    Every token counts, the first given the start token. Documents of similar length share a batch
+    of `batch`; padding is on the right, where a causal model cannot see it.
+    """
+    rows = [tokenize(tokenizer, text)[: tokens + 1] for text in documents]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    scores: dict[int, Score] = {}
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        for i, nats in zip(part, _nats(model, [rows[i] for i in part]), strict=True):
+            size = len(tokenizer.decode(rows[i][1:]).encode())
+            scores[i] = Score(nats, size)
+    return [scores[i] for i in range(len(rows))]
+
+
+def _nats(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    logits: Tensor = model(input_ids=ids[:, :-1], use_cache=False).logits
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), ids[:, 1:], reduction="none"
+    )
+    return [float(x) for x in (losses.cpu().double() * mask[:, 1:]).sum(1)]
+
+
+def mean_bits_per_byte(scores: Sequence[Score]) -> float:
+    """Bits per byte of all documents together."""
+    return sum(s.nats for s in scores) / math.log(2) / sum(s.size for s in scores)
+
+
+def interval(
+    scores: Sequence[Score], baseline: Sequence[Score] | None = None
+) -> tuple[float, float]:
+    """95 % bootstrap interval over documents of `mean_bits_per_byte`, percentile method.
+
+    With a `baseline` of the same documents, of the difference to it (paired).
+    """
+    nats = np.array([s.nats for s in scores])
+    if baseline is not None:
+        nats = nats - np.array([s.nats for s in baseline])
+    sizes = np.array([s.size for s in scores])
+    drawn = np.random.default_rng(0).integers(0, len(scores), (RESAMPLES, len(scores)))
+    values = nats[drawn].sum(1) / math.log(2) / sizes[drawn].sum(1)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def summary(scores: Sequence[Score]) -> dict[str, Any]:
+    """`{"mean", "ci95": [low, high]}` as reports show it."""
+    return {"mean": mean_bits_per_byte(scores), "ci95": list(interval(scores))}
+
+
+def difference(scores: Sequence[Score], baseline: Sequence[Score]) -> dict[str, Any]:
+    """`{"mean", "ci95"}` of the difference to `baseline` on the same documents (paired)."""
+    mean = mean_bits_per_byte(scores) - mean_bits_per_byte(baseline)
+    return {"mean": mean, "ci95": list(interval(scores, baseline))}

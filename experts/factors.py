@@ -1,0 +1,88 @@
+"""Low-rank factors of every site of an expert, and their flat form for the wire.
+
+Shape suffixes: a_RI (rank x in), b_OR (out x rank).
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fedmore.experts.spec import ExpertSpec, Site
+
+Factors = dict[str, tuple[Tensor, Tensor]]  # site path -> (B [out, R], A [R, in]), float32
+
+
+def initial(spec: ExpertSpec, sites: Sequence[Site], seed: int) -> Factors:
+    """Where training starts: A uniform as in LoRA (Kaiming, a = sqrt 5), B zero.
+
+    Depends on the spec's name, the rank and the seed alone, so the coordinator and the client make
+    the same factors without sending them.
+    """
+    digest = hashlib.sha256(f"{spec.name}/{spec.rank}/{seed}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    factors: Factors = {}
+    for site in sites:
+        a_RI = (torch.rand(spec.rank, site.inner, generator=generator) * 2 - 1) / site.inner**0.5
+        factors[site.path] = (torch.zeros(site.out, spec.rank), a_RI)
+    return factors
+
+
+def tensors(factors: Factors, sites: Sequence[Site]) -> list[Tensor]:
+    """The factors in wire order: for every site A, then B."""
+    return [tensor for site in sites for tensor in reversed(factors[site.path])]
+
+
+def shapes(sites: Sequence[Site], ranks: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Shapes of `tensors` for the given rank of every site."""
+    pairs = (((ranks[s.path], s.inner), (s.out, ranks[s.path])) for s in sites)
+    return [shape for pair in pairs for shape in pair]
+
+
+def from_tensors(flat: Iterable[Tensor], sites: Sequence[Site]) -> Factors:
+    """The inverse of `tensors`."""
+    items = iter(flat)
+    return {
+        site.path: (b, a)
+        for site, (a, b) in zip(sites, zip(items, items, strict=True), strict=True)
+    }
+
+
+def ranks(factors: Factors) -> dict[str, int]:
+    """The rank of every site."""
+    return {path: a.shape[0] for path, (_, a) in factors.items()}
+
+
+def difference(new: Factors, old: Factors) -> Factors:
+    """``new - old`` factor by factor (the change that is sent, not a change of the product)."""
+    return {path: (b - old[path][0], a - old[path][1]) for path, (b, a) in new.items()}
+
+
+def total(old: Factors, change: Factors) -> Factors:
+    """``old + change`` factor by factor: the inverse of `difference`."""
+    return {path: (b + change[path][0], a + change[path][1]) for path, (b, a) in old.items()}
+
+
+def numbers(factors: Factors) -> int:
+    """How many numbers the factors hold."""
+    return sum(b.numel() + a.numel() for b, a in factors.values())
+
+
+def empty(sites: Sequence[Site]) -> Factors:
+    """Factors of rank 0: no change."""
+    return {s.path: (torch.zeros(s.out, 0), torch.zeros(0, s.inner)) for s in sites}
+
+
+def to_state(factors: Factors) -> dict[str, Tensor]:
+    """`{path.A, path.B}` tensors, contiguous, for a safetensors file."""
+    out = {}
+    for path, (b, a) in factors.items():
+        out[f"{path}.A"], out[f"{path}.B"] = a.float().contiguous(), b.float().contiguous()
+    return out
+
+
+def from_state(state: Mapping[str, Tensor]) -> Factors:
+    """The inverse of `to_state`."""
+    paths = [key[:-2] for key in state if key.endswith(".A")]
+    return {path: (state[f"{path}.B"], state[f"{path}.A"]) for path in paths}

@@ -1,0 +1,88 @@
+"""Low-rank changes laid over a frozen model that may be shared between threads."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmore.experts.factors import Factors
+from fedmore.experts.spec import Site
+
+
+class LowRankLinear(nn.Module):
+    """``y = W x + B_f A_f x + scale B A x``: `W` and the pair f frozen, A and B trainable."""
+
+    def __init__(self, base: nn.Module, frozen: tuple[Tensor, Tensor] | None = None) -> None:
+        super().__init__()
+        self.base = base
+        self.frozen = frozen
+        self.scale = 0.0
+        self.a: nn.Parameter | None = None
+        self.b: nn.Parameter | None = None
+
+    def trainable(self, b: Tensor, a: Tensor, scale: float) -> None:
+        """Add a trainable pair, starting at copies of `b` and `a`."""
+        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The changed linear layer; factors are cast to x's dtype."""
+        y: Tensor = self.base(x)
+        if self.frozen is not None and self.frozen[1].shape[0]:
+            b, a = self.frozen
+            y = y + x @ a.T.to(x.dtype) @ b.T.to(x.dtype)
+        if self.a is not None and self.b is not None:
+            y = y + (x @ self.a.T.to(x.dtype)) @ (self.scale * self.b.T).to(x.dtype)
+        return y
+
+
+def share(model: nn.Module) -> Any:
+    """A copy of the module tree over the same parameters and buffers.
+
+    Changing layers of one copy leaves the others alone, and no weight is held twice.
+    """
+    kept = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
+
+
+def replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` where `path` points to."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def overlay(
+    model: nn.Module, frozen: Factors | None, sites: Sequence[Site]
+) -> dict[str, LowRankLinear]:
+    """Wrap every site of `model` in place, with the frozen change if there is one."""
+    layers = {}
+    for site in sites:
+        linear = model.get_submodule(site.path)
+        pair = None if frozen is None else frozen[site.path]
+        layers[site.path] = LowRankLinear(linear, pair)
+        replace(model, site.path, layers[site.path])
+    return layers
+
+
+def with_change(model: nn.Module, factors: Factors) -> Any:
+    """A copy of `model` (weights shared) with a frozen low-rank change in it."""
+    copied = share(model)
+    for path, pair in factors.items():
+        device = next(copied.get_submodule(path).parameters()).device
+        moved = (pair[0].to(device), pair[1].to(device))
+        replace(copied, path, LowRankLinear(copied.get_submodule(path), moved))
+    return copied
+
+
+def combine(terms: Sequence[tuple[Factors, float]]) -> Factors:
+    """The weighted sum of several changes as one stack of factors, nothing rounded away."""
+    paths = terms[0][0]
+    return {
+        path: (
+            torch.cat([weight * f[path][0] for f, weight in terms], dim=1),
+            torch.cat([f[path][1] for f, _ in terms], dim=0),
+        )
+        for path in paths
+    }

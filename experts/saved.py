@@ -1,0 +1,97 @@
+"""A mixture on disk: which base, which experts with which digest, which router.
+
+``mixture.json`` beside ``router.safetensors`` and ``experts/NAME.safetensors``.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from fedmore.experts.base import Base
+from fedmore.experts.errors import BaseError, RegistryError
+from fedmore.experts.factors import Factors, from_state, to_state
+from fedmore.experts.mixture import Mixture, assemble
+from fedmore.experts.router import DomainRouter, Router, UniformRouter
+
+FILE = "mixture.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One expert of a mixture; `digest` is that of its registry version."""
+
+    name: str
+    kind: str
+    target: str
+    rank: int
+    params: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a mixture is made of."""
+
+    base: str
+    fingerprint: str
+    router: str
+    top_k: int
+    experts: tuple[Entry, ...]
+
+
+def save_mixture(
+    directory: Path, recipe: Recipe, experts: Mapping[str, Factors], router: Router
+) -> None:
+    """Write the mixture; `mixture.json` comes last, so a folder that has it is whole."""
+    folder = directory / "experts"
+    folder.mkdir(parents=True, exist_ok=True)
+    (directory / FILE).unlink(missing_ok=True)
+    for old in folder.glob("*.safetensors"):
+        old.unlink()
+    for name, factors in experts.items():
+        save_file(to_state(factors), folder / f"{name}.safetensors")
+    if isinstance(router, DomainRouter):
+        save_file(dict(router.state_dict()), directory / "router.safetensors")
+    (directory / FILE).write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+
+
+def read_recipe(directory: Path) -> Recipe:
+    """What the mixture in `directory` is made of; raises `RegistryError` where there is none."""
+    try:
+        table: dict[str, Any] = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        entries = tuple(Entry(**entry) for entry in table.pop("experts"))
+        return Recipe(**table, experts=entries)
+    except FileNotFoundError:
+        raise RegistryError(
+            f"{directory}: no mixture; `coordinator assemble {directory.parent} --router domain`"
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise RegistryError(f"{directory / FILE}: damaged ({error}); assemble it again") from error
+
+
+def load_experts(directory: Path, recipe: Recipe) -> dict[str, Factors]:
+    """Every expert's change, in the router's order."""
+    folder = directory / "experts"
+    return {e.name: from_state(load_file(folder / f"{e.name}.safetensors")) for e in recipe.experts}
+
+
+def load_mixture(directory: Path, base: Base) -> Mixture:
+    """The mixture over `base`; raises `BaseError` when it was made over another one."""
+    recipe = read_recipe(directory)
+    if recipe.fingerprint != base.fingerprint:
+        raise BaseError(
+            f"{directory}: made over {recipe.base} ({recipe.fingerprint}), not {base.fingerprint}"
+        )
+    router = _load_router(directory, recipe).to(base.model.device)
+    return assemble(base.model, load_experts(directory, recipe), router)
+
+
+def _load_router(directory: Path, recipe: Recipe) -> Any:
+    if recipe.router == "uniform":
+        return UniformRouter(len(recipe.experts))
+    state = load_file(directory / "router.safetensors")
+    return DomainRouter(state["rows_ED"], state["bias_E"], state["origin_D"], recipe.top_k)

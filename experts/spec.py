@@ -1,0 +1,97 @@
+"""What is trained: a domain expert or a language adapter, and the matrices that it changes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fedmore.experts.errors import ConfigError, RankError
+
+FFN = ("gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_PATH = re.compile(r"(?:^|.*\.)layers\.(\d+)\.(?:mlp|self_attn)\.(\w+)$")
+
+Shapes = Mapping[str, tuple[int, int]]  # module path -> (out, in)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One matrix that an expert changes: module path and its (out, in) shape."""
+
+    path: str
+    out: int
+    inner: int
+
+
+@dataclass(frozen=True)
+class ExpertSpec:
+    """A named change of `rank` in some layers.
+
+    A domain *expert* changes the FFN of every layer (FlexMoRE, arXiv 2602.08818); a language
+    *adapter* changes all linear layers of the first and last blocks (LayRA, arXiv 2509.11414).
+    The change of a matrix is ``scale * B A`` with ``scale = alpha / rank``.
+    """
+
+    name: str
+    kind: Literal["expert", "adapter"]
+    target: str
+    rank: int
+    first_layers: int = 10
+    last_layers: int = 2
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        """A change of rank 0 is no change."""
+        if self.rank < 1:
+            raise RankError(f"rank of {self.name} must be 1 or more, not {self.rank}")
+
+    @property
+    def scale(self) -> float:
+        """``alpha / rank``; alpha is twice the rank unless given, as in LayRA (8 and 16)."""
+        return 2.0 if self.alpha is None else self.alpha / self.rank
+
+    def sites(self, shapes: Shapes) -> tuple[Site, ...]:
+        """The matrices that this expert changes, in the base's order.
+
+        Raises `RankError` when the rank exceeds what one of them allows, `ConfigError` when the
+        base has none of them.
+        """
+        names = FFN if self.kind == "expert" else FFN + ATTENTION
+        layers = self._layers(depth(shapes))
+        found = []
+        for path, (out, inner) in shapes.items():
+            match = _PATH.match(path)
+            if match and int(match[1]) in layers and match[2] in names:
+                found.append(Site(path, out, inner))
+        if not found:
+            raise ConfigError(f"{self.name}: the base has no layers named {', '.join(names)}")
+        self._check_rank(found)
+        return tuple(found)
+
+    def _layers(self, count: int) -> set[int]:
+        if self.kind == "expert":
+            return set(range(count))
+        first = set(range(min(self.first_layers, count)))
+        return first | set(range(max(count - self.last_layers, 0), count))
+
+    def _check_rank(self, sites: list[Site]) -> None:
+        smallest = min(sites, key=lambda site: min(site.out, site.inner))
+        limit = min(smallest.out, smallest.inner)
+        if self.rank > limit:
+            raise RankError(
+                f"rank {self.rank} of {self.name}: {smallest.path} is {smallest.out} x "
+                f"{smallest.inner} and allows at most {limit}; ask for a lower --rank"
+            )
+
+
+def depth(shapes: Shapes) -> int:
+    """Number of blocks of the base."""
+    return 1 + max((int(m[1]) for m in map(_PATH.match, shapes) if m), default=-1)
+
+
+def layer_of(path: str) -> int:
+    """Index of the block that the module at `path` is part of."""
+    match = _PATH.match(path)
+    if match is None:
+        raise ConfigError(f"{path} is not a linear layer of a block")
+    return int(match[1])

@@ -1,0 +1,7 @@
+"""delta: the exact weighted sum of low-rank products, kept as factors.
+
+``D = sum_k w_k B_k A_k`` for ``B_k [m, r_k]``, ``A_k [r_k, n]`` of different rank: QR of the
+stacked factors and an SVD of the small core give D's singular value decomposition at cost
+``O((m + n) R^2)``, ``R = sum r_k``; no m x n matrix is formed. The sum is the target of FLoRA
+(arXiv 2409.05976) and FlexLoRA (arXiv 2402.11505).
+"""

@@ -1,0 +1,26 @@
+"""The specification of delta: form the dense sum, then decompose it. Float64."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], weight
+
+
+def dense(terms: Sequence[Term]) -> Tensor:
+    """``sum_k w_k B_k A_k`` as a float64 [m, n] matrix."""
+    return torch.stack([w * (b.double() @ a.double()) for b, a, w in terms]).sum(0)
+
+
+def aggregate(terms: Sequence[Term], max_rank: int) -> tuple[Tensor, Tensor]:
+    """Best rank-`max_rank` factors (B [m, R], A [R, n]) of the sum, by SVD of the dense matrix."""
+    u, s, vh = torch.linalg.svd(dense(terms), full_matrices=False)
+    root = s[:max_rank].sqrt()
+    return u[:, :max_rank] * root, root[:, None] * vh[:max_rank]
+
+
+def relative_error(terms: Sequence[Term], b: Tensor, a: Tensor) -> float:
+    """Relative Frobenius error of ``b a`` against the exact sum."""
+    exact = dense(terms)
+    return float((exact - b.double() @ a.double()).norm() / exact.norm())

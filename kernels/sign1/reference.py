@@ -1,0 +1,29 @@
+"""The specification of sign1: plain loops in float32. Slow on purpose."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def encode(values_N: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Encode 1-D `values_N` to (bits uint8 [ceil(N/8)], scales bfloat16 [ceil(N/block)])."""
+    values = values_N.float().tolist()
+    scales = []
+    for start in range(0, len(values), block):
+        part = values[start : start + block]
+        mean = float(np.sum(np.abs(np.array(part, dtype=np.float64))) / len(part))
+        scales.append(mean)
+    packed = bytearray((len(values) + 7) // 8)
+    for i, value in enumerate(values):
+        packed[i // 8] |= int(value >= 0) << (i % 8)
+    bits = torch.tensor(list(packed), dtype=torch.uint8)
+    return bits, torch.tensor(scales, dtype=torch.float32).to(torch.bfloat16)
+
+
+def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
+    """The `count` numbers that `bits` and `scales` stand for, float32 [count]."""
+    out = []
+    for i in range(count):
+        sign = 1.0 if (int(bits[i // 8]) >> (i % 8)) & 1 else -1.0
+        out.append(sign * float(scales[i // block]))
+    return torch.tensor(out, dtype=torch.float32)

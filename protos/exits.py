@@ -1,0 +1,68 @@
+"""How a program ends: an error is one clear line on stderr and the exit code of its class.
+
+Imports nothing heavy; `--help` goes through here.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.text import Text
+
+from fedmore.experts.errors import FedmoreError
+
+DEBUG = "FEDMORE_DEBUG"
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception: a service manager's stop is cleaned up like Ctrl-C."""
+
+
+def debugging() -> bool:
+    """Whether errors come with their traceback: `--debug` or `FEDMORE_DEBUG=1`."""
+    return os.environ.get(DEBUG, "") not in ("", "0")
+
+
+def run(program: Callable[[], object]) -> NoReturn:
+    """Run a command line and exit: 0, or the code of the `FedmoreError` that ended it."""
+    try:
+        program()
+    except FedmoreError as error:
+        fail(error)
+    sys.exit(0)
+
+
+def fail(error: FedmoreError) -> NoReturn:
+    """Say what went wrong and exit with the code of its class."""
+    from fedmore.protos.status import describe, exit_code
+
+    stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+    if debugging():
+        stderr.print_exception(show_locals=False)
+    stderr.print(Text(describe(error), style="bold red"))
+    sys.exit(exit_code(error))
+
+
+@contextmanager
+def interruptible(resume: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM inside end the program with one line that says how to go on."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            Text(f"stopped; {resume}", style="yellow")
+        )
+        sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated

@@ -1,0 +1,75 @@
+"""The file by which an operator invites a client: made by the coordinator, read by the client."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedmore.experts.errors import ConfigError, TokenError
+
+_TEXT = ("federation", "name", "address", "token", "expires")
+
+
+@dataclass(frozen=True)
+class Invite:
+    """What a client needs to join, once.
+
+    `address` is host:port; `ca` the federation's certificate (PEM), null for no encryption;
+    `expires` an ISO 8601 time with its zone.
+    """
+
+    federation: str
+    name: str
+    address: str
+    ca: str | None = field(repr=False)
+    token: str = field(repr=False)
+    expires: str
+
+    def check_expiry(self, now: datetime | None = None) -> None:
+        """Raise `TokenError` once the token is no longer good for enrolling."""
+        if datetime.fromisoformat(self.expires) <= (now or datetime.now(UTC)):
+            raise TokenError(f"the invite of {self.name!r} expired {self.expires}; ask for another")
+
+    def write(self, path: Path) -> None:
+        """Write the file, readable by its owner alone: whoever has it can join."""
+        write_private(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_invite(path: Path) -> Invite:
+    """Read an invite; raises `ConfigError` for what is none."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the invite: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not an invite (not JSON: {error})") from error
+    return _parse(table, path)
+
+
+def _parse(table: object, path: Path) -> Invite:
+    if not isinstance(table, dict) or table.keys() != {*_TEXT, "ca"}:
+        raise ConfigError(f"{path}: not an invite; it must have {', '.join(_TEXT)} and ca")
+    for key in _TEXT:
+        if not isinstance(table[key], str) or not table[key]:
+            raise ConfigError(f"{path}: {key}: must be text, and not empty")
+    if not isinstance(table["ca"], str | None):
+        raise ConfigError(f"{path}: ca: must be a certificate in PEM, or null")
+    try:
+        aware = datetime.fromisoformat(table["expires"]).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        raise ConfigError(f"{path}: expires: must be an ISO 8601 time with its zone")
+    return Invite(**table)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by `text` at once, with mode 0600."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)

@@ -1,0 +1,94 @@
+"""One table: every error class to its gRPC status and its exit code.
+
+The class name and the message travel in trailing metadata, so the client raises what the
+coordinator raised. `tests/protos/test_status.py` proves the table total over the error tree.
+"""
+
+import re
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import quote, unquote
+
+import grpc
+
+from fedmore.experts import errors
+from fedmore.experts.errors import FedmoreError
+
+KEY = "fedmore-error"
+MAX_DETAILS = 4000
+"""Characters of an encoded message that travel; HTTP/2 headers are limited to 8 KiB."""
+
+
+class Status(NamedTuple):
+    """A gRPC status and the exit code of a program that ends with the error."""
+
+    grpc: grpc.StatusCode
+    exit: int
+
+
+TABLE: dict[type[FedmoreError], Status] = {
+    errors.FedmoreError: Status(grpc.StatusCode.INTERNAL, 1),
+    errors.ConfigError: Status(grpc.StatusCode.INVALID_ARGUMENT, 2),
+    errors.RankError: Status(grpc.StatusCode.OUT_OF_RANGE, 3),
+    errors.DataError: Status(grpc.StatusCode.FAILED_PRECONDITION, 4),
+    errors.DeviceError: Status(grpc.StatusCode.FAILED_PRECONDITION, 5),
+    errors.BaseError: Status(grpc.StatusCode.FAILED_PRECONDITION, 6),
+    errors.MembershipError: Status(grpc.StatusCode.PERMISSION_DENIED, 7),
+    errors.TokenError: Status(grpc.StatusCode.UNAUTHENTICATED, 8),
+    errors.NameTakenError: Status(grpc.StatusCode.ALREADY_EXISTS, 9),
+    errors.WireError: Status(grpc.StatusCode.DATA_LOSS, 10),
+    errors.TransportError: Status(grpc.StatusCode.UNAVAILABLE, 11),
+    errors.RegistryError: Status(grpc.StatusCode.NOT_FOUND, 12),
+    errors.RoundError: Status(grpc.StatusCode.ABORTED, 13),
+}
+_BY_NAME = {cls.__name__: cls for cls in TABLE}
+
+
+def status_of(error: BaseException) -> Status:
+    """The row of the nearest class in the table; anything foreign is internal."""
+    for cls in type(error).__mro__:
+        if cls in TABLE:
+            return TABLE[cls]
+    return TABLE[FedmoreError]
+
+
+def exit_code(error: BaseException) -> int:
+    """With which code a program ends that was stopped by `error`."""
+    return status_of(error).exit
+
+
+def describe(error: BaseException) -> str:
+    """Class and message on one line, as an operator reads them."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: Exception) -> NoReturn:
+    """End the call with the status of `error`, its class and its message."""
+    nearest = next((c for c in type(error).__mro__ if c in TABLE), FedmoreError)
+    known = isinstance(error, FedmoreError)
+    details = str(error) if known else f"the coordinator failed: {describe(error)}"
+    trailing = ((KEY, f"{nearest.__name__} {quote(details, safe=' ')[:MAX_DETAILS]}"),)
+    # The status line is for foreign clients; ours read the trailing metadata, which is exact.
+    await context.abort(status_of(error).grpc, ascii(details[:200])[1:-1], trailing)
+
+
+def from_rpc(error: grpc.RpcError, where: str) -> FedmoreError:
+    """The error that the peer raised, or what the transport's status amounts to at `where`."""
+    for key, value in getattr(error, "trailing_metadata", tuple)() or ():
+        name, _, text = str(value).partition(" ")
+        if key == KEY and name in _BY_NAME:
+            return _BY_NAME[name](unquote(text))
+    return errors.TransportError(_explain(error, where))
+
+
+def _explain(error: grpc.RpcError, where: str) -> str:
+    code = getattr(error, "code", lambda: None)()
+    details = getattr(error, "details", lambda: None)() or ""
+    if "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details:
+        return f"{where} shows a certificate that is not this federation's; ask for a new invite"
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return f"{where} answers, but is not a fedmore coordinator of this version ({details})"
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return f"{where} cannot be reached: is the coordinator running? ({details})"
+    name = getattr(code, "name", "UNKNOWN")
+    return f"{where}: the call ended with {name} ({details})"

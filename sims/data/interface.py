@@ -1,0 +1,95 @@
+"""Strings of user interfaces, in Galician and in English, from two packages' catalogues.
+
+Home Assistant has flat JSON files, one per panel; Django has compiled gettext catalogues, whose
+keys are the English strings.
+"""
+
+import html
+import json
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedmore.sims.data.items import Item, clean
+from fedmore.sims.data.packages import fetch
+
+_TAG = re.compile(r"<[^>]{0,200}>")
+_SPACE = re.compile(r"\s+")
+_PLURAL = re.compile(r"\{\s*\w+\s*,\s*(plural|select)")
+_TRANSLATIONS = "hass_frontend/static/translations"
+
+Pair = tuple[str, str, str]  # group, Galician, English
+
+
+def galician() -> list[Item]:
+    """Galician strings that are not left in English."""
+    pairs = [(group, tidy(gl), tidy(en)) for group, gl, en in catalogue()]
+    return [Item(gl, group, group) for group, gl, en in pairs if gl and _differ(gl, en)]
+
+
+def plain() -> list[Item]:
+    """The English strings, sorted into the same groups as the Galician ones."""
+    strings = [(group, tidy(en)) for group, _, en in catalogue()]
+    return [Item(en, group, group) for group, en in strings if en]
+
+
+def catalogue() -> Iterator[Pair]:
+    """Group, Galician and English of every string; either may be empty."""
+    yield from home_assistant(fetch("home-assistant-frontend") / _TRANSLATIONS)
+    yield from django(fetch("django"))
+
+
+def home_assistant(root: Path) -> Iterator[Pair]:
+    """Strings of the panels; a group is a section of a panel, such as `ui.panel.config.tag`."""
+    for folder in sorted({path.parent for path in root.rglob("*.json")}):
+        english, translated = _leaves(folder, "en"), _leaves(folder, "gl")
+        for key in sorted({*english, *translated}):
+            parts = key.split(".")
+            section = ".".join(parts[: 4 if parts[1:2] == ["panel"] else 3])
+            yield f"home-assistant/{section}", translated.get(key, ""), english.get(key, "")
+
+
+def django(root: Path) -> Iterator[Pair]:
+    """Strings of Django's applications; a group is a catalogue."""
+    for path in sorted(root.rglob("*.mo")):
+        group = "/".join(["django", *path.relative_to(root).parts[1:-4], path.stem])
+        for english, translated in sorted(read_mo(path.read_bytes()).items()):
+            yield group, translated, english
+
+
+def read_mo(data: bytes) -> dict[str, str]:
+    """Singular strings of a compiled gettext catalogue (GNU gettext manual, section 10.3)."""
+    order = "<" if data[:4] == b"\xde\x12\x04\x95" else ">"
+    count, keys, values = struct.unpack(f"{order}3I", data[8:20])
+    found = {}
+    for index in range(count):
+        key = _mo_string(data, order, keys + 8 * index).split("\x04")[-1]
+        if key:  # the empty key is the catalogue's header
+            found[key] = _mo_string(data, order, values + 8 * index)
+    return found
+
+
+def tidy(text: str) -> str:
+    """One line without markup; empty for plural rules and for what is hardly a phrase."""
+    text = clean(_SPACE.sub(" ", _TAG.sub("", html.unescape(text)))).strip()
+    phrase = len(text) >= 16 and text.count(" ") >= 2 and not _PLURAL.search(text)
+    return text if phrase else ""
+
+
+def _differ(one: str, other: str) -> bool:
+    return one.casefold() != other.casefold()
+
+
+def _leaves(folder: Path, language: str) -> dict[str, str]:
+    leaves: dict[str, str] = {}
+    for path in sorted(folder.glob(f"{language}-*.json")):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        leaves.update({key: value for key, value in table.items() if isinstance(value, str)})
+    return leaves
+
+
+def _mo_string(data: bytes, order: str, at: int) -> str:
+    length, start = struct.unpack(f"{order}2I", data[at : at + 8])
+    text: bytes = data[start : start + length]
+    return text.split(b"\x00")[0].decode("utf-8")

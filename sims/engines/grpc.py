@@ -1,0 +1,94 @@
+"""Engine `grpc`: one coordinator process and one process per client, on this machine's loopback.
+
+They are the programs that an operator and the owners run, with the same commands.
+"""
+
+import sys
+import time
+from dataclasses import replace
+
+from fedmore.coordinator.config import FederationConfig, ServerSection
+from fedmore.coordinator.init import create
+from fedmore.coordinator.invites import write_invite
+from fedmore.experts.errors import RoundError
+from fedmore.sims.engines.prepare import Prepared
+from fedmore.sims.engines.processes import (
+    POLL_S,
+    Child,
+    Processes,
+    ended_by_signals,
+    free_port,
+    quiet_environment,
+    wait_for_port,
+)
+from fedmore.sims.scenarios.scenario import ClientSpec
+
+CLIENTS_END_S = 30.0
+
+
+def run(prepared: Prepared) -> None:
+    """Run the whole plan; raises `RoundError` with the cause when a program ends early.
+
+    The coordinator has this terminal; each client writes to `client.log` in its folder. No process
+    is left behind, whatever happens.
+    """
+    server = establish(prepared)
+    with ended_by_signals(), Processes(quiet_environment()) as processes:
+        coordinator = processes.start("the coordinator", coordinator_command(prepared))
+        wait_for_port(coordinator, server.host, server.port)
+        clients = [
+            processes.start(
+                f"client {client.name}",
+                client_command(prepared, client),
+                prepared.folder(client) / "client.log",
+            )
+            for client in prepared.scenario.clients
+        ]
+        watch(coordinator, clients)
+        processes.wait(CLIENTS_END_S)
+
+
+def establish(prepared: Prepared) -> ServerSection:
+    """`coordinator init` and an invite for every client; returns where the server will listen."""
+    config = create(prepared.directory, with_port(prepared.config))
+    for client in prepared.scenario.clients:
+        write_invite(prepared.directory, client.name, prepared.folder(client) / "invite.json")
+    return config.server
+
+
+def with_port(config: FederationConfig) -> FederationConfig:
+    """A free port where the scenario names none: invites hold it before the server is there."""
+    server = config.server
+    chosen = replace(server, port=server.port or free_port(server.host))
+    return replace(config, server=chosen)
+
+
+def coordinator_command(prepared: Prepared) -> list[str]:
+    """`coordinator start DIR` with this Python."""
+    return [sys.executable, "-m", "fedmore.coordinator.cli", "start", str(prepared.directory)]
+
+
+def client_command(prepared: Prepared, client: ClientSpec) -> list[str]:
+    """`client join INVITE --data PATH (--domain | --language) NAME --rank N` with this Python."""
+    folder = prepared.folder(client)
+    target = "--domain" if client.kind == "expert" else "--language"
+    command = [sys.executable, "-m", "fedmore.client.cli", "join", str(folder / "invite.json")]
+    command += ["--data", str(prepared.data(client)), "--state", str(folder / "state")]
+    return [*command, target, client.target, "--rank", str(client.rank)]
+
+
+def watch(coordinator: Child, clients: list[Child]) -> None:
+    """Return when the coordinator has ended well; raise `RoundError` as soon as anything failed."""
+    while coordinator.process.poll() is None:
+        for client in clients:
+            if client.process.poll():
+                raise RoundError(failure(client))
+        time.sleep(POLL_S)
+    if coordinator.process.returncode:
+        raise RoundError(failure(coordinator))
+
+
+def failure(child: Child) -> str:
+    """What ended, how, and the end of what it said."""
+    said = f"; the end of {child.log}:\n{child.tail()}" if child.log else "; its message is above"
+    return f"{child.name} ended with exit code {child.process.returncode}{said}"

@@ -1,0 +1,143 @@
+"""Engine `local`: the same two apps in one process, over one shared base; no sockets.
+
+The bytes counted are payload, without framing. `MailboxGrid` puts replies in the order of the
+messages, so no result depends on which client was faster.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flwr.app import Context, RecordDict
+from rich.console import Console
+
+from fedmore.client.device import choose_device, cores, inspect_machine
+from fedmore.coordinator import status
+from fedmore.coordinator.config import BaseSection
+from fedmore.coordinator.console import Observer, make_observer
+from fedmore.coordinator.federation import Federation, open_federation, running_alone
+from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.init import create
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.start import import_run_plan
+from fedmore.coordinator.tracking import MlflowTracker, Tracker
+from fedmore.protos.flower import RUN
+from fedmore.sims.base import quiet
+from fedmore.sims.engines.prepare import Prepared
+from fedmore.sims.engines.workers import Handler, Node, Workers
+from fedmore.sims.scenarios.scenario import ClientSpec
+from fedmore.strategies.events import Event, Joined, Progress, Traffic
+
+
+def run(prepared: Prepared) -> None:
+    """Run the whole plan in this process."""
+    quiet()
+    create(prepared.directory, prepared.config)
+    with open_federation(prepared.directory) as federation, running_alone(prepared.directory):
+        config = federation.config
+        observer = make_observer(Console(), config.federation.name, config.federation.clients)
+        with tracked(federation) as tracker, observer:
+            run_plan(prepared, federation, observer, tracker)
+
+
+def run_plan(
+    prepared: Prepared, federation: Federation, observer: Observer, tracker: Tracker
+) -> None:
+    """Enrol the clients, connect them, and carry out the plan as `coordinator start` does."""
+    mailbox, listener = Mailbox(), Listener(federation.registry, observer, tracker)
+    nodes = dict(enrol(prepared, client, federation) for client in prepared.scenario.clients)
+    for client in prepared.scenario.clients:
+        observer(Joined(client.name, client.kind, client.target, client.rank))
+    plan, handler = import_run_plan(), make_handler(federation.config.base)
+    with Workers(mailbox, nodes, handler, listener, threads_of(prepared)):
+        plan(
+            grid=MailboxGrid(mailbox),
+            config=federation.config,
+            directory=federation.directory,
+            registry=federation.registry,
+            store=federation.store,
+            tracker=tracker,
+            observer=observer,
+        )
+
+
+def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tuple[int, Node]:
+    """Let a client in, as an invite would; its node id and what its app is given."""
+    token = federation.registry.invite(client.name)
+    member, _ = federation.registry.enrol(
+        token, client.name, client.kind, client.target, client.rank
+    )
+    base = federation.config.base
+    node_config: dict[str, bool | float | int | str] = {
+        "name": client.name,
+        "kind": client.kind,
+        "target": client.target,
+        "rank": client.rank,
+        "data": str(prepared.data(client)),
+        "base": base.model,
+        "dtype": base.dtype,
+        "quantization": base.quantization,
+        "device": device(),
+        "state": str(prepared.folder(client) / "state"),
+    }
+    context = Context(RUN, member.node_id, node_config, RecordDict(), {})
+    return member.node_id, Node(client.name, context)
+
+
+class Listener:
+    """What happens goes to the display, the tracker and the registry."""
+
+    def __init__(self, registry: Registry, observer: Observer, tracker: Tracker) -> None:
+        self._registry = registry
+        self._observer = observer
+        self._tracker = tracker
+
+    def __call__(self, event: Event) -> None:
+        """From any client's thread."""
+        self._observer(event)
+        if isinstance(event, Traffic):
+            self._registry.add_traffic(event.name, event.bytes_up, event.bytes_down)
+        if isinstance(event, Progress):
+            self._tracker.client_step(
+                event.name,
+                loss=event.loss,
+                tokens_per_s=event.tokens_per_s,
+                tokens=event.tokens,
+            )
+
+
+@contextmanager
+def tracked(federation: Federation) -> Iterator[Tracker]:
+    """An MLflow run and the phase in the registry, ended as the block ends."""
+    tracker = MlflowTracker(federation.directory)
+    federation.registry.set_state(status.PHASE, status.RUNNING)
+    tracker.start(federation.config)
+    try:
+        yield tracker
+    except BaseException:
+        federation.registry.set_state(status.PHASE, status.FAILED)
+        tracker.finish("FAILED")
+        raise
+    federation.registry.set_state(status.PHASE, status.FINISHED)
+    tracker.finish("FINISHED")
+
+
+def threads_of(prepared: Prepared) -> int:
+    """Tasks at a time: as many as the cores carry; one where every task may use all of them."""
+    most = max(stage.threads for stage in prepared.config.stages)
+    return max(1, cores() // most) if most else 1
+
+
+def device() -> str:
+    """The first GPU, or the CPU; as a client decides that was not told."""
+    return choose_device(inspect_machine())
+
+
+def make_handler(base: BaseSection) -> Handler:
+    """What a client does with a message, over a base that is loaded here, once for all."""
+    from fedmore.client.app import handle
+    from fedmore.experts.base import load_base
+
+    load_base(base.model, base.dtype, device(), base.quantization)
+    handler: Handler = handle
+    return handler

@@ -1,0 +1,80 @@
+"""From a scenario to a run directory: base, texts, every client's private folder, a configuration.
+
+::
+
+    <out>/                   the coordinator's directory (`federation.toml`, registry, results)
+    <out>/clients/<name>/    one owner: data/docs.jsonl, invite.json, state/, client.log
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmore.coordinator.config import FederationConfig, parse_config
+from fedmore.experts.errors import ConfigError
+from fedmore.sims.data.texts import read_documents, write_documents
+from fedmore.sims.scenarios.overrides import override
+from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scenario with everything it needs on disk, before any program runs."""
+
+    scenario: Scenario
+    directory: Path
+    config: FederationConfig
+
+    def folder(self, client: ClientSpec) -> Path:
+        """What stands for that owner's machine."""
+        return self.directory / "clients" / client.name
+
+    def data(self, client: ClientSpec) -> Path:
+        """The owner's private text."""
+        return self.folder(client) / "data"
+
+
+def prepare(
+    scenario: Scenario, directory: Path, *, seed: int | None = None, settings: Iterable[str] = ()
+) -> Prepared:
+    """Make the run directory; a wrong setting is found before anything is fetched or written.
+
+    `seed` and `settings` change the scenario's configuration. Raises `ConfigError`, `DataError`.
+    """
+    where = f"scenario {scenario.name}"
+    table = override(scenario.config, settings)
+    if seed is not None:
+        table["federation"]["seed"] = seed
+    table.setdefault("base", {}).setdefault("model", "")
+    parse_config(table, where)
+    _refuse_used(directory)
+    _complete(table, scenario, directory)
+    prepared = Prepared(scenario, directory, parse_config(table, where))
+    for client in scenario.clients:
+        _write_private_text(prepared, client)
+    return prepared
+
+
+def _refuse_used(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"--out {directory}: there is something already; name a new folder")
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def _complete(table: dict[str, Any], scenario: Scenario, directory: Path) -> None:
+    """Fill in the paths, unless a setting has given them."""
+    base = table["base"]
+    base["model"] = base["model"] or str(scenario.base(directory).resolve())
+    texts = table.setdefault("evaluation", {}).setdefault("texts", {})
+    for name, text in scenario.evaluation.items():
+        texts.setdefault(name, str(scenario.text(text, directory).heldout.resolve()))
+    public = str(scenario.text(scenario.public_text, directory).train.resolve())
+    table.setdefault("router", {}).setdefault("public_text", public)
+
+
+def _write_private_text(prepared: Prepared, client: ClientSpec) -> None:
+    """Every `parts`-th document, so that the parts are alike and share none."""
+    files = prepared.scenario.text(client.text, prepared.directory)
+    documents = read_documents(files.train)[client.part :: client.parts]
+    write_documents(prepared.data(client) / "docs.jsonl", documents)

@@ -1,0 +1,109 @@
+"""Clients as threads: what does the tasks of the engine `local`.
+
+What goes to a client and what it answers is packed and unpacked as for the wire, so each end gets
+what it would get over a network.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from flwr.app import Context, Message
+
+from fedmore.client.progress import reporting, throttled
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.protos.flower import CLIENT_RAISED
+from fedmore.protos.status import describe
+from fedmore.protos.wire import (
+    PackedReply,
+    pack_failure,
+    pack_reply,
+    pack_task,
+    unpack_reply,
+    unpack_task,
+)
+from fedmore.strategies.events import Event, Received, Report, Sent, Traffic, progress_of
+
+Handler = Callable[[Message, Context], Message]
+
+
+@dataclass
+class Node:
+    """One client: its name and Flower context; the lock keeps its tasks one after another."""
+
+    name: str
+    context: Context
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Workers:
+    """Takes tasks out of the mailbox, has `handler` do them, and puts the replies back.
+
+    At most `threads` tasks are done at a time. Within the `with` block the nodes are connected.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        nodes: Mapping[int, Node],
+        handler: Handler,
+        on_event: Callable[[Event], None],
+        threads: int = 1,
+    ) -> None:
+        self._mailbox = mailbox
+        self._nodes = nodes
+        self._handler = handler
+        self._on_event = on_event
+        self._over = False
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client")
+
+    def __enter__(self) -> "Workers":
+        self._mailbox.subscribe(self._begin)
+        for node_id in self._nodes:
+            self._mailbox.join(node_id)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        for node_id in self._nodes:
+            self._mailbox.leave(node_id, "the run is over")
+        self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self, node_id: int) -> None:
+        """Something may have come for this node; not any more once the run is over."""
+        if not self._over:
+            self._pool.submit(self._work, node_id)
+
+    def _work(self, node_id: int) -> None:
+        node = self._nodes[node_id]
+        with node.lock:
+            task = self._mailbox.take(node_id)
+            if task is None:
+                return
+            try:
+                self._do(node, task)
+            except Exception as error:  # nobody looks at the future: a lost task waits for ever
+                self._mailbox.fail(task.metadata.message_id, describe(error))
+
+    def _do(self, node: Node, task: Message) -> None:
+        packed = pack_task(task)
+        task_id = packed.message.task_id
+        self._on_event(Sent(node.name, task_id, packed.size))
+        reply = self._answer(node, unpack_task(packed.message, lambda d, _: packed.blobs[d]))
+        self._on_event(Traffic(node.name, bytes_up=reply.size, bytes_down=packed.size))
+        answer = unpack_reply(reply.message, task, lambda d, _: reply.blobs[d])
+        failure = (answer.error.reason or "failed") if answer.has_error() else ""
+        self._on_event(Received(node.name, task_id, reply.size, failure))
+        self._mailbox.reply(answer)
+
+    def _answer(self, node: Node, task: Message) -> PackedReply:
+        def tell(report: Report) -> None:
+            self._on_event(progress_of(node.name, task, report))
+
+        task_id = task.metadata.message_id
+        try:
+            with reporting(throttled(tell)):
+                return pack_reply(task_id, self._handler(task, node.context))
+        except Exception as error:  # as at a real client: it fails the task and nothing else
+            return pack_failure(task_id, describe(error), CLIENT_RAISED)

@@ -1,0 +1,104 @@
+"""`report.html`: one file that opens anywhere, offline, in light and dark."""
+
+import base64
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from fedmore.sims.report.plots import Drawn
+from fedmore.sims.report.schema import Client, Expert, Scores, Traffic
+from fedmore.sims.report.study import Study
+from fedmore.sims.report.style import human_bytes
+from fedmore.sims.report.verdict import Verdict, gain_kept, signed
+
+TEMPLATE = "report.html.j2"
+NONE = "not measured"
+
+
+def render(study: Study, verdicts: Sequence[Verdict], plots: Sequence[Drawn]) -> str:
+    """The whole page; every name that comes from data is escaped."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= _filters(study)
+    text = files("fedmore.sims.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    report = study.report
+    seen = {t for stage in report.forgetting for t in stage.bits_per_byte}
+    return environment.from_string(text).render(
+        report=report,
+        verdicts=verdicts,
+        goals_met=sum(verdict.passed is True for verdict in verdicts),
+        plots={drawn.plot.name: _figure(drawn) for drawn in plots},
+        paired=study.paired,
+        seen=[t for t in report.bits_per_byte if t in seen],
+        traffic=_traffic(report.traffic),
+        routing=study.routing,
+        gated=list(dict.fromkeys(e for gates in study.routing.values() for e in gates)),
+    )
+
+
+def _figure(drawn: Drawn) -> dict[str, Any]:
+    """The PNG as a data URI, with the size that its header gives (so that nothing jumps)."""
+    data = drawn.path.read_bytes()
+    return {
+        "src": f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}",
+        "width": int.from_bytes(data[16:20], "big"),
+        "height": int.from_bytes(data[20:24], "big"),
+        "caption": drawn.plot.caption,
+    }
+
+
+def _traffic(traffic: Traffic) -> list[tuple[str, int | None, str]]:
+    return [
+        ("bytes_up", traffic.bytes_up, "from the clients to the coordinator"),
+        ("bytes_down", traffic.bytes_down, "from the coordinator to the clients"),
+        ("bytes_up_if_fp32", traffic.bytes_up_if_fp32, "the same numbers at 4 bytes each"),
+        (
+            "bytes_up_if_full_model",
+            traffic.bytes_up_if_full_model,
+            "a whole float32 model from each client in each of its rounds",
+        ),
+    ]
+
+
+def _filters(study: Study) -> dict[str, Any]:
+    """How the template writes values."""
+
+    def last_loss(client: Client) -> str:
+        losses = [r.clients[client.name].loss for r in study.rounds if client.name in r.clients]
+        return f"{losses[-1]:.3f}" if losses and losses[-1] is not None else NONE
+
+    def last_error(expert: Expert) -> str:
+        found = [r.experts[expert.name] for r in study.rounds if expert.name in r.experts]
+        return small(found[-1].aggregation_error if found else None)
+
+    return {
+        "bytes": lambda count: NONE if count is None else human_bytes(count),
+        "count": lambda count: NONE if count is None else f"{count:,}",
+        "duration": duration,
+        "kept": kept,
+        "signed": signed,
+        "millions": lambda count: f"{count / 1e6:.1f} million",
+        "small": small,
+        "last_loss": last_loss,
+        "last_error": last_error,
+    }
+
+
+def kept(scores: Scores) -> str:
+    """The gain kept as per cent; empty where nobody trained or nothing was gained."""
+    share = gain_kept(scores)
+    return "" if share is None else f"{share:.0%}"
+
+
+def small(value: float | None) -> str:
+    """A number far below 1, in scientific notation."""
+    return NONE if value is None else f"{value:.1e}"
+
+
+def duration(seconds: float) -> str:
+    """`342.5` as `5 min 43 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

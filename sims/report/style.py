@@ -1,0 +1,117 @@
+"""How every plot looks: colours that colour-blind readers tell apart, and no more ink than needed.
+
+Colours are Okabe and Ito's, some a little darker so that text in them is readable. A thing has
+one colour in all plots: the base is grey, an own expert blue, the mixture vermilion. Nothing is
+told by colour alone: lines carry their names.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+BASE, OWN, MIXTURE = "#6b6b6b", "#0072B2", "#D55E00"
+CYCLE = ("#0072B2", "#C8500A", "#007F5C", "#AF4A8A", "#3A8FC7", "#8A6D00", "#000000")
+MARKERS = "osD^vPX"
+INK, SOFT, GRID = "#1f2328", "#57606a", "#dfe3e8"
+WIDTH, HEIGHT, DPI = 8.0, 4.7, 150
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # text over lines stays readable
+
+_SETTINGS: Any = {
+    "text.parse_math": False,  # names are data: a dollar sign in one is a dollar sign
+    "font.size": 10.5,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 6.5,
+}
+
+
+@contextmanager
+def canvas(path: Path, title: str, subtitle: str) -> Iterator[Figure]:
+    """An empty figure with its title; what is drawn inside the block is saved as `path`."""
+    with mpl.rc_context(_SETTINGS):
+        layout = ConstrainedLayoutEngine(rect=(0.008, 0.012, 0.984, 0.845))
+        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout=layout, facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.text(0.016, 0.945, title, fontsize=14, fontweight="bold", va="center")
+        figure.text(0.016, 0.885, subtitle, fontsize=10.5, color=SOFT, va="center")
+        yield figure
+        figure.savefig(path, metadata={"Software": None})
+
+
+def end_labels(axes: Axes, x: float, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Name lines at their right end: (y, text, colour), moved apart where they would overlap.
+
+    Call it last: the places are parts of the axes' height, linear or log, as it then is.
+    """
+    axes.get_ylim()  # makes the limits final
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = [float(to_axes.transform((x, y))[1]) for y, _, _ in labels]
+    for (_, text, colour), height in zip(labels, apart(heights, 0.062), strict=True):
+        note = axes.annotate(
+            text,
+            (x, height),
+            (10, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            annotation_clip=False,
+        )
+        note.set_bbox(BEHIND)
+
+
+def apart(values: Sequence[float], least: float) -> list[float]:
+    """`values` moved as little as needed to lie at least `least` from each other, order kept."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    groups: list[list[int]] = []
+    for index in order:
+        groups.append([index])
+        while len(groups) > 1 and _top(groups[-2], values, least) > _bottom(
+            groups[-1], values, least
+        ):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    placed = [0.0] * len(values)
+    for group in groups:
+        for step, index in enumerate(group):
+            placed[index] = _bottom(group, values, least) + least * (step + 0.5)
+    return placed
+
+
+def _bottom(group: list[int], values: Sequence[float], least: float) -> float:
+    middle = sum(values[i] for i in group) / len(group)
+    return middle - least * len(group) / 2
+
+
+def _top(group: list[int], values: Sequence[float], least: float) -> float:
+    return _bottom(group, values, least) + least * len(group)
+
+
+def human_bytes(count: float) -> str:
+    """`1234567` as `1.2 MB` (decimal units)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

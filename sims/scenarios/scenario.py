@@ -1,0 +1,45 @@
+"""What a scenario is: a federation's configuration, who takes part, and with which text."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fedmore.sims.data.texts import TextFiles
+
+
+@dataclass(frozen=True)
+class ClientSpec:
+    """One owner: what it trains, and on which `part` of `parts` of a text's documents."""
+
+    name: str
+    kind: Literal["expert", "adapter"]
+    target: str
+    rank: int
+    text: str
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A whole run.
+
+    `config` is `federation.toml` as a table, without the paths, which are known only when the run
+    directory is. `evaluation` maps names in the report to texts; `base` and `text` make the base
+    and the files of a text, given the run directory.
+    """
+
+    name: str
+    description: str
+    config: Mapping[str, object]
+    clients: tuple[ClientSpec, ...]
+    evaluation: Mapping[str, str]
+    base: Callable[[Path], Path]
+    text: Callable[[str, Path], TextFiles]
+    public_text: str = "plain"
+
+    def texts(self) -> tuple[str, ...]:
+        """Every text that the run reads, each once."""
+        names = [client.text for client in self.clients]
+        return tuple(dict.fromkeys([*names, *self.evaluation.values(), self.public_text]))

@@ -1,0 +1,68 @@
+"""The same shape as `quickstart` in seconds: a random base and generated text, no downloads."""
+
+from pathlib import Path
+
+from fedmore.sims.data.generated import generate_text
+from fedmore.sims.data.texts import TextFiles
+from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
+from fedmore.sims.tiny import make_tiny_base
+
+_SHARED = {
+    "steps": 4,
+    "batch_size": 4,
+    "sequence_length": 64,
+    "learning_rate": 1e-2,
+    "first_layers": 2,
+    "last_layers": 1,
+    "threads": 1,
+}
+_CONFIG: dict[str, object] = {
+    "federation": {
+        "name": "smoke",
+        "seed": 0,
+        "clients": 4,
+        "domains": ["kitchen", "garden"],
+        "languages": ["xx"],
+    },
+    "base": {"dtype": "float32"},
+    "server": {"port": 0},
+    "stages": [
+        {"kind": "experts", "rounds": 2, "codec": "sign1", **_SHARED},
+        {"kind": "language", "rounds": 2, "codec": "sign1", **_SHARED},
+        {"kind": "router", "rounds": 1, **_SHARED},
+    ],
+    "router": {"kind": "domain", "top_k": 2},
+    "evaluation": {"documents": 3, "tokens": 96},
+}
+
+
+def smoke() -> Scenario:
+    """Two owners of one artificial domain, one of another, one of a language."""
+    return Scenario(
+        name="smoke",
+        description="The shape of quickstart with a random 0.3M base and generated text; seconds",
+        config=_CONFIG,
+        clients=(
+            ClientSpec("kitchen-a", "expert", "kitchen", 4, "kitchen", part=0, parts=2),
+            ClientSpec("kitchen-b", "expert", "kitchen", 16, "kitchen", part=1, parts=2),
+            ClientSpec("garden", "expert", "garden", 32, "garden"),
+            ClientSpec("foreign", "adapter", "xx", 8, "foreign"),
+        ),
+        evaluation={
+            "kitchen": "kitchen",
+            "garden": "garden",
+            "xx": "foreign",
+            "sums": "sums",
+            "plain": "plain",
+        },
+        base=_base,
+        text=_text,
+    )
+
+
+def _base(directory: Path) -> Path:
+    return make_tiny_base(directory / "base", seed=0)
+
+
+def _text(name: str, directory: Path) -> TextFiles:
+    return generate_text(name, directory / "text" / name)

@@ -1,0 +1,160 @@
+"""What happens in a federation, as data: for the console, the registry and the tracker.
+
+The transport and the local engine produce these; nothing here knows how a message travels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a client's training says of itself after a step.
+
+    `step` of `steps`; `loss` in nats per token; `tokens` so far in this task.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_s: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A client is connected; `kind` is "expert" or "adapter", `target` its domain or language."""
+
+    name: str
+    kind: str
+    target: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Left:
+    """A client has gone, or was given up."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A client has done `step` of `steps` of its task in a round."""
+
+    name: str
+    stage: str
+    round: int
+    step: int
+    steps: int
+    loss: float
+    tokens_per_s: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A task went to a client; `payload_bytes` before framing."""
+
+    name: str
+    task_id: str
+    payload_bytes: int
+
+
+@dataclass(frozen=True)
+class Received:
+    """A reply came from a client; `failure` is its reason where the task failed."""
+
+    name: str
+    task_id: str
+    payload_bytes: int
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes at the socket since the last such event, from (`up`) and to (`down`) a client."""
+
+    name: str
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage of the plan begins: its index, kind and number of rounds."""
+
+    stage: int
+    kind: str
+    rounds: int
+
+
+@dataclass(frozen=True)
+class RoundStarted:
+    """A round begins; `stage` and `round` count from 0."""
+
+    stage: int
+    round: int
+
+
+@dataclass(frozen=True)
+class RoundFinished:
+    """A round is aggregated and on disk; `metrics` as the registry keeps them."""
+
+    stage: int
+    round: int
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Held-out text was scored: bits per byte by text of a stage or the mixture (`name`)."""
+
+    name: str
+    table: Mapping[str, Any]
+
+
+Event = (
+    Joined
+    | Left
+    | Progress
+    | Sent
+    | Received
+    | Traffic
+    | StageStarted
+    | RoundStarted
+    | RoundFinished
+    | Evaluated
+)
+
+STAGE_KEYS = ("stage", "kind")
+ROUND_KEYS = ("round", "server-round")
+
+
+def progress_of(name: str, task: Message, report: Report) -> Progress:
+    """The event for `report` on `task`; stage and round come from the task's configuration."""
+    stage, number = stage_and_round(task)
+    return Progress(
+        name=name,
+        stage=stage,
+        round=number,
+        step=report.step,
+        steps=report.steps,
+        loss=report.loss,
+        tokens_per_s=report.tokens_per_s,
+        tokens=report.tokens,
+    )
+
+
+def stage_and_round(task: Message) -> tuple[str, int]:
+    """`stage` and `round` (or `server-round`) of a task's configuration; "" and 0 without."""
+    config: dict[str, object] = {}
+    for record in task.content.config_records.values():
+        config |= record
+    stage = next((config[k] for k in STAGE_KEYS if isinstance(config.get(k), str)), "")
+    number = next((config[k] for k in ROUND_KEYS if isinstance(config.get(k), int)), 0)
+    return str(stage), int(str(number))

@@ -1,0 +1,75 @@
+"""Who is on the other side of a grid: every node says so itself, whatever the engine."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedmore.experts.errors import RoundError, WireError
+from fedmore.strategies.plan import STRICT, parse
+
+HELLO = "query.hello"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Member:
+    """One client as it describes itself; `size` is the bytes of text that it trains on.
+
+    `updates[i]` is how many of its own updates of `experts[i]` its mirrored state holds.
+    """
+
+    name: str
+    kind: Literal["expert", "adapter"]
+    target: str
+    rank: int
+    size: int
+    experts: list[str]
+    updates: list[int]
+
+    def updates_of(self, expert: str) -> int:
+        """How many of its updates of `expert` the client still knows."""
+        return dict(zip(self.experts, self.updates, strict=True)).get(expert, 0)
+
+
+_MEMBER = TypeAdapter(Member)
+
+
+def ask_members(grid: Grid, timeout_s: float) -> list[tuple[int, Member]]:
+    """Node id and member of every connected client, in order of name.
+
+    Raises `RoundError` when one cannot answer.
+    """
+    messages = [
+        Message(RecordDict(), dst_node_id=node, message_type=HELLO) for node in grid.get_node_ids()
+    ]
+    replies = list(grid.send_and_receive(messages, timeout=timeout_s))
+    fail_on_errors(replies)
+    found = [(reply.metadata.src_node_id, _member(reply)) for reply in replies]
+    return sorted(found, key=lambda pair: pair[1].name)
+
+
+def hello(member: Member) -> RecordDict:
+    """A client's answer to `HELLO`."""
+    config: Any = asdict(member)
+    return RecordDict({"member": ConfigRecord(config)})
+
+
+def _member(reply: Message) -> Member:
+    record = reply.content.config_records.get("member", ConfigRecord())
+    try:
+        return parse(_MEMBER, record)
+    except ValidationError as error:
+        raise WireError(
+            f"node {reply.metadata.src_node_id} does not say who it is: {error}"
+        ) from error
+
+
+def fail_on_errors(replies: Sequence[Message]) -> None:
+    """Raise `RoundError` with every cause if a reply is an error."""
+    causes = [f"node {r.metadata.src_node_id}: {r.error.reason}" for r in replies if r.has_error()]
+    if causes:
+        raise RoundError("; ".join(causes))

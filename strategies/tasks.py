@@ -1,0 +1,153 @@
+"""What a training task says and what its answer holds: the contract of what may leave a client.
+
+A task carries the stage's settings and, where an expert has several owners, the aggregate. The
+answer carries one array, the encoded change of the client's own factors, and scalar metrics.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedmore.experts import factors as low_rank
+from fedmore.experts.errors import WireError
+from fedmore.experts.factors import Factors
+from fedmore.experts.spec import ExpertSpec, Site
+from fedmore.strategies.compression.codec import codec_of, decode, encode
+from fedmore.strategies.plan import STRICT, parse
+
+TRAIN = "train"
+EMBED = "train.embed"
+
+STYPE = "fedmore."
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainTask:
+    """Settings of one client's part in one round; see `fedmore.strategies.plan.Stage`.
+
+    `updates` is how many updates of this client the coordinator has mirrored; `seed` is the
+    federation's. `aggregate_ranks` gives the rank of every site of the aggregate, where one is
+    sent.
+    """
+
+    expert: str
+    kind: Literal["expert", "adapter"]
+    target: str
+    rank: int
+    first_layers: int
+    last_layers: int
+    stage: str
+    round: int
+    rounds: int
+    steps: int
+    batch_size: int
+    sequence_length: int
+    learning_rate: float
+    codec: str
+    threads: int
+    seed: int
+    updates: int
+    aggregate_ranks: tuple[int, ...] = ()
+
+    def spec(self, client: str) -> ExpertSpec:
+        """The share of the expert that `client` trains."""
+        name = f"{self.expert}/{client}"
+        first, last = self.first_layers, self.last_layers
+        return ExpertSpec(name, self.kind, self.target, self.rank, first, last)
+
+
+_TASK = TypeAdapter(TrainTask)
+
+
+def train_content(
+    task: TrainTask,
+    sites: Sequence[Site],
+    codec: str,
+    aggregate: Factors | None,
+    component: Factors | None,
+) -> RecordDict:
+    """The content of a training message.
+
+    `aggregate` is sent where others contribute to the expert, `component` where the client has
+    lost its own state: the first with `codec`, the second at full precision.
+    """
+    arrays: dict[str, Array] = {}
+    config: Any = asdict(task)
+    config["aggregate_ranks"] = []
+    if aggregate is not None:
+        arrays["aggregate"] = pack(codec, low_rank.tensors(aggregate, sites))
+        config["aggregate_ranks"] = [low_rank.ranks(aggregate)[site.path] for site in sites]
+    if component is not None:
+        arrays["component"] = pack("fp32", low_rank.tensors(component, sites))
+    return RecordDict({"task": ConfigRecord(config), "state": ArrayRecord(arrays)})
+
+
+def read_task(content: RecordDict) -> TrainTask:
+    """The settings in a training message; raises `WireError` when they are not a `TrainTask`."""
+    try:
+        return parse(_TASK, content.config_records.get("task", ConfigRecord()))
+    except ValidationError as error:
+        raise WireError(f"not a training task of this version: {error}") from error
+
+
+def read_aggregate(content: RecordDict, sites: Sequence[Site]) -> Factors | None:
+    """The aggregate in a training message, None where there is none; raises `WireError`."""
+    listed = read_task(content).aggregate_ranks
+    if not listed:
+        return None
+    if len(listed) != len(sites):
+        raise WireError(f"the aggregate has {len(listed)} ranks for {len(sites)} matrices")
+    by_path = {site.path: rank for site, rank in zip(sites, listed, strict=True)}
+    return _read(content, "aggregate", sites, by_path)
+
+
+def read_component(content: RecordDict, sites: Sequence[Site], rank: int) -> Factors | None:
+    """The client's own component, where the coordinator sends it back; raises `WireError`."""
+    return _read(content, "component", sites, {site.path: rank for site in sites})
+
+
+def _read(
+    content: RecordDict, name: str, sites: Sequence[Site], by_path: Mapping[str, int]
+) -> Factors | None:
+    record = content.array_records.get("state", ArrayRecord())
+    if name not in record:
+        return None
+    return low_rank.from_tensors(unpack(record[name], low_rank.shapes(sites, by_path)), sites)
+
+
+def update_content(data: bytes, codec: str, metrics: Mapping[str, float | int]) -> RecordDict:
+    """The answer to a training task."""
+    array = _array(data, codec)
+    return RecordDict(
+        {"update": ArrayRecord({"change": array}), "metrics": MetricRecord(dict(metrics))}
+    )
+
+
+def read_update(content: RecordDict, sites: Sequence[Site], rank: int, codec: str) -> Factors:
+    """The change of factors in an answer; raises `WireError` unless it is just what was asked."""
+    record = content.array_records.get("update", ArrayRecord())
+    if list(record) != ["change"]:
+        raise WireError(f"the update holds {list(record)}, not one array named change")
+    if record["change"].stype != STYPE + codec:
+        raise WireError(f"the update is {record['change'].stype}, the task asked for {codec}")
+    ranks = {site.path: rank for site in sites}
+    return low_rank.from_tensors(unpack(record["change"], low_rank.shapes(sites, ranks)), sites)
+
+
+def pack(codec: str, tensors: Sequence[Tensor]) -> Array:
+    """Tensors as one Flower array whose `stype` names the codec."""
+    return _array(encode(codec_of(codec), tensors), codec)
+
+
+def unpack(array: Array, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The inverse of `pack`; raises `WireError`."""
+    return decode(codec_of(array.stype.removeprefix(STYPE)), array.data, shapes)
+
+
+def _array(data: bytes, codec: str) -> Array:
+    return Array(dtype="uint8", shape=(len(data),), stype=STYPE + codec, data=data)

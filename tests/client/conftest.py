@@ -1,0 +1,64 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fedmore.coordinator import init as inits
+from fedmore.coordinator.config import FederationConfig
+from fedmore.coordinator.federation import Federation, open_federation
+from fedmore.coordinator.invites import PORT, write_invite
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.rpc.server import Server, serve
+from fedmore.coordinator.security import read_pair
+from fedmore.coordinator.start import info_of
+from fedmore.experts.base import fingerprint_of
+from fedmore.sims.tiny import make_tiny_base
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of 0.3M parameters: d 64, h 176, 6 blocks, k and v of 32."""
+    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def fingerprint(tiny: Path) -> str:
+    return fingerprint_of(str(tiny))
+
+
+@dataclass
+class Hub:
+    """A coordinator that is up, without a plan."""
+
+    federation: Federation
+    server: Server
+    mailbox: Mailbox
+
+    def invite(self, name: str) -> Path:
+        """A fresh invite."""
+        out = self.federation.directory / f"{name}.json"
+        write_invite(self.federation.directory, name, out)
+        return out
+
+
+@pytest.fixture
+def config(tiny: Path) -> FederationConfig:
+    return inits.new_config(
+        name="demo", base=str(tiny), domains=("legal", "medical"), languages=("gl",), port=0
+    )
+
+
+@pytest.fixture
+def hub(tmp_path: Path, config: FederationConfig) -> Iterator[Hub]:
+    directory = tmp_path / "hub"
+    made, mailbox = inits.create(directory, config), Mailbox()
+    with open_federation(directory) as federation:
+        tls = read_pair(directory, "server")
+        server = serve(
+            federation.registry, federation.store, mailbox, made, info_of(made), lambda _: None,
+            tls=tls,
+        )  # fmt: skip
+        federation.registry.set_state(PORT, server.port)
+        yield Hub(federation, server, mailbox)
+        server.stop()

@@ -1,0 +1,64 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fedmore.client.cli import app
+from fedmore.client.join import training
+from fedmore.experts.errors import ConfigError
+
+LIMIT_S = 0.5
+
+
+def help_seconds(*command: str) -> float:
+    """Processor time of `--help`: it waits for nothing, and the tests run beside each other."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedmore.client.cli", *command, "--help"], stdout=subprocess.DEVNULL
+    )
+    _, code, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(code)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize("command", [(), ("join",), ("preflight",)], ids=" ".join)
+def test_help_answers_at_once(command: tuple[str, ...]) -> None:
+    assert any(help_seconds(*command) < LIMIT_S for _ in range(3))
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, fedmore.client.cli\n"
+        "print(*{'torch', 'flwr', 'grpc', 'transformers', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.strip() == b""
+
+
+def test_exactly_one_of_domain_and_language() -> None:
+    assert training("legal", None) == ("expert", "legal")
+    assert training(None, "gl") == ("adapter", "gl")
+    for domain, language in ((None, None), ("legal", "gl")):
+        with pytest.raises(ConfigError, match="exactly one of --domain"):
+            training(domain, language)
+
+
+@pytest.mark.parametrize("options", [[], ["--domain", "legal", "--language", "gl"]])
+def test_join_refuses_neither_and_both(tmp_path: Path, options: list[str]) -> None:
+    arguments = ["join", str(tmp_path / "i.json"), "--data", str(tmp_path), *options]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ConfigError)
+
+
+def test_a_missing_invite_is_one_line(tmp_path: Path) -> None:
+    arguments = ["join", str(tmp_path / "none.json"), "--data", str(tmp_path), "--domain", "legal"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedmore.client.cli", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("ConfigError: ")
+    assert "none.json" in done.stderr
+    assert done.stderr.count("\n") == 1

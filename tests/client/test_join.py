@@ -1,0 +1,185 @@
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedmore.client import join as joins
+from fedmore.client.device import Machine
+from fedmore.client.join import JoinOptions, default_state, join
+from fedmore.coordinator.grid import MailboxGrid
+from fedmore.experts.errors import (
+    BaseError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    FedmoreError,
+    RankError,
+    TokenError,
+    TransportError,
+)
+from fedmore.protos.flower import make_reply
+from fedmore.protos.invite import Invite
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins, "inspect_machine", lambda: Machine("Fast CPU", 2, GIB, GIB))
+
+
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The node configurations that the ClientApp was made with; it answers with its target."""
+    seen: list[dict[str, Any]] = []
+
+    def make_handler(_node_id: int, config: dict[str, Any]) -> Callable[[Message], Message]:
+        seen.append(config)
+        return lambda task: make_reply(
+            task, RecordDict({"c": ConfigRecord({"target": config["target"]})})
+        )
+
+    monkeypatch.setattr(joins, "make_handler", make_handler)
+    return seen
+
+
+@pytest.fixture
+def options(hub: Any, tmp_path: Path) -> JoinOptions:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "one.txt").write_text("A private text.")
+    return JoinOptions(
+        hub.invite("amt"), data, "expert", "legal", rank=4, state=tmp_path / "state", patience_s=5
+    )
+
+
+def work(hub: Any, options: JoinOptions) -> list[str]:
+    """Join, be asked one thing, and be let go; what was said meanwhile."""
+    said: list[str] = []
+    failures: list[BaseException] = []
+
+    def take_part() -> None:
+        try:
+            joins.take_part(options, said.append)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=take_part)
+    thread.start()
+    assert hub.mailbox.wait_for_nodes(1, 30), failures
+    grid = MailboxGrid(hub.mailbox)
+    tasks = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
+    (reply,) = grid.send_and_receive(tasks, timeout=20)
+    assert reply.content["c"]["target"] == options.target
+    hub.server.finish()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert failures == []
+    return said
+
+
+def test_a_client_joins_works_and_is_let_go(
+    hub: Any, options: JoinOptions, configs: list[dict[str, Any]], tiny: Path
+) -> None:
+    said = work(hub, options)
+    assert any("1 documents; they stay on this machine" in line for line in said)
+    assert said[-1] == "the federation is finished; thank you"
+    assert configs[0] == {
+        "name": "amt", "kind": "expert", "target": "legal", "rank": 4, "data": str(options.data),
+        "base": str(tiny), "dtype": "auto", "device": "cpu", "quantization": "none",
+        "state": str(options.state),
+    }  # fmt: skip
+    assert [m.name for m in hub.federation.registry.members()] == ["amt"]
+
+
+def refused(hub: Any, options: JoinOptions, error: type[FedmoreError], says: str) -> None:
+    """Joining fails clearly, and the invite is still good."""
+    with pytest.raises(error, match=says):
+        join(options, lambda _: None)
+    assert hub.federation.registry.members() == []
+    assert [m.name for m in hub.federation.registry.invited()] == ["amt"]
+
+
+def test_a_missing_gpu_is_refused_before_anything(hub: Any, options: JoinOptions) -> None:
+    refused(hub, replace(options, gpu=0), DeviceError, "--gpu 0.*Fast CPU.*no CUDA device")
+
+
+def test_an_empty_folder_is_refused(hub: Any, options: JoinOptions, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(hub, replace(options, data=tmp_path / "empty"), DataError, "empty")
+
+
+def test_a_missing_folder_is_refused(hub: Any, options: JoinOptions, tmp_path: Path) -> None:
+    refused(hub, replace(options, data=tmp_path / "none"), DataError, "none")
+
+
+def test_text_that_cannot_be_read_is_refused(hub: Any, options: JoinOptions) -> None:
+    (options.data / "two.txt").write_bytes(b"\xff\xfe\x00")
+    refused(hub, options, DataError, r"two\.txt")
+
+
+def test_an_unknown_domain_is_refused_with_the_known_ones(hub: Any, options: JoinOptions) -> None:
+    refused(hub, replace(options, target="music"), ConfigError, "'music'.*legal, medical")
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "limit"), [("expert", "legal", 64), ("adapter", "gl", 32)]
+)
+def test_a_rank_above_what_the_matrix_allows_is_refused(
+    hub: Any, options: JoinOptions, kind: joins.Kind, target: str, limit: int
+) -> None:
+    high = replace(options, kind=kind, target=target, rank=limit + 1)
+    refused(hub, high, RankError, f"rank {limit + 1}.*at most {limit}")
+
+
+def test_another_base_is_refused_naming_both(
+    hub: Any, options: JoinOptions, tmp_path: Path, fingerprint: str
+) -> None:
+    from fedmore.sims.tiny import make_tiny_base
+
+    other = make_tiny_base(tmp_path / "other", seed=1)
+    refused(hub, replace(options, base=str(other)), BaseError, f"other.*{fingerprint}.*--base")
+
+
+def test_a_base_that_is_not_here_is_refused(hub: Any, options: JoinOptions, tmp_path: Path) -> None:
+    refused(hub, replace(options, base=str(tmp_path)), BaseError, "--base PATH")
+
+
+@pytest.mark.usefixtures("configs")
+def test_a_second_client_of_the_same_name_is_refused(
+    hub: Any, options: JoinOptions, tmp_path: Path
+) -> None:
+    work(hub, options)
+    with pytest.raises(TokenError, match="'amt' has been used: a client of that name has joined"):
+        join(replace(options, state=tmp_path / "elsewhere"), lambda _: None)
+
+
+def test_a_coordinator_that_is_not_there_is_named(hub: Any, options: JoinOptions) -> None:
+    hub.server.stop()
+    said: list[str] = []
+    with pytest.raises(TransportError, match=r"127\.0\.0\.1:\d+.*gave up after 0\.3 s"):
+        join(replace(options, patience_s=0.3), said.append)
+    assert any("trying for up to 0.3 s" in line for line in said)
+
+
+def test_coming_back_needs_no_new_invite_and_no_rank(
+    hub: Any, options: JoinOptions, configs: list[dict[str, Any]]
+) -> None:
+    joins.enter(options, joins.read_invite(options.invite), options.state, "cpu", print)
+    work(hub, replace(options, rank=None))
+    assert configs[0]["rank"] == 4
+    with pytest.raises(ConfigError, match="rank 4"):
+        join(replace(options, rank=8), lambda _: None)
+
+
+def test_names_from_a_file_do_not_lead_out_of_the_state_folder() -> None:
+    from platformdirs import user_state_path
+
+    invite = Invite("../../etc", "..", "x:1", None, "t", "2026-01-01T00:00:00+00:00")
+    path = default_state(invite)
+    assert path.resolve().is_relative_to(user_state_path("fedmore").resolve())
+    assert len(path.relative_to(user_state_path("fedmore")).parts) == 2

@@ -1,0 +1,33 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedmore.coordinator import init as inits
+from fedmore.coordinator.config import FederationConfig
+
+FINGERPRINT = "sha256:" + "ab" * 32
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A base that only its fingerprint is asked of; no torch in these tests."""
+
+    def fingerprinted(config: FederationConfig) -> FederationConfig:
+        return replace(config, base=replace(config.base, fingerprint=FINGERPRINT))
+
+    monkeypatch.setattr(inits, "with_fingerprint", fingerprinted)
+    folder = tmp_path / "base"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def federation(tmp_path: Path, base: Path) -> Path:
+    """A fresh federation of two clients on a free port."""
+    config = inits.new_config(
+        name="demo", base=str(base), domains=("legal", "medical"), languages=("gl",), port=0
+    )
+    directory = tmp_path / "federation"
+    inits.create(directory, config)
+    return directory

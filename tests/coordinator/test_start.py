@@ -1,0 +1,212 @@
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from rich.console import Console
+
+from fedmore.client.invite import enrol
+from fedmore.client.session import Session
+from fedmore.coordinator import status as states
+from fedmore.coordinator.federation import is_running, open_federation, running_alone
+from fedmore.coordinator.invites import write_invite
+from fedmore.coordinator.start import Settings, start
+from fedmore.experts.errors import BaseError, ConfigError, RoundError, TransportError
+from fedmore.protos.flower import make_reply
+from fedmore.protos.invite import read_invite
+
+NAMES = ("amt", "klinik")
+
+
+class Waiting(io.StringIO):
+    """A console's file that calls `on_ready` when the coordinator says that it is ready."""
+
+    def __init__(self, on_ready: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_ready = on_ready
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if text.startswith("ready on"):
+            self._on_ready()
+        return written
+
+
+@contextmanager
+def clients(directory: Path, answer: Callable[[Message], Message]) -> Iterator[Waiting]:
+    """Two clients in threads; they come as soon as the coordinator is ready."""
+    threads: list[threading.Thread] = []
+
+    def come() -> None:
+        for name in NAMES:
+            threads.append(threading.Thread(target=take_part, args=(directory, name, answer)))
+            threads[-1].start()
+
+    yield Waiting(come)
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def take_part(directory: Path, name: str, answer: Callable[[Message], Message]) -> None:
+    if not (directory / f"{name}.json").exists():
+        write_invite(directory, name, directory / f"{name}.json")
+    invite = read_invite(directory / f"{name}.json")
+    state = directory / "clients" / name
+    credential = enrol(invite, state, kind="expert", target="legal", rank=4)
+    with suppress(TransportError):  # the coordinator ended without a word, as failing ones do
+        Session(credential, patience_s=0.5).run(answer)
+
+
+def echo(message: Message) -> Message:
+    return make_reply(message, RecordDict({"c": ConfigRecord({"said": "yes"})}))
+
+
+def ask_everybody(*, grid: Any, config: Any, directory: Path, **_: Any) -> None:
+    """A plan of one question to each client."""
+    tasks = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
+    replies = list(grid.send_and_receive(tasks, timeout=20))
+    failures = [r.error.reason for r in replies if r.has_error()]
+    if failures:
+        raise RoundError("; ".join(failures))
+    assert len(replies) == config.federation.clients
+    table = {"legal": {"base": {"mean": 1.2, "ci95": [1.1, 1.3]}, "own_expert": None,
+                       "mixture": {"mean": 1.0, "ci95": [0.9, 1.1]}}}  # fmt: skip
+    (directory / "evaluation.json").write_text(json.dumps({"bits_per_byte": table}))
+
+
+@pytest.fixture(autouse=True)
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow takes seconds to import and has tests of its own."""
+    from fedmore.coordinator import start as starts
+    from fedmore.coordinator.tracking import NullTracker
+
+    monkeypatch.setattr(starts, "MlflowTracker", lambda _: NullTracker())
+
+
+def test_from_ready_to_the_result(federation: Path) -> None:
+    with clients(federation, echo) as out:
+        start(federation, Console(file=out, width=100), run_plan=ask_everybody)
+    text = out.getvalue()
+    assert text.startswith("ready on 127.0.0.1:")
+    assert "(2 clients expected)" in text.splitlines()[0]
+    for expected in ("amt joined", "klinik", "1.200 [1.100, 1.300]", "evaluation.json"):
+        assert expected in text
+    with open_federation(federation) as opened:
+        assert states.status(opened)["phase"] == "finished"
+        assert [e.kind for e in opened.registry.events()][:2] == ["joined", "joined"]
+        assert all(m.bytes_up > 0 for m in opened.registry.members())
+
+
+def test_a_finished_federation_is_left_alone(federation: Path) -> None:
+    with open_federation(federation) as opened:
+        opened.registry.set_state("phase", "finished")
+    out = io.StringIO()
+    start(federation, Console(file=out, width=200), run_plan=ask_everybody)
+    assert "this federation is finished" in out.getvalue()
+    assert "coordinator init" in out.getvalue()
+
+
+def test_a_clients_failure_reaches_the_operator(federation: Path) -> None:
+    def fail(_: Message) -> Message:
+        raise ValueError("the text is all in one line")
+
+    with (
+        clients(federation, fail) as out,
+        pytest.raises(RoundError, match="ValueError: the text is all in one line"),
+    ):
+        start(federation, Console(file=out), run_plan=ask_everybody)
+    with open_federation(federation) as opened:
+        found = states.status(opened)
+    assert found["phase"] == "failed"
+    assert "all in one line" in found["failure"]
+
+
+def test_after_a_failure_the_same_clients_go_on_at_the_same_place(federation: Path) -> None:
+    def stop(**_: Any) -> None:
+        raise RoundError("nothing works today")
+
+    with clients(federation, echo) as out, pytest.raises(RoundError):
+        start(federation, Console(file=out), run_plan=stop)
+    with clients(federation, echo) as out:
+        start(federation, Console(file=out), run_plan=ask_everybody)
+    with open_federation(federation) as opened:
+        assert states.status(opened)["phase"] == "finished"
+        assert len(opened.registry.members()) == 2
+
+
+def test_missing_clients_are_named(federation: Path) -> None:
+    def nobody_comes() -> None:
+        write_invite(federation, "amt", federation / "amt.json")
+
+    out = Waiting(nobody_comes)
+    with pytest.raises(RoundError, match=r"0 of 2 clients came within 0\.5 s; missing: amt"):
+        start(federation, Console(file=out), Settings(patience_s=0.5), ask_everybody)
+
+
+def test_a_port_in_use_is_named(federation: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        toml = federation / "federation.toml"
+        toml.write_text(toml.read_text().replace("port = 0 ", f"port = {port} "))
+        with pytest.raises(TransportError, match=f"127.0.0.1:{port}.*in use"):
+            start(federation, Console(file=io.StringIO()), run_plan=ask_everybody)
+
+
+def test_two_coordinators_do_not_share_a_federation(federation: Path) -> None:
+    assert not is_running(federation)
+    with running_alone(federation):
+        assert is_running(federation)
+        with pytest.raises(TransportError, match="another `coordinator start`"):
+            running_alone(federation, patience_s=0.0).__enter__()
+    assert not is_running(federation)
+
+
+def test_a_killed_coordinator_counts_as_interrupted(federation: Path) -> None:
+    with open_federation(federation) as opened:
+        opened.registry.set_state("phase", "running")
+        assert states.phase(opened) == "interrupted"
+        with running_alone(federation):
+            assert states.phase(opened) == "running"
+
+
+def test_missing_certificates_are_named(federation: Path) -> None:
+    (federation / "tls" / "server.key").unlink()
+    with pytest.raises(ConfigError, match=r"server\.key"):
+        start(federation, Console(file=io.StringIO()), run_plan=ask_everybody)
+
+
+def test_a_missing_base_is_named(federation: Path, base: Path) -> None:
+    base.rmdir()
+    with pytest.raises(BaseError, match=str(base)):
+        start(federation, Console(file=io.StringIO()), run_plan=ask_everybody)
+
+
+def test_ready_soon_and_stopped_with_a_word(federation: Path) -> None:
+    command = [sys.executable, "-m", "fedmore.coordinator.cli", "start", str(federation)]
+    began = time.monotonic()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready on 127.0.0.1:")
+        assert time.monotonic() - began < 5.0
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; `coordinator start" in err
+    assert "Traceback" not in err
+    with open_federation(federation) as opened:
+        assert states.status(opened)["phase"] == "interrupted"

@@ -1,0 +1,63 @@
+import signal
+
+import pytest
+
+from fedmore.experts.errors import DataError, FedmoreError, RankError
+from fedmore.protos import exits
+from fedmore.protos.status import exit_code
+
+
+@pytest.mark.parametrize("error", [DataError("no text in x"), RankError("too high")])
+def test_an_error_is_one_line_and_a_code(
+    error: FedmoreError, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(exits.DEBUG, raising=False)
+
+    def program() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        exits.run(program)
+    assert stop.value.code == exit_code(error)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"{type(error).__name__}: {error}\n"
+
+
+def test_a_long_message_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        exits.fail(DataError("word " * 100 + "\n[red]end[/red]"))
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "[red]end[/red]" in err
+
+
+def test_debug_shows_the_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(exits.DEBUG, "1")
+
+    def program() -> None:
+        raise DataError("no text")
+
+    with pytest.raises(SystemExit):
+        exits.run(program)
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_one_line_that_says_how_to_go_on(
+    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop, exits.interruptible("do it again"):
+        signal.raise_signal(number)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == "stopped; do it again\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_success_exits_zero() -> None:
+    with pytest.raises(SystemExit) as stop:
+        exits.run(lambda: None)
+    assert stop.value.code == 0

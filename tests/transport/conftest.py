@@ -1,0 +1,165 @@
+"""A federation on loopback: real server, TLS, registry and store; clients in threads."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from flwr.app import Message
+
+from fedmore.client.invite import Credential, Invite, enrol
+from fedmore.client.session import Session
+from fedmore.coordinator.config import (
+    BaseSection,
+    FederationConfig,
+    FederationSection,
+    ServerSection,
+)
+from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.rpc.server import Server, serve
+from fedmore.coordinator.security import KeyPair, make_ca, make_server_certificate
+from fedmore.coordinator.store import Store
+from fedmore.protos.info import FederationInfo
+from fedmore.strategies.events import Event
+
+T = TypeVar("T")
+Handler = Callable[[Message], Message]
+
+
+def eventually(condition: Callable[[], T], within_s: float = 10.0) -> T:
+    """Poll until `condition` is true; fails after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
+    return value
+
+
+class Running(threading.Thread):
+    """A session in a thread of its own."""
+
+    def __init__(self, session: Session, handler: Handler) -> None:
+        super().__init__(daemon=True)
+        self.session = session
+        self.statuses: list[str] = []
+        self.finished: bool | None = None
+        self.error: BaseException | None = None
+        self._handler = handler
+        session._on_status = self.statuses.append
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.finished = self.session.run(self._handler)
+        except BaseException as error:
+            self.error = error
+
+    def end(self, within_s: float = 10.0) -> None:
+        self.join(within_s)
+        assert not self.is_alive(), "the session did not end"
+
+
+@dataclass
+class Federation:
+    """Everything of one federation, in one process."""
+
+    directory: Path
+    config: FederationConfig
+    info: FederationInfo
+    ca: KeyPair
+    tls: KeyPair | None
+    registry: Registry
+    store: Store
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    events: list[Event] = field(default_factory=list)
+    running: list[Running] = field(default_factory=list)
+    server: Server = field(init=False)
+
+    def serve(self, port: int = 0) -> Server:
+        server = ServerSection("127.0.0.1", port, "127.0.0.1", heartbeat_s=0.1, dead_after_s=10.0)
+        self.config = FederationConfig(self.config.federation, self.config.base, server)
+        self.server = serve(
+            self.registry,
+            self.store,
+            self.mailbox,
+            self.config,
+            self.info,
+            self.events.append,
+            tls=self.tls,
+            insecure=self.tls is None,
+        )
+        return self.server
+
+    @property
+    def grid(self) -> MailboxGrid:
+        return MailboxGrid(self.mailbox)
+
+    def invite(self, name: str) -> Invite:
+        return Invite(
+            federation=self.info.name,
+            name=name,
+            address=f"127.0.0.1:{self.server.port}",
+            ca=self.ca.certificate.decode() if self.tls else None,
+            token=self.registry.invite(name),
+            expires=(datetime.now(UTC) + timedelta(days=1)).isoformat(),
+        )
+
+    def enrol(self, name: str, kind: str = "expert", target: str = "legal") -> Credential:
+        invite, state = self.invite(name), self.directory / name
+        insecure = self.tls is None
+        return enrol(invite, state, kind=kind, target=target, rank=4, insecure=insecure)
+
+    def join(self, name: str, handler: Handler, *, patience_s: float = 20.0) -> Running:
+        return self.start(self.enrol(name), handler, patience_s=patience_s)
+
+    def start(
+        self, credential: Credential, handler: Handler, *, patience_s: float = 20.0
+    ) -> Running:
+        before = len(self.mailbox.nodes())
+        running = Running(Session(credential, patience_s=patience_s), handler)
+        self.running.append(running)
+        eventually(lambda: len(self.mailbox.nodes()) > before or not running.is_alive())
+        return running
+
+    eventually = staticmethod(eventually)
+
+    def of(self, kind: type[T]) -> list[T]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def close(self) -> None:
+        for running in self.running:
+            running.session.stop("the test is over")
+        self.server.stop()
+        for running in self.running:
+            running.end()
+        self.registry.close()
+
+
+@pytest.fixture(scope="session")
+def authority() -> tuple[KeyPair, KeyPair]:
+    ca = make_ca("test")
+    return ca, make_server_certificate(ca, ["127.0.0.1"])
+
+
+@pytest.fixture
+def federation(tmp_path: Path, authority: tuple[KeyPair, KeyPair]) -> Iterator[Federation]:
+    made = Federation(
+        directory=tmp_path,
+        config=FederationConfig(
+            FederationSection("test", domains=("legal",), languages=("gl",)), BaseSection("tiny")
+        ),
+        info=FederationInfo("test", "tiny", fingerprint="f" * 64, seed=7),
+        ca=authority[0],
+        tls=authority[1],
+        registry=Registry.open(tmp_path),
+        store=Store(tmp_path / "blobs"),
+    )
+    made.serve()
+    yield made
+    made.close()

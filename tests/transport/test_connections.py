@@ -1,0 +1,101 @@
+import pytest
+
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.rows import Member
+from fedmore.coordinator.rpc.connections import REPLACED, Connections
+from fedmore.experts.errors import NameTakenError
+from fedmore.strategies.events import Joined, Left
+
+DEAD_AFTER_S = 10.0
+
+
+class World:
+    """Connections with a clock that the test turns."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.events = []
+        self.mailbox = Mailbox()
+        self.connections = Connections(
+            self.mailbox, self.events.append, DEAD_AFTER_S, clock=lambda: self.now
+        )
+
+    def pass_time(self, seconds):
+        """As the server does: a sweep every second."""
+        for _ in range(int(seconds)):
+            self.now += 1
+            self.connections.sweep()
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def member(tmp_path):
+    from fedmore.coordinator.registry import Registry
+
+    with Registry.open(tmp_path) as registry:
+        found, _ = registry.enrol(registry.invite("ada"), "ada", "expert", "legal", 4)
+    assert isinstance(found, Member)
+    return found
+
+
+def test_silence_ends_a_member(world, member):
+    connection = world.connections.admit(member, "s")
+    world.pass_time(9)
+    world.connections.seen(connection)
+    world.pass_time(10)
+    assert world.mailbox.nodes() == [member.node_id]
+    world.pass_time(1)
+    assert world.mailbox.nodes() == []
+    reason = "no sign of life for 10 s"
+    assert world.events == [Joined("ada", "expert", "legal", 4), Left("ada", reason)]
+    assert connection.ending == reason
+
+
+def test_when_the_coordinator_slept_nobody_is_blamed(world, member):
+    world.connections.admit(member, "s")
+    world.now += 3600
+    world.pass_time(1)
+    assert world.mailbox.nodes() == [member.node_id]
+    world.pass_time(11)
+    assert world.mailbox.nodes() == []
+
+
+def test_a_stream_that_ends_without_a_word_may_come_back(world, member):
+    first = world.connections.admit(member, "s")
+    world.connections.detach(first)
+    world.pass_time(5)
+    second = world.connections.admit(member, "s")
+    world.pass_time(6)
+    world.connections.detach(first)
+    assert world.mailbox.nodes() == [member.node_id]
+    assert second.ending is None
+    assert world.events == [Joined("ada", "expert", "legal", 4)]
+
+
+def test_a_newer_stream_of_the_same_client_replaces_one_that_hangs(world, member):
+    first = world.connections.admit(member, "s")
+    second = world.connections.admit(member, "s")
+    assert first.ending == REPLACED
+    world.connections.detach(first)
+    world.connections.leave(first, "too late to matter")
+    assert second.ending is None
+    assert world.mailbox.nodes() == [member.node_id]
+
+
+def test_another_client_is_refused_until_the_first_is_gone(world, member):
+    first = world.connections.admit(member, "s")
+    with pytest.raises(NameTakenError, match="connected already"):
+        world.connections.admit(member, "t")
+    world.connections.detach(first)
+    assert world.connections.admit(member, "t").ending is None
+
+
+def test_who_was_seen_is_told_once(world, member):
+    connection = world.connections.admit(member, "s")
+    world.connections.seen(connection)
+    assert world.connections.take_seen() == {"ada"}
+    assert world.connections.take_seen() == set()

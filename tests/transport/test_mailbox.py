@@ -1,0 +1,200 @@
+import threading
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.protos.flower import NODE_UNAVAILABLE, make_reply
+
+
+@pytest.fixture
+def mailbox():
+    return Mailbox()
+
+
+@pytest.fixture
+def grid(mailbox):
+    return MailboxGrid(mailbox)
+
+
+def instruction(node, text=""):
+    return Message(RecordDict({"c": ConfigRecord({"text": text})}), node, "train")
+
+
+def answer(task, text="done"):
+    return make_reply(task, RecordDict({"c": ConfigRecord({"text": text})}))
+
+
+def working(mailbox, node, count, handler=answer):
+    """A node in a thread that answers `count` tasks."""
+
+    def work():
+        for _ in range(count):
+            mailbox.reply(handler(mailbox.take(node, timeout=5)))
+
+    thread = threading.Thread(target=work, daemon=True)
+    mailbox.join(node)
+    thread.start()
+    return thread
+
+
+def test_replies_come_in_the_order_of_the_messages(grid, mailbox):
+    for node in (3, 1, 2):
+        working(mailbox, node, 1, lambda t: answer(t, str(t.metadata.dst_node_id)))
+    assert list(grid.get_node_ids()) == [1, 2, 3]
+
+    messages = [instruction(n) for n in (2, 3, 1)]
+    replies = grid.send_and_receive(messages, timeout=5)
+
+    assert [r.content["c"]["text"] for r in replies] == ["2", "3", "1"]
+    ids = [m.metadata.message_id for m in messages]
+    assert [r.metadata.reply_to_message_id for r in replies] == ids
+    assert len(set(ids)) == 3
+
+
+def test_a_node_has_its_tasks_one_after_another(mailbox, grid):
+    mailbox.join(1)
+    ids = list(grid.push_messages([instruction(1, "a"), instruction(1, "b")]))
+    first, second = mailbox.take(1), mailbox.take(1)
+    assert [m.metadata.message_id for m in (first, second)] == ids
+    assert mailbox.take(1) is None
+    mailbox.reply(answer(second))
+    assert [m.metadata.reply_to_message_id for m in grid.pull_messages(ids)] == [ids[1]]
+    mailbox.reply(answer(first))
+    assert len(list(grid.pull_messages(ids))) == 1
+    assert list(grid.pull_messages(ids)) == []
+
+
+def test_timeout_gives_an_error_and_the_node_hears_of_it(mailbox, grid):
+    mailbox.join(1)
+    [reply] = grid.send_and_receive([instruction(1)], timeout=0.05)
+    assert reply.has_error()
+    assert "no reply within 0.05 s" in reply.error.reason
+    task_id = reply.metadata.reply_to_message_id
+    assert mailbox.take_withdrawn(1) == [task_id]
+    assert mailbox.take_withdrawn(1) == []
+    assert mailbox.take(1) is None
+
+
+def test_a_reply_after_the_timeout_is_ignored(mailbox, grid):
+    mailbox.join(1)
+    message = instruction(1)
+    grid.push_messages([message])
+    task = mailbox.take(1)
+    mailbox.withdraw(message.metadata.message_id, "too late")
+    assert not mailbox.reply(answer(task))
+    [reply] = grid.pull_messages([message.metadata.message_id])
+    assert reply.has_error()
+
+
+def test_a_node_that_leaves_fails_its_tasks_at_once(mailbox, grid):
+    mailbox.join(1)
+    mailbox.join(2)
+    results = []
+    messages = [instruction(1), instruction(2)]
+    thread = threading.Thread(
+        target=lambda: results.extend(grid.send_and_receive(messages, timeout=60))
+    )
+    thread.start()
+    task = mailbox.take(2, timeout=5)
+    mailbox.reply(answer(task))
+    mailbox.leave(1, "no sign of life for 10 s")
+    thread.join(5)
+    failed, done = results
+    assert failed.error.code == NODE_UNAVAILABLE
+    assert failed.error.reason == "no sign of life for 10 s"
+    assert failed.metadata.src_node_id == 1
+    assert done.has_content()
+    assert list(grid.get_node_ids()) == [2]
+
+
+def test_a_node_that_is_not_there_answers_with_an_error(grid):
+    [reply] = grid.send_and_receive([instruction(9)], timeout=5)
+    assert "node 9 is not connected" in reply.error.reason
+
+
+def test_a_second_reply_changes_nothing(mailbox, grid):
+    mailbox.join(1)
+    [task_id] = grid.push_messages([instruction(1)])
+    task = mailbox.take(1)
+    assert mailbox.reply(answer(task, "first"))
+    assert not mailbox.reply(answer(task, "second"))
+    assert not mailbox.fail(task_id, "too late")
+    [reply] = grid.pull_messages([task_id])
+    assert reply.content["c"]["text"] == "first"
+
+
+def test_joining_again_hands_out_the_open_tasks_again(mailbox, grid):
+    mailbox.join(1)
+    ids = list(grid.push_messages([instruction(1, "a"), instruction(1, "b")]))
+    mailbox.reply(answer(mailbox.take(1)))
+    mailbox.take(1)
+    mailbox.join(1)
+    assert mailbox.take(1).metadata.message_id == ids[1]
+    assert mailbox.take(1) is None
+    assert mailbox.nodes() == [1]
+
+
+def test_the_same_message_is_queued_once(mailbox, grid):
+    mailbox.join(1)
+    message = instruction(1)
+    assert grid.push_messages([message]) == grid.push_messages([message])
+    assert mailbox.take(1) is message
+    assert mailbox.take(1) is None
+
+
+def test_listeners_hear_of_tasks_and_withdrawals(mailbox, grid):
+    heard = []
+    mailbox.subscribe(heard.append)
+    mailbox.join(1)
+    [task_id] = grid.push_messages([instruction(1)])
+    mailbox.withdraw(task_id, "enough")
+    assert heard == [1, 1, 1]
+
+
+def test_waiting_ends_when_the_node_leaves(mailbox):
+    mailbox.join(1)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(mailbox.take(1, timeout=None)))
+    thread.start()
+    mailbox.leave(1, "gone")
+    thread.join(5)
+    assert results == [None]
+
+
+def test_waiting_for_nodes(mailbox):
+    assert not mailbox.wait_for_nodes(1, timeout=0.01)
+    mailbox.join(1)
+    assert mailbox.wait_for_nodes(1)
+
+
+def test_create_message_is_flowers_older_way(grid):
+    message = grid.create_message(RecordDict(), "train", 4, "g", ttl=3)
+    assert (message.metadata.dst_node_id, message.metadata.ttl) == (4, 3)
+    assert grid.run.run_id == message.metadata.run_id
+
+
+@given(st.lists(st.sampled_from(["join", "leave", "take", "reply", "fail", "push"]), max_size=30))
+def test_whatever_happens_every_task_is_answered_once(steps):
+    mailbox, pushed, handed = Mailbox(), [], []
+    MailboxGrid(mailbox)
+    mailbox.join(1)
+    for step in steps:
+        if step == "push":
+            pushed.append(mailbox.push(instruction(1)))
+        elif step == "take" and (task := mailbox.take(1)):
+            handed.append(task)
+        elif step == "reply" and handed:
+            mailbox.reply(answer(handed[-1]))
+        elif step == "fail" and pushed:
+            mailbox.fail(pushed[0], "failed")
+        elif step == "join":
+            mailbox.join(1)
+        elif step == "leave":
+            mailbox.leave(1, "left")
+    mailbox.leave(1, "the end")
+    replies = mailbox.collect(pushed)
+    assert [r.metadata.reply_to_message_id for r in replies] == pushed

@@ -1,0 +1,113 @@
+import socket
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from fedmore.coordinator.config import ServerSection
+from fedmore.coordinator.rpc.binding import listen_address, probe
+from fedmore.coordinator.rpc.server import SERVICE, serve
+from fedmore.experts.errors import ConfigError, TransportError
+from fedmore.protos.chunks import MAX_MESSAGE
+from fedmore.strategies.events import Left
+
+
+def channel(federation):
+    trust = grpc.ssl_channel_credentials(federation.ca.certificate)
+    return grpc.secure_channel(f"127.0.0.1:{federation.server.port}", trust)
+
+
+def test_health_and_reflection_answer(federation):
+    with channel(federation) as open_channel:
+        health = health_pb2_grpc.HealthStub(open_channel)
+        reply = health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=5)
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        reflection = reflection_pb2_grpc.ServerReflectionStub(open_channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        [answer] = reflection.ServerReflectionInfo(iter([request]), timeout=5)
+        names = {service.name for service in answer.list_services_response.service}
+        assert names >= {"fedmore.v1.Federation", "grpc.health.v1.Health"}
+
+
+def test_a_message_above_4_mib_is_refused(federation):
+    with channel(federation) as open_channel:
+        call = open_channel.unary_unary(f"/{SERVICE}/Describe")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"\0" * (MAX_MESSAGE + 1), timeout=5)
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_port_in_use_is_a_clear_error(federation):
+    port = federation.server.port
+    running = federation.server
+    with pytest.raises(TransportError, match=rf"127\.0\.0\.1:{port}: the port is in use"):
+        federation.serve(port)
+    federation.server = running
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid"])
+def test_an_address_that_is_not_ours_is_a_clear_error(host):
+    with pytest.raises(TransportError, match=r"server\.host is not an address of this machine"):
+        probe(host, 0)
+
+
+def test_ipv6_addresses_have_brackets():
+    assert listen_address("::1", 5) == "[::1]:5"
+
+
+def test_without_a_certificate_insecure_must_be_asked_for(federation):
+    with pytest.raises(ConfigError, match="insecure"):
+        serve(
+            federation.registry,
+            federation.store,
+            federation.mailbox,
+            federation.config,
+            federation.info,
+            federation.events.append,
+        )
+
+
+def test_ipv6_and_every_address_work(federation):
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    federation.server.stop()
+    server = ServerSection("::", 0, "localhost", heartbeat_s=0.1, dead_after_s=10.0)
+    federation.config = type(federation.config)(
+        federation.config.federation, federation.config.base, server
+    )
+    federation.server = serve(
+        federation.registry,
+        federation.store,
+        federation.mailbox,
+        federation.config,
+        federation.info,
+        federation.events.append,
+        tls=federation.tls,
+    )
+    running = federation.join("ada", lambda message: message)
+    federation.server.finish()
+    running.end()
+    assert running.finished
+    assert federation.registry.members()[0].bytes_up > 500
+
+
+def test_a_listener_that_fails_harms_nobody(federation, caplog):
+    federation.events = type("Bad", (list,), {"append": lambda self, event: 1 / 0})()
+    federation.server.stop()
+    federation.serve()
+    running = federation.join("ada", lambda message: message)
+    federation.server.finish()
+    running.end()
+    federation.server.stop()
+    assert running.finished
+    assert "the listener failed on Joined" in caplog.text
+
+
+def test_the_end_is_told_and_stop_can_be_called_twice(federation):
+    running = federation.join("ada", lambda message: message)
+    federation.server.finish()
+    running.end()
+    federation.server.stop()
+    federation.server.stop()
+    assert federation.of(Left) == [Left("ada", "finished")]

@@ -1,0 +1,123 @@
+import random
+import socket
+
+import pytest
+
+from fedmore.coordinator import sockets
+from fedmore.coordinator.sockets import SocketMeter, TrafficCounter, parse_peer
+from fedmore.experts.errors import TransportError
+from fedmore.protos.chunks import digest_of
+from fedmore.strategies.events import Traffic
+
+pytestmark = pytest.mark.skipif(not sockets.supported(), reason="counts exist on Linux only")
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+@pytest.fixture
+def meter(listener):
+    made = SocketMeter(listener.getsockname()[1])
+    yield made
+    made.close()
+
+
+def pair(listener):
+    near = socket.create_connection(listener.getsockname())
+    far, _ = listener.accept()
+    return near, far, "{}:{}".format(*near.getsockname())
+
+
+def receive(connection, count):
+    data = b""
+    while len(data) < count:
+        data += connection.recv(count - len(data))
+
+
+def test_counts_are_the_kernels(listener, meter):
+    near, far, peer = pair(listener)
+    with near, far:
+        near.sendall(b"x" * 1000)
+        receive(far, 1000)
+        far.sendall(b"y" * 300)
+        receive(near, 300)
+        assert meter.sample() == {peer: (1000, 300)}
+
+
+def test_the_last_bytes_of_a_closed_connection_count_once(listener, meter):
+    near, far, peer = pair(listener)
+    assert meter.discover()
+    near.sendall(b"x" * 500)
+    receive(far, 500)
+    far.close()
+    near.close()
+    received, _ = meter.sample()[peer]
+    assert received in (500, 501), "a FIN may count as one"
+    assert meter.sample() == {}
+
+
+def test_connections_of_other_ports_are_not_ours(listener, meter):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        near, far, _ = pair(other)
+        with near, far:
+            assert meter.sample() == {}
+
+
+def test_a_counter_goes_on_over_reconnects_and_names_what_came_before():
+    counter = TrafficCounter()
+    assert counter.update({"p:1": (100, 10)}) == {}
+    counter.name("p:1", "ada")
+    assert counter.update({"p:1": (150, 10)}) == {"ada": (150, 10)}
+    assert counter.update({"p:1": (150, 10)}) == {}
+    counter.name("p:2", "ada")
+    counter.name("p:3", "bob")
+    sample = {"p:1": (160, 10), "p:2": (5, 5), "p:3": (1, 1)}
+    assert counter.update(sample) == {"ada": (15, 5), "bob": (1, 1)}
+    assert counter.update({"p:2": (6, 5)}) == {"ada": (1, 0)}
+    assert not counter.knows("p:1")
+    assert counter.knows("p:2")
+
+
+def test_a_port_that_is_used_again_starts_from_nothing():
+    counter = TrafficCounter()
+    counter.name("p:1", "ada")
+    counter.update({"p:1": (100, 100)})
+    assert counter.update({"p:1": (7, 3)}) == {"ada": (7, 3)}
+    counter.name("p:1", "bob")
+    assert counter.update({"p:1": (9, 3)}) == {"bob": (9, 3)}
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:127.0.0.1:5", "127.0.0.1:5"),
+        ("ipv6:%5B::1%5D:5", "::1:5"),
+        ("ipv6:[::ffff:10.0.0.1]:5", "10.0.0.1:5"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_grpcs_peers_are_understood(peer, address):
+    assert parse_peer(peer) == address
+
+
+def test_where_nobody_counts_it_says_so(monkeypatch):
+    monkeypatch.setattr(sockets, "supported", lambda: False)
+    with pytest.raises(TransportError, match="Linux only"):
+        SocketMeter(1)
+
+
+def test_an_upload_costs_its_payload_and_less_than_five_percent(federation):
+    data = random.Random(1).randbytes(4_000_000)
+    with federation.enrol("ada").link() as link:
+        link.upload(digest_of(data), data)
+    federation.server.finish()
+    federation.server.stop()
+    member = federation.registry.members()[0]
+    assert len(data) <= member.bytes_up < 1.05 * len(data)
+    assert 0 < member.bytes_down < 20_000
+    told = federation.of(Traffic)
+    assert sum(t.bytes_up for t in told) == member.bytes_up
+    assert sum(t.bytes_down for t in told) == member.bytes_down
