@@ -1,57 +1,70 @@
-# `make demo` and `make test` do their own set-up; `make setup` alone does just that.
+# `make demo` and `make test` do their own set-up; `make setup` does just that, text and model included.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
 PY := .venv/bin/python
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROTOS := $(wildcard protos/*.proto)
+INSTALLED := .venv/.installed
 
-.PHONY: setup demo test text format lint types contract protos protos-check tests slow clean
+.PHONY: help setup env text demo test format lint contract types protos protos-check tests clean
 
-setup: .venv/.installed
+help:
+	@echo "make demo    a federation of four clients on this machine; sets itself up"
+	@echo "make test    every check that CI makes; sets itself up"
+	@echo "make setup   .venv, the demo's text and its model; afterwards no network is needed"
+	@echo "make format | lint | types | contract | protos | tests | clean   one thing at a time"
 
-.venv/.installed: pyproject.toml constraints.txt
+setup: text
+
+env: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: there is no $(PYTHON); install Python 3.11 or newer, or say which one: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version 2>&1) is too old, 3.11 or newer is needed; say which one: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	@echo "setting up .venv (a few minutes the first time)"
-	test -x $(PY) || python3 -m venv .venv
-	$(PY) -m pip install -q -c constraints.txt torch hatchling
-	$(PY) -m pip install -q -c constraints.txt "pip>=25.1"
-	$(PY) -m pip install -q -c constraints.txt --group dev -e . --no-build-isolation
-	touch $@
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install -qq -c constraints.txt --upgrade pip
+	$(PY) -m pip install -qq -c constraints.txt hatchling
+	$(PY) -m pip install -qq -c constraints.txt --no-build-isolation --group dev -e .
+	@touch $@
 
-text: setup
-	$(PY) -m fedmore.sims.cli sim fetch quickstart
+text: env
+	@$(PY) -m fedmore.sims.cli sim fetch quickstart
 
 demo: text
 	.venv/bin/fedmore sim run quickstart --engine grpc
 
-test: setup lint contract types protos-check tests
+test: lint contract types protos-check tests
 
-format: setup
+format: env
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-lint: setup
+lint: env
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 
-contract: setup
+contract: env
 	PYTHONPATH=.editable .venv/bin/lint-imports
 
-types: setup
+types: env
 	.venv/bin/mypy .editable/fedmore
 
 GENERATE = $(PY) -m grpc_tools.protoc -I.editable
 
-protos: setup
+protos: env
 	$(GENERATE) --python_out=.editable --pyi_out=.editable --grpc_python_out=.editable $(PROTOS:%=.editable/fedmore/%)
 
-protos-check: setup
+protos-check: env
 	$(PY) tests/check_protos.py
 
-tests: setup
+tests: env
 	HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2
 
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

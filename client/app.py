@@ -26,7 +26,7 @@ from fedmore.experts.text import read_documents, sample, tokenize, windows
 from fedmore.strategies.compression.codec import codec_of
 from fedmore.strategies.compression.error_feedback import Sent, send
 from fedmore.strategies.members import Member, hello
-from fedmore.strategies.router import embedding_content
+from fedmore.strategies.router import embedding_content, read_embed_task
 from fedmore.strategies.tasks import (
     TrainTask,
     read_aggregate,
@@ -103,7 +103,8 @@ def _train(message: Message, context: Context) -> Message:
 
 
 def _refuse_others_work(node: Node, task: TrainTask) -> None:
-    asked, chosen = (task.kind, task.target, task.rank), (node.kind, node.target, node.rank)
+    asked = (task.kind, task.expert, task.target, task.rank)
+    chosen = (node.kind, node.target, node.target, node.rank)
     if asked != chosen:
         raise WireError(f"asked to train {asked}; the owner of this client chose {chosen}")
 
@@ -184,9 +185,9 @@ def _metrics(
 @app.train("embed")
 def _embed(message: Message, context: Context) -> Message:
     node, base = Node.of(context), Node.of(context).load()
-    task: Any = message.content.config_records["task"]
-    texts = sample(node.documents(), task["documents"], task["seed"])
-    rows = [tokenize(base.tokenizer, text)[1 : task["tokens"] + 1] for text in texts]
+    task = read_embed_task(message.content)
+    texts = sample(node.documents(), task.documents, task.seed)
+    rows = [tokenize(base.tokenizer, text)[1 : task.tokens + 1] for text in texts]
     ids = torch.tensor([token for row in rows for token in row], device=base.model.device)
     mean_D = base.model.get_input_embeddings()(ids).double().mean(0).float().cpu()
     metrics = {"documents": len(texts), "tokens": len(ids)}

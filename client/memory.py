@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fedmore.experts.errors import DataError
@@ -54,26 +55,27 @@ class Memory:
         try:
             with safe_open(file, "pt") as opened:
                 meta: dict[str, str] = opened.metadata()
-            tensors = load_file(file)
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            return Remembered(
+                _part(tensors, "component."),
+                _part(tensors, "residual."),
+                int(meta["updates"]),
+                meta["task"],
+                tensors["answer"].numpy().tobytes(),
+                json.loads(meta["metrics"]),
+            )
         except Exception as error:  # safetensors raises its own type, not exported
             raise DataError(f"{file}: damaged ({error}); remove it to start afresh") from error
-        return Remembered(
-            _part(tensors, "component."),
-            _part(tensors, "residual."),
-            int(meta["updates"]),
-            meta["task"],
-            bytes.fromhex(meta["answer"]),
-            json.loads(meta["metrics"]),
-        )
 
     def write(self, expert: str, entry: Remembered) -> None:
         """Remember; a crash leaves the old file or the new one."""
         tensors = {f"component.{k}": t for k, t in to_state(entry.component).items()}
         tensors |= {f"residual.{k}": t for k, t in to_state(entry.residual).items()}
+        # Not in the header, which safetensors limits to 100 MB.
+        tensors["answer"] = torch.frombuffer(bytearray(entry.answer), dtype=torch.uint8)
         meta = {
             "updates": str(entry.updates),
             "task": entry.task,
-            "answer": entry.answer.hex(),
             "metrics": json.dumps(dict(entry.metrics)),
         }
         self.directory.mkdir(parents=True, exist_ok=True)

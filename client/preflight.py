@@ -134,7 +134,9 @@ def view(found: Preflight) -> RenderableType:
 
 
 def _fits(fits: Mapping[str, Fit]) -> Table:
-    table = Table("", "highest rank that fits", "the matrices allow", "memory at that rank")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "highest rank that fits", "matrices allow", "memory then"):
+        table.add_column(heading, no_wrap=True)
     for kind, fit in fits.items():
         rank = str(fit.highest_rank) if fit.highest_rank else "none fits"
         table.add_row(kind, rank, str(fit.rank_limit), gib(fit.bytes_needed))

@@ -4,6 +4,7 @@ A round is finished when its row is in the registry; the row names the blob that
 goes on from, so a coordinator that was stopped goes on after the last finished round.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -54,6 +55,7 @@ def run_plan(
 ) -> None:
     """Run the stages that are left, assemble the mixture, evaluate it, write evaluation.json."""
     run = PlanRun(config, directory, registry, store, tracker, observer)
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # the observer shows the rounds
     make_server_app(run)(grid, Context(RUN, 0, {}, RecordDict(), {}))
 
 

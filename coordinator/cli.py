@@ -46,6 +46,9 @@ def init(
     advertise: Annotated[
         str, typer.Option(help="Host or address that clients reach; --host if none.")
     ] = "",
+    public_text: Annotated[
+        str, typer.Option(help="Public text that the router tells the domains from.")
+    ] = "",
 ) -> None:
     """Make a federation: a commented federation.toml, certificates, an empty registry."""
     from fedmore.coordinator.init import create, new_config
@@ -59,6 +62,7 @@ def init(
         host=host,
         port=port,
         advertise=advertise,
+        public_text=public_text,
     )
     made = create(directory, config)
     say(f"federation {made.federation.name!r} in {directory}, base {made.base.fingerprint}")

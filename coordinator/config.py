@@ -1,6 +1,7 @@
 """`federation.toml`: one file, strictly read. Unknown keys and wrong types give the dotted path."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -91,7 +92,18 @@ def load_config(directory: Path) -> FederationConfig:
         raise ConfigError(f"{path}: not found; run `coordinator init {directory}` first") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    return parse_config(table, str(path))
+    return anchored(parse_config(table, str(path)), directory)
+
+
+def anchored(config: FederationConfig, directory: Path) -> FederationConfig:
+    """The configuration with its texts' relative paths taken from `directory`."""
+
+    def absolute(path: str) -> str:
+        return str(directory.resolve() / Path(path).expanduser()) if path else ""
+
+    texts = {name: absolute(path) for name, path in config.evaluation.texts.items()}
+    router = replace(config.router, public_text=absolute(config.router.public_text))
+    return replace(config, router=router, evaluation=replace(config.evaluation, texts=texts))
 
 
 def parse_config(table: dict[str, object], where: str) -> FederationConfig:

@@ -109,7 +109,9 @@ def evaluate(
     mixture = load_mixture(directory / MIXTURE, scorer.base)
     owners = {e.target: load_factors(store, registry.latest(e.name)) for e in recipe.experts}
     rows = {text: _compare(scorer, mixture, text, owners) for text in config.evaluation.texts}
-    seen = {t: row["scores"]["mixture"] for t, row in rows.items() if t in owners or t == PLAIN}
+    seen: dict[str, Any] = {
+        t: row["scores"]["mixture"] for t, row in rows.items() if t in owners or t == PLAIN
+    }
     earlier = registry.get_state(FORGETTING, [])
     result: Summary = {
         "base": {

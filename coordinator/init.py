@@ -45,6 +45,7 @@ def new_config(
     host: str = "127.0.0.1",
     port: int = 8470,
     advertise: str = "",
+    public_text: str = "",
 ) -> FederationConfig:
     """A configuration with a stage for what there is to train, the rest at its defaults."""
     if not domains and not languages:
@@ -63,6 +64,7 @@ def new_config(
         },
         "base": {"model": base},
         "server": {"host": host, "port": port, "advertise": advertise or host},
+        "router": {"public_text": str(Path(public_text).resolve()) if public_text else ""},
         "stages": [asdict(s) for s in Plan().stages if wanted[s.kind]],
     }
     return configs.parse_config(table, "coordinator init")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fedmore.coordinator import registry as registries
 from fedmore.coordinator import status
+from fedmore.coordinator.checks import check_plan
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.console import make_observer
 from fedmore.coordinator.federation import (
@@ -29,7 +30,7 @@ from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.rpc.server import Server, serve
 from fedmore.coordinator.security import read_pair
 from fedmore.coordinator.tracking import MlflowTracker, Tracker
-from fedmore.experts.errors import BaseError, FedmoreError, RoundError
+from fedmore.experts.errors import FedmoreError, RoundError
 from fedmore.protos.exits import interruptible
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.status import describe
@@ -85,7 +86,7 @@ class Run:
 
     def go(self) -> None:
         """Serve, wait for the clients, run the plan, let the clients go, show the result."""
-        self._check_base()
+        check_plan(self._federation.config)
         try:
             server = self._serve()
             with closing_server(server), self._observer:
@@ -164,11 +165,6 @@ class Run:
                 tokens_per_s=event.tokens_per_s,
                 tokens=event.tokens,
             )
-
-    def _check_base(self) -> None:
-        model = self._federation.config.base.model
-        if Path(model).is_absolute() and not Path(model).exists():
-            raise BaseError(f"base.model: {model} is not there; put it back or change the path")
 
     def _note_failure(self, error: BaseException) -> None:
         """Leave in the registry how this start ended, and close the tracked run."""

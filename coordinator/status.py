@@ -145,7 +145,7 @@ def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def evaluation_view(evaluation: Mapping[str, Any]) -> Table:
     """Bits per byte of held-out text: the base, who trained for it, and the mixture."""
-    table = narrow_table("bits per byte of", "base", "own expert", "mixture")
+    table = narrow_table("bits/byte", "base", "own expert", "mixture")
     for text, scores in evaluation["bits_per_byte"].items():
         columns = (scores.get(k) for k in ("base", "own_expert", "mixture"))
         table.add_row(text, *(score(s) for s in columns))

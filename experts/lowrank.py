@@ -59,20 +59,24 @@ def overlay(
     """Wrap every site of `model` in place, with the frozen change if there is one."""
     layers = {}
     for site in sites:
-        linear = model.get_submodule(site.path)
         pair = None if frozen is None else frozen[site.path]
-        layers[site.path] = LowRankLinear(linear, pair)
-        replace(model, site.path, layers[site.path])
+        layers[site.path] = _wrap(model, site.path, pair)
     return layers
+
+
+def _wrap(model: nn.Module, path: str, pair: tuple[Tensor, Tensor] | None) -> LowRankLinear:
+    linear = model.get_submodule(path)
+    device = next(linear.parameters()).device
+    wrapped = LowRankLinear(linear, pair and (pair[0].to(device), pair[1].to(device)))
+    replace(model, path, wrapped)
+    return wrapped
 
 
 def with_change(model: nn.Module, factors: Factors) -> Any:
     """A copy of `model` (weights shared) with a frozen low-rank change in it."""
     copied = share(model)
     for path, pair in factors.items():
-        device = next(copied.get_submodule(path).parameters()).device
-        moved = (pair[0].to(device), pair[1].to(device))
-        replace(copied, path, LowRankLinear(copied.get_submodule(path), moved))
+        _wrap(copied, path, pair)
     return copied
 
 

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fedmore.experts.base import Base
 from fedmore.experts.errors import BaseError, RegistryError
@@ -76,7 +78,7 @@ def read_recipe(directory: Path) -> Recipe:
 def load_experts(directory: Path, recipe: Recipe) -> dict[str, Factors]:
     """Every expert's change, in the router's order."""
     folder = directory / "experts"
-    return {e.name: from_state(load_file(folder / f"{e.name}.safetensors")) for e in recipe.experts}
+    return {e.name: from_state(_tensors(folder / f"{e.name}.safetensors")) for e in recipe.experts}
 
 
 def load_mixture(directory: Path, base: Base) -> Mixture:
@@ -93,5 +95,13 @@ def load_mixture(directory: Path, base: Base) -> Mixture:
 def _load_router(directory: Path, recipe: Recipe) -> Any:
     if recipe.router == "uniform":
         return UniformRouter(len(recipe.experts))
-    state = load_file(directory / "router.safetensors")
+    state = _tensors(directory / "router.safetensors")
     return DomainRouter(state["rows_ED"], state["bias_E"], state["origin_D"], recipe.top_k)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+        return tensors
+    except (OSError, SafetensorError) as error:
+        raise RegistryError(f"{file}: missing or damaged ({error}); assemble it again") from error

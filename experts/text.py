@@ -60,26 +60,35 @@ def _lines(file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield str(json.loads(line)["text"])
+                text = json.loads(line)["text"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise DataError(f'{file}:{number}: expected {{"text": …}} a line') from error
+            if not isinstance(text, str):
+                raise DataError(f"{file}:{number}: text is {type(text).__name__}, not a string")
+            yield text
 
 
 def _table(file: Path) -> Iterator[str]:
-    from datasets import load_dataset
-
     # A cache of its own, gone afterwards: private text is not left in a shared cache folder.
     with tempfile.TemporaryDirectory() as cache:
-        rows = load_dataset(
-            TABLES[file.suffix],
-            data_files=str(file),
-            split="train",
-            cache_dir=cache,
-            keep_in_memory=True,
-        )
+        rows = _load(file, cache)
         if "text" not in rows.column_names:
             raise DataError(f"{file}: no column named text, only {', '.join(rows.column_names)}")
-        yield from map(str, rows["text"])
+        yield from (str(text) for text in rows["text"] if text is not None)
+
+
+def _load(file: Path, cache: str) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    kind = TABLES[file.suffix]
+    try:
+        return load_dataset(
+            kind, data_files=str(file), split="train", cache_dir=cache, keep_in_memory=True
+        )
+    except (DatasetsError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise DataError(f"{file}: not a {file.suffix} table: {cause}") from error
 
 
 def start_token(tokenizer: Any) -> int:
@@ -100,6 +109,8 @@ def windows(documents: Sequence[str], tokenizer: Any, length: int, count: int, s
     Tokenises only as much as it needs and starts over when the text is used up. Raises `DataError`
     when there is not one token to train on.
     """
+    if not documents:
+        raise DataError("no documents to train on")
     stream = _endless(documents, tokenizer, seed)
     needed = count * length + 1
     tokens: list[int] = []

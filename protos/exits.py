@@ -18,6 +18,11 @@ from fedmore.experts.errors import FedmoreError
 
 DEBUG = "FEDMORE_DEBUG"
 INTERRUPTED, TERMINATED = 130, 143
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "GRPC_VERBOSITY": "NONE",  # its C core logs what we raise as an error anyway
+}
 
 
 class Terminated(KeyboardInterrupt):
@@ -31,6 +36,8 @@ def debugging() -> bool:
 
 def run(program: Callable[[], object]) -> NoReturn:
     """Run a command line and exit: 0, or the code of the `FedmoreError` that ended it."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         program()
     except FedmoreError as error:

@@ -44,8 +44,9 @@ def quiet() -> None:
     """Keep the progress bars of `transformers` off a terminal that shows our own."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    untyped: Any = logging
+    untyped.set_verbosity_error()
+    untyped.disable_progress_bar()
 
 
 def _load(source: Path) -> tuple[Any, Any]:

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Federated mixtures of experts of different rank.", no_args_is_help=True)
+app = typer.Typer(
+    help="Federated mixtures of experts of different rank.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
 sim = typer.Typer(help="Whole federations on this machine.", no_args_is_help=True)
 app.add_typer(sim, name="sim")
 

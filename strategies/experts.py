@@ -15,7 +15,14 @@ from fedmore.experts.spec import ExpertSpec, Shapes, Site
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.plan import Stage
 from fedmore.strategies.state import Contribution, ExpertState, advance, fresh
-from fedmore.strategies.tasks import TRAIN, TrainTask, read_update, train_content
+from fedmore.strategies.tasks import (
+    METRICS,
+    TRAIN,
+    TrainTask,
+    read_metrics,
+    read_update,
+    train_content,
+)
 
 RoundMetrics = dict[str, Any]
 OnRound = Callable[[int, RoundMetrics, Mapping[str, ExpertState]], None]
@@ -142,11 +149,11 @@ class ExpertStrategy(Strategy):
             member, task = waiting.pop(reply.metadata.src_node_id)
             try:
                 change = self._change(reply, member, task)
+                clients[member.name] = read_metrics(reply.content, METRICS)
             except WireError as error:
                 failures.append(f"{member.name}: {error}")
                 continue
             changes.append((member, task, change))
-            clients[member.name] = dict(reply.content.metric_records["metrics"])
         failures += [f"{member.name}: no answer in time" for member, _ in waiting.values()]
         return sorted(changes, key=lambda item: item[0].name), clients, sorted(failures)
 

@@ -1,23 +1,41 @@
 """The Flower strategy of the router stage: clients send a domain embedding, nothing else."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedmore.experts.errors import RoundError
-from fedmore.strategies.members import Member, ask_members, fail_on_errors
-from fedmore.strategies.plan import Stage
-from fedmore.strategies.tasks import EMBED, pack, unpack
+from fedmore.experts.errors import RoundError, WireError
+from fedmore.strategies.members import Member, ask_members
+from fedmore.strategies.plan import STRICT, Stage, parse
+from fedmore.strategies.tasks import EMBED, pack, read_metrics, unpack
 
 DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
 TOKENS = 128
+METRICS = ("documents", "tokens")
 
 OnEmbeddings = Callable[[int, dict[str, Any], Mapping[str, Tensor]], None]
+
+
+@dataclass(frozen=True, config=STRICT)
+class EmbedTask:
+    """Embed the first `tokens` tokens of each of `documents` documents, drawn by `seed`."""
+
+    documents: int
+    tokens: int
+    seed: int
+    stage: str
+    round: int
+
+
+_TASK = TypeAdapter(EmbedTask)
 
 
 class EmbeddingStrategy(Strategy):
@@ -36,8 +54,7 @@ class EmbeddingStrategy(Strategy):
     ) -> Iterable[Message]:
         """Ask every client."""
         self._members = dict(ask_members(grid, self.stage.timeout_s))
-        task: Any = {"documents": DOCUMENTS, "tokens": TOKENS, "seed": self.seed}
-        task |= {"stage": "router", "round": server_round}
+        task: Any = asdict(EmbedTask(DOCUMENTS, TOKENS, self.seed, "router", server_round))
         content = RecordDict({"task": ConfigRecord(task)})
         return [
             Message(content, dst_node_id=node, message_type=EMBED, group_id=str(server_round))
@@ -48,28 +65,37 @@ class EmbeddingStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Mean embeddings by expert; every client must have answered."""
-        answers = list(replies)
-        fail_on_errors(answers)
-        if len(answers) < len(self._members):
-            raise RoundError(f"{len(self._members) - len(answers)} clients sent no embedding")
+        answers, clients = self._read(replies)
         sums: dict[str, Tensor] = {}
         sizes: dict[str, int] = {}
-        clients: dict[str, Any] = {}
-        for member, reply in sorted(self._pairs(answers), key=lambda pair: pair[0].name):
-            array = reply.content.array_records["embedding"]["mean"]
-            (mean,) = unpack(array, [(self.width, 1)])
-            weighted = mean.view(-1).double() * member.size
+        for member, mean in answers:
+            weighted = mean.double() * member.size
             sums[member.target] = sums.get(member.target, torch.zeros(())) + weighted
             sizes[member.target] = sizes.get(member.target, 0) + member.size
-            clients[member.name] = dict(reply.content.metric_records["metrics"])
         self.embeddings = {name: total / sizes[name] for name, total in sums.items()}
         metrics = {"stage": "router", "round": server_round, "clients": clients, "experts": {}}
         self.on_round(server_round, metrics, self.embeddings)
         arrays = {name: Array(mean.numpy()) for name, mean in self.embeddings.items()}
         return ArrayRecord(arrays), MetricRecord()
 
-    def _pairs(self, answers: list[Message]) -> list[tuple[Member, Message]]:
-        return [(self._members[reply.metadata.src_node_id], reply) for reply in answers]
+    def _read(
+        self, replies: Iterable[Message]
+    ) -> tuple[list[tuple[Member, Tensor]], dict[str, Any]]:
+        """Embeddings in order of client name, and their metrics; raises `RoundError`."""
+        answers: list[tuple[Member, Tensor]] = []
+        clients: dict[str, Any] = {}
+        waiting, failures = dict(self._members), []
+        for reply in replies:
+            member = waiting.pop(reply.metadata.src_node_id)
+            try:
+                answers.append((member, read_embedding(reply, self.width)))
+                clients[member.name] = read_metrics(reply.content, METRICS)
+            except WireError as error:
+                failures.append(f"{member.name}: {error}")
+        failures += [f"{member.name}: no answer in time" for member in waiting.values()]
+        if failures:
+            raise RoundError("no domain embedding: " + "; ".join(sorted(failures)))
+        return sorted(answers, key=lambda pair: pair[0].name), clients
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -91,3 +117,21 @@ def embedding_content(mean_D: Tensor, metrics: Mapping[str, int]) -> RecordDict:
     """A client's answer to `EMBED`: one vector at full precision and what it was made of."""
     record = ArrayRecord({"mean": pack("fp32", [mean_D])})
     return RecordDict({"embedding": record, "metrics": MetricRecord(dict(metrics))})
+
+
+def read_embed_task(content: RecordDict) -> EmbedTask:
+    """The settings in an `EMBED` message; raises `WireError` when they are not an `EmbedTask`."""
+    try:
+        return parse(_TASK, content.config_records.get("task", ConfigRecord()))
+    except ValidationError as error:
+        raise WireError(f"not an embedding task of this version: {error}") from error
+
+
+def read_embedding(reply: Message, width: int) -> Tensor:
+    """The vector [`width`] in a client's answer; raises `WireError` when there is none."""
+    if reply.has_error():
+        raise WireError(reply.error.reason)
+    record = reply.content.array_records.get("embedding", ArrayRecord())
+    if list(record) != ["mean"]:
+        raise WireError(f"the embedding holds {list(record)}, not one array named mean")
+    return unpack(record["mean"], [(width, 1)])[0].view(-1)

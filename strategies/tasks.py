@@ -4,7 +4,8 @@ A task carries the stage's settings and, where an expert has several owners, the
 answer carries one array, the encoded change of the client's own factors, and scalar metrics.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -24,6 +25,9 @@ TRAIN = "train"
 EMBED = "train.embed"
 
 STYPE = "fedmore."
+
+METRICS = ("loss", "tokens", "tokens_per_s", "documents", "numbers", "payload_bytes")
+"""What a training answer says beside its one array."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -102,6 +106,8 @@ def read_aggregate(content: RecordDict, sites: Sequence[Site]) -> Factors | None
         return None
     if len(listed) != len(sites):
         raise WireError(f"the aggregate has {len(listed)} ranks for {len(sites)} matrices")
+    if min(listed) < 0:
+        raise WireError(f"the aggregate has a rank of {min(listed)}")
     by_path = {site.path: rank for site, rank in zip(sites, listed, strict=True)}
     return _read(content, "aggregate", sites, by_path)
 
@@ -137,6 +143,19 @@ def read_update(content: RecordDict, sites: Sequence[Site], rank: int, codec: st
         raise WireError(f"the update is {record['change'].stype}, the task asked for {codec}")
     ranks = {site.path: rank for site in sites}
     return low_rank.from_tensors(unpack(record["change"], low_rank.shapes(sites, ranks)), sites)
+
+
+def read_metrics(content: RecordDict, names: Collection[str]) -> dict[str, float | int]:
+    """The metrics in an answer; raises `WireError` unless they are finite numbers of these names."""
+    record = content.metric_records.get("metrics", MetricRecord())
+    if set(record) != set(names):
+        raise WireError(f"the metrics are {sorted(record)}, not {sorted(names)}")
+    metrics: dict[str, float | int] = {}
+    for name, value in record.items():
+        if isinstance(value, list) or not math.isfinite(value):
+            raise WireError(f"the metric {name} is {value}, not a finite number")
+        metrics[name] = value
+    return metrics
 
 
 def pack(codec: str, tensors: Sequence[Tensor]) -> Array:

@@ -169,9 +169,18 @@ class Server:
     def _end_threads(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.run_until_complete(_cancel_the_rest())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
         self._events.close()
+
+
+async def _cancel_the_rest() -> None:
+    """Handlers that a stop has cut off: cancelled, and waited for."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _add_standard_services(server: grpc.aio.Server) -> None:

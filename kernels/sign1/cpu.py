@@ -10,12 +10,14 @@ _WEIGHTS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
 def encode(values_N: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """Encode 1-D float `values_N`; returns (bits uint8 [ceil(N/8)], scales bfloat16 [ceil(N/b)]).
 
-    Raises `ValueError` for a number that is not finite: one would poison its whole block.
+    Raises `ValueError` for a number that is not finite, which would poison its whole block, and for
+    a block whose mean is beyond bfloat16.
     """
     values = values_N.detach().float()
-    if not bool(torch.isfinite(values).all()):
+    scales = block_means(values.abs(), block)
+    if not bool(torch.isfinite(values).all() and torch.isfinite(scales).all()):
         raise ValueError("sign1 cannot encode NaN or Inf")
-    return pack_signs(values >= 0), block_means(values.abs(), block)
+    return pack_signs(values >= 0), scales
 
 
 def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
@@ -49,10 +51,13 @@ def unpack_signs(bits: Tensor, count: int) -> Tensor:
 
 
 def block_means(magnitudes_N: Tensor, block: int) -> Tensor:
-    """Mean of every block, bfloat16; summed in float64 so that no order of summation shows."""
+    """Mean of every block, bfloat16; summed in float64 by halves, an order that all machines keep."""
     count = magnitudes_N.numel()
-    sums = pad(magnitudes_N.double(), (0, -count % block)).view(-1, block).sum(1)
+    sums = pad(magnitudes_N.double(), (0, -count % block)).view(-1, block)
+    while sums.shape[1] > 1:
+        half = (sums.shape[1] + 1) // 2
+        sums = sums[:, :half] + pad(sums[:, half:], (0, sums.shape[1] % 2))
     sizes = torch.full_like(sums, block)
     if count % block:
         sizes[-1] = count % block
-    return (sums / sizes).float().to(torch.bfloat16)
+    return (sums / sizes).view(-1).float().to(torch.bfloat16)

@@ -1,6 +1,5 @@
 """The specification of sign1: plain loops in float32. Slow on purpose."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,14 +9,22 @@ def encode(values_N: Tensor, block: int) -> tuple[Tensor, Tensor]:
     values = values_N.float().tolist()
     scales = []
     for start in range(0, len(values), block):
-        part = values[start : start + block]
-        mean = float(np.sum(np.abs(np.array(part, dtype=np.float64))) / len(part))
-        scales.append(mean)
+        part = [abs(value) for value in values[start : start + block]]
+        scales.append(sum_by_halves(part + [0.0] * (block - len(part))) / len(part))
     packed = bytearray((len(values) + 7) // 8)
     for i, value in enumerate(values):
         packed[i // 8] |= int(value >= 0) << (i % 8)
     bits = torch.tensor(list(packed), dtype=torch.uint8)
     return bits, torch.tensor(scales, dtype=torch.float32).to(torch.bfloat16)
+
+
+def sum_by_halves(values: list[float]) -> float:
+    """The sum in the order that the format fixes; a Python float is a float64."""
+    while len(values) > 1:
+        half = (len(values) + 1) // 2
+        second = values[half:] + [0.0] * (len(values) % 2)
+        values = [a + b for a, b in zip(values[:half], second, strict=True)]
+    return values[0]
 
 
 def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:

@@ -61,9 +61,9 @@ class Cast:
 
     def encode_one(self, tensor: Tensor) -> bytes:
         """One tensor's bytes; raises `ValueError` for NaN or Inf."""
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{self.tag} cannot encode NaN or Inf")
         flat = tensor.detach().cpu().to(self.dtype).contiguous().view(-1)
+        if not bool(torch.isfinite(flat).all()):
+            raise ValueError(f"{self.tag} cannot encode NaN, Inf or what rounds to it")
         return raw(flat)
 
     def decode_one(self, data: bytes, count: int) -> Tensor:

@@ -26,7 +26,8 @@ BATCH = Batch(4, 128)
 
 
 def test_a_rank_costs_sixteen_bytes_a_number_and_what_is_kept() -> None:
-    assert rank_bytes(SIZE, Batch(1, 1), SITES) == 2 * (176 + 64) * 16 + 2 * 4
+    kept = (176 + 1 + 64 + 1) * 4
+    assert rank_bytes(SIZE, Batch(1, 1), SITES) == 2 * (176 + 64) * 16 + kept
 
 
 @given(st.integers(0, 2**34))

@@ -25,8 +25,15 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def federation(tmp_path: Path, base: Path) -> Path:
     """A fresh federation of two clients on a free port."""
+    public = tmp_path / "public.txt"
+    public.write_text("Text that anybody may read.", encoding="utf-8")
     config = inits.new_config(
-        name="demo", base=str(base), domains=("legal", "medical"), languages=("gl",), port=0
+        name="demo",
+        base=str(base),
+        domains=("legal", "medical"),
+        languages=("gl",),
+        port=0,
+        public_text=str(public),
     )
     directory = tmp_path / "federation"
     inits.create(directory, config)

@@ -1,0 +1,42 @@
+"""What must be right before a plan begins, so that nothing fails for it at the end."""
+
+from pathlib import Path
+
+from fedmore.coordinator.config import FederationConfig
+from fedmore.experts.errors import BaseError, ConfigError
+
+
+def check_plan(config: FederationConfig) -> None:
+    """Raise `ConfigError` or `BaseError`, naming the key, for what the plan needs and lacks."""
+    check_base(config)
+    for name, path in config.evaluation.texts.items():
+        check_text(f"evaluation.texts.{name}", path)
+    if config.router.kind == "domain":
+        check_domain_router(config)
+
+
+def check_base(config: FederationConfig) -> None:
+    """A base that is a path must be there."""
+    model = config.base.model
+    if Path(model).is_absolute() and not Path(model).exists():
+        raise BaseError(f"base.model: {model} is not there; put it back or change the path")
+
+
+def check_domain_router(config: FederationConfig) -> None:
+    """The domain router needs every owner's embedding and public text to tell them from."""
+    if not any(stage.kind == "router" for stage in config.stages):
+        raise ConfigError(
+            'router.kind: "domain" needs a stage of kind "router", or take kind = "uniform"'
+        )
+    if not config.router.public_text:
+        raise ConfigError(
+            "router.public_text: name a file of public text (.txt or .jsonl) that the router tells "
+            'the domains from, or take router.kind = "uniform"'
+        )
+    check_text("router.public_text", config.router.public_text)
+
+
+def check_text(key: str, path: str) -> None:
+    """A text that the configuration names must be there."""
+    if not Path(path).exists():
+        raise ConfigError(f"{key}: {path} is not there")
