@@ -31,26 +31,34 @@ def root(
 
 @app.command()
 def join(
-    invite: Annotated[Path, typer.Argument(metavar="INVITE", help="The operator's file.")],
-    data: Annotated[Path, typer.Option(help="Your text: txt, md, jsonl, csv or parquet files.")],
+    invite: Annotated[
+        Path, typer.Argument(metavar="INVITE", help="The invite that the operator sent.")
+    ],
+    data: Annotated[
+        Path, typer.Option(help="Your text: a file or folder of txt, md, jsonl, csv, parquet.")
+    ],
     domain: Annotated[str | None, typer.Option(help="Train an expert for this domain.")] = None,
     language: Annotated[
         str | None, typer.Option(help="Train an adapter for this language.")
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(min=1, help="How large; 16 for a domain, 8 for a language.")
+        int | None,
+        typer.Option(
+            min=1, help="Rank of the change; by default 16 for a domain, 8 for a language."
+        ),
     ] = None,
     gpu: Gpu = None,
     cpu: Cpu = False,
     state: Annotated[
-        Path | None, typer.Option(help="Keep credential and state here; a user folder if none.")
+        Path | None, typer.Option(help="Folder for credential and state; by default the user's.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="This machine's copy of the base, if it lies elsewhere.")
+        str | None,
+        typer.Option(help="This machine's copy of the base, where it lies elsewhere here."),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")] = 0,
     patience: Annotated[
-        float, typer.Option(help="Seconds without the coordinator before giving up.")
+        float, typer.Option(help="Seconds to go on trying when the coordinator is away.")
     ] = 300.0,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow an invite without a certificate (no TLS).")
@@ -80,10 +88,12 @@ def join(
 
 @app.command()
 def preflight(
-    base: Annotated[str | None, typer.Option(help="A base: a folder, or a hub name.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base: a folder, or a name on the hub.")
+    ] = None,
     gpu: Gpu = None,
     cpu: Cpu = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Train in: auto, float32 or bfloat16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Say what this machine can do: device, memory, the highest rank that fits."""

@@ -5,6 +5,7 @@ goes on from, so a coordinator that was stopped goes on after the last finished 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -184,8 +185,6 @@ class Recorder:
         """A training round is aggregated."""
         for name, entry in metrics["experts"].items():
             entry["digest"] = self._keep(states[name], number, entry)
-        for client, entry in metrics["clients"].items():
-            self.run.registry.add_tokens(client, int(entry["tokens"]))
         self._finish(number, metrics | {STATE: self.run.store.put(dump(states))})
 
     def _keep(self, state: ExpertState, number: int, metrics: dict[str, Any]) -> str:
@@ -212,6 +211,16 @@ class Recorder:
         self.run.registry.set_state(EMBEDDINGS, digest)
         self._finish(number, metrics | {STATE: digest})
 
+    def _count_tokens(self) -> None:
+        """Bring members' counts to what the rounds say: once each, whatever was interrupted."""
+        registry = self.run.registry
+        trained: Counter[str] = Counter()
+        for row in registry.rounds():
+            if row.kind != "router":
+                trained.update({n: int(c["tokens"]) for n, c in row.metrics["clients"].items()})
+        for member in registry.members():
+            registry.add_tokens(member.name, trained[member.name] - member.train_tokens)
+
     def _finish(self, number: int, metrics: dict[str, Any]) -> None:
         self.run.registry.add_round(
             stage=self.index,
@@ -220,6 +229,8 @@ class Recorder:
             metrics=metrics,
             started_at=self._started,
         )
+        if self.stage.kind != "router":
+            self._count_tokens()
         self.run.tracker.round(self.index, number, metrics)
         self.run.observer(RoundFinished(self.index, number - 1, metrics))
         if number < self.stage.rounds:

@@ -33,18 +33,22 @@ def root(
 def init(
     directory: Directory,
     base: Annotated[str, typer.Option(help="The base: a folder, or a name on the hub.")],
-    name: Annotated[str, typer.Option(help="Name of the federation; the folder's if none.")] = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the federation; by default the folder's.")
+    ] = "",
     domain: Annotated[
         list[str] | None, typer.Option(help="A domain that may be trained; repeat for more.")
     ] = None,
     language: Annotated[
         list[str] | None, typer.Option(help="A language that may be trained; repeat for more.")
     ] = None,
-    clients: Annotated[int, typer.Option(min=1, help="The plan begins with so many.")] = 2,
-    host: Annotated[str, typer.Option(help="Listen here; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8470,
+    clients: Annotated[int, typer.Option(min=1, help="How many clients the plan waits for.")] = 2,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")
+    ] = 8470,
     advertise: Annotated[
-        str, typer.Option(help="Host or address that clients reach; --host if none.")
+        str, typer.Option(help="Host name or address that clients reach; by default --host.")
     ] = "",
     public_text: Annotated[
         str, typer.Option(help="Public text that the router tells the domains from.")
@@ -76,9 +80,9 @@ def invite(
     directory: Directory,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the client will be called.")],
     out: Annotated[Path, typer.Option(help="Where to write the invite; it holds a secret.")],
-    hours: Annotated[float, typer.Option(help="How long it is good.")] = 24.0,
+    hours: Annotated[float, typer.Option(help="Hours until it expires.")] = 24.0,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="For a coordinator started with --insecure.")
+        bool, typer.Option("--insecure", help="Without TLS, for `start --insecure`: tests only.")
     ] = False,
 ) -> None:
     """Write an invite: it lets one client in, once."""
@@ -96,7 +100,7 @@ def start(
         bool, typer.Option("--insecure", help="Without TLS: for tests on this machine only.")
     ] = False,
     patience: Annotated[
-        float | None, typer.Option(help="Give up when clients are missing after so many seconds.")
+        float | None, typer.Option(help="Seconds to wait for missing clients; by default no limit.")
     ] = None,
 ) -> None:
     """Wait for the clients and run the plan; goes on where an earlier start stopped."""
@@ -133,9 +137,11 @@ def experts(directory: Directory, as_json: AsJson = False) -> None:
 @app.command()
 def assemble(
     directory: Directory,
-    router: Annotated[str, typer.Option(help="How it chooses: domain or uniform.")] = "domain",
+    router: Annotated[
+        str, typer.Option(help="How it chooses experts: domain or uniform.")
+    ] = "domain",
     experts: Annotated[
-        str, typer.Option(help="Names with commas between; all of them if not given.")
+        str, typer.Option(help="Names, with commas between; by default all of them.")
     ] = "",
 ) -> None:
     """Put base, experts and router together as DIR/mixture."""

@@ -29,13 +29,15 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The changed linear layer; factors are cast to x's dtype."""
-        y: Tensor = self.base(x)
+        rows = x.flatten(0, -2)
+        y: Tensor = self.base(rows)
+        # In place on the fresh y: no second [rows, out] tensor is written and read again.
         if self.frozen is not None and self.frozen[1].shape[0]:
             b, a = self.frozen
-            y = y + x @ a.T.to(x.dtype) @ b.T.to(x.dtype)
+            y.addmm_(rows @ a.T.to(x.dtype), b.T.to(x.dtype))
         if self.a is not None and self.b is not None:
-            y = y + (x @ self.a.T.to(x.dtype)) @ (self.scale * self.b.T).to(x.dtype)
-        return y
+            y.addmm_(rows @ self.a.T.to(x.dtype), (self.scale * self.b.T).to(x.dtype))
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def share(model: nn.Module) -> Any:

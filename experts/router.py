@@ -16,7 +16,6 @@ from torch import Tensor, nn
 SHRINKAGE = 0.1
 TEMPERATURE = 0.3
 THRESHOLD = 0.55
-PRIOR = -2.0
 
 
 class Router(Protocol):
@@ -52,8 +51,9 @@ class DomainRouter(nn.Module):
     covariance of public text. ``(e - mu_0) r_i / D_i^2``, ``D_i^2 = (mu_i - mu_0) r_i``, is 0 on
     average on public text and 1 on domain i; what exceeds `THRESHOLD` adds up over the tokens so
     far, as evidence does (log-likelihood ratio of two Gaussians, tempered by `TEMPERATURE` since
-    tokens are not independent). A softmax with the public expert at logit 0 gives the weights; the
-    `top_k` largest of them, the public one included, are kept and not renormalised.
+    tokens are not independent). A softmax with the public expert at logit 0 gives the weights: the
+    same for all at the start, where nothing is known. The `top_k` largest of them, the public one
+    included, are kept and not renormalised.
     """
 
     kind = "domain"
@@ -73,7 +73,7 @@ class DomainRouter(nn.Module):
         centred = embeddings_BTD.float() - self.origin_D
         evidence = centred @ self.rows_ED.T - self.bias_E
         evidence[:, 0] = 0
-        logits = PRIOR + TEMPERATURE * evidence.cumsum(1)
+        logits = TEMPERATURE * evidence.cumsum(1)
         public = torch.zeros_like(logits[..., :1])
         weights = torch.softmax(torch.cat([public, logits], dim=-1), dim=-1)
         return keep_top(weights, self.top_k)[..., 1:].to(embeddings_BTD.dtype)

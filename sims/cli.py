@@ -1,5 +1,6 @@
 """`fedmore`: run scenarios. Imports nothing heavy, so that `--help` answers at once."""
 
+import os
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +11,8 @@ import typer
 app = typer.Typer(
     help="Federated mixtures of experts of different rank.",
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
+    add_completion=False,
 )
 sim = typer.Typer(help="Whole federations on this machine.", no_args_is_help=True)
 app.add_typer(sim, name="sim")
@@ -24,13 +26,19 @@ class Engine(StrEnum):
 
 
 @app.callback()
-def root() -> None:
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (or FEDMORE_DEBUG=1).")
+    ] = False,
+) -> None:
     """Federated mixtures of experts of different rank."""
+    if debug:
+        os.environ["FEDMORE_DEBUG"] = "1"
 
 
 @sim.command("list")
 def list_scenarios() -> None:
-    """The scenarios there are."""
+    """List the scenarios."""
     from rich.console import Console
     from rich.table import Table
 
@@ -43,7 +51,9 @@ def list_scenarios() -> None:
 
 
 @sim.command("fetch")
-def fetch_scenario(name: Annotated[str, typer.Argument(help="Which scenario.")]) -> None:
+def fetch_scenario(
+    name: Annotated[str, typer.Argument(help="Which scenario; `fedmore sim list` names them.")],
+) -> None:
     """Get the model and the text of a scenario; afterwards it needs no network."""
     from rich.console import Console
 
@@ -59,13 +69,19 @@ def run_scenario(
     engine: Annotated[
         Engine, typer.Option(help="grpc: real processes on loopback; local: all in this one.")
     ] = Engine.grpc,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random; by default the scenario's.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder; runs/NAME-TIME if not given.")
+        Path | None, typer.Option(help="A new folder for the run; by default runs/NAME-TIME.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Such as stages.0.steps=5; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of federation.toml, such as stages.0.steps=5; repeat for more.",
+        ),
     ] = None,
 ) -> None:
     """Run a scenario and write report.json, report.html and the plots."""

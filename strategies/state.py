@@ -69,7 +69,7 @@ def advance(
     """
     aggregate: Factors = {}
     wrong, total = 0.0, 0.0
-    for path, old in state.aggregate.items():
+    for path, old in sorted(state.aggregate.items()):  # `restore` knows no other order
         terms = _terms(path, old, contributions)
         b, a = (factor.float() for factor in delta.aggregate(terms, max_rank))
         aggregate[path] = (b, a)

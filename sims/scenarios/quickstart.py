@@ -7,7 +7,7 @@ from fedmore.sims.base import ensure_base
 from fedmore.sims.data.texts import TextFiles, ensure_text
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
 
-_SHARED = {"steps": 8, "batch_size": 4, "sequence_length": 128, "learning_rate": 2e-3}
+_SHARED = {"steps": 6, "batch_size": 4, "sequence_length": 128, "learning_rate": 2e-3}
 _THREADS = max(1, cores() // 3)  # three experts train at once, the language alone
 _CONFIG: dict[str, object] = {
     "federation": {
@@ -24,8 +24,8 @@ _CONFIG: dict[str, object] = {
         {"kind": "language", "rounds": 3, "codec": "sign1", "threads": cores(), **_SHARED},
         {"kind": "router", "rounds": 1, **_SHARED},
     ],
-    "router": {"kind": "domain", "top_k": 2},
-    "evaluation": {"documents": 14, "tokens": 112},
+    "router": {"kind": "domain", "top_k": 3},
+    "evaluation": {"documents": 12, "tokens": 96},
 }
 
 

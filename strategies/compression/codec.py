@@ -139,4 +139,6 @@ def raw(tensor: Tensor) -> bytes:
 
 def unraw(data: bytes, dtype: torch.dtype) -> Tensor:
     """The inverse of `raw`."""
+    if not data:  # of numpy's empty arrays torch cannot change the dtype
+        return torch.empty(0, dtype=dtype)
     return torch.from_numpy(np.frombuffer(data, np.uint8).copy()).view(dtype)

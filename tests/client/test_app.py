@@ -1,0 +1,270 @@
+"""The ClientApp, task by task, on a tiny base."""
+
+import json
+
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+
+from fedmore.client import app as apps
+from fedmore.client.app import handle
+from fedmore.client.memory import Memory
+from fedmore.experts import factors as low_rank
+from fedmore.experts.base import load_base, shapes_of
+from fedmore.experts.errors import DataError, RankError, WireError
+from fedmore.experts.text import tokenize
+from fedmore.protos.flower import make_task
+from fedmore.strategies.members import HELLO
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.router import METRICS as EMBED_METRICS
+from fedmore.strategies.router import EmbedTask, read_embedding
+from fedmore.strategies.tasks import (
+    EMBED,
+    METRICS,
+    TRAIN,
+    TrainTask,
+    read_metrics,
+    read_update,
+    train_content,
+)
+
+TEXTS = [f"stir the soup {i} times, wait {i} minutes, then taste the broth." for i in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def context(tiny, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = (json.dumps({"text": text}) + "\n" for text in TEXTS)
+    (data / "docs.jsonl").write_text("".join(lines), encoding="utf-8")
+    config = {
+        "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(data),
+        "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
+        "state": str(tmp_path / "state"),
+    }  # fmt: skip
+    return Context(1, 5, config, RecordDict(), {})
+
+
+@pytest.fixture
+def base(tiny):
+    return load_base(str(tiny), "float32")
+
+
+def task(number=1, **changes):
+    stage = Stage("experts")
+    values = {
+        "expert": "kitchen", "kind": "expert", "target": "kitchen", "rank": 4,
+        "first_layers": stage.first_layers, "last_layers": stage.last_layers,
+        "stage": "experts", "round": number, "rounds": 3, "steps": 4, "batch_size": 2,
+        "sequence_length": 32, "learning_rate": 2e-2, "codec": "sign1", "threads": 1, "seed": 0,
+        "updates": number - 1,
+    }  # fmt: skip
+    return TrainTask(**(values | changes))
+
+
+@pytest.fixture
+def do(context, base):
+    """Call it with a task: the reply's content."""
+
+    def run(made, aggregate=None, component=None, codec="fp32"):
+        sites = made.spec("a").sites(shapes_of(base.model))
+        content = train_content(made, sites, codec, aggregate, component)
+        message = make_task(content, task_id=f"t{made.round}", node_id=5, message_type=TRAIN)
+        return handle(message, context).content
+
+    return run
+
+
+def change_bytes(content):
+    return content.array_records["update"]["change"].data
+
+
+def state_files(context):
+    folder = apps.Node.of(context).state
+    return {f.name: f.read_bytes() for f in folder.glob("*")} if folder.exists() else {}
+
+
+def test_the_loss_falls_over_rounds(do):
+    losses = [read_metrics(do(task(number)), METRICS)["loss"] for number in (1, 2, 3)]
+    assert losses[2] < losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("codec", ["sign1", "bf16", "fp32"])
+def test_what_is_sent_moves_the_mirror_as_the_memory_says(do, context, base, codec):
+    """Start plus every decoded update is what the client remembers: the coordinator's mirror."""
+    spec = task().spec("a")
+    sites = spec.sites(shapes_of(base.model))
+    mirror = low_rank.initial(spec, sites, 0)
+    for number in (1, 2):
+        content = do(task(number, codec=codec))
+        mirror = low_rank.total(mirror, read_update(content, sites, 4, codec))
+        entry = Memory(apps.Node.of(context).state).read("kitchen")
+        assert entry.updates == number
+        for path, pair in mirror.items():
+            assert all(torch.equal(x, y) for x, y in zip(pair, entry.component[path], strict=True))
+    owed = max(float(t.abs().max()) for pair in entry.residual.values() for t in pair)
+    assert (owed > 0) == (codec != "fp32")
+
+
+def test_metrics(do):
+    content = do(task())
+    metrics = read_metrics(content, METRICS)
+    assert metrics["tokens"] == 4 * 2 * 32
+    assert metrics["documents"] == len(TEXTS)
+    assert metrics["payload_bytes"] == len(change_bytes(content))
+    assert metrics["numbers"] == 6 * 3 * 4 * (64 + 176)
+    assert 4 * metrics["numbers"] / metrics["payload_bytes"] > 28
+
+
+def test_the_same_task_again_gives_the_same_bytes_without_training(do, monkeypatch, context):
+    first = do(task())
+    before = state_files(context)
+    monkeypatch.setattr(apps, "train", None)
+    again = do(task())
+    assert change_bytes(again) == change_bytes(first)
+    assert read_metrics(again, METRICS) == read_metrics(first, METRICS)
+    assert state_files(context) == before
+
+
+def test_the_residual_is_carried_into_the_next_update(do, context):
+    do(task(1))
+    store = Memory(apps.Node.of(context).state)
+    entry = store.read("kitchen")
+    carried = change_bytes(do(task(2)))
+    nothing = {p: (b * 0, a * 0) for p, (b, a) in entry.residual.items()}
+    store.write("kitchen", apps.Remembered(
+        entry.component, nothing, entry.updates, entry.task, entry.answer, entry.metrics
+    ))  # fmt: skip
+    assert change_bytes(do(task(2))) != carried
+
+
+def test_the_aggregate_is_what_training_starts_from(do, base):
+    alone = read_metrics(do(task()), METRICS)["loss"]
+    sites = task().spec("a").sites(shapes_of(base.model))
+    torch.manual_seed(0)
+    aggregate = {
+        s.path: (torch.randn(s.out, 5) * 0.2, torch.randn(5, s.inner) * 0.2) for s in sites
+    }
+    do_again = task(1, round=1, stage="other")
+    assert abs(read_metrics(do(do_again, aggregate), METRICS)["loss"] - alone) > 0.05
+
+
+def test_an_aggregate_with_a_matrix_of_rank_0(do, base):
+    sites = task().spec("a").sites(shapes_of(base.model))
+    aggregate = low_rank.empty(sites) | {
+        sites[0].path: (torch.randn(sites[0].out, 2), torch.randn(2, sites[0].inner))
+    }
+    assert read_metrics(do(task(), aggregate, codec="bf16"), METRICS)["tokens"] > 0
+
+
+def test_lost_state_goes_on_from_the_component_that_is_sent(do, context, base):
+    do(task(1))
+    component = Memory(apps.Node.of(context).state).read("kitchen").component
+    for file in apps.Node.of(context).state.iterdir():
+        file.unlink()
+    with pytest.raises(WireError, match="kitchen: this client knows 0 of its 1 updates"):
+        do(task(2))
+    do(task(2), component=component)
+    entry = Memory(apps.Node.of(context).state).read("kitchen")
+    assert entry.updates == 2
+    path = next(iter(component))
+    moved = float((entry.component[path][0] - component[path][0]).norm())
+    assert 0 < moved < 1
+
+
+def test_a_client_that_is_ahead_starts_over_from_the_component(do, context):
+    do(task(1))
+    do(task(2))
+    with pytest.raises(WireError, match="knows 2 of its 5 updates"):
+        do(task(3, updates=5))
+    do(task(9, updates=0, round=9))
+    assert Memory(apps.Node.of(context).state).read("kitchen").updates == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": "garden"},
+        {"rank": 8},
+        {"kind": "adapter"},
+        {"expert": "../../outside"},
+        {"expert": "garden"},
+    ],
+)
+def test_only_what_the_owner_chose_is_trained(do, context, changes):
+    with pytest.raises(WireError, match="the owner of this client chose"):
+        do(task(**changes))
+    assert state_files(context) == {}
+
+
+def test_a_rank_above_the_matrix_is_refused(do, context):
+    context.node_config["rank"] = 65
+    made = task(rank=65)
+    content = train_content(made, (), "fp32", None, None)
+    message = make_task(content, task_id="t", node_id=5, message_type=TRAIN)
+    with pytest.raises(RankError, match="at most 64"):
+        handle(message, context)
+
+
+def test_damaged_memory_is_told(do, context):
+    do(task())
+    (file,) = apps.Node.of(context).state.iterdir()
+    file.write_bytes(b"x")
+    with pytest.raises(DataError, match="damaged"):
+        do(task(2))
+
+
+def hello(context):
+    message = make_task(RecordDict(), task_id="h", node_id=5, message_type=HELLO)
+    return dict(handle(message, context).content.config_records["member"])
+
+
+def test_hello(do, context):
+    size = sum(len(text.encode()) for text in TEXTS)
+    expected = {"name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "size": size}
+    assert hello(context) == {**expected, "experts": [], "updates": []}
+    do(task(1))
+    assert hello(context) == {**expected, "experts": ["kitchen"], "updates": [1]}
+
+
+def test_hello_without_text_says_why(context, tmp_path):
+    context.node_config["data"] = str(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no such file"):
+        hello(context)
+
+
+def embed(context, **values):
+    from flwr.app import ConfigRecord
+
+    content = RecordDict({"task": ConfigRecord(values)})
+    message = make_task(content, task_id="e", node_id=5, message_type=EMBED)
+    return handle(message, context)
+
+
+def test_embed_is_the_mean_input_embedding(context, base):
+    task = EmbedTask(documents=100, tokens=20, seed=1, stage="router", round=1)
+    reply = embed(context, **vars(task))
+    table = base.model.get_input_embeddings().weight
+    tokens = [t for text in TEXTS for t in tokenize(base.tokenizer, text)[1:21]]
+    expected = table[tokens].double().mean(0).float()
+    torch.testing.assert_close(read_embedding(reply, 64), expected)
+    assert read_metrics(reply.content, EMBED_METRICS) == {"documents": 12, "tokens": len(tokens)}
+
+
+def test_embed_draws_documents_by_seed(context):
+    def run(seed):
+        reply = embed(context, documents=2, tokens=20, seed=seed, stage="router", round=1)
+        return read_embedding(reply, 64)
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+def test_a_broken_embedding_task_is_refused(context):
+    with pytest.raises(WireError, match="not an embedding task"):
+        embed(context, documents="all")

@@ -1,0 +1,65 @@
+"""No image can be built here, but the files can be held against the programs and each other."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from fedmore.client.cli import app as client
+from fedmore.coordinator.cli import app as coordinator
+
+DOCKER = Path(__file__).resolve().parents[2] / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, Any] = COMPOSE["services"]
+PACKAGES = ("client", "coordinator", "experts", "kernels", "protos", "sims", "strategies")
+APPS = {"coordinator": coordinator, "client": client}
+
+
+def test_the_images_are_those_of_the_programs_and_run_unprivileged() -> None:
+    stages = re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE, re.MULTILINE)
+    assert stages == ["build", "runtime", "coordinator", "client"]
+    assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["fedmore"]
+    assert re.findall(r'^ENTRYPOINT \["(\w+)"\]$', DOCKERFILE, re.MULTILINE) == list(APPS)
+    assert "PYTHONSAFEPATH=1" in DOCKERFILE
+
+
+def test_every_install_is_constrained() -> None:
+    installs = re.findall(r"pip install (.*?)(?:\\|\n|&&)", DOCKERFILE)
+    assert len(installs) == 4
+    assert all("-c constraints.txt" in install for install in installs)
+
+
+def test_the_build_sees_the_packages_and_nothing_private() -> None:
+    ignore = (DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert ignore[1] == "*"
+    allowed = {line[1:] for line in ignore if line.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    assert {name for line in copied for name in line.split()} == allowed
+    assert set(PACKAGES) <= allowed
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_starts_with_a_command_that_exists(name: str) -> None:
+    service = SERVICES[name]
+    target = service["build"]["target"]
+    command, *arguments = service["command"]
+    found: Any = typer.main.get_command(APPS[target])
+    found.commands[command].make_context(command, list(arguments))
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert not service["user"].startswith(("0", "root"))
+    assert service["networks"] == ["federation"]
+
+
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_a_client_sees_its_own_folders_only(name: str) -> None:
+    mounts = SERVICES[name]["volumes"]
+    assert [m for m in mounts if m.startswith("./")] == [
+        f"./invites/{name}.json:/invite.json:ro",
+        f"./state/{name}:/state",
+    ]
+    assert all(m.endswith(":ro") for m in mounts if not m.startswith("./state/"))

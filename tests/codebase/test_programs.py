@@ -1,0 +1,57 @@
+"""The installed programs answer `--help` at once, and every option says what it does."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]["scripts"]
+LIMIT_S = 0.5
+
+
+def group(program: str) -> Any:
+    return typer.main.get_command(import_module(SCRIPTS[program].partition(":")[0]).app)
+
+
+def commands(command: Any, path: str) -> dict[str, Any]:
+    found = {path: command}
+    for name, inner in getattr(command, "commands", {}).items():
+        found |= commands(inner, f"{path} {name}")
+    return found
+
+
+COMMANDS = {k: v for program in SCRIPTS for k, v in commands(group(program), program).items()}
+
+
+def seconds(program: str) -> float:
+    """Processor time: it waits for nothing, and the tests run beside each other."""
+    script = Path(sys.executable).with_name(program)
+    assert script.exists(), f"{script.name} is not installed; `make env`"
+    process = subprocess.Popen([script, "--help"], stdout=subprocess.DEVNULL)
+    _, code, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(code)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize("program", SCRIPTS)
+def test_an_installed_program_answers_at_once(program: str) -> None:
+    assert any(seconds(program) < LIMIT_S for _ in range(3))
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_and_option_says_what_it_does(path: str) -> None:
+    command = COMMANDS[path]
+    assert command.help
+    assert command.help.splitlines()[0].endswith(".")
+    silent = [p.name for p in command.params if not getattr(p, "help", None)]
+    assert silent == []

@@ -1,0 +1,186 @@
+import random
+import zlib
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from flwr.serverapp import Grid
+
+from fedmore.experts import factors as low_rank
+from fedmore.experts.errors import FedmoreError
+from fedmore.experts.spec import ExpertSpec
+from fedmore.protos.flower import identify, make_failure, make_reply, stamp
+from fedmore.strategies.compression.codec import codec_of
+from fedmore.strategies.compression.error_feedback import send
+from fedmore.strategies.members import HELLO, Member, hello
+from fedmore.strategies.router import embedding_content
+from fedmore.strategies.tasks import (
+    EMBED,
+    METRICS,
+    TRAIN,
+    read_aggregate,
+    read_component,
+    read_task,
+    update_content,
+)
+
+WIDTH = 5
+SHAPES = {
+    f"model.layers.{i}.{name}": shape
+    for i in range(3)
+    for name, shape in {
+        "self_attn.q_proj": (12, 12),
+        "self_attn.k_proj": (6, 12),
+        "self_attn.v_proj": (6, 12),
+        "self_attn.o_proj": (12, 12),
+        "mlp.gate_proj": (20, 12),
+        "mlp.up_proj": (20, 12),
+        "mlp.down_proj": (12, 20),
+    }.items()
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shapes():
+    return SHAPES
+
+
+@pytest.fixture
+def random_factors():
+    """Call it with sites and a rank."""
+
+    def make(sites, rank, size=1.0):
+        return {
+            s.path: (torch.randn(s.out, rank) * size, torch.randn(rank, s.inner) * size)
+            for s in sites
+        }
+
+    return make
+
+
+class FakeGrid(Grid):
+    """Calls a client's function for each message; replies come in an order drawn by `seed`."""
+
+    def __init__(self, clients, seed=0):
+        identify()
+        self.clients = dict(enumerate(clients, 11))
+        self.order = random.Random(seed)
+        self.sent = []
+
+    def get_node_ids(self):
+        return list(self.clients)
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = [reply for m in messages if (reply := self.deliver(m)) is not None]
+        self.order.shuffle(replies)
+        return replies
+
+    def deliver(self, message):
+        stamp(message, f"task-{len(self.sent)}")
+        self.sent.append(message)
+        client = self.clients[message.metadata.dst_node_id]
+        try:
+            answer = client.answer(message)
+        except FedmoreError as error:
+            return make_failure(message, f"{type(error).__name__}: {error}")
+        return None if answer is None else make_reply(message, answer)
+
+    def tasks(self, message_type=TRAIN):
+        """Every message of a type by client name, oldest first."""
+        found = {}
+        for message in self.sent:
+            if message.metadata.message_type == message_type:
+                name = self.clients[message.metadata.dst_node_id].member.name
+                found.setdefault(name, []).append(message.content)
+        return found
+
+    def set_run(self, run):
+        raise NotImplementedError
+
+    @property
+    def run(self):
+        raise NotImplementedError
+
+    def create_message(self, *_, **__):
+        raise NotImplementedError
+
+    def push_messages(self, messages):
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids):
+        raise NotImplementedError
+
+
+@dataclass
+class FakeClient:
+    """Moves its factors by pseudo-random steps; keeps what a real client keeps.
+
+    `spoil` may replace or change its answers: a function of (message type, answer).
+    """
+
+    name: str
+    kind: str = "expert"
+    target: str = "legal"
+    rank: int = 2
+    size: int = 100
+    spoil: object = None
+    component: dict | None = None
+    residual: dict | None = None
+    updates: int = 0
+    seen: list = field(default_factory=list)
+
+    @property
+    def member(self):
+        known = [self.target] if self.updates else []
+        counts = [self.updates] if self.updates else []
+        return Member(self.name, self.kind, self.target, self.rank, self.size, known, counts)
+
+    def forget(self):
+        self.component, self.residual, self.updates = None, None, 0
+
+    def answer(self, message):
+        kind = message.metadata.message_type
+        work = {HELLO: lambda _: hello(self.member), TRAIN: self.train, EMBED: self.embed}[kind]
+        answer = work(message.content)
+        return self.spoil(kind, answer) if self.spoil else answer
+
+    def train(self, content):
+        task = read_task(content)
+        spec = ExpertSpec(
+            f"{task.expert}/{self.name}", self.kind, self.target, self.rank,
+            task.first_layers, task.last_layers,
+        )  # fmt: skip
+        sites = spec.sites(SHAPES)
+        start = self.component or low_rank.initial(spec, sites, task.seed)
+        owed = self.residual or {p: (b * 0, a * 0) for p, (b, a) in start.items()}
+        returned = read_component(content, sites, self.rank)
+        if returned is not None:
+            start, owed = returned, {p: (b * 0, a * 0) for p, (b, a) in returned.items()}
+        self.seen.append((read_aggregate(content, sites), returned))
+        g = torch.Generator().manual_seed(zlib.crc32(f"{self.name}/{task.round}".encode()))
+        change = [torch.randn(t.shape, generator=g) * 0.1 for t in low_rank.tensors(start, sites)]
+        sent = send(codec_of(task.codec), change, low_rank.tensors(owed, sites))
+        self.component = low_rank.total(start, low_rank.from_tensors(sent.decoded, sites))
+        self.residual = low_rank.from_tensors(sent.residual, sites)
+        self.updates = task.updates + 1
+        return update_content(sent.data, task.codec, dict.fromkeys(METRICS, 1))
+
+    def embed(self, _content):
+        mean = torch.full((WIDTH,), float(zlib.crc32(self.name.encode()) % 97))
+        return embedding_content(mean, {"documents": 3, "tokens": 50})
+
+
+@pytest.fixture
+def fake_grid():
+    return FakeGrid
+
+
+@pytest.fixture
+def fake_client():
+    return FakeClient

@@ -1,0 +1,211 @@
+"""The step from round to round against the weighted sum of products in float64."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmore.experts.factors import ranks
+from fedmore.experts.spec import Site
+from fedmore.strategies.state import Component, Contribution, advance, dump, fresh, restore
+
+SITES = (Site("model.layers.0.mlp.up_proj", 14, 9), Site("model.layers.0.mlp.down_proj", 9, 14))
+ALL = 512
+
+
+def factors(rank, seed, size=1.0):
+    g = torch.Generator().manual_seed(seed)
+    return {
+        s.path: (
+            torch.randn(s.out, rank, generator=g) * size,
+            torch.randn(rank, s.inner, generator=g) * size,
+        )
+        for s in SITES
+    }
+
+
+def moved(old, seed, size=0.1):
+    step = factors(next(iter(ranks(old).values())), seed, size)
+    return {p: (b + step[p][0], a + step[p][1]) for p, (b, a) in old.items()}
+
+
+def contribution(name, rank, weight, seed, scale=2.0):
+    before = factors(rank, seed)
+    return Contribution(name, before, moved(before, seed + 100), weight, scale)
+
+
+def product(factors, path):
+    b, a = factors[path]
+    return b.double() @ a.double()
+
+
+def step_of(items, path):
+    return sum(
+        c.weight * c.scale * (product(c.after, path) - product(c.before, path)) for c in items
+    )
+
+
+def assert_is(state, path, wanted, rtol=2e-6):
+    found = product(state.aggregate, path)
+    assert float((found - wanted).norm()) <= rtol * float(wanted.norm()) + 1e-12
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 10_000))
+def test_equals_the_weighted_sum_for_mixed_ranks(client_ranks, seed):
+    items = [
+        contribution(str(k), rank, (k + 1) / 10, seed + k, scale=0.5 + k)
+        for k, rank in enumerate(client_ranks)
+    ]
+    state, error = advance(fresh("legal", "expert", SITES), items, ALL)
+    for site in SITES:
+        assert_is(state, site.path, step_of(items, site.path))
+    assert error < 3e-7
+    assert {t.dtype for pair in state.aggregate.values() for t in pair} == {torch.float32}
+    again = moved(items[0].after, 7)
+    more = [Contribution("0", items[0].after, again, 0.4, 0.5)]
+    later, _ = advance(state, more, ALL)
+    for site in SITES:
+        wanted = product(state.aggregate, site.path) + step_of(more, site.path)
+        assert_is(later, site.path, wanted)
+
+
+def test_averaging_the_factors_is_told_apart():
+    """What advance must not do gives something far from the exact sum."""
+    items = [contribution("a", 3, 0.5, 1), contribution("b", 3, 0.5, 2)]
+    path = SITES[0].path
+    b, a = (sum(c.weight * c.after[path][i] for c in items) for i in (0, 1))
+    wrong = 2.0 * b.double() @ a.double()
+    exact = sum(c.weight * c.scale * product(c.after, path) for c in items)
+    assert float((wrong - exact).norm() / exact.norm()) > 0.3
+
+
+def test_the_order_of_contributions_does_not_matter():
+    items = [contribution(str(k), k + 1, 0.25, k) for k in range(4)]
+    expected, _ = advance(fresh("legal", "expert", SITES), items, ALL)
+    for turned in itertools.permutations(items):
+        state, _ = advance(fresh("legal", "expert", SITES), turned, ALL)
+        assert set(state.components) == set(expected.components)
+        for site in SITES:
+            assert_is(state, site.path, product(expected.aggregate, site.path), 1e-6)
+
+
+def run(rounds, client_ranks, weights, max_rank=ALL, size=0.05):
+    """Rounds in which every client moves; the state, the clients' factors, ranks and errors."""
+    state = fresh("legal", "expert", SITES)
+    now = {str(k): factors(r, k, 0.3) for k, r in enumerate(client_ranks)}
+    for name, own in now.items():
+        now[name] = {p: (b * 0, a) for p, (b, a) in own.items()}
+    seen, errors = [], []
+    for number in range(rounds):
+        after = {n: moved(f, 1000 * number + int(n), size) for n, f in now.items()}
+        items = [Contribution(n, now[n], after[n], weights[int(n)], 2.0) for n in now]
+        state, error = advance(state, items, max_rank)
+        now = after
+        seen.append(state.rank)
+        errors.append(error)
+    return state, now, seen, errors
+
+
+def test_constant_weights_give_the_weighted_sum_of_components_round_after_round():
+    weights = (0.2, 0.3, 0.5)
+    state, now, seen, errors = run(30, (1, 2, 4), weights)
+    for site in SITES:
+        exact = sum(w * 2.0 * product(now[str(k)], site.path) for k, w in enumerate(weights))
+        assert_is(state, site.path, exact)
+    assert max(seen) <= 7  # rounding does not add to the rank
+    assert max(errors) < 3e-7
+    assert {name: part.updates for name, part in state.components.items()} == dict.fromkeys(
+        "012", 30
+    )
+
+
+def test_a_rank_above_the_matrix_is_cut_to_it_without_error():
+    _, _, seen, errors = run(3, (8, 8), (0.5, 0.5))
+    assert seen == [9, 9, 9]
+    assert max(errors) < 3e-7
+
+
+def test_max_rank_truncates_and_says_how_much():
+    _, _, seen, errors = run(4, (3, 4), (0.5, 0.5), max_rank=2)
+    assert seen == [2, 2, 2, 2]
+    assert all(0.05 < error < 1 for error in errors)
+    items = [contribution("a", 5, 1.0, 3)]
+    cut, error = advance(fresh("legal", "expert", SITES), items, 2)
+    wrong = sum(
+        float((product(cut.aggregate, s.path) - step_of(items, s.path)).norm()) ** 2 for s in SITES
+    )
+    whole = sum(float(step_of(items, s.path).norm()) ** 2 for s in SITES)
+    assert error == pytest.approx((wrong / whole) ** 0.5, rel=1e-5)
+
+
+def test_a_round_that_changes_nothing_leaves_the_aggregate():
+    state, now, _, _ = run(2, (2, 3), (0.5, 0.5))
+    items = [Contribution(n, f, f, 0.5, 2.0) for n, f in now.items()]
+    same, error = advance(state, items, ALL)
+    assert same.rank == state.rank
+    assert error < 3e-7
+    untouched, error = advance(fresh("legal", "expert", SITES), items, ALL)
+    assert (untouched.rank, error) == (0, 0.0)
+
+
+def test_who_was_away_stays_as_it_was():
+    state, now, _, _ = run(2, (2, 3), (0.5, 0.5))
+    after = moved(now["1"], 5)
+    later, _ = advance(state, [Contribution("1", now["1"], after, 1.0, 2.0)], ALL)
+    assert later.components["0"] is state.components["0"]
+    assert later.components["1"].updates == 3
+
+
+def test_the_old_state_is_not_changed():
+    state, now, _, _ = run(1, (2,), (1.0,))
+    before = {p: (b.clone(), a.clone()) for p, (b, a) in state.aggregate.items()}
+    advance(state, [Contribution("0", now["0"], moved(now["0"], 3), 1.0, 2.0)], ALL)
+    for path, (b, a) in state.aggregate.items():
+        assert torch.equal(b, before[path][0])
+        assert torch.equal(a, before[path][1])
+    assert state.components["0"].updates == 1
+
+
+def same(left, right):
+    return set(left) == set(right) and all(
+        torch.equal(x, y) for p in left for x, y in zip(left[p], right[p], strict=True)
+    )
+
+
+def test_dump_and_restore():
+    first, _, _, _ = run(2, (2, 3), (0.5, 0.5))
+    odd = fresh("a/b", "adapter", SITES)
+    odd, _ = advance(odd, [contribution("names with spaces, ü", 1, 1.0, 4)], ALL)
+    states = {"legal": first, "a/b": odd, "new": fresh("new", "expert", SITES)}
+    back = restore(dump(states))
+    assert dump(back) == dump(states)
+    assert list(back) == list(states)
+    for name, state in states.items():
+        assert (back[name].name, back[name].kind) == (name, state.kind)
+        assert same(back[name].aggregate, state.aggregate)
+        assert list(back[name].components) == list(state.components)
+        for client, part in state.components.items():
+            assert back[name].components[client].updates == part.updates
+            assert same(back[name].components[client].factors, part.factors)
+
+
+def test_names_of_which_one_begins_like_another():
+    a, _ = advance(fresh("a", "expert", SITES), [contribution("x", 1, 1.0, 1)], ALL)
+    ab, _ = advance(fresh("ab", "expert", SITES), [contribution("xy", 2, 1.0, 2)], ALL)
+    ab = type(ab)(ab.name, ab.kind, ab.aggregate, {**ab.components, "x": Component(factors(1, 5))})
+    back = restore(dump({"a": a, "ab": ab}))
+    assert same(back["a"].aggregate, a.aggregate)
+    assert set(back["ab"].components) == {"xy", "x"}
+    assert same(back["ab"].components["x"].factors, factors(1, 5))
+
+
+def test_going_on_from_a_dump_is_going_on():
+    state, now, _, _ = run(3, (2, 3), (0.5, 0.5))
+    items = [Contribution(n, f, moved(f, 9), 0.5, 2.0) for n, f in now.items()]
+    straight, error = advance(state, items, ALL)
+    resumed, error_ = advance(restore(dump({"legal": state}))["legal"], items, ALL)
+    assert same(straight.aggregate, resumed.aggregate)
+    assert error == error_

@@ -1,0 +1,359 @@
+"""The two strategies over a grid in memory, with clients that do what real ones do."""
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedmore.experts.errors import DataError, RoundError, WireError
+from fedmore.strategies.experts import ExpertStrategy, train_stage
+from fedmore.strategies.members import HELLO, ask_members
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.router import (
+    DOCUMENTS,
+    TOKENS,
+    EmbeddingStrategy,
+    read_embed_task,
+    read_embedding,
+)
+from fedmore.strategies.state import dump, restore
+from fedmore.strategies.tasks import EMBED, METRICS, TRAIN, read_task
+
+STAGE = Stage("experts", steps=2, first_layers=1, last_layers=1)
+
+
+class Log(list):
+    """Rounds as `on_round` is told of them."""
+
+    def __call__(self, number, metrics, states):
+        self.append((number, metrics, dict(states)))
+
+
+@pytest.fixture
+def clients(fake_client):
+    """Two owners of legal, of mixed ranks, one of medical, and an adapter."""
+
+    def make():
+        return [
+            fake_client("b", rank=4, size=300),
+            fake_client("a", rank=2, size=100),
+            fake_client("m", target="medical", rank=3, size=50),
+            fake_client("g", kind="adapter", target="gl", rank=2),
+        ]
+
+    return make
+
+
+@pytest.fixture
+def start(shapes):
+    """Call it with a grid: trains and returns the strategy and its rounds."""
+
+    def run(grid, rounds=3, stage=STAGE, states=None, done=0):
+        log = Log()
+        strategy = ExpertStrategy(stage, shapes, 7, states or {}, log, done)
+        strategy.start(grid, ArrayRecord(), num_rounds=rounds, timeout=5)
+        return strategy, log
+
+    return run
+
+
+def spoiling(when, result):
+    """A client's `spoil`: act on messages of type `when`."""
+
+    def spoil(kind, answer):
+        if kind != when:
+            return answer
+        if isinstance(result, Exception):
+            raise result
+        return result(answer) if callable(result) else result
+
+    return spoil
+
+
+def product(factors, path):
+    b, a = factors[path]
+    return b.double() @ a.double()
+
+
+def test_aggregates_are_the_weighted_sum_of_what_the_clients_hold(fake_grid, clients, start):
+    everybody = clients()
+    strategy, log = start(fake_grid(everybody))
+    b, a, m, g = everybody
+    assert set(strategy.states) == {"legal", "medical"}
+    for path in strategy.states["legal"].aggregate:
+        exact = 2 * (0.75 * product(b.component, path) + 0.25 * product(a.component, path))
+        found = product(strategy.states["legal"].aggregate, path)
+        assert float((found - exact).norm() / exact.norm()) < 1e-6
+        alone = 2 * product(m.component, path)
+        found = product(strategy.states["medical"].aggregate, path)
+        assert float((found - alone).norm() / alone.norm()) < 1e-6
+    assert (strategy.states["legal"].rank, strategy.states["medical"].rank) == (6, 3)
+    assert [number for number, _, _ in log] == [1, 2, 3]
+    assert g.updates == 0
+    metrics = log[-1][1]
+    assert set(metrics["clients"]) == set("abm")
+    assert metrics["experts"]["legal"]["aggregation_error"] < 1e-6
+    assert (metrics["stage"], metrics["round"], metrics["failures"]) == ("experts", 3, [])
+
+
+def test_mirrored_components_are_the_clients_own(fake_grid, clients, start):
+    everybody = clients()
+    strategy, _ = start(fake_grid(everybody))
+    for client in everybody[:3]:
+        part = strategy.states[client.target].components[client.name]
+        assert part.updates == client.updates == 3
+        for path, pair in client.component.items():
+            assert all(torch.equal(x, y) for x, y in zip(part.factors[path], pair, strict=True))
+
+
+def test_the_language_stage_asks_the_adapters(fake_grid, clients, start):
+    grid = fake_grid(clients())
+    strategy, _ = start(grid, 1, Stage("language", first_layers=1, last_layers=1))
+    assert set(grid.tasks()) == {"g"}
+    assert set(strategy.states) == {"gl"}
+    assert (train_stage("experts"), train_stage("language")) == ("expert", "adapter")
+
+
+@pytest.mark.parametrize("order", range(1, 5))
+def test_the_order_of_replies_does_not_matter(fake_grid, clients, start, order):
+    expected, _ = start(fake_grid(clients(), seed=0))
+    found, _ = start(fake_grid(clients(), seed=order))
+    assert dump(found.states) == dump(expected.states)
+
+
+def test_what_a_task_says(fake_grid, clients, start):
+    grid = fake_grid(clients())
+    start(grid, 2)
+    first, second = (read_task(content) for content in grid.tasks()["a"])
+    assert (first.round, second.round) == (1, 2)
+    assert (first.updates, second.updates) == (0, 1)
+    assert (first.rank, first.target, first.expert, first.seed) == (2, "legal", "legal", 7)
+    assert (first.codec, first.rounds, first.stage) == ("sign1", 3, "experts")
+
+
+def test_the_aggregate_goes_to_those_who_share_it(fake_grid, clients, start):
+    everybody = clients()
+    start(fake_grid(everybody), 2)
+    b, a, m, _ = everybody
+    assert a.seen[0][0] is None
+    assert b.seen[1][0] is not None
+    assert a.seen[1][0] is not None
+    assert m.seen[1] == (None, None)
+    assert all(returned is None for _, returned in (*a.seen, *b.seen))
+
+
+def test_who_lost_its_state_is_sent_it_again(fake_grid, clients, start):
+    everybody = clients()
+    grid = fake_grid(everybody)
+    strategy, _ = start(grid, 2)
+    a = everybody[1]
+    kept = a.component
+    a.forget()
+    later, _ = start(grid, 1, states=strategy.states, done=2)
+    returned = a.seen[-1][1]
+    assert returned is not None
+    for path, pair in kept.items():
+        assert all(torch.equal(x, y) for x, y in zip(returned[path], pair, strict=True))
+    part = later.states["legal"].components["a"]
+    assert part.updates == a.updates == 3
+    for path, pair in a.component.items():
+        assert all(torch.equal(x, y) for x, y in zip(part.factors[path], pair, strict=True))
+    assert everybody[0].seen[-1][1] is None
+
+
+def test_who_is_ahead_is_sent_its_state_too(fake_grid, clients, start):
+    """It did a task whose answer never arrived."""
+    everybody = clients()
+    grid = fake_grid(everybody)
+    strategy, _ = start(grid, 1)
+    a = everybody[1]
+    a.updates += 1
+    start(grid, 1, states=strategy.states, done=1)
+    assert a.seen[-1][1] is not None
+
+
+def test_a_failing_client_is_left_out_and_named(fake_grid, clients, start):
+    everybody = clients()
+    everybody[1].spoil = spoiling(TRAIN, DataError("no text in it"))
+    strategy, log = start(fake_grid(everybody), 1)
+    assert log[0][1]["failures"] == ["a: DataError: no text in it"]
+    assert set(log[0][1]["clients"]) == {"b", "m"}
+    assert set(strategy.states["legal"].components) == {"b"}
+    path = next(iter(strategy.states["legal"].aggregate))
+    alone = 2 * product(everybody[0].component, path)
+    found = product(strategy.states["legal"].aggregate, path)
+    assert float((found - alone).norm() / alone.norm()) < 1e-6
+
+
+def test_who_does_not_answer_is_named(fake_grid, clients, start):
+    everybody = clients()
+    everybody[1].spoil = spoiling(TRAIN, lambda _: None)
+    _, log = start(fake_grid(everybody), 1)
+    assert log[0][1]["failures"] == ["a: no answer in time"]
+
+
+def hostile(answer, **changes):
+    return RecordDict({**answer, **changes})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: RecordDict(),
+        lambda answer: hostile(answer, metrics=MetricRecord({"loss": 1.0})),
+        lambda answer: hostile(answer, metrics=ConfigRecord({"loss": "x"})),
+        lambda answer: hostile(
+            answer, metrics=MetricRecord(dict.fromkeys(METRICS, 1) | {"loss": float("nan")})
+        ),
+        lambda answer: hostile(
+            answer, update=ArrayRecord({"change": Array("uint8", (1,), "fedmore.sign1", b"x")})
+        ),
+        lambda answer: hostile(
+            answer, update=ArrayRecord({"change": Array("uint8", (1,), "numpy.ndarray", b"x")})
+        ),
+    ],
+)
+def test_a_hostile_answer_fails_its_client_alone(fake_grid, clients, start, spoil):
+    everybody = clients()
+    everybody[0].spoil = spoiling(TRAIN, spoil)
+    strategy, log = start(fake_grid(everybody), 1)
+    (failure,) = log[0][1]["failures"]
+    assert failure.startswith("b: ")
+    assert set(strategy.states["legal"].components) == {"a"}
+    assert set(log[0][1]["clients"]) == {"a", "m"}
+
+
+def test_when_all_fail_every_cause_is_told(fake_grid, clients, start):
+    everybody = clients()
+    for client, cause in zip(everybody, ("no text", "no memory", "no time", ""), strict=True):
+        client.spoil = spoiling(TRAIN, DataError(cause))
+    with pytest.raises(RoundError, match=r"no client succeeded: a: .*no memory; b: .*no text; m: "):
+        start(fake_grid(everybody), 1)
+
+
+def test_a_failed_client_comes_back_in_the_next_round(fake_grid, clients, start):
+    everybody = clients()
+    grid = fake_grid(everybody)
+    everybody[1].spoil = spoiling(TRAIN, DataError("busy"))
+    strategy, _ = start(grid, 1)
+    everybody[1].spoil = None
+    later, log = start(grid, 1, states=strategy.states, done=1)
+    assert log[0][1]["failures"] == []
+    assert later.states["legal"].components["a"].updates == 1
+    assert everybody[1].seen[-1][0] is not None
+
+
+def test_a_stage_without_clients_is_an_error(fake_grid, fake_client, start):
+    with pytest.raises(RoundError, match="no client trains for the stage 'language'"):
+        start(fake_grid([fake_client("a")]), 1, Stage("language"))
+
+
+def test_interrupted_after_any_round_the_result_is_the_same(fake_grid, clients, start):
+    straight, _ = start(fake_grid(clients()), 4)
+    for done in (1, 2, 3):
+        grid = fake_grid(clients())
+        before, _ = start(grid, done)
+        states = restore(dump(before.states))
+        after, log = start(grid, 4 - done, states=states, done=done)
+        assert [number for number, _, _ in log] == list(range(done + 1, 5))
+        assert dump(after.states) == dump(straight.states)
+
+
+def test_members_say_who_they_are_in_order_of_name(fake_grid, clients):
+    grid = fake_grid(clients())
+    found = ask_members(grid, 5)
+    assert [(node, member.name) for node, member in found] == [
+        (12, "a"), (11, "b"), (14, "g"), (13, "m")
+    ]  # fmt: skip
+    assert found[0][1].updates_of("legal") == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [RecordDict(), RecordDict({"member": ConfigRecord({"name": "x", "rank": "2"})})]
+)
+def test_who_does_not_say_who_it_is_is_refused(fake_grid, clients, answer):
+    everybody = clients()
+    everybody[2].spoil = spoiling(HELLO, lambda _: answer)
+    with pytest.raises(WireError, match="node 13 does not say who it is"):
+        ask_members(fake_grid(everybody), 5)
+
+
+def test_who_cannot_say_who_it_is_ends_the_round_with_its_cause(fake_grid, clients, start):
+    everybody = clients()
+    everybody[2].spoil = spoiling(HELLO, DataError("unreadable"))
+    with pytest.raises(RoundError, match="node 13: DataError: unreadable"):
+        start(fake_grid(everybody), 1)
+
+
+# The router stage
+
+
+class Answer:
+    """As much of a reply as `read_embedding` looks at."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def has_error(self):
+        return False
+
+
+@pytest.fixture
+def embed():
+    def run(grid):
+        log = Log()
+        strategy = EmbeddingStrategy(Stage("router", rounds=1), 5, 7, log)
+        strategy.start(grid, ArrayRecord(), num_rounds=1, timeout=5)
+        return strategy.embeddings, log
+
+    return run
+
+
+def test_embeddings_are_means_by_size_of_text(fake_grid, clients, embed):
+    grid = fake_grid(clients())
+    found, log = embed(grid)
+    assert set(found) == {"legal", "medical", "gl"}
+    value = {c.name: read_embedding(Answer(c.embed(None)), 5)[0].item() for c in clients()}
+    assert found["legal"].tolist() == [0.75 * value["b"] + 0.25 * value["a"]] * 5
+    assert found["medical"].tolist() == [value["m"]] * 5
+    assert log[0][1]["clients"]["a"] == {"documents": 3, "tokens": 50}
+    task = read_embed_task(grid.tasks(EMBED)["a"][0])
+    assert (task.documents, task.tokens, task.seed) == (DOCUMENTS, TOKENS, 7)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_embeddings_do_not_depend_on_the_order(fake_grid, clients, embed, order):
+    expected, _ = embed(fake_grid(clients(), 0))
+    found, _ = embed(fake_grid(clients(), order))
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (DataError("gone"), "m: DataError: gone"),
+        (lambda _: None, "m: no answer in time"),
+        (lambda _: RecordDict(), r"m: the embedding holds \[\]"),
+        (
+            lambda answer: hostile(answer, metrics=MetricRecord({"text": 1})),
+            r"m: the metrics are \['text'\]",
+        ),
+        (
+            lambda answer: hostile(
+                answer,
+                embedding=ArrayRecord({"mean": Array("uint8", (4,), "fedmore.fp32", b"1234")}),
+            ),
+            "m: fp32: 4 bytes where the shapes ask for 20",
+        ),
+    ],
+)
+def test_every_client_must_embed(fake_grid, clients, embed, spoil, cause):
+    everybody = clients()
+    everybody[2].spoil = spoiling(EMBED, spoil)
+    with pytest.raises(RoundError, match=cause):
+        embed(fake_grid(everybody))
+
+
+def test_a_broken_embedding_task_is_refused():
+    with pytest.raises(WireError, match="not an embedding task"):
+        read_embed_task(RecordDict({"task": ConfigRecord({"documents": "all"})}))
