@@ -84,7 +84,7 @@ def _steps(
     """One optimiser step a turn; yields its loss."""
     parameters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, betas=BETAS, weight_decay=0.0)
-    batches = windows_WT.to(model.device).split(schedule.batch_size)
+    batches = windows_WT.to(model.device).view(schedule.steps, schedule.batch_size, -1)
     for step in range(schedule.steps):
         optimiser.param_groups[0]["lr"] = schedule.rate(step)
         batch = batches[step]

@@ -146,7 +146,7 @@ def read_update(content: RecordDict, sites: Sequence[Site], rank: int, codec: st
 
 
 def read_metrics(content: RecordDict, names: Collection[str]) -> dict[str, float | int]:
-    """The metrics in an answer; raises `WireError` unless they are finite numbers of these names."""
+    """The metrics in an answer; raises `WireError` unless they are finite and named so."""
     record = content.metric_records.get("metrics", MetricRecord())
     if set(record) != set(names):
         raise WireError(f"the metrics are {sorted(record)}, not {sorted(names)}")

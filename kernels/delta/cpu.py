@@ -11,8 +11,8 @@ Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], weight
 # add the sum of ranks to the aggregate's rank in every round.
 NOISE = 3e-7
 
-# Below this part of the stacked factors' product nothing is left but rounding of float64: terms that
-# cancel out sum to zero, not to a matrix of noise.
+# Below this part of the stacked factors' product nothing is left but rounding of float64: terms
+# that cancel out sum to zero, not to a matrix of noise.
 ROUNDING = 1e-14
 
 

@@ -51,7 +51,7 @@ def unpack_signs(bits: Tensor, count: int) -> Tensor:
 
 
 def block_means(magnitudes_N: Tensor, block: int) -> Tensor:
-    """Mean of every block, bfloat16; summed in float64 by halves, an order that all machines keep."""
+    """Mean of every block, bfloat16; summed in float64 by halves, as the format says."""
     count = magnitudes_N.numel()
     sums = pad(magnitudes_N.double(), (0, -count % block)).view(-1, block)
     while sums.shape[1] > 1:

@@ -154,6 +154,22 @@ def test_the_aggregate_is_what_training_starts_from(do, base):
     assert abs(read_metrics(do(do_again, aggregate), METRICS)["loss"] - alone) > 0.05
 
 
+def test_the_own_component_is_not_counted_twice(do, context, base):
+    """The aggregate holds it already: what a client did before does not move where it starts."""
+    sites = task().spec("a").sites(shapes_of(base.model))
+    torch.manual_seed(0)
+    aggregate = {
+        s.path: (torch.randn(s.out, 5) * 0.2, torch.randn(5, s.inner) * 0.2) for s in sites
+    }
+    new = read_metrics(do(task(2, steps=1, updates=0), aggregate), METRICS)["loss"]
+    for number in (1, 2):
+        do(task(number, steps=8, learning_rate=5e-2, round=number + 5))
+    old = read_metrics(do(task(3, steps=1, round=2), aggregate), METRICS)["loss"]
+    assert old == pytest.approx(new, abs=1e-3)
+    alone = read_metrics(do(task(4, steps=1, round=2)), METRICS)["loss"]
+    assert abs(alone - new) > 0.05
+
+
 def test_an_aggregate_with_a_matrix_of_rank_0(do, base):
     sites = task().spec("a").sites(shapes_of(base.model))
     aggregate = low_rank.empty(sites) | {

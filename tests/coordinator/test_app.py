@@ -35,7 +35,7 @@ CLIENTS = (  # name, kind, target, rank, text
     ("foreign", "adapter", "xx", 3, "foreign"),
 )
 SHARED = {
-    "steps": 4, "batch_size": 2, "sequence_length": 32, "learning_rate": 2e-2, "first_layers": 1,
+    "steps": 2, "batch_size": 2, "sequence_length": 32, "learning_rate": 2e-2, "first_layers": 1,
     "last_layers": 1, "threads": 1, "timeout_s": 60.0,
 }  # fmt: skip
 STAGES = [
@@ -194,11 +194,11 @@ def test_the_metrics_of_a_round(straight):
         metrics = registry.rounds()[0].metrics
         tokens = {m.name: m.train_tokens for m in registry.members()}
     assert set(metrics["clients"]) == {"kitchen-a", "kitchen-b", "garden"}
-    assert metrics["clients"]["garden"]["tokens"] == 4 * 2 * 32
+    assert metrics["clients"]["garden"]["tokens"] == 2 * 2 * 32
     assert metrics["experts"]["kitchen"]["aggregation_error"] < 1e-6
     assert len(metrics["experts"]["kitchen"]["digest"]) == 64
     assert metrics["failures"] == []
-    assert tokens == dict.fromkeys(tokens, 2 * 4 * 2 * 32)
+    assert tokens == dict.fromkeys(tokens, 2 * 2 * 2 * 32)
 
 
 def test_the_same_seed_gives_the_same_bits(straight, material, tmp_path):
@@ -207,7 +207,7 @@ def test_the_same_seed_gives_the_same_bits(straight, material, tmp_path):
     assert again.outcome() == straight[0].outcome()
 
 
-@pytest.mark.parametrize("stop", ROUNDS)
+@pytest.mark.parametrize("stop", ROUNDS[:4])
 def test_interrupted_after_a_round_the_result_is_the_same(straight, material, tmp_path, stop):
     made = place(material, tmp_path / "federation")
 

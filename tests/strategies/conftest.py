@@ -65,12 +65,12 @@ def random_factors():
 
 
 class FakeGrid(Grid):
-    """Calls a client's function for each message; replies come in an order drawn by `seed`."""
+    """Calls a client for each message; replies come in an order drawn by `seed`, None: reversed."""
 
     def __init__(self, clients, seed=0):
         identify()
         self.clients = dict(enumerate(clients, 11))
-        self.order = random.Random(seed)
+        self.shuffle = list.reverse if seed is None else random.Random(seed).shuffle
         self.sent = []
 
     def get_node_ids(self):
@@ -78,7 +78,7 @@ class FakeGrid(Grid):
 
     def send_and_receive(self, messages, *, timeout=None):
         replies = [reply for m in messages if (reply := self.deliver(m)) is not None]
-        self.order.shuffle(replies)
+        self.shuffle(replies)
         return replies
 
     def deliver(self, message):
@@ -184,3 +184,47 @@ def fake_grid():
 @pytest.fixture
 def fake_client():
     return FakeClient
+
+
+class Log(list):
+    """Rounds as `on_round` is told of them."""
+
+    def __call__(self, number, metrics, states):
+        self.append((number, metrics, dict(states)))
+
+
+@pytest.fixture
+def new_log():
+    return Log
+
+
+@pytest.fixture
+def clients(fake_client):
+    """Two owners of legal, of mixed ranks, one of medical, and an adapter."""
+
+    def make():
+        return [
+            fake_client("b", rank=4, size=300),
+            fake_client("a", rank=2, size=100),
+            fake_client("m", target="medical", rank=3, size=50),
+            fake_client("g", kind="adapter", target="gl", rank=2),
+        ]
+
+    return make
+
+
+@pytest.fixture
+def spoiling():
+    """Call it for a client's `spoil`: acts on messages of type `when`."""
+    return _spoiling
+
+
+def _spoiling(when, result):
+    def spoil(kind, answer):
+        if kind != when:
+            return answer
+        if isinstance(result, Exception):
+            raise result
+        return result(answer) if callable(result) else result
+
+    return spoil

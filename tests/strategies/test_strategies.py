@@ -1,4 +1,4 @@
-"""The two strategies over a grid in memory, with clients that do what real ones do."""
+"""The training stages over a grid in memory, with clients that do what real ones do."""
 
 import pytest
 import torch
@@ -8,65 +8,23 @@ from fedmore.experts.errors import DataError, RoundError, WireError
 from fedmore.strategies.experts import ExpertStrategy, train_stage
 from fedmore.strategies.members import HELLO, ask_members
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.router import (
-    DOCUMENTS,
-    TOKENS,
-    EmbeddingStrategy,
-    read_embed_task,
-    read_embedding,
-)
 from fedmore.strategies.state import dump, restore
-from fedmore.strategies.tasks import EMBED, METRICS, TRAIN, read_task
+from fedmore.strategies.tasks import METRICS, TRAIN, read_task
 
 STAGE = Stage("experts", steps=2, first_layers=1, last_layers=1)
 
 
-class Log(list):
-    """Rounds as `on_round` is told of them."""
-
-    def __call__(self, number, metrics, states):
-        self.append((number, metrics, dict(states)))
-
-
 @pytest.fixture
-def clients(fake_client):
-    """Two owners of legal, of mixed ranks, one of medical, and an adapter."""
-
-    def make():
-        return [
-            fake_client("b", rank=4, size=300),
-            fake_client("a", rank=2, size=100),
-            fake_client("m", target="medical", rank=3, size=50),
-            fake_client("g", kind="adapter", target="gl", rank=2),
-        ]
-
-    return make
-
-
-@pytest.fixture
-def start(shapes):
+def start(shapes, new_log):
     """Call it with a grid: trains and returns the strategy and its rounds."""
 
     def run(grid, rounds=3, stage=STAGE, states=None, done=0):
-        log = Log()
+        log = new_log()
         strategy = ExpertStrategy(stage, shapes, 7, states or {}, log, done)
         strategy.start(grid, ArrayRecord(), num_rounds=rounds, timeout=5)
         return strategy, log
 
     return run
-
-
-def spoiling(when, result):
-    """A client's `spoil`: act on messages of type `when`."""
-
-    def spoil(kind, answer):
-        if kind != when:
-            return answer
-        if isinstance(result, Exception):
-            raise result
-        return result(answer) if callable(result) else result
-
-    return spoil
 
 
 def product(factors, path):
@@ -113,7 +71,7 @@ def test_the_language_stage_asks_the_adapters(fake_grid, clients, start):
     assert (train_stage("experts"), train_stage("language")) == ("expert", "adapter")
 
 
-@pytest.mark.parametrize("order", range(1, 5))
+@pytest.mark.parametrize("order", [None, 2, 4])
 def test_the_order_of_replies_does_not_matter(fake_grid, clients, start, order):
     expected, _ = start(fake_grid(clients(), seed=0))
     found, _ = start(fake_grid(clients(), seed=order))
@@ -171,7 +129,7 @@ def test_who_is_ahead_is_sent_its_state_too(fake_grid, clients, start):
     assert a.seen[-1][1] is not None
 
 
-def test_a_failing_client_is_left_out_and_named(fake_grid, clients, start):
+def test_a_failing_client_is_left_out_and_named(fake_grid, clients, start, spoiling):
     everybody = clients()
     everybody[1].spoil = spoiling(TRAIN, DataError("no text in it"))
     strategy, log = start(fake_grid(everybody), 1)
@@ -184,7 +142,7 @@ def test_a_failing_client_is_left_out_and_named(fake_grid, clients, start):
     assert float((found - alone).norm() / alone.norm()) < 1e-6
 
 
-def test_who_does_not_answer_is_named(fake_grid, clients, start):
+def test_who_does_not_answer_is_named(fake_grid, clients, start, spoiling):
     everybody = clients()
     everybody[1].spoil = spoiling(TRAIN, lambda _: None)
     _, log = start(fake_grid(everybody), 1)
@@ -212,7 +170,7 @@ def hostile(answer, **changes):
         ),
     ],
 )
-def test_a_hostile_answer_fails_its_client_alone(fake_grid, clients, start, spoil):
+def test_a_hostile_answer_fails_its_client_alone(fake_grid, clients, start, spoil, spoiling):
     everybody = clients()
     everybody[0].spoil = spoiling(TRAIN, spoil)
     strategy, log = start(fake_grid(everybody), 1)
@@ -222,7 +180,7 @@ def test_a_hostile_answer_fails_its_client_alone(fake_grid, clients, start, spoi
     assert set(log[0][1]["clients"]) == {"a", "m"}
 
 
-def test_when_all_fail_every_cause_is_told(fake_grid, clients, start):
+def test_when_all_fail_every_cause_is_told(fake_grid, clients, start, spoiling):
     everybody = clients()
     for client, cause in zip(everybody, ("no text", "no memory", "no time", ""), strict=True):
         client.spoil = spoiling(TRAIN, DataError(cause))
@@ -230,7 +188,7 @@ def test_when_all_fail_every_cause_is_told(fake_grid, clients, start):
         start(fake_grid(everybody), 1)
 
 
-def test_a_failed_client_comes_back_in_the_next_round(fake_grid, clients, start):
+def test_a_failed_client_comes_back_in_the_next_round(fake_grid, clients, start, spoiling):
     everybody = clients()
     grid = fake_grid(everybody)
     everybody[1].spoil = spoiling(TRAIN, DataError("busy"))
@@ -270,90 +228,17 @@ def test_members_say_who_they_are_in_order_of_name(fake_grid, clients):
 @pytest.mark.parametrize(
     "answer", [RecordDict(), RecordDict({"member": ConfigRecord({"name": "x", "rank": "2"})})]
 )
-def test_who_does_not_say_who_it_is_is_refused(fake_grid, clients, answer):
+def test_who_does_not_say_who_it_is_is_refused(fake_grid, clients, answer, spoiling):
     everybody = clients()
     everybody[2].spoil = spoiling(HELLO, lambda _: answer)
     with pytest.raises(WireError, match="node 13 does not say who it is"):
         ask_members(fake_grid(everybody), 5)
 
 
-def test_who_cannot_say_who_it_is_ends_the_round_with_its_cause(fake_grid, clients, start):
+def test_who_cannot_say_who_it_is_ends_the_round_with_its_cause(
+    fake_grid, clients, start, spoiling
+):
     everybody = clients()
     everybody[2].spoil = spoiling(HELLO, DataError("unreadable"))
     with pytest.raises(RoundError, match="node 13: DataError: unreadable"):
         start(fake_grid(everybody), 1)
-
-
-# The router stage
-
-
-class Answer:
-    """As much of a reply as `read_embedding` looks at."""
-
-    def __init__(self, content):
-        self.content = content
-
-    def has_error(self):
-        return False
-
-
-@pytest.fixture
-def embed():
-    def run(grid):
-        log = Log()
-        strategy = EmbeddingStrategy(Stage("router", rounds=1), 5, 7, log)
-        strategy.start(grid, ArrayRecord(), num_rounds=1, timeout=5)
-        return strategy.embeddings, log
-
-    return run
-
-
-def test_embeddings_are_means_by_size_of_text(fake_grid, clients, embed):
-    grid = fake_grid(clients())
-    found, log = embed(grid)
-    assert set(found) == {"legal", "medical", "gl"}
-    value = {c.name: read_embedding(Answer(c.embed(None)), 5)[0].item() for c in clients()}
-    assert found["legal"].tolist() == [0.75 * value["b"] + 0.25 * value["a"]] * 5
-    assert found["medical"].tolist() == [value["m"]] * 5
-    assert log[0][1]["clients"]["a"] == {"documents": 3, "tokens": 50}
-    task = read_embed_task(grid.tasks(EMBED)["a"][0])
-    assert (task.documents, task.tokens, task.seed) == (DOCUMENTS, TOKENS, 7)
-
-
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_embeddings_do_not_depend_on_the_order(fake_grid, clients, embed, order):
-    expected, _ = embed(fake_grid(clients(), 0))
-    found, _ = embed(fake_grid(clients(), order))
-    assert list(found) == list(expected)
-    assert all(torch.equal(found[name], expected[name]) for name in found)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "cause"),
-    [
-        (DataError("gone"), "m: DataError: gone"),
-        (lambda _: None, "m: no answer in time"),
-        (lambda _: RecordDict(), r"m: the embedding holds \[\]"),
-        (
-            lambda answer: hostile(answer, metrics=MetricRecord({"text": 1})),
-            r"m: the metrics are \['text'\]",
-        ),
-        (
-            lambda answer: hostile(
-                answer,
-                embedding=ArrayRecord({"mean": Array("uint8", (4,), "fedmore.fp32", b"1234")}),
-            ),
-            "m: fp32: 4 bytes where the shapes ask for 20",
-        ),
-    ],
-)
-def test_every_client_must_embed(fake_grid, clients, embed, spoil, cause):
-    everybody = clients()
-    everybody[2].spoil = spoiling(EMBED, spoil)
-    with pytest.raises(RoundError, match=cause):
-        embed(fake_grid(everybody))
-
-
-def test_a_broken_embedding_task_is_refused():
-    with pytest.raises(WireError, match="not an embedding task"):
-        read_embed_task(RecordDict({"task": ConfigRecord({"documents": "all"})}))
