@@ -83,17 +83,22 @@ def handle(message: Message, context: Context) -> Message:
 def _hello(message: Message, context: Context) -> Message:
     node = Node.of(context)
     size = sum(len(text.encode()) for text in node.documents())
-    updates = Memory(node.state).updates()
+    updates = _memory(node, context).updates()
     experts, counts = list(updates), list(updates.values())
     member = Member(node.name, node.kind, node.target, node.rank, size, experts, counts)
     return Message(hello(member), reply_to=message)
+
+
+def _memory(node: Node, context: Context) -> Memory:
+    """What this member remembers; its node id keeps two federations of one name apart."""
+    return Memory(node.state / f"node-{context.node_id}")
 
 
 @app.train()
 def _train(message: Message, context: Context) -> Message:
     node, task = Node.of(context), read_task(message.content)
     _refuse_others_work(node, task)
-    memory = Memory(node.state)
+    memory = _memory(node, context)
     entry = memory.read(task.expert)
     key = f"{task.stage}/{task.round}/{task.updates}"
     if entry is None or entry.task != key or entry.updates != task.updates + 1:

@@ -52,7 +52,7 @@ class ServerSection:
 
 @dataclass(frozen=True, config=STRICT)
 class RouterSection:
-    """How the mixture routes; `top_k` of {public, experts} are active for a token."""
+    """How the mixture routes; beside the base, `top_k` experts work on a token."""
 
     kind: Literal["domain", "uniform"] = "domain"
     top_k: int = 2
@@ -78,6 +78,10 @@ class FederationConfig:
     stages: tuple[Stage, ...] = Plan().stages
     router: RouterSection = RouterSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    def __post_init__(self) -> None:
+        """The stages must make a plan."""
+        Plan(self.stages)
 
 
 _ADAPTER = TypeAdapter(FederationConfig)

@@ -47,7 +47,7 @@ COMMENTS: Mapping[str, str] = {
     "stages.timeout_s": "deadline of a round",
     "router": "How the mixture chooses.",
     "router.kind": "domain (embeddings of each domain's text) or uniform",
-    "router.top_k": "so many of the public FFN and the experts work on a token",
+    "router.top_k": "so many experts work on a token, beside the base",
     "router.public_text": "text that stands for the base in the router",
     "evaluation": "Held-out text.",
     "evaluation.texts": "name of a domain, language or other text = path",

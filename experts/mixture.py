@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import Factors, numbers
 from fedmore.experts.lowrank import replace, share
 from fedmore.experts.router import Router
@@ -114,7 +115,16 @@ def assemble(model: Any, experts: Mapping[str, Factors], router: Router) -> Mixt
         gates.weights = router(embeddings)
 
     copied.get_input_embeddings().register_forward_hook(route)
+    copied.register_forward_pre_hook(_refuse_cache, with_kwargs=True)
+    copied.config.use_cache = copied.generation_config.use_cache = False
     return Mixture(copied, dict(experts), router, gates)
+
+
+def _refuse_cache(_model: nn.Module, _inputs: Any, named: dict[str, Any]) -> None:
+    """The router sums over the whole text; with a cache it would see the last token alone."""
+    cache = named.get("past_key_values")
+    if cache is not None and cache.get_seq_length():
+        raise ConfigError("a mixture does not work with a key-value cache yet: use_cache=False")
 
 
 def _by_module(experts: Mapping[str, Factors]) -> dict[str, dict[int, dict[str, LowRank]]]:

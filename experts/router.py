@@ -52,8 +52,8 @@ class DomainRouter(nn.Module):
     average on public text and 1 on domain i; what exceeds `THRESHOLD` adds up over the tokens so
     far, as evidence does (log-likelihood ratio of two Gaussians, tempered by `TEMPERATURE` since
     tokens are not independent). A softmax with the public expert at logit 0 gives the weights: the
-    same for all at the start, where nothing is known. The `top_k` largest of them, the public one
-    included, are kept and not renormalised.
+    same for all at the start, where nothing is known. The `top_k` experts of the largest weight are
+    kept, not renormalised: the others' weight goes to the public expert, which costs nothing more.
     """
 
     kind = "domain"
@@ -76,7 +76,7 @@ class DomainRouter(nn.Module):
         logits = TEMPERATURE * evidence.cumsum(1)
         public = torch.zeros_like(logits[..., :1])
         weights = torch.softmax(torch.cat([public, logits], dim=-1), dim=-1)
-        return keep_top(weights, self.top_k)[..., 1:].to(embeddings_BTD.dtype)
+        return keep_top(weights[..., 1:], self.top_k).to(embeddings_BTD.dtype)
 
 
 def keep_top(weights: Tensor, k: int) -> Tensor:

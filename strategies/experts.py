@@ -55,15 +55,17 @@ class ExpertStrategy(Strategy):
         self.states = dict(states)
         self.on_round, self.done = on_round, done
         self._asked: dict[int, tuple[Member, TrainTask]] = {}
+        self._missing: list[str] = []
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message per client of this stage's kind."""
-        members = ask_members(grid, self.stage.timeout_s)
+        members, self._missing = ask_members(grid, self.stage.timeout_s)
         wanted = [(node, m) for node, m in members if m.kind == train_stage(self.stage.kind)]
         if not wanted:
-            raise RoundError(f"no client trains for the stage {self.stage.kind!r}")
+            nobody = f"no client trains for the stage {self.stage.kind!r}"
+            raise RoundError("; ".join([nobody, *self._missing]))
         self._asked = {}
         owners = Counter(member.target for _, member in wanted)
         number = server_round + self.done
@@ -144,7 +146,7 @@ class ExpertStrategy(Strategy):
         changes: list[tuple[Member, TrainTask, Factors]] = []
         clients: dict[str, Any] = {}
         waiting = dict(self._asked)
-        failures = []
+        failures = list(self._missing)
         for reply in replies:
             member, task = waiting.pop(reply.metadata.src_node_id)
             try:

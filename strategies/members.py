@@ -1,6 +1,5 @@
 """Who is on the other side of a grid: every node says so itself, whatever the engine."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ from flwr.serverapp import Grid
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedmore.experts.errors import RoundError, WireError
+from fedmore.experts.errors import WireError
 from fedmore.strategies.plan import STRICT, parse
 
 HELLO = "query.hello"
@@ -38,18 +37,23 @@ class Member:
 _MEMBER = TypeAdapter(Member)
 
 
-def ask_members(grid: Grid, timeout_s: float) -> list[tuple[int, Member]]:
-    """Node id and member of every connected client, in order of name.
+def ask_members(grid: Grid, timeout_s: float) -> tuple[list[tuple[int, Member]], list[str]]:
+    """Node id and member of every connected client, in order of name; and why others are missing.
 
-    Raises `RoundError` when one cannot answer.
+    A client that cannot say who it is, or went away while it was asked, is none of the members.
     """
     messages = [
         Message(RecordDict(), dst_node_id=node, message_type=HELLO) for node in grid.get_node_ids()
     ]
     replies = list(grid.send_and_receive(messages, timeout=timeout_s))
-    fail_on_errors(replies)
-    found = [(reply.metadata.src_node_id, _member(reply)) for reply in replies]
-    return sorted(found, key=lambda pair: pair[1].name)
+    found, missing = [], []
+    for reply in replies:
+        node = reply.metadata.src_node_id
+        try:
+            found.append((node, _member(reply)))
+        except WireError as error:
+            missing.append(f"node {node}: {error}")
+    return sorted(found, key=lambda pair: pair[1].name), sorted(missing)
 
 
 def hello(member: Member) -> RecordDict:
@@ -59,17 +63,10 @@ def hello(member: Member) -> RecordDict:
 
 
 def _member(reply: Message) -> Member:
+    if reply.has_error():
+        raise WireError(reply.error.reason)
     record = reply.content.config_records.get("member", ConfigRecord())
     try:
         return parse(_MEMBER, record)
     except ValidationError as error:
-        raise WireError(
-            f"node {reply.metadata.src_node_id} does not say who it is: {error}"
-        ) from error
-
-
-def fail_on_errors(replies: Sequence[Message]) -> None:
-    """Raise `RoundError` with every cause if a reply is an error."""
-    causes = [f"node {r.metadata.src_node_id}: {r.error.reason}" for r in replies if r.has_error()]
-    if causes:
-        raise RoundError("; ".join(causes))
+        raise WireError(f"does not say who it is: {error}") from error

@@ -77,6 +77,9 @@ class Plan:
     stages: tuple[Stage, ...] = (Stage("experts"), Stage("language"), Stage("router", rounds=1))
 
     def __post_init__(self) -> None:
-        """A plan without stages has nothing to do."""
-        if not self.stages:
+        """There must be something to do, and each kind of it once."""
+        kinds = [stage.kind for stage in self.stages]
+        if not kinds:
             raise ValueError("a plan needs at least one stage")
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"each kind of stage once, not {', '.join(kinds)}")

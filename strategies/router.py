@@ -53,7 +53,10 @@ class EmbeddingStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every client."""
-        self._members = dict(ask_members(grid, self.stage.timeout_s))
+        members, missing = ask_members(grid, self.stage.timeout_s)
+        if missing:
+            raise RoundError("every owner's embedding is needed: " + "; ".join(missing))
+        self._members = dict(members)
         task: Any = asdict(EmbedTask(DOCUMENTS, TOKENS, self.seed, "router", server_round))
         content = RecordDict({"task": ConfigRecord(task)})
         return [

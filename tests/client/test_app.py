@@ -1,6 +1,7 @@
 """The ClientApp, task by task, on a tiny base."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,9 +85,19 @@ def change_bytes(content):
     return content.array_records["update"]["change"].data
 
 
+def folder(context):
+    return Path(context.node_config["state"]) / f"node-{context.node_id}"
+
+
 def state_files(context):
-    folder = apps.Node.of(context).state
-    return {f.name: f.read_bytes() for f in folder.glob("*")} if folder.exists() else {}
+    return {f.name: f.read_bytes() for f in folder(context).glob("*")}
+
+
+def test_another_federation_of_the_same_name_starts_afresh(do, context):
+    do(task(1))
+    again = Context(1, context.node_id + 1, context.node_config, RecordDict(), {})
+    assert state_files(context)
+    assert not state_files(again)
 
 
 def test_the_loss_falls_over_rounds(do):
@@ -103,7 +114,7 @@ def test_what_is_sent_moves_the_mirror_as_the_memory_says(do, context, base, cod
     for number in (1, 2):
         content = do(task(number, codec=codec))
         mirror = low_rank.total(mirror, read_update(content, sites, 4, codec))
-        entry = Memory(apps.Node.of(context).state).read("kitchen")
+        entry = Memory(folder(context)).read("kitchen")
         assert entry.updates == number
         for path, pair in mirror.items():
             assert all(torch.equal(x, y) for x, y in zip(pair, entry.component[path], strict=True))
@@ -133,7 +144,7 @@ def test_the_same_task_again_gives_the_same_bytes_without_training(do, monkeypat
 
 def test_the_residual_is_carried_into_the_next_update(do, context):
     do(task(1))
-    store = Memory(apps.Node.of(context).state)
+    store = Memory(folder(context))
     entry = store.read("kitchen")
     carried = change_bytes(do(task(2)))
     nothing = {p: (b * 0, a * 0) for p, (b, a) in entry.residual.items()}
@@ -180,13 +191,13 @@ def test_an_aggregate_with_a_matrix_of_rank_0(do, base):
 
 def test_lost_state_goes_on_from_the_component_that_is_sent(do, context, base):
     do(task(1))
-    component = Memory(apps.Node.of(context).state).read("kitchen").component
-    for file in apps.Node.of(context).state.iterdir():
+    component = Memory(folder(context)).read("kitchen").component
+    for file in folder(context).iterdir():
         file.unlink()
     with pytest.raises(WireError, match="kitchen: this client knows 0 of its 1 updates"):
         do(task(2))
     do(task(2), component=component)
-    entry = Memory(apps.Node.of(context).state).read("kitchen")
+    entry = Memory(folder(context)).read("kitchen")
     assert entry.updates == 2
     path = next(iter(component))
     moved = float((entry.component[path][0] - component[path][0]).norm())
@@ -199,7 +210,7 @@ def test_a_client_that_is_ahead_starts_over_from_the_component(do, context):
     with pytest.raises(WireError, match="knows 2 of its 5 updates"):
         do(task(3, updates=5))
     do(task(9, updates=0, round=9))
-    assert Memory(apps.Node.of(context).state).read("kitchen").updates == 1
+    assert Memory(folder(context)).read("kitchen").updates == 1
 
 
 @pytest.mark.parametrize(
@@ -229,7 +240,7 @@ def test_a_rank_above_the_matrix_is_refused(do, context):
 
 def test_damaged_memory_is_told(do, context):
     do(task())
-    (file,) = apps.Node.of(context).state.iterdir()
+    (file,) = folder(context).iterdir()
     file.write_bytes(b"x")
     with pytest.raises(DataError, match="damaged"):
         do(task(2))

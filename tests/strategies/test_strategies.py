@@ -4,7 +4,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedmore.experts.errors import DataError, RoundError, WireError
+from fedmore.experts.errors import DataError, RoundError
 from fedmore.strategies.experts import ExpertStrategy, train_stage
 from fedmore.strategies.members import HELLO, ask_members
 from fedmore.strategies.plan import Stage
@@ -218,7 +218,8 @@ def test_interrupted_after_any_round_the_result_is_the_same(fake_grid, clients, 
 
 def test_members_say_who_they_are_in_order_of_name(fake_grid, clients):
     grid = fake_grid(clients())
-    found = ask_members(grid, 5)
+    found, missing = ask_members(grid, 5)
+    assert missing == []
     assert [(node, member.name) for node, member in found] == [
         (12, "a"), (11, "b"), (14, "g"), (13, "m")
     ]  # fmt: skip
@@ -231,14 +232,23 @@ def test_members_say_who_they_are_in_order_of_name(fake_grid, clients):
 def test_who_does_not_say_who_it_is_is_refused(fake_grid, clients, answer, spoiling):
     everybody = clients()
     everybody[2].spoil = spoiling(HELLO, lambda _: answer)
-    with pytest.raises(WireError, match="node 13 does not say who it is"):
-        ask_members(fake_grid(everybody), 5)
+    found, missing = ask_members(fake_grid(everybody), 5)
+    assert 13 not in dict(found)
+    assert len(missing) == 1
+    assert missing[0].startswith("node 13: does not say who it is")
 
 
-def test_who_cannot_say_who_it_is_ends_the_round_with_its_cause(
-    fake_grid, clients, start, spoiling
-):
+def test_who_cannot_say_who_it_is_is_left_out_with_its_cause(fake_grid, clients, start, spoiling):
     everybody = clients()
     everybody[2].spoil = spoiling(HELLO, DataError("unreadable"))
-    with pytest.raises(RoundError, match="node 13: DataError: unreadable"):
+    _, log = start(fake_grid(everybody), 1)
+    assert log[0][1]["failures"] == ["node 13: DataError: unreadable"]
+    assert "m" not in log[0][1]["clients"]
+
+
+def test_nobody_left_ends_the_stage_with_every_cause(fake_grid, clients, start, spoiling):
+    everybody = clients()
+    for client in everybody:
+        client.spoil = spoiling(HELLO, DataError("unreadable"))
+    with pytest.raises(RoundError, match=r"no client trains.*node 11: DataError.*node 12"):
         start(fake_grid(everybody), 1)
