@@ -23,6 +23,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import combine
 from fedmore.experts.spec import Site
 from fedmore.experts.text import read_documents, sample, tokenize, windows
+from fedmore.kernels.determinism import one_thread
 from fedmore.strategies.compression.codec import codec_of
 from fedmore.strategies.compression.error_feedback import Sent, send
 from fedmore.strategies.members import Member, hello
@@ -194,6 +195,7 @@ def _embed(message: Message, context: Context) -> Message:
     texts = sample(node.documents(), task.documents, task.seed)
     rows = [tokenize(base.tokenizer, text)[1 : task.tokens + 1] for text in texts]
     ids = torch.tensor([token for row in rows for token in row], device=base.model.device)
-    mean_D = base.model.get_input_embeddings()(ids).double().mean(0).float().cpu()
+    with one_thread():
+        mean_D = base.model.get_input_embeddings()(ids).double().mean(0).float().cpu()
     metrics = {"documents": len(texts), "tokens": len(ids)}
     return Message(embedding_content(mean_D, metrics), reply_to=message)

@@ -115,7 +115,7 @@ def evaluate(
     earlier = registry.get_state(FORGETTING, [])
     result: Summary = {
         "base": {
-            "name": config.base.model,
+            "name": Path(config.base.model).name,  # a folder elsewhere is nobody's concern
             "params": scorer.base.parameters,
             "fingerprint": scorer.base.fingerprint,
         },

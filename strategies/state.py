@@ -18,6 +18,7 @@ from torch import Tensor
 from fedmore.experts.factors import Factors, empty, from_state, to_state
 from fedmore.experts.spec import Site
 from fedmore.kernels.delta import cpu as delta
+from fedmore.kernels.determinism import one_thread
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,18 @@ def advance(
     The error is against the exact weighted sum of what the clients sent: rounding, and what a
     `max_rank` below the sum of ranks cuts off.
     """
+    with one_thread():
+        aggregate, error = _aggregate(state, contributions, max_rank)
+    components = dict(state.components)
+    for item in contributions:
+        earlier = components.get(item.client, Component(item.before))
+        components[item.client] = Component(item.after, earlier.updates + 1)
+    return replace(state, aggregate=aggregate, components=components), error
+
+
+def _aggregate(
+    state: ExpertState, contributions: Sequence[Contribution], max_rank: int
+) -> tuple[Factors, float]:
     aggregate: Factors = {}
     wrong, total = 0.0, 0.0
     for path, old in sorted(state.aggregate.items()):  # `restore` knows no other order
@@ -75,12 +88,7 @@ def advance(
         aggregate[path] = (b, a)
         wrong += delta.norm([*terms, (b, a, -1.0)]) ** 2
         total += delta.norm(terms) ** 2
-    components = dict(state.components)
-    for item in contributions:
-        earlier = components.get(item.client, Component(item.before))
-        components[item.client] = Component(item.after, earlier.updates + 1)
-    error = (wrong / total) ** 0.5 if total else 0.0
-    return replace(state, aggregate=aggregate, components=components), error
+    return aggregate, (wrong / total) ** 0.5 if total else 0.0
 
 
 def _terms(

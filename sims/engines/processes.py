@@ -130,7 +130,7 @@ def wait_for_port(child: Child, host: str, port: int, timeout_s: float = 60.0) -
 
 
 def quiet_environment() -> dict[str, str]:
-    """This process's environment, offline and without telemetry or oversubscribed cores."""
+    """The environment of this process, offline and without telemetry or oversubscribed cores."""
     return {
         **os.environ,
         "FLWR_TELEMETRY_ENABLED": "0",

@@ -41,7 +41,9 @@ configs = st.builds(
         st.builds(
             Stage, kind=st.sampled_from(["experts", "language"]), learning_rate=st.floats(1e-6, 1)
         ),
-        max_size=3,
+        min_size=1,
+        max_size=2,
+        unique_by=lambda stage: stage.kind,
     ).map(tuple),
     evaluation=st.builds(EvaluationSection, texts=st.dictionaries(text, text, max_size=3)),
 )

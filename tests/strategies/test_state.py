@@ -209,3 +209,31 @@ def test_going_on_from_a_dump_is_going_on():
     resumed, error_ = advance(restore(dump({"legal": state}))["legal"], items, ALL)
     assert same(straight.aggregate, resumed.aggregate)
     assert error == error_
+
+
+def test_the_result_does_not_depend_on_threads():
+    state, contributions = many_threads_case()
+    digests = set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            after, error = advance(state, contributions, 512)
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        digests.add((dump({"legal": after}), error))
+    assert len(digests) == 1
+
+
+def many_threads_case():
+    """Large enough that LAPACK would use both threads."""
+    site = Site("model.layers.0.mlp.up_proj", 700, 500)
+    generator = torch.Generator().manual_seed(5)
+
+    def factors(rank):
+        b = torch.randn(site.out, rank, generator=generator)
+        return {site.path: (b, torch.randn(rank, site.inner, generator=generator))}
+
+    pairs = [(f"c{rank}", factors(rank), factors(rank)) for rank in (40, 80)]
+    contributions = [Contribution(name, old, new, 0.5, 2.0) for name, old, new in pairs]
+    return fresh("legal", "expert", [site]), contributions
