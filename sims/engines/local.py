@@ -123,9 +123,9 @@ def tracked(federation: Federation) -> Iterator[Tracker]:
 
 
 def threads_of(prepared: Prepared) -> int:
-    """Tasks at a time: as many as the cores carry; one where every task may use all of them."""
-    most = max(stage.threads for stage in prepared.config.stages)
-    return max(1, cores() // most) if most else 1
+    """Tasks at a time: as many as keep the cores busy in the stage that uses least of them."""
+    least = min((stage.threads for stage in prepared.config.stages if stage.threads), default=0)
+    return max(1, cores() // least) if least else 1
 
 
 def device() -> str:
