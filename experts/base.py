@@ -38,6 +38,7 @@ def load_base(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quiet()
     chosen = compute_dtype(dtype, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -48,6 +49,15 @@ def load_base(
         raise BaseError(f"base {name!r} cannot be loaded: {error}") from error
     model.requires_grad_(False).train(False)
     return Base(name, model, tokenizer, fingerprint_of(name))
+
+
+def quiet() -> None:
+    """Keep the progress bars of `transformers` off a terminal that shows our own."""
+    from transformers.utils import logging
+
+    untyped: Any = logging
+    untyped.set_verbosity_error()
+    untyped.disable_progress_bar()
 
 
 def _four_bit(quantization: str) -> Any:

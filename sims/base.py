@@ -29,6 +29,8 @@ def ensure_base() -> Path:
 
 def convert(source: Path, target: Path) -> None:
     """Write the GGUF model `source` and its tokenizer to `target` as bfloat16 safetensors."""
+    from fedmore.experts.base import quiet  # torch comes with it
+
     quiet()
     model, tokenizer = _load(source)
     # The loader leaves GGUF marks behind that would make save_pretrained write a quantised model.
@@ -38,15 +40,6 @@ def convert(source: Path, target: Path) -> None:
     model.is_quantized = False
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-def quiet() -> None:
-    """Keep the progress bars of `transformers` off a terminal that shows our own."""
-    from transformers.utils import logging
-
-    untyped: Any = logging
-    untyped.set_verbosity_error()
-    untyped.disable_progress_bar()
 
 
 def _load(source: Path) -> tuple[Any, Any]:

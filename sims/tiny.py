@@ -6,8 +6,6 @@ The tokenizer is one token per byte, so any text can be encoded.
 from pathlib import Path
 from typing import Any
 
-from fedmore.sims.base import quiet
-
 END = "<|end|>"
 
 
@@ -15,6 +13,8 @@ def make_tiny_base(directory: Path, seed: int = 0) -> Path:
     """Write a small Llama and its tokenizer to `directory` and return it; same seed, same bytes."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from fedmore.experts.base import quiet
 
     quiet()
     tokenizer = byte_tokenizer()

@@ -22,7 +22,6 @@ from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.start import import_run_plan
 from fedmore.coordinator.tracking import MlflowTracker, Tracker
 from fedmore.protos.flower import RUN
-from fedmore.sims.base import quiet
 from fedmore.sims.engines.prepare import Prepared
 from fedmore.sims.engines.workers import Handler, Node, Workers
 from fedmore.sims.scenarios.scenario import ClientSpec
@@ -31,7 +30,6 @@ from fedmore.strategies.events import Event, Joined, Progress, Traffic
 
 def run(prepared: Prepared) -> None:
     """Run the whole plan in this process."""
-    quiet()
     create(prepared.directory, prepared.config)
     with open_federation(prepared.directory) as federation, running_alone(prepared.directory):
         config = federation.config
