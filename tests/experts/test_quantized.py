@@ -1,0 +1,43 @@
+"""A base at 4 bits (bitsandbytes, on the CPU) trains, mixes and scores like any other."""
+
+import torch
+
+from fedmore.client.train import Schedule, train
+from fedmore.experts import factors as low_rank
+from fedmore.experts.base import linear_shapes, load_base, shapes_of
+from fedmore.experts.evaluate import score
+from fedmore.experts.mixture import assemble
+from fedmore.experts.router import UniformRouter
+from fedmore.experts.spec import ExpertSpec
+from fedmore.sims.tiny import make_tiny_base
+
+
+def test_a_base_at_four_bits_trains_and_mixes(tmp_path):
+    path = str(make_tiny_base(tmp_path / "base"))
+    base = load_base(path, "float32", "cpu", "nf4")
+    linear = base.model.get_submodule("model.layers.0.mlp.up_proj")
+    assert type(linear).__name__ == "Linear4bit"
+    assert shapes_of(base.model) == linear_shapes(path)
+    spec = ExpertSpec("gl/a", "adapter", "gl", 4)
+    sites = spec.sites(linear_shapes(path))
+    start = low_rank.initial(spec, sites, 0)
+    windows = torch.randint(0, 250, (8, 33), generator=torch.Generator().manual_seed(0))
+    schedule = Schedule(2, 4, 1e-2, 1, 1)
+    trained = train(base.model, sites, start, None, spec.scale, windows, schedule, ignore)
+    change = {p: (spec.scale * b, a) for p, (b, a) in trained.factors.items()}
+    assert all(bool(b.abs().sum() > 0) for b, _ in change.values())
+    text = ["Ola, mundo: isto é galego."]
+    plain = score(base.model, base.tokenizer, text, 32)
+    mixed = score(
+        assemble(base.model, {"gl": change}, UniformRouter(1)).model, base.tokenizer, text, 32
+    )
+    assert mixed[0].nats != plain[0].nats
+    nothing = {p: (b * 0, a) for p, (b, a) in change.items()}
+    off = score(
+        assemble(base.model, {"gl": nothing}, UniformRouter(1)).model, base.tokenizer, text, 32
+    )
+    torch.testing.assert_close(off[0].nats, plain[0].nats)
+
+
+def ignore(*_):
+    """No one watches."""
