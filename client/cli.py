@@ -35,8 +35,9 @@ def join(
         Path, typer.Argument(metavar="INVITE", help="The invite that the operator sent.")
     ],
     data: Annotated[
-        Path, typer.Option(help="Your text: a file or folder of txt, md, jsonl, csv, parquet.")
-    ],
+        Path | None,
+        typer.Option(help="Your text: a file or folder of txt, md, jsonl, csv, parquet."),
+    ] = None,
     domain: Annotated[str | None, typer.Option(help="Train an expert for this domain.")] = None,
     language: Annotated[
         str | None, typer.Option(help="Train an adapter for this language.")
@@ -50,7 +51,7 @@ def join(
     gpu: Gpu = None,
     cpu: Cpu = False,
     state: Annotated[
-        Path | None, typer.Option(help="Folder for credential and state; by default the user's.")
+        Path | None, typer.Option(help="Folder for key and state; by default the user's.")
     ] = None,
     base: Annotated[
         str | None,
@@ -60,18 +61,37 @@ def join(
     patience: Annotated[
         float, typer.Option(help="Seconds to go on trying when the coordinator is away.")
     ] = 300.0,
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(help="Let updates out in this layout only; may be given again for more."),
+    ] = None,
+    min_tokens: Annotated[
+        int, typer.Option(min=1, help="Let nothing out that is made of less text than this.")
+    ] = 256,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow an invite without a certificate (no TLS).")
+        bool, typer.Option("--insecure", help="For an invite without TLS, on this machine only.")
     ] = False,
+    client_app: Annotated[
+        str,
+        typer.Option("--app", metavar="MODULE:OBJECT", help="A Flower ClientApp to run instead."),
+    ] = "",
+    node_config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="For the Flower app; repeat for more."),
+    ] = None,
 ) -> None:
     """Join with an invite and train until the federation is finished; run again to resume."""
-    from fedmore.client.join import JoinOptions, training
+    if client_app:
+        refuse_beside_app(data, domain, language, rank, base, codec)
+        join_app(invite, client_app, node_config or [], state, patience, insecure)
+        return
+    from fedmore.client.join import JoinOptions, text_of, training
     from fedmore.client.join import join as join_federation
 
     kind, target = training(domain, language)
     options = JoinOptions(
         invite=invite,
-        data=data,
+        data=text_of(data),
         kind=kind,
         target=target,
         rank=rank,
@@ -81,9 +101,31 @@ def join(
         base=base,
         threads=threads,
         patience_s=patience,
+        codecs=tuple(codec or ()),
+        min_tokens=min_tokens,
         insecure=insecure,
     )
     join_federation(options, say)
+
+
+@app.command()
+def audit(
+    where: Annotated[
+        Path,
+        typer.Argument(metavar="STATE|INVITE", help="The client's state folder, or its invite."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """List everything that has left this machine, and check that the record is whole."""
+    from rich.console import Console
+
+    from fedmore.client import ledger as ledgers
+
+    ledger = ledgers.read_ledger(ledgers.state_of(where))
+    if as_json:
+        typer.echo(json.dumps(ledger.as_json(), indent=2))
+    else:
+        Console().print(ledgers.view(ledger))
 
 
 @app.command()
@@ -106,6 +148,42 @@ def preflight(
         typer.echo(json.dumps(preflights.as_json(found), indent=2))
     else:
         Console().print(preflights.view(found))
+
+
+@app.command()
+def withdraw(
+    place: Annotated[
+        Path, typer.Argument(metavar="INVITE|STATE", help="The invite, or the client's folder.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why; the operator reads it.")] = "",
+) -> None:
+    """Take back what this client contributed, for good; the next aggregate is without it."""
+    from fedmore.client.withdraw import withdraw as take_back
+
+    take_back(place, reason, say)
+
+
+def refuse_beside_app(*options: object) -> None:
+    """Raise `ConfigError` where an option of our own training is given."""
+    from fedmore.experts.errors import ConfigError
+
+    if any(option is not None for option in options):
+        raise ConfigError(
+            "--app runs a Flower app instead of our training, so there is no place for --data, "
+            "--domain, --language, --rank, --base and --codec; --node-config tells the app"
+        )
+
+
+def join_app(
+    invite: Path, app: str, pairs: list[str], state: Path | None, patience: float, insecure: bool
+) -> None:
+    """Join with a Flower app."""
+    from fedmore.client.foreign import AppOptions
+    from fedmore.client.foreign import join as join_with_app
+    from fedmore.protos.apps import values
+
+    config = values(pairs, "--node-config")
+    join_with_app(AppOptions(invite, app, config, state, patience, insecure), say)
 
 
 def say(text: str) -> None:

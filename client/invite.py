@@ -1,45 +1,82 @@
-"""From an invite to a credential: enrolment, and coming back with what it gave."""
+"""From an invite to membership: enrolment, and coming back as who one is.
 
-import hashlib
+The key is made and kept before it is enrolled, so an answer that was lost can be asked for again.
+"""
+
 import json
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from fedmore.client.rpc import Link
-from fedmore.experts.errors import ConfigError
+from fedmore.client.keys import (
+    Keys,
+    expiry,
+    invite_keys,
+    own_key,
+    own_secret,
+    secret_digest,
+    signing_request,
+)
+from fedmore.client.outgoing import Recorder
+from fedmore.client.rpc import UNRECORDED, Link
+from fedmore.experts.errors import ConfigError, TokenError
+from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.info import FederationInfo
-from fedmore.protos.invite import Invite, read_invite, write_private
+from fedmore.protos.invite import Invite, host_of, is_loopback, read_invite, write_private
 
-__all__ = ["Credential", "Invite", "describe", "enrol", "read_credential", "read_invite"]
+__all__ = ["Identity", "Invite", "describe", "enrol", "keep", "read_identity", "read_invite"]
 
-FILE = "credential.json"
+FILE = "identity.json"
+_UNSAID = ("key", "state")
 
 
 @dataclass(frozen=True)
-class Credential:
-    """Who this client is in its federation; kept in the client's state folder, mode 0600."""
+class Identity:
+    """Who this client is in its federation; kept in its `state` folder, the key in its own file.
+
+    `ca` and `certificate` are PEM; without TLS they are null and `key` is the secret.
+    """
 
     federation: str
     name: str
     address: str
     ca: str | None = field(repr=False)
-    credential: str = field(repr=False)
+    certificate: str | None = field(repr=False)
     token_digest: str = field(repr=False)
     node_id: int
     kind: str
     target: str
     rank: int
     info: FederationInfo
+    key: str = field(repr=False)
+    state: Path
 
-    def link(self) -> Link:
-        """A link to the coordinator that calls as this client."""
-        return Link(self.address, self.ca, self.credential)
+    @property
+    def keys(self) -> Keys | None:
+        """What it connects with; None without TLS."""
+        if self.ca is None or self.certificate is None:
+            return None
+        return Keys(self.ca, self.certificate, self.key)
+
+    def link(self, audit: Recorder = UNRECORDED) -> Link:
+        """A link that calls as this client; raises `TokenError` once its certificate expired."""
+        if self.keys is None:
+            return Link(self.address, None, self.key, audit)
+        _, end = expiry(self.keys.certificate)
+        if end <= datetime.now(UTC):
+            raise TokenError(
+                f"the certificate of {self.name!r} expired {end:%Y-%m-%d %H:%M} UTC, while this "
+                "client was away; ask the operator for an invite under another name"
+            )
+        return Link(self.address, self.keys, audit=audit)
 
 
-def describe(invite: Invite, *, insecure: bool = False) -> FederationInfo:
+def describe(
+    invite: Invite, *, insecure: bool = False, audit: Recorder = UNRECORDED
+) -> FederationInfo:
     """What the federation is, before joining it."""
     _check_security(invite, insecure)
-    with Link(invite.address, invite.ca) as link:
+    with Link(invite.address, invite_keys(invite), audit=audit) as link:
         return link.describe()
 
 
@@ -52,69 +89,85 @@ def enrol(
     rank: int,
     fingerprint: str = "",
     insecure: bool = False,
-) -> Credential:
-    """Use the invite's token and keep the credential in `state`.
+    audit: Recorder = UNRECORDED,
+) -> Identity:
+    """Use the invite's token, for the key in `state`, and keep there who this client is now.
 
-    Where that was done before, come back with what is there. `insecure` allows an invite without
-    a certificate.
+    Where that was done before, come back with what is there. `insecure` is for an invite without
+    TLS, and for no other.
     """
     _check_security(invite, insecure)
-    known = read_credential(state)
-    if known is not None and _same(known, invite):
-        _check_unchanged(known, kind, target, rank, state)
-        return _keep(state, replace(known, address=invite.address))
+    known = read_identity(state)
+    if known is not None and known.token_digest == secret_digest(invite.token):
+        _check_unchanged(known, kind, target, rank)
+        return keep(replace(known, address=invite.address))
     invite.check_expiry()
-    with Link(invite.address, invite.ca) as link:
-        reply = link.enrol(invite.token, invite.name, kind, target, rank, fingerprint)
-    credential = Credential(
+    key = own_secret(state) if insecure else own_key(state)
+    identity = secret_digest(key) if insecure else signing_request(key, invite.name)
+    request = pb.EnrolRequest(
+        token=invite.token,
+        name=invite.name,
+        kind=kind,
+        target=target,
+        rank=rank,
+        fingerprint=fingerprint,
+        identity=identity,
+    )
+    with Link(invite.address, invite_keys(invite), audit=audit) as link:
+        reply = link.enrol(request)
+    made = Identity(
         federation=invite.federation,
         name=invite.name,
         address=invite.address,
         ca=invite.ca,
-        credential=reply.credential,
-        token_digest=_digest(invite.token),
+        certificate=reply.certificate or None,
+        token_digest=secret_digest(invite.token),
         node_id=reply.node_id,
         kind=kind,
         target=target,
         rank=rank,
         info=FederationInfo.from_proto(reply.federation),
+        key=key,
+        state=state,
     )
-    return _keep(state, credential)
+    return keep(made)
 
 
-def read_credential(state: Path) -> Credential | None:
-    """The credential in `state`, if there is one; raises `ConfigError` where it is damaged."""
+def read_identity(state: Path) -> Identity | None:
+    """Who the client in `state` is, if it has enrolled; raises `ConfigError` for damaged files."""
     path = state / FILE
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        return Credential(**{**table, "info": FederationInfo(**table["info"])})
+        key = own_secret(state) if table["ca"] is None else own_key(state)
+        info = FederationInfo(**table["info"])
+        return Identity(**{**table, "info": info, "key": key, "state": state})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); restore or remove it") from error
 
 
-def _keep(state: Path, credential: Credential) -> Credential:
-    write_private(state / FILE, json.dumps(asdict(credential), indent=2) + "\n")
-    return credential
+def keep(identity: Identity) -> Identity:
+    """Write all but the key to the state folder."""
+    table = {k: v for k, v in asdict(identity).items() if k not in _UNSAID}
+    write_private(identity.state / FILE, json.dumps(table, indent=2) + "\n")
+    return identity
 
 
-def _same(known: Credential, invite: Invite) -> bool:
-    return known.token_digest == _digest(invite.token)
-
-
-def _check_unchanged(known: Credential, kind: str, target: str, rank: int, state: Path) -> None:
+def _check_unchanged(known: Identity, kind: str, target: str, rank: int) -> None:
     if (known.kind, known.target, known.rank) != (kind, target, rank):
         raise ConfigError(
             f"{known.name!r} joined to train the {known.kind} {known.target!r} at rank "
-            f"{known.rank} ({state / FILE}); run with the same, or ask for another invite"
+            f"{known.rank} ({known.state / FILE}); run with the same, or ask for another invite"
         )
 
 
 def _check_security(invite: Invite, insecure: bool) -> None:
-    if invite.ca is None and not insecure:
-        raise ConfigError("the invite has no certificate; ask for one, or allow insecure")
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    if (invite.ca is None) != insecure:
+        raise ConfigError(
+            "the invite has certificates, so leave --insecure out"
+            if insecure
+            else "the invite has no certificates; ask for another, or allow that by --insecure"
+        )
+    if insecure and not is_loopback(host_of(invite.address)):
+        raise ConfigError(f"--insecure is for this machine alone, and not for {invite.address}")

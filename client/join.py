@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from fedmore.client.audit import Audit
 from fedmore.client.device import choose_device, inspect_machine
-from fedmore.client.invite import Credential, describe, enrol, read_credential
+from fedmore.client.egress import Guard
+from fedmore.client.invite import Identity, describe, enrol, read_identity
 from fedmore.client.patience import persist
 from fedmore.client.session import Session
 from fedmore.experts.errors import BaseError, ConfigError, TransportError
 from fedmore.protos.exits import interruptible
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite, read_invite
+from fedmore.strategies.compression.policy import TAGS
 
 Kind = Literal["expert", "adapter"]
 Say = Callable[[str], None]
 T = TypeVar("T")
+DOWNLOADS = "downloads"
 DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
 
 
@@ -41,7 +45,15 @@ class JoinOptions:
     base: str | None = None
     threads: int = 0
     patience_s: float = 300.0
+    codecs: tuple[str, ...] = ()
+    min_tokens: int = 256
     insecure: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a codec that there is not."""
+        unknown = set(self.codecs) - set(TAGS)
+        if unknown:
+            raise ConfigError(f"--codec {min(unknown)}: there is none; known are {', '.join(TAGS)}")
 
 
 def training(domain: str | None, language: str | None) -> tuple[Kind, str]:
@@ -51,6 +63,13 @@ def training(domain: str | None, language: str | None) -> tuple[Kind, str]:
     if language and not domain:
         return "adapter", language
     raise ConfigError("give exactly one of --domain NAME (an expert) and --language CODE")
+
+
+def text_of(data: Path | None) -> Path:
+    """Where the private text is; raises `ConfigError` where that is not said."""
+    if data is None:
+        raise ConfigError("give --data PATH: your text, a file or a folder")
+    return data
 
 
 def join(options: JoinOptions, say: Say) -> None:
@@ -65,12 +84,19 @@ def take_part(options: JoinOptions, say: Say) -> None:
     state = options.state or default_state(invite)
     device = prepare_device(options, say)
     check_data(options.data, say)
-    credential, fingerprint, config = enter(options, invite, state, device, say)
-    session = Session(
-        credential, fingerprint=fingerprint, patience_s=options.patience_s, on_status=say
-    )
-    if session.run(make_handler(credential.node_id, config)):
-        say("the federation is finished; thank you")
+    with Audit(state) as audit:
+        identity, fingerprint, config = enter(options, invite, state, device, audit, say)
+        session = Session(
+            identity,
+            fingerprint=fingerprint,
+            patience_s=options.patience_s,
+            on_status=say,
+            guard=make_guard(identity.node_id, config, audit),
+            audit=audit,
+            downloads=state / DOWNLOADS,
+        )
+        if session.run(make_handler(identity.node_id, config)):
+            say("the federation is finished; thank you")
 
 
 def default_state(invite: Invite) -> Path:
@@ -102,21 +128,21 @@ def check_data(path: Path, say: Say) -> None:
 
 
 def enter(
-    options: JoinOptions, invite: Invite, state: Path, device: str, say: Say
-) -> tuple[Credential, str, dict[str, Any]]:
-    """Check base and rank, then enrol: credential, the base's fingerprint, the node's config."""
-    known = read_credential(state)
+    options: JoinOptions, invite: Invite, state: Path, device: str, audit: Audit, say: Say
+) -> tuple[Identity, str, dict[str, Any]]:
+    """Check base and rank, then enrol: who it is, the base's fingerprint, the node's config."""
+    known = read_identity(state)
     rank = options.rank or (known.rank if known else DEFAULT_RANK[options.kind])
 
     def ask() -> FederationInfo:
-        return describe(invite, insecure=options.insecure)
+        return describe(invite, insecure=options.insecure, audit=audit)
 
     info = known.info if known else patiently(ask, options.patience_s, say)
     base = options.base or info.base
     fingerprint = check_base(base, info)
     check_rank(base, invite.name, options.kind, options.target, rank)
     load(base, info, device)
-    credential = enrol(
+    identity = enrol(
         invite,
         state,
         kind=options.kind,
@@ -124,11 +150,12 @@ def enter(
         rank=rank,
         fingerprint=fingerprint,
         insecure=options.insecure,
+        audit=audit,
     )
     say(
         f"joined {invite.federation} as {invite.name}: {options.kind} {options.target}, rank {rank}"
     )
-    return credential, fingerprint, node_config(options, credential, base, device, state)
+    return identity, fingerprint, node_config(options, identity, base, device, state)
 
 
 def patiently(action: Callable[[], T], patience_s: float, say: Say) -> T:
@@ -172,21 +199,30 @@ def load(base: str, info: FederationInfo, device: str) -> None:
 
 
 def node_config(
-    options: JoinOptions, credential: Credential, base: str, device: str, state: Path
+    options: JoinOptions, identity: Identity, base: str, device: str, state: Path
 ) -> dict[str, Any]:
     """What the ClientApp learns of this node."""
     return {
-        "name": credential.name,
-        "kind": credential.kind,
-        "target": credential.target,
-        "rank": credential.rank,
+        "name": identity.name,
+        "kind": identity.kind,
+        "target": identity.target,
+        "rank": identity.rank,
         "data": str(options.data.resolve()),
         "base": base,
-        "dtype": credential.info.dtype,
+        "dtype": identity.info.dtype,
         "device": device,
-        "quantization": credential.info.quantization,
+        "quantization": identity.info.quantization,
         "state": str(state.resolve()),
+        "codecs": ",".join(options.codecs),
+        "min_tokens": options.min_tokens,
     }
+
+
+def make_guard(node_id: int, config: dict[str, Any], audit: Audit) -> Guard:
+    """What stands between the ClientApp and the wire."""
+    from fedmore.client.guard import guard_of
+
+    return guard_of(node_id, config, audit)
 
 
 def make_handler(node_id: int, config: dict[str, Any]) -> Callable[[Any], Any]:

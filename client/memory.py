@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fedmore.experts.errors import DataError
 from fedmore.experts.factors import Factors, from_state, to_state
 
 SUFFIX = ".component.safetensors"
+EMBEDDING = "embedding.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ class Remembered:
     metrics: Mapping[str, float | int]
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """The one embedding that this client gives, float32 [D].
+
+    `asked` is what was asked for: how many documents, tokens of each, and the seed.
+    """
+
+    asked: tuple[int, int, int]
+    mean: Tensor
+    documents: int
+    tokens: int
+
+
 class Memory:
     """Files below `directory`, each replaced atomically."""
 
@@ -40,6 +55,10 @@ class Memory:
 
     def _file(self, expert: str) -> Path:
         return self.directory / f"{expert}{SUFFIX}"
+
+    def checkpoint(self, expert: str) -> Path:
+        """Where `fedmore.client.checkpoint` keeps the task in hand."""
+        return self.directory / f"{expert}.checkpoint.safetensors"
 
     def updates(self) -> dict[str, int]:
         """How many updates each remembered expert holds."""
@@ -52,10 +71,8 @@ class Memory:
         file = self._file(expert)
         if not file.is_file():
             return None
-        try:
-            with safe_open(file, "pt") as opened:
-                meta: dict[str, str] = opened.metadata()
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        with _readable(file):
+            tensors, meta = _load(file)
             return Remembered(
                 _part(tensors, "component."),
                 _part(tensors, "residual."),
@@ -64,8 +81,6 @@ class Memory:
                 tensors["answer"].numpy().tobytes(),
                 json.loads(meta["metrics"]),
             )
-        except Exception as error:  # safetensors raises its own type, not exported
-            raise DataError(f"{file}: damaged ({error}); remove it to start afresh") from error
 
     def write(self, expert: str, entry: Remembered) -> None:
         """Remember; a crash leaves the old file or the new one."""
@@ -78,12 +93,54 @@ class Memory:
             "task": entry.task,
             "metrics": json.dumps(dict(entry.metrics)),
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = self._file(expert).with_suffix(".writing")
-        save_file(tensors, temporary, meta)
+        save(self._file(expert), tensors, meta)
+
+    def embedding(self) -> Embedding | None:
+        """The embedding that was given; None where none was."""
+        file = self.directory / EMBEDDING
+        if not file.is_file():
+            return None
+        with _readable(file):
+            tensors, meta = _load(file)
+            documents, tokens, seed = json.loads(meta["asked"])
+            counts = json.loads(meta["counts"])
+            return Embedding((documents, tokens, seed), tensors["mean"], *counts)
+
+    def give(self, embedding: Embedding) -> None:
+        """Remember the embedding, before it is sent."""
+        counts = json.dumps((embedding.documents, embedding.tokens))
+        meta = {"asked": json.dumps(embedding.asked), "counts": counts}
+        save(self.directory / EMBEDDING, {"mean": embedding.mean}, meta)
+
+
+def save(
+    file: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str], *, lasting: bool = True
+) -> None:
+    """Write a safetensors file; a crash leaves the old file or the new one.
+
+    Of the machine too, if it is to be `lasting`; else only of this process.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".writing")
+    save_file(dict(tensors), temporary, dict(meta))
+    if lasting:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(self._file(expert))
+    temporary.replace(file)
+
+
+def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(file, "pt") as opened:
+        meta: dict[str, str] = opened.metadata()
+        return {key: opened.get_tensor(key) for key in opened.keys()}, meta  # noqa: SIM118
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # safetensors raises its own type, not exported
+        raise DataError(f"{file}: damaged ({error}); remove it to start afresh") from error
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> Factors:

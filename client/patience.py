@@ -1,12 +1,13 @@
 """Trying again: jittered exponential backoff, up to a limit of patience."""
 
+import math
 import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from fedmore.experts.errors import TransportError
+from fedmore.experts.errors import PeerError, TransportError
 
 T = TypeVar("T")
 
@@ -15,6 +16,8 @@ class Patience:
     """Delays of 0.2, 0.4, … up to 10 s, until `limit_s` have passed.
 
     Each is scaled by a random factor of 0.5 to 1, so that clients do not come back all at once.
+    They begin at 0.2 s again when what works has done so for 10 s, so that a peer which takes
+    connections and drops them is not called ever faster.
     """
 
     FIRST_S = 0.2
@@ -29,16 +32,22 @@ class Patience:
         self._limit_s = limit_s
         self._clock = clock
         self._jitter = jitter
-        self.reset()
-
-    def reset(self) -> None:
-        """It worked: the limit counts from now."""
-        self._since = self._clock()
+        self._since = clock()
+        self._worked = math.inf
         self._delay = self.FIRST_S
 
-    def next_delay(self, error: TransportError) -> float:
-        """Seconds to wait after `error`, which is raised once patience is at its end."""
-        left = self._since + self._limit_s - self._clock()
+    def reset(self) -> None:
+        """It works: the limit counts from when it ceases to."""
+        self._worked = self._clock()
+
+    def next_delay(self, error: Exception) -> float:
+        """Seconds to wait after `error`; `TransportError` once patience is at its end."""
+        now = self._clock()
+        if now >= self._worked + self.LARGEST_S:
+            self._delay = self.FIRST_S
+        if self._worked < math.inf:  # until now, maybe for weeks: the limit counts from the loss
+            self._since, self._worked = now, math.inf
+        left = self._since + self._limit_s - now
         if left <= 0:
             raise TransportError(f"{error}; gave up after {self._limit_s:g} s") from error
         delay = min(self._delay * (0.5 + 0.5 * self._jitter()), left)
@@ -46,12 +55,17 @@ class Patience:
         return delay
 
 
-def persist(action: Callable[[], T], limit_s: float, stopped: threading.Event) -> T:
-    """Do `action` until it does not raise `TransportError`, patience ends, or `stopped` is set."""
-    patience = Patience(limit_s)
+def persist(action: Callable[[], T], patience: Patience | float, stopped: threading.Event) -> T:
+    """Do `action` until it does not raise `TransportError`, patience ends, or `stopped` is set.
+
+    A number is the limit of a new patience. `PeerError`, which does not pass, is raised at once.
+    """
+    patience = patience if isinstance(patience, Patience) else Patience(patience)
     while True:
         try:
             return action()
+        except PeerError:
+            raise
         except TransportError as error:
             if stopped.wait(patience.next_delay(error)):
                 raise

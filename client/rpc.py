@@ -11,43 +11,66 @@ from typing import Any, Self
 
 import grpc
 
-from fedmore.experts.errors import WireError
+from fedmore.client.keys import Keys
+from fedmore.client.outgoing import Recorded, Recorder, Sending, Unrecorded
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import MAX_MESSAGE, digest_of, split
+from fedmore.protos.chunks import CHUNK, MAX_MESSAGE, split
 from fedmore.protos.federation_pb2_grpc import FederationStub
 from fedmore.protos.info import FederationInfo
+from fedmore.protos.invite import host_of, is_loopback
 from fedmore.protos.status import from_rpc
+from fedmore.protos.stored import Payload, size_of
 
 CALL_TIMEOUT_S = 30.0
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 10_000),  # how long a connection may take to come about
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # What may come before it is read; gRPC's own estimate grows with every delay of ours.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", MAX_MESSAGE),
+    ("grpc.http2.max_frame_size", CHUNK),
     ("grpc.use_local_subchannel_pool", 1),  # one connection per link, also within one process
 )
-_LOOPBACK = ("127.", "localhost", "[::1]")
+UNRECORDED = Unrecorded()
 
 
 class Link:
-    """A channel to `address`, calling as the owner of `credential`.
+    """A channel to `address`, as the owner of the certificate in `keys`.
 
-    It trusts the certificate authority `ca` (PEM) and no other; None is plain text.
+    Without keys it is plain text, and the calls carry `secret`.
     """
 
-    def __init__(self, address: str, ca: str | None, credential: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        keys: Keys | None,
+        secret: str = "",
+        audit: Recorder = UNRECORDED,
+    ) -> None:
         self.address = address
-        options = [*OPTIONS, ("grpc.enable_http_proxy", int(not address.startswith(_LOOPBACK)))]
-        if ca is None:
-            self._channel = grpc.insecure_channel(address, options)
+        self._audit = audit
+        self._channels: list[grpc.Channel] = []
+        self._metadata = (("authorization", f"Bearer {secret}"),) if secret else ()
+        self.use(keys)
+
+    def use(self, keys: Keys | None) -> None:
+        """Call with these keys from now on; what is open already goes on as it is."""
+        local = is_loopback(host_of(self.address))
+        options = [*OPTIONS, ("grpc.enable_http_proxy", int(not local))]
+        if keys is None:
+            channel = grpc.insecure_channel(self.address, options)
         else:
-            trust = grpc.ssl_channel_credentials(root_certificates=ca.encode())
-            self._channel = grpc.secure_channel(address, trust, options)
-        self._stub: Any = FederationStub(self._channel)  # type: ignore[no-untyped-call]
-        self._metadata = (("authorization", f"Bearer {credential}"),) if credential else ()
+            credentials = grpc.ssl_channel_credentials(
+                keys.ca.encode(), keys.key.encode(), keys.certificate.encode()
+            )
+            channel = grpc.secure_channel(self.address, credentials, options)
+        self._channels.append(channel)
+        self._stub = Recorded(FederationStub(channel), self._audit)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
@@ -57,80 +80,93 @@ class Link:
 
     def close(self) -> None:
         """End every call and the connection."""
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
     def describe(self) -> FederationInfo:
         """What the federation is."""
         with self._failures():
-            reply = self._stub.Describe(pb.DescribeRequest(), timeout=CALL_TIMEOUT_S)
+            reply = self._stub.call("Describe", pb.DescribeRequest(), timeout=CALL_TIMEOUT_S)
         return FederationInfo.from_proto(reply)
 
-    def enrol(
-        self, token: str, name: str, kind: str, target: str, rank: int, fingerprint: str
-    ) -> pb.EnrolReply:
-        """Turn a token into a credential."""
-        request = pb.EnrolRequest(
-            token=token, name=name, kind=kind, target=target, rank=rank, fingerprint=fingerprint
-        )
+    def enrol(self, request: pb.EnrolRequest) -> pb.EnrolReply:
+        """Turn a token into membership; the same request again gives the same member."""
         with self._failures():
-            reply: pb.EnrolReply = self._stub.Enrol(request, timeout=CALL_TIMEOUT_S)
+            reply: pb.EnrolReply = self._stub.call("Enrol", request, timeout=CALL_TIMEOUT_S)
         return reply
+
+    def renew(self, signing_request: str) -> str:
+        """A fresh certificate (PEM) for the key that this link calls with."""
+        with self._failures():
+            return str(self._call("Renew", pb.RenewRequest(identity=signing_request)).certificate)
+
+    def withdraw(self, reason: str) -> None:
+        """Take back what this member contributed."""
+        with self._failures():
+            self._call("Withdraw", pb.WithdrawRequest(reason=reason))
 
     def connect(self, events: Iterator[pb.ClientEvent]) -> "Call":
         """Open the stream."""
-        return Call(self._stub.Connect(events, metadata=self._metadata), self._failures)
+        return Call(self._stub.connect(events, metadata=self._metadata), self._failures)
 
-    def upload(self, digest: str, data: bytes) -> None:
+    def upload(self, digest: str, payload: Payload) -> None:
         """Send what the coordinator does not have of a blob yet."""
-        blob = pb.Blob(digest=digest, size=len(data))
+        blob = pb.Blob(digest=digest, size=size_of(payload))
         with self._failures():
-            held = self._stub.Held(blob, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
-            if not held.complete:
-                offset = min(held.offset, len(data))
-                self._stub.Upload(_parts(blob, data, offset), metadata=self._metadata)
+            held = self._call("Held", blob)
+            if held.complete:
+                return
+            parts = _parts(blob, payload, min(held.offset, blob.size))
+            sending = self._stub.upload(parts, digest, metadata=self._metadata)
+        with self._failures(sending):
+            sending.call.result()
 
-    def download(self, digest: str, size: int, received: bytearray) -> bytes:
-        """Fetch a blob. `received` keeps what came before a failure: give it to the next try."""
-        request = pb.DownloadRequest(digest=digest, offset=len(received))
+    def download(self, digest: str, offset: int) -> Iterator[bytes]:
+        """The pieces of a blob from `offset` on; unchecked."""
+        request = pb.DownloadRequest(digest=digest, offset=offset)
         with self._failures():
-            for chunk in self._stub.Download(request, metadata=self._metadata):
-                received += chunk.data
-                if len(received) > size:
-                    break
-        data = bytes(received)
-        if len(data) != size or digest_of(data) != digest:
-            raise WireError(f"the blob {digest[:12]}… did not come as announced")
-        return data
+            call = self._stub.call("Download", request, metadata=self._metadata)
+            try:
+                for chunk in call:
+                    yield chunk.data
+            finally:
+                call.cancel()
+
+    def _call(self, name: str, request: Any) -> Any:
+        return self._stub.call(name, request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
 
     @contextmanager
-    def _failures(self) -> Iterator[None]:
+    def _failures(self, sending: Sending | None = None) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
+            if sending is not None:
+                sending.check()
             raise from_rpc(error, self.address) from error
 
 
 class Call:
     """An open stream: iterate over what the coordinator says."""
 
-    def __init__(self, call: Any, failures: Callable[[], Any]) -> None:
-        self._call = call
+    def __init__(self, sending: Sending, failures: Callable[[Sending], Any]) -> None:
+        self._sending = sending
         self._failures = failures
         self._ended = threading.Event()
-        if not call.add_callback(self._ended.set):
+        if not sending.call.add_callback(self._ended.set):
             self._ended.set()
 
     def __iter__(self) -> Iterator[pb.ServerEvent]:
-        with self._failures():
-            yield from self._call
+        with self._failures(self._sending):
+            yield from self._sending.call
+        self._sending.check()
 
     def end(self, timeout: float) -> None:
         """Give the other end `timeout` seconds to hang up, then do it."""
         self._ended.wait(timeout)
-        self._call.cancel()
+        self._sending.call.cancel()
 
 
-def _parts(blob: pb.Blob, data: bytes, offset: int) -> Iterator[pb.UploadRequest]:
+def _parts(blob: pb.Blob, payload: Payload, offset: int) -> Iterator[pb.UploadRequest]:
     yield pb.UploadRequest(start=pb.UploadStart(blob=blob, offset=offset))
-    for chunk in split(data, offset):
+    for chunk in split(payload, offset):
         yield pb.UploadRequest(chunk=chunk)

@@ -1,15 +1,21 @@
 """A client's time in a federation: connected, doing tasks, reconnecting, until told to finish."""
 
+import contextlib
 import secrets
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from fedmore.client.invite import Credential
+from fedmore.client.egress import Guard
+from fedmore.client.invite import Identity
 from fedmore.client.outbox import Outbox
+from fedmore.client.outgoing import Recorder, Unguarded, Unrecorded
 from fedmore.client.patience import Patience
-from fedmore.client.rpc import Call, Link
+from fedmore.client.renewal import Renewal
+from fedmore.client.rpc import Link
 from fedmore.client.worker import Handler, Worker
-from fedmore.experts.errors import TransportError
+from fedmore.experts.errors import PeerError, TransportError
 from fedmore.protos import federation_pb2 as pb
 
 HANG_UP_S = 1.0
@@ -19,45 +25,72 @@ class Session:
     """`run` returns when the federation is finished or `stop` was called.
 
     A lost connection is tried again for `patience_s` seconds; `on_status` hears in plain words
-    what goes on.
+    what goes on. What is said passes `guard`, and `audit` before it leaves. What tasks bring lies
+    in `downloads`, where a later session finds it; without, in a temporary folder.
     """
 
     def __init__(
         self,
-        credential: Credential,
+        identity: Identity,
         *,
         fingerprint: str = "",
         patience_s: float = 300.0,
         on_status: Callable[[str], None] = lambda _: None,
+        guard: Guard | None = None,
+        audit: Recorder | None = None,
+        downloads: Path | None = None,
     ) -> None:
-        self._credential = credential
+        self._identity = identity
         self._hello = pb.Hello(session=secrets.token_hex(8), fingerprint=fingerprint)
         self._patience_s = patience_s
         self._on_status = on_status
+        self._guard = guard or Unguarded()
+        self._audit = audit or Unrecorded()
+        self._downloads = downloads
         self._stopped = threading.Event()
+        self._failed: Exception | None = None
         self._outbox: Outbox | None = None
 
     def run(self, handler: Handler) -> bool:
         """Answer tasks with `handler`, in a thread of its own; true when the federation finished.
 
-        Raises what the coordinator refused with, or `TransportError` at the end of patience.
+        Raises what the coordinator refused with, `TransportError` at the end of patience, or
+        `EgressError` when what leaves can no longer be recorded.
         """
-        link = self._credential.link()
-        worker = Worker(handler, link, self._patience_s)
-        worker.start()
-        try:
-            return self._stay_connected(link, worker)
-        finally:
-            self._stopped.set()
-            worker.stop(timeout=HANG_UP_S)
-            link.close()
+        with self._folder() as folder, self._identity.link(self._audit) as link:
+            worker = Worker(handler, link, self._guard, folder, self._patience_s, self._fail)
+            worker.start()
+            try:
+                with Renewal(self._identity, link, self._on_status):
+                    finished = self._stay_connected(link, worker)
+            finally:
+                self._stopped.set()
+                worker.stop()
+                link.close()  # ends the calls of the worker's threads
+                worker.join(HANG_UP_S)
+        if self._failed is not None:
+            raise self._failed
+        return finished
 
     def stop(self, reason: str = "stopped") -> None:
         """Leave; from any thread. `run` returns false soon after."""
         self._stopped.set()
         outbox = self._outbox
         if outbox is not None:
-            _say_goodbye(outbox, reason)
+            outbox.leave(reason)
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = error
+        self.stop()
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        if self._downloads is not None:
+            yield self._downloads
+            return
+        # A handler that is left behind at the end may still write into it.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+            yield Path(name)
 
     def _stay_connected(self, link: Link, worker: Worker) -> bool:
         patience = Patience(self._patience_s)
@@ -66,6 +99,8 @@ class Session:
                 if self._converse(link, worker, patience):
                     return True
                 lost = TransportError(f"{link.address}: the coordinator ended the stream")
+            except PeerError:
+                raise
             except TransportError as error:
                 lost = error
             if self._stopped.is_set():
@@ -76,11 +111,10 @@ class Session:
         return False
 
     def _converse(self, link: Link, worker: Worker, patience: Patience) -> bool:
-        self._outbox = outbox = Outbox(self._hello)
+        self._outbox = outbox = Outbox(self._hello, worker.in_hand)
         if self._stopped.is_set():  # by a `stop` that came too early to see this outbox
             return False
         call = link.connect(outbox)
-        worker.attach(outbox)
         finished = False
         try:
             for event in call:
@@ -89,12 +123,13 @@ class Session:
             if not finished:
                 raise
         except KeyboardInterrupt:
-            _say_goodbye(outbox, "interrupted")
+            outbox.leave("interrupted")
             call.end(HANG_UP_S)
             raise
         finally:
             worker.attach(None)
-            _hang_up(outbox, call)
+            outbox.close()
+            call.end(timeout=0.0)
         return finished
 
     def _hear(
@@ -103,23 +138,16 @@ class Session:
         kind = event.WhichOneof("event")
         if kind == "welcome":
             patience.reset()
-            outbox.heartbeat_s = event.welcome.heartbeat_s or outbox.heartbeat_s
+            outbox.beat(event.welcome.heartbeat_s or outbox.heartbeat_s)
+            worker.attach(outbox)
             self._on_status(f"connected to {event.welcome.federation.name}")
         elif kind == "task":
             worker.offer(event.task)
         elif kind == "cancel":
             worker.cancel(event.cancel.task_id)
+        elif kind == "taken":
+            worker.taken(event.taken.task_id)
         elif kind == "finish":
             outbox.close()
             return True
         return False
-
-
-def _say_goodbye(outbox: Outbox, reason: str) -> None:
-    outbox.put(pb.ClientEvent(leave=pb.Leave(reason=reason)))
-    outbox.close()
-
-
-def _hang_up(outbox: Outbox, call: Call) -> None:
-    outbox.close()
-    call.end(timeout=0.0)

@@ -1,103 +1,150 @@
 """The thread that does the tasks, whatever becomes of the stream meanwhile.
 
-A task that is done is remembered until the next: when the coordinator sends it again, because the
-reply was lost with a stream, the same reply goes out and nothing is trained twice.
+A task is in hand from when it is offered until its reply is `Taken`; while it is, offering it again
+has no effect but that its reply, if there is one, is sent again. So nothing is done twice in one
+process, however often the connection is lost. What is done when the process ends before its reply
+is taken is done again after it, and the app decides whether that costs anything: ours remembers
+its last answer (`fedmore.client.memory`), somebody else's may not.
 """
 
 import logging
 import queue
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Message
 
+from fedmore.client.courier import Courier
+from fedmore.client.downloads import Downloads
+from fedmore.client.egress import Guard
 from fedmore.client.outbox import Outbox
-from fedmore.client.patience import persist
 from fedmore.client.progress import CancelledError, reporting, throttled
 from fedmore.client.rpc import Link
-from fedmore.experts.errors import FedmoreError, TransportError, WireError
+from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import CLIENT_RAISED
-from fedmore.protos.status import describe
 from fedmore.protos.wire import PackedReply, pack_failure, pack_reply, unpack_task
 from fedmore.strategies.events import Report
+
+TASKS = 32
+"""Tasks that wait or are done; the coordinator offers what is above again, later."""
 
 Handler = Callable[[Message], Message]
 log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Does one task at a time with `handler`. Outside threads may call everything public."""
+    """Does one task at a time with `handler`. Outside threads may call everything public.
 
-    def __init__(self, handler: Handler, link: Link, patience_s: float) -> None:
+    `fatal` hears what ends one of its threads before its time.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        link: Link,
+        guard: Guard,
+        downloads: Path,
+        patience_s: float,
+        fatal: Callable[[Exception], None],
+    ) -> None:
         self._handler = handler
-        self._link = link
-        self._patience_s = patience_s
+        self._guard = guard
+        self._fatal = fatal
+        self._stopped = threading.Event()
+        self._courier = Courier(link, self._failure, fatal)
+        self._downloads = Downloads(downloads, link, patience_s, self._stopped)
         self._queue: queue.SimpleQueue[pb.Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._pending: set[str] = set()
-        self._cancelled: set[str] = set()
+        self._pending: dict[str, bool] = {}  # whether it was cancelled
+        self._files: dict[str, set[str]] = {}  # a reply may name them until it is taken
         self._outbox: Outbox | None = None
-        self._done: PackedReply | None = None
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="worker", daemon=True)
 
     def start(self) -> None:
         """Begin."""
+        self._courier.start()
         self._thread.start()
 
-    def stop(self, timeout: float) -> None:
-        """End at the next report of the task in hand, or leave it behind after `timeout` s."""
+    def stop(self) -> None:
+        """End at the next report of the task in hand."""
         self._stopped.set()
         self._queue.put(None)
+        self._courier.stop()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end; a handler that goes on for longer is left behind."""
+        self._courier.join(timeout)
         self._thread.join(timeout)
 
     def attach(self, outbox: Outbox | None) -> None:
         """Speak through this stream from now on; None while there is no stream."""
         with self._lock:
             self._outbox = outbox
+        self._courier.attach(outbox)
+
+    def in_hand(self) -> list[str]:
+        """Ids of the tasks that are waiting, being done, or done and not taken."""
+        with self._lock:
+            return [*self._pending, *self._courier.task_ids()]
 
     def offer(self, task: pb.Task) -> None:
-        """A task came; one that is in hand already is not taken twice."""
+        """A task came; one that is in hand already is not done twice."""
         with self._lock:
-            if task.task_id in self._pending:
+            if task.task_id in self._pending or self._courier.again(task.task_id):
                 return
-            self._pending.add(task.task_id)
+            if len(self._pending) >= TASKS:
+                log.warning("task %s has to wait: %d are in hand", task.task_id, TASKS)
+                return
+            self._pending[task.task_id] = False
         self._queue.put(task)
 
     def cancel(self, task_id: str) -> None:
         """The task is no longer wanted."""
-        self._cancelled.add(task_id)
+        with self._lock:
+            if task_id in self._pending:
+                self._pending[task_id] = True
 
-    def _run(self) -> None:
-        while (task := self._queue.get()) is not None and not self._stopped.is_set():
-            try:
-                if self._done is None or self._done.message.task_id != task.task_id:
-                    self._done = self._perform(task)
-                if self._stopped.is_set():
-                    return  # the link is closed, or about to be
-                self._upload(self._done)
-            except FedmoreError as error:
-                self._forget(task.task_id, self._after_failed_upload(task.task_id, error))
-            else:
-                self._forget(task.task_id, self._done.message)
+    def taken(self, task_id: str) -> None:
+        """The coordinator has the reply to this task, or wants none."""
+        self._courier.taken(task_id)
+        with self._lock:
+            if task_id not in self._pending and task_id in self._files:
+                del self._files[task_id]
+                self._downloads.keep(set().union(*self._files.values()))
+
+    def _live(self) -> None:
+        try:
+            while (task := self._queue.get()) is not None and not self._stopped.is_set():
+                self._courier.wait_for_room()
+                self._do(task)
+        except Exception as error:
+            log.exception("no task can be done any more")
+            self._fatal(error)
+
+    def _do(self, task: pb.Task) -> None:
+        reply = self._perform(task)
+        with self._lock:  # in one step, or the task is in nobody's hand for a moment
+            del self._pending[task.task_id]
+            self._courier.bring(reply)
 
     def _perform(self, task: pb.Task) -> PackedReply:
         try:
             self._check_wanted(task.task_id)
-            message = unpack_task(task, self._fetch)
+            message = unpack_task(task, lambda *blob: self._fetch(task.task_id, *blob))
+            self._guard.check_task(message)
             with reporting(self._sink(task.task_id)):
-                return pack_reply(task.task_id, self._answer(message))
+                reply = self._answer(message)
+            return pack_reply(task.task_id, self._guard.check_reply(message, reply))
         except CancelledError:
             return pack_failure(task.task_id, "cancelled", CLIENT_RAISED)
-        except FedmoreError as error:
-            log.error("task %s failed: %s", task.task_id, error)
-            return pack_failure(task.task_id, describe(error), CLIENT_RAISED)
         except Exception as error:
             log.exception("task %s failed", task.task_id)
-            return pack_failure(task.task_id, _locate(error), CLIENT_RAISED)
+            return self._failure(task.task_id, error)
+
+    def _failure(self, task_id: str, error: Exception) -> PackedReply:
+        return pack_failure(task_id, self._guard.reason(task_id, error), CLIENT_RAISED)
 
     def _answer(self, message: Message) -> Message:
         reply = self._handler(message)
@@ -105,37 +152,18 @@ class Worker:
             raise WireError(f"the ClientApp returned a {type(reply).__name__}, not a Message")
         return reply
 
-    def _fetch(self, digest: str, size: int) -> bytes:
-        received = bytearray()
-        return persist(
-            lambda: self._link.download(digest, size, received), self._patience_s, self._stopped
-        )
-
-    def _upload(self, reply: PackedReply) -> None:
-        for digest, data in reply.blobs.items():
-
-            def send(digest: str = digest, data: bytes = data) -> None:
-                self._link.upload(digest, data)
-
-            persist(send, self._patience_s, self._stopped)
-
-    def _after_failed_upload(self, task_id: str, error: FedmoreError) -> pb.Reply | None:
-        log.error("the reply to task %s could not be sent: %s", task_id, error)
-        if isinstance(error, TransportError):
-            return None  # no use: the stream fails for the same reason, and says so
-        return pack_failure(task_id, describe(error), CLIENT_RAISED).message
-
-    def _forget(self, task_id: str, reply: pb.Reply | None) -> None:
-        # In one step: a task sent again on a new stream is either still pending, and its reply
-        # goes out on that stream, or not, and is answered from `_done`.
+    def _fetch(self, task_id: str, digest: str, size: int) -> Path:
+        if size > self._guard.max_download:
+            raise WireError(
+                f"a task names a blob of {size} bytes; it has no reason to bring more than "
+                f"{self._guard.max_download}"
+            )
         with self._lock:
-            self._pending.discard(task_id)
-            self._cancelled.discard(task_id)
-            if reply is not None and self._outbox is not None:
-                self._outbox.put(pb.ClientEvent(reply=reply))
+            self._files.setdefault(task_id, set()).add(digest)
+        return self._downloads.fetch(digest, size, lambda: self._check_wanted(task_id))
 
     def _sink(self, task_id: str) -> Callable[[Report], None]:
-        forward = throttled(lambda report: self._tell(task_id, report))
+        forward = throttled(lambda report: self._tell(task_id, self._guard.progress(report)))
 
         def sink(report: Report) -> None:
             self._check_wanted(task_id)
@@ -144,7 +172,7 @@ class Worker:
         return sink
 
     def _check_wanted(self, task_id: str) -> None:
-        if self._stopped.is_set() or task_id in self._cancelled:
+        if self._stopped.is_set() or self._pending.get(task_id, False):
             raise CancelledError(task_id)
 
     def _tell(self, task_id: str, report: Report) -> None:
@@ -158,10 +186,4 @@ class Worker:
         )
         with self._lock:
             if self._outbox is not None:
-                self._outbox.put(pb.ClientEvent(progress=progress))
-
-
-def _locate(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return describe(error) + where
+                self._outbox.progress(progress)

@@ -14,8 +14,6 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from safetensors.torch import save
-from torch import Tensor
 
 from fedmore.coordinator.assemble import EMBEDDINGS, assemble
 from fedmore.coordinator.config import FederationConfig
@@ -24,10 +22,13 @@ from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.rows import RoundRow
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tracking import Tracker
+from fedmore.coordinator.versions import STATE, keep_version
+from fedmore.coordinator.withdrawal import leave_out
 from fedmore.experts.base import linear_shapes
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.factors import numbers, to_state
 from fedmore.protos.flower import RUN
+from fedmore.strategies.embeddings import Embedding
+from fedmore.strategies.embeddings import dump as dump_embeddings
 from fedmore.strategies.events import (
     Evaluated,
     Event,
@@ -35,13 +36,18 @@ from fedmore.strategies.events import (
     RoundStarted,
     StageStarted,
 )
-from fedmore.strategies.experts import ExpertStrategy, train_stage
+from fedmore.strategies.experts import ExpertStrategy, Progress, train_stage
 from fedmore.strategies.plan import Stage
 from fedmore.strategies.router import EmbeddingStrategy
-from fedmore.strategies.state import ExpertState, dump, restore
+from fedmore.strategies.snapshot import dump, restore
+from fedmore.strategies.state import ExpertState
 
-STATE = "state"
-"""Key of a round's metrics: digest of the blob that the next round goes on from."""
+Settle = Callable[[str], None]
+"""Told the group of tasks ("experts/1") whose round is on disk: its journal may be cleared."""
+
+
+def keep_all(_group: str) -> None:
+    """There is no journal to clear."""
 
 
 def run_plan(
@@ -53,9 +59,10 @@ def run_plan(
     store: Store,
     tracker: Tracker,
     observer: Callable[[Event], None],
+    settle: Settle = keep_all,
 ) -> None:
     """Run the stages that are left, assemble the mixture, evaluate it, write evaluation.json."""
-    run = PlanRun(config, directory, registry, store, tracker, observer)
+    run = PlanRun(config, directory, registry, store, tracker, observer, settle)
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the observer shows the rounds
     make_server_app(run)(grid, Context(RUN, 0, {}, RecordDict(), {}))
 
@@ -82,6 +89,7 @@ class PlanRun:
     store: Store
     tracker: Tracker
     observer: Callable[[Event], None]
+    settle: Settle = keep_all
     _scorer: Scorer | None = field(default=None, init=False)
 
     @property
@@ -99,30 +107,35 @@ class PlanRun:
             if stage.kind == "router":
                 self._embed(grid, index, stage, done)
             else:
-                self._train(grid, index, stage, rows)
+                self._train(grid, index, stage)
                 self._forgetting(index, stage)
 
-    def _train(self, grid: Grid, index: int, stage: Stage, rows: Sequence[RoundRow]) -> None:
-        done = len([row for row in rows if row.stage == index])
-        if done >= stage.rounds:
+    def _train(self, grid: Grid, index: int, stage: Stage) -> None:
+        progress = self._progress(index)
+        if progress.done >= stage.rounds:
             return
         recorder = Recorder(self, index, stage)
         strategy = ExpertStrategy(
             stage,
             linear_shapes(self.config.base.model),
             self.config.federation.seed,
-            self._states(index),
             recorder.trained,
-            done,
+            progress,
+            self.registry.withdrawn,
         )
-        recorder.begin(done + 1)
-        timeout, rounds = stage.timeout_s, stage.rounds - done
-        strategy.start(grid, ArrayRecord(), num_rounds=rounds, timeout=timeout)
+        recorder.begin(progress.done + 1)
+        rounds = stage.rounds - progress.done
+        patient = strategy.patient(grid)
+        strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=stage.timeout_s)
 
-    def _states(self, index: int) -> dict[str, ExpertState]:
-        """What the rounds of this stage so far have left; nothing before the first."""
+    def _progress(self, index: int) -> Progress:
+        """What the rounds of a stage so far have left; nothing before the first."""
         rows = [row for row in self.registry.rounds() if row.stage == index]
-        return restore(self.store.get(rows[-1].metrics[STATE])) if rows else {}
+        if not rows:
+            return Progress()
+        metrics = rows[-1].metrics
+        states = restore(self.store.get(metrics[STATE]))
+        return Progress(rows[-1].round, states, metrics.get("late", ()))
 
     def _embed(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
         if done:
@@ -145,7 +158,8 @@ class PlanRun:
         self.observer(Evaluated(stage.kind, entry["bits_per_byte"]))
 
     def result(self) -> None:
-        """The mixture and its evaluation."""
+        """The mixture and its evaluation, without those who have withdrawn."""
+        leave_out(self.config, self.registry, self.store)
         names = sorted({expert.name for expert in self.registry.experts()})
         if not names:
             raise ConfigError("stages: no stage of the plan trains an expert")
@@ -184,30 +198,17 @@ class Recorder:
     ) -> None:
         """A training round is aggregated."""
         for name, entry in metrics["experts"].items():
-            entry["digest"] = self._keep(states[name], number, entry)
+            at, known = (self.index, number), dict(entry)
+            entry["digest"] = keep_version(
+                self.run.registry, self.run.store, states[name], at, known
+            )
         self._finish(number, metrics | {STATE: self.run.store.put(dump(states))})
 
-    def _keep(self, state: ExpertState, number: int, metrics: dict[str, Any]) -> str:
-        digest = self.run.store.put(save(to_state(state.aggregate)))
-        self.run.registry.add_expert(
-            name=state.name,
-            kind="adapter" if state.kind == "adapter" else "expert",
-            target=state.name,
-            rank=state.rank,
-            params=numbers(state.aggregate),
-            stage=self.index,
-            round=number,
-            digest=digest,
-            metrics=dict(metrics),
-        )
-        return digest
-
     def embedded(
-        self, number: int, metrics: dict[str, Any], embeddings: Mapping[str, Tensor]
+        self, number: int, metrics: dict[str, Any], embeddings: Mapping[str, Embedding]
     ) -> None:
         """Every client has sent its domain embedding."""
-        blob = save({name: tensor.contiguous() for name, tensor in embeddings.items()})
-        digest = self.run.store.put(blob)
+        digest = self.run.store.put(dump_embeddings(embeddings))
         self.run.registry.set_state(EMBEDDINGS, digest)
         self._finish(number, metrics | {STATE: digest})
 
@@ -231,7 +232,15 @@ class Recorder:
         )
         if self.stage.kind != "router":
             self._count_tokens()
+        self._clear(number)
         self.run.tracker.round(self.index, number, metrics)
         self.run.observer(RoundFinished(self.index, number - 1, metrics))
         if number < self.stage.rounds:
             self.begin(number + 1)
+
+    def _clear(self, number: int) -> None:
+        """What only this round needed: its tasks, and the state that it went on from."""
+        self.run.settle(f"{self.stage.kind}/{number}")
+        for row in self.run.registry.rounds():
+            if (row.stage, row.round) == (self.index, number - 1):
+                self.run.store.delete(row.metrics[STATE])

@@ -19,10 +19,11 @@ from fedmore.experts.factors import Factors, from_state
 from fedmore.experts.router import Router, UniformRouter, domain_router
 from fedmore.experts.saved import Entry, Recipe, save_mixture
 from fedmore.experts.text import read_documents, sample, tokenize
+from fedmore.strategies import embeddings
 from fedmore.strategies.router import DOCUMENTS, TOKENS
 
 EMBEDDINGS = "embeddings"
-"""Registry key: digest of the blob with every expert's domain embedding."""
+"""Registry key: digest of the blob with every client's domain embedding."""
 
 
 def base_of(config: FederationConfig) -> Base:
@@ -66,7 +67,8 @@ def _router(
     if config.router.kind == "uniform":
         return UniformRouter(len(names))
     digest = registry.get_state(EMBEDDINGS)
-    known: dict[str, Tensor] = load(store.get(digest)) if digest else {}
+    sent = embeddings.restore(store.get(digest)) if digest else {}
+    known = embeddings.by_expert(sent, without=registry.withdrawn())
     missing = [name for name in names if name not in known]
     if missing:
         raise RegistryError(

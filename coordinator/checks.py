@@ -8,6 +8,8 @@ from fedmore.experts.errors import BaseError, ConfigError
 
 def check_plan(config: FederationConfig) -> None:
     """Raise `ConfigError` or `BaseError`, naming the key, for what the plan needs and lacks."""
+    if config.federation.app:
+        return
     check_base(config)
     for name, path in config.evaluation.texts.items():
         check_text(f"evaluation.texts.{name}", path)

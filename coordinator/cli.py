@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fedmore.coordinator import cli_operators
+from fedmore.coordinator.cli_operators import Place
+
 app = typer.Typer(
     help="Run a federation: who takes part, what is trained, what becomes of it.",
     no_args_is_help=True,
@@ -15,6 +18,14 @@ app = typer.Typer(
 )
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
+ServerAppName = Annotated[
+    str,
+    typer.Option("--app", metavar="MODULE:OBJECT", help="A Flower ServerApp to run instead."),
+]
+RunConfig = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="For the Flower app; repeat for more."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -32,7 +43,7 @@ def root(
 @app.command()
 def init(
     directory: Directory,
-    base: Annotated[str, typer.Option(help="The base: a folder, or a name on the hub.")],
+    base: Annotated[str, typer.Option(help="The base: a folder, or a name on the hub.")] = "",
     name: Annotated[
         str, typer.Option(help="Name of the federation; by default the folder's.")
     ] = "",
@@ -53,9 +64,15 @@ def init(
     public_text: Annotated[
         str, typer.Option(help="Public text that the router tells the domains from.")
     ] = "",
+    server_app: ServerAppName = "",
+    run_config: RunConfig = None,
+    database: Annotated[
+        str, typer.Option(help="postgresql+psycopg://user@host/name; no password, see PGPASSWORD.")
+    ] = "",
 ) -> None:
     """Make a federation: a commented federation.toml, certificates, an empty registry."""
     from fedmore.coordinator.init import create, new_config
+    from fedmore.protos.apps import values
 
     config = new_config(
         name=name or directory.resolve().name,
@@ -67,9 +84,13 @@ def init(
         port=port,
         advertise=advertise,
         public_text=public_text,
+        app=server_app,
+        run_config=values(run_config or (), "--run-config"),
+        database=database,
     )
     made = create(directory, config)
-    say(f"federation {made.federation.name!r} in {directory}, base {made.base.fingerprint}")
+    runs = f"Flower app {server_app}" if server_app else f"base {made.base.fingerprint}"
+    say(f"federation {made.federation.name!r} in {directory}, {runs}")
     say(f"next: look at {directory / 'federation.toml'}, then")
     say(f"  coordinator invite {directory} NAME --out NAME.json    (once for each client)")
     say(f"  coordinator start {directory}")
@@ -77,7 +98,7 @@ def init(
 
 @app.command()
 def invite(
-    directory: Directory,
+    place: Place,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the client will be called.")],
     out: Annotated[Path, typer.Option(help="Where to write the invite; it holds a secret.")],
     hours: Annotated[float, typer.Option(help="Hours until it expires.")] = 24.0,
@@ -86,9 +107,9 @@ def invite(
     ] = False,
 ) -> None:
     """Write an invite: it lets one client in, once."""
-    from fedmore.coordinator.invites import write_invite
+    from fedmore.coordinator import office
 
-    write_invite(directory, name, out, insecure=insecure, expires_s=hours * 3600)
+    office.invite(place, name, out, insecure=insecure, expires_s=hours * 3600)
     say(f"{out}: give it to {name} over a safe channel; then, on that machine:")
     say(f"  client join {out.name} --data PATH (--domain NAME | --language CODE)")
 
@@ -102,25 +123,27 @@ def start(
     patience: Annotated[
         float | None, typer.Option(help="Seconds to wait for missing clients; by default no limit.")
     ] = None,
+    server_app: ServerAppName = "",
+    run_config: RunConfig = None,
 ) -> None:
     """Wait for the clients and run the plan; goes on where an earlier start stopped."""
     from rich.console import Console
 
     from fedmore.coordinator.start import Settings
     from fedmore.coordinator.start import start as start_federation
+    from fedmore.protos.apps import values
 
-    start_federation(directory, Console(), Settings(insecure, patience))
+    chosen = values(run_config or (), "--run-config")
+    start_federation(directory, Console(), Settings(insecure, patience, server_app, chosen))
 
 
 @app.command()
-def status(directory: Directory, as_json: AsJson = False) -> None:
+def status(place: Place, as_json: AsJson = False) -> None:
     """Show who takes part and how far the plan is."""
-    from fedmore.coordinator import status as states
-    from fedmore.coordinator.federation import open_federation
+    from fedmore.coordinator import office, status
 
-    with open_federation(directory) as federation:
-        found = states.status(federation)
-    show(found if as_json else states.status_view(found), as_json)
+    found = office.status(place)
+    show(found if as_json else status.status_view(found), as_json)
 
 
 @app.command()
@@ -158,6 +181,9 @@ def evaluate(directory: Directory, as_json: AsJson = False) -> None:
 
     found = evaluate_mixture(directory)
     show(found if as_json else evaluation_view(found), as_json)
+
+
+cli_operators.add(app)
 
 
 def names(text: str) -> tuple[str, ...] | None:

@@ -16,13 +16,19 @@ FILE = "federation.toml"
 
 @dataclass(frozen=True, config=STRICT)
 class FederationSection:
-    """Name, seed, how many `clients` the plan waits for, and what may be trained."""
+    """Name, seed, how many `clients` the plan waits for, and what may be trained.
+
+    `app` (`module:object`) makes it a federation for somebody else's Flower ServerApp, which is
+    given `run_config`; it has no base, stages, router and evaluation of ours.
+    """
 
     name: str
     seed: int = 0
     clients: int = 2
     domains: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    app: str = ""
+    run_config: dict[str, bool | float | int | str] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """A federation has at least one client."""
@@ -33,7 +39,7 @@ class FederationSection:
 class BaseSection:
     """The frozen public model: a path or hub name, and the fingerprint that all must share."""
 
-    model: str
+    model: str = ""
     fingerprint: str = ""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: Literal["none", "nf4"] = "none"
@@ -41,13 +47,25 @@ class BaseSection:
 
 @dataclass(frozen=True, config=STRICT)
 class ServerSection:
-    """Where the coordinator listens; `advertise` is the host that invites name."""
+    """Where the coordinator listens; `advertise` is the host that invites name.
+
+    `database` is an SQLAlchemy URL without a password; the folder's own SQLite file where it is
+    empty.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8470
     advertise: str = "127.0.0.1"
     heartbeat_s: float = 2.0
     dead_after_s: float = 10.0
+    rejoin_s: float = 60.0
+    database: str = ""
+
+    def __post_init__(self) -> None:
+        """A client must have the time for more than one heartbeat."""
+        positive(heartbeat_s=self.heartbeat_s, rejoin_s=self.rejoin_s)
+        if self.dead_after_s < 2 * self.heartbeat_s:
+            raise ValueError("dead_after_s must be at least twice heartbeat_s")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -73,15 +91,17 @@ class FederationConfig:
     """The whole of `federation.toml`."""
 
     federation: FederationSection
-    base: BaseSection
+    base: BaseSection = BaseSection()
     server: ServerSection = ServerSection()
     stages: tuple[Stage, ...] = Plan().stages
     router: RouterSection = RouterSection()
     evaluation: EvaluationSection = EvaluationSection()
 
     def __post_init__(self) -> None:
-        """The stages must make a plan."""
+        """The stages must make a plan, and there must be a base to train, or another's app."""
         Plan(self.stages)
+        if not self.base.model and not self.federation.app:
+            raise ValueError("base.model: name a folder or a model on the hub")
 
 
 _ADAPTER = TypeAdapter(FederationConfig)

@@ -24,9 +24,11 @@ from fedmore.strategies.events import (
     Left,
     Progress,
     Received,
+    Refused,
     RoundFinished,
     RoundStarted,
     StageStarted,
+    Withdrawn,
 )
 
 PROGRESS_EVERY_S = 5.0
@@ -53,10 +55,10 @@ class Observer(Protocol):
         """Leave the last state on the screen."""
 
 
-def make_observer(console: Console, name: str, expected: int) -> Observer:
-    """A live display where `console` is a terminal, else plain lines."""
-    board = Board(name, expected)
-    return TerminalObserver(console, board) if console.is_terminal else LogObserver(console, board)
+def make_observer(console: Console, name: str, expected: int, live: bool = True) -> Observer:
+    """A live display where `console` is a terminal, else plain lines; those too if not `live`."""
+    board, live = Board(name, expected), live and console.is_terminal
+    return TerminalObserver(console, board) if live else LogObserver(console, board)
 
 
 class TerminalObserver:
@@ -141,18 +143,19 @@ class LogObserver:
 
 def line(event: Event) -> str:
     """An event as one line; empty for those that only move a number."""
+    return _line_of_client(event) or _line_of_plan(event)
+
+
+def _line_of_client(event: Event) -> str:
     match event:
         case Joined():
-            return f"{event.name} joined: {event.kind} {event.target}, rank {event.rank}"
+            trains = f": {event.kind} {event.target}, rank {event.rank}"
+            return f"{event.name} joined" + ("" if event.kind == "app" else trains)
         case Left():
             return f"{event.name} left: {event.reason}"
-        case StageStarted():
-            rounds = f"{event.rounds} round" + ("" if event.rounds == 1 else "s")
-            return f"stage {event.stage + 1} ({event.kind}): {rounds}"
-        case RoundStarted():
-            return f"round {event.round + 1} begins"
-        case RoundFinished():
-            return f"round {event.round + 1} done{_mean_loss(event)}"
+        case Withdrawn():
+            why = event.reason and f": {event.reason}"
+            return f"{event.name} withdrew{why}; the next aggregate is without its work"
         case Progress():
             return (
                 f"{event.name}: step {event.step}/{event.steps}, loss {event.loss:.3f}, "
@@ -160,6 +163,20 @@ def line(event: Event) -> str:
             )
         case Received() if event.failure:
             return f"{event.name} failed: {event.failure}"
+        case Refused():
+            return f"{event.name}: a reply was refused: {event.reason}"
+    return ""
+
+
+def _line_of_plan(event: Event) -> str:
+    match event:
+        case StageStarted():
+            rounds = f"{event.rounds} round" + ("" if event.rounds == 1 else "s")
+            return f"stage {event.stage + 1} ({event.kind}): {rounds}"
+        case RoundStarted():
+            return f"round {event.round + 1} begins"
+        case RoundFinished():
+            return f"round {event.round + 1} done{_mean_loss(event)}"
         case Evaluated():
             return f"evaluated {event.name}"
     return ""

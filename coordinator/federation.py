@@ -1,6 +1,7 @@
 """A federation's folder, opened: the one way in for every command but `init`."""
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from fedmore.coordinator import registry as registries
 from fedmore.coordinator.config import FederationConfig, load_config
+from fedmore.coordinator.database import check_url
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
 from fedmore.experts.errors import RegistryError, TransportError
@@ -17,6 +19,8 @@ BLOBS = "blobs"
 MIXTURE = "mixture"
 EVALUATION = "evaluation.json"
 LOCK = "lock"
+DATABASE = "FEDMORE_DATABASE"
+"""Environment variable with the URL of the database, in place of `server.database`."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,21 @@ class Federation:
 def open_federation(directory: Path) -> Iterator[Federation]:
     """The federation in `directory`; `ConfigError` or `RegistryError` where there is none."""
     config = load_config(directory)
-    database = directory / registries.FILE
-    if not database.is_file():
+    url, database = database_url(config), directory / registries.FILE
+    if not url and not database.is_file():
         raise RegistryError(
             f"{database} is missing, and with it every member and expert; restore it from a copy"
         )
-    with Registry.open(directory) as registry:
+    with Registry.open(directory, url) as registry:
         yield Federation(directory, config, registry, Store(directory / BLOBS))
+
+
+def database_url(config: FederationConfig) -> str:
+    """Where the registry is, if not in the folder: by the environment, or the configuration."""
+    url = os.environ.get(DATABASE, "") or config.server.database
+    if url:
+        check_url(url)
+    return url
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.carrier import Carrier, InMemory
+from fedmore.coordinator.mailbox import Failed, Mailbox
 from fedmore.protos.flower import RUN, EmptyRun, RunType, identify
 
 
@@ -13,10 +14,14 @@ class MailboxGrid(Grid):
     """Waits for replies, never for ever: a node that left, or `timeout`, gives an Error reply.
 
     Replies come in the order of the messages, so an aggregate does not depend on who was faster.
+    With a `Journal` as its carrier everything is on disk: a program that was killed, started again
+    and pushes the same messages gets the replies that had come, and goes on with the tasks that
+    are open. A late reply can be pulled by its id rounds later, also after a restart.
     """
 
-    def __init__(self, mailbox: Mailbox, run_id: int = RUN) -> None:
+    def __init__(self, mailbox: Mailbox, carrier: Carrier | None = None, run_id: int = RUN) -> None:
         self.mailbox = mailbox
+        self.carrier: Carrier = carrier or InMemory()
         self._run = EmptyRun(run_id)
         identify(run_id)
 
@@ -47,11 +52,31 @@ class MailboxGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages; each is stamped with the id that is returned for it."""
-        return [self.mailbox.push(message) for message in messages]
+        tasks = self.carrier.send(list(messages))
+        task_ids = [task.id for task in tasks]
+        self.mailbox.push(tasks, lambda: self.carrier.answers(task_ids))
+        return task_ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that have come by now; each is given once."""
-        return self.mailbox.collect(message_ids)
+        task_ids = list(message_ids)
+        if unknown := self.mailbox.unknown(task_ids):
+            tasks = self.carrier.recall(unknown)
+            self.mailbox.push(tasks, lambda: self.carrier.answers([task.id for task in tasks]))
+        return [self.carrier.receive(*found) for found in self.mailbox.collect(task_ids)]
+
+    def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
+        """Answer tasks with an Error and tell their nodes to stop; what they still say is dropped.
+
+        One that is answered already stays so.
+        """
+        task_ids = [i for i in message_ids if self.mailbox.task(i) is not None]
+        closed = set(self.carrier.close(task_ids, Failed(reason)))
+        for task_id in task_ids:
+            if task_id in closed:
+                self.mailbox.withdraw(task_id, reason)
+        for task_id, answer in self.carrier.answers(set(task_ids) - closed).items():
+            self.mailbox.reply(task_id, answer)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -59,6 +84,5 @@ class MailboxGrid(Grid):
         """One reply for each message; an Error for what was not answered in `timeout` seconds."""
         task_ids = list(self.push_messages(messages))
         if not self.mailbox.wait(task_ids, timeout):
-            for task_id in task_ids:
-                self.mailbox.withdraw(task_id, f"no reply within {timeout:g} s")
+            self.withdraw(task_ids, f"no reply within {timeout:g} s")
         return self.pull_messages(task_ids)

@@ -1,14 +1,17 @@
 """`coordinator init`: a folder that holds one federation, and nothing of another."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from fedmore.coordinator import config as configs
 from fedmore.coordinator.config import FederationConfig
-from fedmore.coordinator.federation import BLOBS
+from fedmore.coordinator.federation import BLOBS, database_url
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import write_durably
 from fedmore.experts.errors import BaseError, ConfigError
+from fedmore.protos.apps import Value, split
 from fedmore.strategies.plan import Plan
 
 EVERY_NETWORK = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
@@ -28,17 +31,24 @@ def create(directory: Path, config: FederationConfig) -> FederationConfig:
     config = with_fingerprint(config)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_certificates(directory, config)
-    Registry.open(directory).close()
+    open_fresh(directory, config)
     (directory / BLOBS).mkdir(exist_ok=True)
     text = render_text(config)
     write_durably(directory / configs.FILE, text.encode())
     return config
 
 
+def open_fresh(directory: Path, config: FederationConfig) -> None:
+    """Make the registry; raises `ConfigError` where its database is another federation's."""
+    with Registry.open(directory, url := database_url(config)) as registry:
+        if url and (registry.members() or registry.invited() or registry.rounds()):
+            raise ConfigError(f"{url} holds a federation already; make an empty database")
+
+
 def new_config(
     *,
     name: str,
-    base: str,
+    base: str = "",
     domains: tuple[str, ...] = (),
     languages: tuple[str, ...] = (),
     clients: int = 2,
@@ -46,28 +56,59 @@ def new_config(
     port: int = 8470,
     advertise: str = "",
     public_text: str = "",
+    app: str = "",
+    run_config: Mapping[str, Value] | None = None,
+    database: str = "",
 ) -> FederationConfig:
-    """A configuration with a stage for what there is to train, the rest at its defaults."""
+    """A configuration with a stage for what there is to train, the rest at its defaults.
+
+    With `app`, a Flower ServerApp, there is nothing else to train.
+    """
+    server = server_table(host, port, advertise)
+    table: dict[str, Any] = {"server": server | {"database": database}}
+    if app:
+        refuse_beside_app(base, *domains, *languages, public_text)
+        split(app)
+        table["federation"] = {"app": app, "run_config": dict(run_config or {})}
+    else:
+        table |= plan_table(base, domains, languages, public_text)
+    table["federation"] |= {"name": name, "clients": clients}
+    return configs.parse_config(table, "coordinator init")
+
+
+def refuse_beside_app(*options: str) -> None:
+    """Raise `ConfigError` where something of our own plan is given."""
+    if any(options):
+        raise ConfigError(
+            "--app runs a Flower app instead of our plan, so there is no place for "
+            "--base, --domain, --language and --public-text"
+        )
+
+
+def plan_table(
+    base: str, domains: tuple[str, ...], languages: tuple[str, ...], public_text: str
+) -> dict[str, Any]:
+    """The sections of our own plan."""
     if not domains and not languages:
         raise ConfigError("nothing to train: give --domain NAME, --language CODE, or both")
+    if not base:
+        raise ConfigError("give --base, a folder or a name on the hub (or --app, a Flower app)")
+    wanted = {"experts": bool(domains), "language": bool(languages), "router": True}
+    return {
+        "federation": {"domains": domains, "languages": languages},
+        "base": {"model": base},
+        "router": {"public_text": str(Path(public_text).resolve()) if public_text else ""},
+        "stages": [asdict(s) for s in Plan().stages if wanted[s.kind]],
+    }
+
+
+def server_table(host: str, port: int, advertise: str) -> dict[str, object]:
+    """Where to listen; raises `ConfigError` where no client could know which host to reach."""
     if host in EVERY_NETWORK and not advertise:
         raise ConfigError(
             f"--host {host} listens everywhere; name the host that clients reach with --advertise"
         )
-    wanted = {"experts": bool(domains), "language": bool(languages), "router": True}
-    table: dict[str, object] = {
-        "federation": {
-            "name": name,
-            "clients": clients,
-            "domains": domains,
-            "languages": languages,
-        },
-        "base": {"model": base},
-        "server": {"host": host, "port": port, "advertise": advertise or host},
-        "router": {"public_text": str(Path(public_text).resolve()) if public_text else ""},
-        "stages": [asdict(s) for s in Plan().stages if wanted[s.kind]],
-    }
-    return configs.parse_config(table, "coordinator init")
+    return {"host": host, "port": port, "advertise": advertise or host}
 
 
 def render_text(config: FederationConfig) -> str:
@@ -78,7 +119,12 @@ def render_text(config: FederationConfig) -> str:
 
 
 def with_fingerprint(config: FederationConfig) -> FederationConfig:
-    """The base found and its fingerprint taken; raises `BaseError` if it is not the one named."""
+    """The base found and its fingerprint taken; raises `BaseError` if it is not the one named.
+
+    The federation of a foreign app has no base.
+    """
+    if config.federation.app:
+        return config
     from fedmore.experts.base import fingerprint_of
 
     model = config.base.model

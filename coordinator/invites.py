@@ -8,9 +8,12 @@ from fedmore.coordinator.federation import Federation, open_federation
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.tables import now
 from fedmore.experts.errors import ConfigError
-from fedmore.protos.invite import Invite
+from fedmore.protos.invite import Invite, is_loopback, write_private
 
 DAY_S = 86_400.0
+LONGEST_S = 366 * DAY_S
+CERTIFICATE_LONGER = timedelta(days=1)
+"""Than the token: who has used it in time, and lost the answer, can ask again."""
 PORT = "port"
 """State key of the port that the last `coordinator start` listened on."""
 
@@ -20,30 +23,45 @@ def write_invite(
 ) -> None:
     """Invite `name` to the federation in `directory`.
 
-    `out` holds a secret, so only its owner can read it. `insecure` leaves the certificate out, for
+    `out` holds secrets, so only its owner can read it. `insecure` leaves the certificates out, for
     a coordinator that is started so.
     """
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+    check_out(out)
     with open_federation(directory) as federation:
         invite = make_invite(federation, name, insecure=insecure, expires_s=expires_s)
-    try:
-        invite.write(out)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
+    write_out(out, invite.text())
 
 
 def make_invite(federation: Federation, name: str, *, insecure: bool, expires_s: float) -> Invite:
     """A fresh invite; it replaces an earlier one of `name` that nobody has used."""
     config, registry = federation.config, federation.registry
+    if not 0 < expires_s <= LONGEST_S:
+        raise ConfigError(f"an invite is good for up to {LONGEST_S / 3600:.0f} hours")
+    if insecure and not is_loopback(config.server.host):
+        raise ConfigError(
+            f"--insecure is for this machine alone, and server.host is {config.server.host}"
+        )
+    address = address_of(config, registry)
+    token = registry.invite(name, expires_s)
+    expires = now() + timedelta(seconds=expires_s)
+    ca = certificate = key = None
+    if not insecure:
+        ca, certificate, key = _certify(federation.directory, name, expires_s)
     return Invite(
         federation=config.federation.name,
         name=name,
-        address=f"{bracketed(config.server.advertise)}:{port_of(config, registry)}",
-        ca=None if insecure else _authority(federation.directory),
-        token=registry.invite(name, expires_s),
-        expires=(now() + timedelta(seconds=expires_s)).isoformat(timespec="seconds"),
+        address=address,
+        ca=ca,
+        certificate=certificate,
+        key=key,
+        token=token,
+        expires=expires.isoformat(timespec="seconds"),
     )
+
+
+def address_of(config: FederationConfig, registry: Registry) -> str:
+    """Where clients and operators call: host and port."""
+    return f"{bracketed(config.server.advertise)}:{port_of(config, registry)}"
 
 
 def port_of(config: FederationConfig, registry: Registry) -> int:
@@ -62,7 +80,26 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _authority(directory: Path) -> str:
-    from fedmore.coordinator.security import read_pair
+def check_out(out: Path) -> None:
+    """Raise `ConfigError` where `--out` cannot be, before anything is made."""
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
 
-    return read_pair(directory, "ca").certificate.decode("ascii")
+
+def write_out(out: Path, text: str) -> None:
+    """Write a file with secrets, readable by its owner alone."""
+    try:
+        write_private(out, text)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
+
+
+def _certify(directory: Path, name: str, expires_s: float) -> tuple[str, str, str]:
+    """Authority, certificate and key for an invite, all PEM."""
+    from fedmore.coordinator.certificates import Role, make_pair
+    from fedmore.coordinator.security import AUTHORITY, read_pair
+
+    ca = read_pair(directory, AUTHORITY)
+    until = now() + timedelta(seconds=expires_s) + CERTIFICATE_LONGER
+    pair = make_pair(ca, Role.INVITE, name, until)
+    return ca.certificate.decode(), pair.certificate.decode(), pair.key.decode()

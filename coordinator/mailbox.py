@@ -1,19 +1,37 @@
-"""Tasks on their way to the nodes and replies on their way back: the heart of every engine.
+"""Tasks on their way to the nodes and answers on their way back: the heart of every engine.
 
-Thread-safe and in memory; knows nothing of how a message travels. A task is *open* from `push` to
-the first reply, failure or withdrawal; what comes later for it is ignored, so a task may be handed
-out and answered any number of times and counts once.
+Thread-safe and in memory; knows neither what a task says nor how it travels: contents are its
+carrier's. A task is *open* from `push` to the first answer, failure or withdrawal; what comes later
+for it is ignored, so a task may be handed out and answered any number of times and counts once.
 """
 
 import threading
-import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from flwr.app import Message
-
-from fedmore.protos.flower import NODE_UNAVAILABLE, REPLY_UNAVAILABLE, make_failure, stamp
+from fedmore.protos.flower import NODE_UNAVAILABLE, REPLY_UNAVAILABLE
 
 Listener = Callable[[int], None]
+Answer = object
+"""What a carrier makes a reply of, or `Failed`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task for a node; `content` is whatever its carrier needs to know it again."""
+
+    id: str
+    node_id: int
+    content: Any = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An answer that is none, with the reason and Flower's code for it."""
+
+    reason: str
+    code: int = REPLY_UNAVAILABLE
 
 
 class Mailbox:
@@ -21,24 +39,35 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._nodes: dict[int, str | None] = {}
-        self._open: dict[str, Message] = {}
+        self._nodes: set[int] = set()
+        self._expected: set[int] = set()
+        self._open: dict[str, Task] = {}
         self._waiting: dict[int, list[str]] = {}
         self._withdrawn: dict[int, list[str]] = {}
-        self._replies: dict[str, Message] = {}
+        self._answers: dict[str, tuple[Task, Answer]] = {}
         self._listeners: list[Listener] = []
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(node_id)`, from any thread, when there is something new for a node."""
         self._listeners.append(listener)
 
+    def expect(self, node_ids: Iterable[int]) -> None:
+        """These nodes will be back: their tasks wait until they `join`, or `leave` for good."""
+        with self._changed:
+            self._expected |= set(node_ids) - self._nodes
+
+    def expected(self) -> list[int]:
+        """The nodes that are not back yet, sorted."""
+        with self._changed:
+            return sorted(self._expected)
+
     def join(self, node_id: int) -> None:
         """The node is there. Joining again hands its open tasks out once more."""
         with self._changed:
-            self._nodes[node_id] = None
-            self._waiting[node_id] = [
-                key for key, task in self._open.items() if task.metadata.dst_node_id == node_id
-            ]
+            self._nodes.add(node_id)
+            self._expected.discard(node_id)
+            open_ = [key for key, task in self._open.items() if task.node_id == node_id]
+            self._waiting[node_id] = open_
             self._withdrawn[node_id] = []
             self._changed.notify_all()
         self._tell(node_id)
@@ -46,12 +75,13 @@ class Mailbox:
     def leave(self, node_id: int, reason: str) -> None:
         """The node is gone for good: each of its open tasks fails with `reason`."""
         with self._changed:
-            self._nodes.pop(node_id, None)
+            self._nodes.discard(node_id)
+            self._expected.discard(node_id)
             self._waiting.pop(node_id, None)
             self._withdrawn.pop(node_id, None)
             for task in list(self._open.values()):
-                if task.metadata.dst_node_id == node_id:
-                    self._close(make_failure(task, reason, NODE_UNAVAILABLE))
+                if task.node_id == node_id:
+                    self._close(task.id, Failed(reason, NODE_UNAVAILABLE))
             self._changed.notify_all()
 
     def nodes(self) -> list[int]:
@@ -59,25 +89,28 @@ class Mailbox:
         with self._changed:
             return sorted(self._nodes)
 
-    def push(self, message: Message) -> str:
-        """Queue `message` and return its id; a node that is not there answers with an Error."""
-        task_id = message.metadata.message_id or uuid.uuid4().hex
-        node_id = message.metadata.dst_node_id
-        stamp(message, task_id)
-        with self._changed:
-            if task_id in self._open or task_id in self._replies:
-                return task_id
-            self._open[task_id] = message
-            if node_id in self._nodes:
-                self._waiting[node_id].append(task_id)
-            else:
-                reason = f"node {node_id} is not connected"
-                self._close(make_failure(message, reason, NODE_UNAVAILABLE))
-            self._changed.notify_all()
-        self._tell(node_id)
-        return task_id
+    def push(
+        self, tasks: Iterable[Task], answers: Callable[[], Mapping[str, Answer]] = dict
+    ) -> None:
+        """Open tasks; those of a node that is not there, nor expected, fail at once.
 
-    def take(self, node_id: int, timeout: float | None = 0.0) -> Message | None:
+        `answers` are those that are known already. It is asked while nothing else happens here: an
+        answer is either among them or comes by `reply`, and no answered task is handed out.
+        """
+        with self._changed:
+            fresh = [t for t in tasks if t.id not in self._open and t.id not in self._answers]
+            self._open |= {task.id: task for task in fresh}
+            for task_id, answer in answers().items():
+                if task_id in self._open:
+                    self._close(task_id, answer)
+            for task in fresh:
+                if task.id in self._open:
+                    self._queue(task)
+            self._changed.notify_all()
+        for node_id in dict.fromkeys(task.node_id for task in fresh):
+            self._tell(node_id)
+
+    def take(self, node_id: int, timeout: float | None = 0.0) -> Task | None:
         """The next task for a node; None when none comes in `timeout` seconds or it has left.
 
         A `timeout` of None waits for as long as it takes.
@@ -91,6 +124,15 @@ class Mailbox:
             waiting = self._waiting.get(node_id)
             return self._open[waiting.pop(0)] if waiting else None
 
+    def again(self, task_id: str) -> None:
+        """Hand a task out once more, where it is open and its node is there."""
+        with self._changed:
+            task = self._open.get(task_id)
+            if task is None or task_id in self._waiting.get(task.node_id, [task_id]):
+                return
+            self._waiting[task.node_id].append(task_id)
+        self._tell(task.node_id)
+
     def take_withdrawn(self, node_id: int) -> list[str]:
         """Ids of tasks that the node may stop working on; each is given once."""
         with self._changed:
@@ -100,40 +142,45 @@ class Mailbox:
             self._withdrawn[node_id] = []
             return withdrawn
 
-    def task(self, task_id: str) -> Message | None:
+    def task(self, task_id: str) -> Task | None:
         """The open task of this id, or None when it is answered, withdrawn or unknown."""
         with self._changed:
             return self._open.get(task_id)
 
-    def reply(self, message: Message) -> bool:
-        """Take a reply; False when its task is not open, in which case nothing changes."""
+    def unknown(self, task_ids: Iterable[str]) -> list[str]:
+        """Those of `task_ids` that are neither open nor answered here."""
         with self._changed:
-            if message.metadata.reply_to_message_id not in self._open:
+            return [i for i in task_ids if i not in self._open and i not in self._answers]
+
+    def reply(self, task_id: str, answer: Answer) -> bool:
+        """Take an answer; False when the task is not open, in which case nothing changes."""
+        with self._changed:
+            if task_id not in self._open:
                 return False
-            self._close(message)
+            self._close(task_id, answer)
             self._changed.notify_all()
             return True
 
     def fail(self, task_id: str, reason: str, code: int = REPLY_UNAVAILABLE) -> bool:
-        """Answer a task with an Error; False when it is not open."""
-        task = self.task(task_id)
-        return task is not None and self.reply(make_failure(task, reason, code))
+        """Answer a task with a failure; False when it is not open."""
+        return self.reply(task_id, Failed(reason, code))
 
     def withdraw(self, task_id: str, reason: str) -> None:
-        """Answer a task with an Error and tell its node to stop."""
-        task = self.task(task_id)
-        if task is None or not self.fail(task_id, reason):
-            return
-        node_id = task.metadata.dst_node_id
+        """Answer a task with a failure and tell its node to stop."""
         with self._changed:
-            if node_id in self._nodes:
-                self._withdrawn[node_id].append(task_id)
-        self._tell(node_id)
+            task = self._open.get(task_id)
+            if task is None:
+                return
+            self._close(task_id, Failed(reason))
+            if task.node_id in self._nodes:
+                self._withdrawn[task.node_id].append(task_id)
+            self._changed.notify_all()
+        self._tell(task.node_id)
 
-    def collect(self, task_ids: Iterable[str]) -> list[Message]:
-        """The replies that are there for `task_ids`, in that order; each is given once."""
+    def collect(self, task_ids: Iterable[str]) -> list[tuple[Task, Answer]]:
+        """The answers that are there for `task_ids`, in that order; each is given once."""
         with self._changed:
-            return [self._replies.pop(key) for key in task_ids if key in self._replies]
+            return [self._answers.pop(key) for key in task_ids if key in self._answers]
 
     def wait(self, task_ids: Collection[str], timeout: float | None) -> bool:
         """Whether every one of `task_ids` is answered within `timeout` seconds."""
@@ -145,13 +192,24 @@ class Mailbox:
         with self._changed:
             return self._changed.wait_for(lambda: len(self._nodes) >= count, timeout)
 
-    def _close(self, reply: Message) -> None:
-        task_id = reply.metadata.reply_to_message_id
+    def wait_for_expected(self, timeout: float) -> bool:
+        """Whether every node that is expected has come, or is given up, within `timeout` s."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._expected, timeout)
+
+    def _queue(self, task: Task) -> None:
+        if task.node_id in self._nodes:
+            self._waiting[task.node_id].append(task.id)
+        elif task.node_id not in self._expected:
+            reason = f"node {task.node_id} is not connected"
+            self._close(task.id, Failed(reason, NODE_UNAVAILABLE))
+
+    def _close(self, task_id: str, answer: Answer) -> None:
         task = self._open.pop(task_id)
-        waiting = self._waiting.get(task.metadata.dst_node_id, [])
+        waiting = self._waiting.get(task.node_id, [])
         if task_id in waiting:
             waiting.remove(task_id)
-        self._replies[task_id] = reply
+        self._answers[task_id] = (task, answer)
 
     def _tell(self, node_id: int) -> None:
         for listener in self._listeners:

@@ -1,22 +1,22 @@
 """The registry: members, expert versions, rounds, events and state of one federation.
 
-Tokens and credentials are random and only their SHA-256 is stored. Every method is one
-transaction and may be called from any thread; what has returned is on disk.
+Every method is one transaction and may be called from any thread; what has returned is on disk.
+The members are in `roster`.
 """
 
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from fedmore.coordinator import tables
+from fedmore.coordinator.database import Database
+from fedmore.coordinator.roster import Roster
 from fedmore.coordinator.rows import (
     EventRow,
     ExpertRow,
@@ -26,36 +26,30 @@ from fedmore.coordinator.rows import (
     Row,
     copied,
 )
-from fedmore.coordinator.tables import WRITE, cause, now, open_engine, upsert
-from fedmore.coordinator.tokens import check_name, secret_hash, usable
-from fedmore.experts.errors import NameTakenError, RegistryError, TokenError
+from fedmore.coordinator.store import is_digest
+from fedmore.coordinator.tables import now, upsert
+from fedmore.experts.errors import RegistryError
 
 __all__ = ["EventRow", "ExpertRow", "Kind", "Member", "Registry", "RoundRow"]
 
 FILE = "registry.db"
 
 
-class Registry:
+class Registry(Roster):
     """Opens (and where needed makes) the database at an SQLAlchemy URL."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        try:
-            self._engine = open_engine(url)
-        except SQLAlchemyError as error:
-            raise RegistryError(f"{url}: cannot be opened: {cause(error)}") from error
-        writer = self._engine.execution_options(**{WRITE: True})
-        self._reading = sessionmaker(self._engine)
-        self._writing = sessionmaker(writer)
+        self.database = Database(url)
 
     @classmethod
-    def open(cls, directory: Path) -> "Registry":
-        """The registry of the federation in `directory`."""
-        return cls(f"sqlite:///{directory.resolve() / FILE}")
+    def open(cls, directory: Path, url: str = "") -> "Registry":
+        """The registry of the federation in `directory`; at `url` where that is not empty."""
+        return cls(url or f"sqlite:///{directory.resolve() / FILE}")
 
     def close(self) -> None:
         """Give back every connection."""
-        self._engine.dispose()
+        self.database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -67,75 +61,6 @@ class Registry:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def invite(self, name: str, expires_s: float = 86_400.0) -> str:
-        """A fresh one-time token for `name`; replaces the token of an invite nobody has used."""
-        check_name(name)
-        token = secrets.token_urlsafe(32)
-        with self._session(write=True) as session:
-            row = session.get(tables.MemberRecord, name)
-            if row is None:
-                row = tables.MemberRecord(name=name, node_id=1 + secrets.randbits(62))
-                session.add(row)
-            elif row.joined_at is not None:
-                raise NameTakenError(f"{name!r} has already joined; invite under another name")
-            row.token_hash = secret_hash(token)
-            row.token_expires = now() + timedelta(seconds=expires_s)
-        return token
-
-    def enrol(
-        self, token: str, name: str, kind: Kind, target: str, rank: int
-    ) -> tuple[Member, str]:
-        """Use up `token`: the member, and the credential with which it comes back."""
-        credential = secrets.token_urlsafe(32)
-        with self._session(write=True) as session:
-            row = usable(session, token, name)
-            row.kind, row.target, row.rank = kind, target, rank
-            row.joined_at = row.last_seen = now()
-            row.credential_hash = secret_hash(credential)
-            return copied(row, Member), credential
-
-    def authenticate(self, credential: str) -> Member:
-        """Whose `credential` this is; raises `TokenError` when it is nobody's."""
-        query = select(tables.MemberRecord).filter_by(credential_hash=secret_hash(credential))
-        with self._session() as session:
-            row = session.scalar(query)
-            if row is None:
-                raise TokenError("credential not known here; ask the operator for a new invite")
-            return copied(row, Member)
-
-    def members(self) -> list[Member]:
-        """Everybody who has joined, in order of name."""
-        return [m for m in self._all_members() if m.joined_at is not None]
-
-    def invited(self) -> list[Member]:
-        """Everybody whose invite has not been used, in order of name."""
-        return [m for m in self._all_members() if m.joined_at is None]
-
-    def member(self, node_id: int) -> Member:
-        """The member behind a Flower node id."""
-        query = select(tables.MemberRecord).filter_by(node_id=node_id)
-        with self._session() as session:
-            row = session.scalar(query)
-            if row is None:
-                raise RegistryError(f"no member has node id {node_id}")
-            return copied(row, Member)
-
-    def touch(self, name: str) -> None:
-        """`name` was seen just now."""
-        with self._row(name) as row:
-            row.last_seen = now()
-
-    def add_traffic(self, name: str, up: int, down: int) -> None:
-        """Count bytes that came from (`up`) and went to (`down`) a member."""
-        with self._row(name) as row:
-            row.bytes_up += up
-            row.bytes_down += down
-
-    def add_tokens(self, name: str, count: int) -> None:
-        """Count tokens that a member has trained on."""
-        with self._row(name) as row:
-            row.train_tokens += count
 
     def add_expert(
         self,
@@ -161,6 +86,11 @@ class Registry:
     def experts(self) -> list[ExpertRow]:
         """Every version, oldest first."""
         return self._list(tables.ExpertRecord, ExpertRow)
+
+    def drop_versions(self, ids: Collection[int]) -> None:
+        """Forget the versions with these ids."""
+        with self._session(write=True) as session:
+            session.execute(delete(tables.ExpertRecord).where(tables.ExpertRecord.id.in_(ids)))
 
     def latest(self, name: str) -> ExpertRow:
         """The newest version of `name`; raises `RegistryError`, naming the known ones."""
@@ -214,28 +144,30 @@ class Registry:
             row = session.get(tables.StateRecord, key)
             return default if row is None else row.value
 
-    @contextmanager
-    def _session(self, write: bool = False) -> Iterator[Session]:
-        """One transaction; what the database objects to becomes a `RegistryError`."""
-        try:
-            with (self._writing if write else self._reading).begin() as session:
-                yield session
-        except SQLAlchemyError as error:
-            raise RegistryError(f"{self.url}: {cause(error)}") from error
-
-    @contextmanager
-    def _row(self, name: str) -> Iterator[tables.MemberRecord]:
-        with self._session(write=True) as session:
-            row = session.get(tables.MemberRecord, name)
-            if row is None:
-                raise RegistryError(f"no member is named {name!r}")
-            yield row
-
-    def _all_members(self) -> list[Member]:
+    def digests(self) -> set[str]:
+        """The blobs that expert versions, rounds and states name."""
         with self._session() as session:
-            rows = session.scalars(select(tables.MemberRecord).order_by(tables.MemberRecord.name))
-            return [copied(row, Member) for row in rows]
+            found = {*session.scalars(select(tables.ExpertRecord.digest))}
+            values = [*session.scalars(select(tables.RoundRecord.metrics))]
+            values += session.scalars(select(tables.StateRecord.value))
+        return found | {text for text in _texts(values) if is_digest(text)}
+
+    def _session(self, write: bool = False) -> AbstractContextManager[Session]:
+        return self.database.session(write)
 
     def _list(self, table: Any, kind: type[Row]) -> list[Row]:
         with self._session() as session:
             return [copied(row, kind) for row in session.scalars(select(table).order_by(table.id))]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)

@@ -16,6 +16,10 @@ def assemble_mixture(directory: Path, router: str, experts: tuple[str, ...] | No
     if router not in ROUTERS:
         raise ConfigError(f"--router {router}: there are {', '.join(ROUTERS)}")
     with open_federation(directory) as federation:
+        if federation.registry.withdrawn():
+            from fedmore.coordinator.withdrawal import leave_out
+
+            leave_out(federation.config, federation.registry, federation.store)
         names = known_experts(federation, experts)
         from fedmore.coordinator.assemble import assemble
 

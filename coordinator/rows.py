@@ -4,12 +4,15 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
-Kind = Literal["expert", "adapter"]
+Kind = Literal["expert", "adapter", "app"]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A client as the coordinator knows it; `kind`, `target` and `rank` are null until it joins."""
+    """A client as the coordinator knows it; `kind`, `target` and `rank` are null until it joins.
+
+    The operator revokes a member, a member withdraws: either way it has a time and a reason.
+    """
 
     name: str
     node_id: int
@@ -21,6 +24,22 @@ class Member:
     bytes_up: int
     bytes_down: int
     train_tokens: int
+    certificate_expires: datetime | None = None
+    revoked_at: datetime | None = None
+    revoked_reason: str = ""
+    withdrawn_at: datetime | None = None
+    withdrawn_reason: str = ""
+
+    @property
+    def barred(self) -> str:
+        """Why it may not take part any more; empty while it may."""
+        for word, at, reason in (
+            ("revoked by the operator", self.revoked_at, self.revoked_reason),
+            ("withdrawn by its owner", self.withdrawn_at, self.withdrawn_reason),
+        ):
+            if at is not None:
+                return f"{word} {at:%Y-%m-%d %H:%M} UTC{reason and ': '}{reason}"
+        return ""
 
 
 @dataclass(frozen=True)

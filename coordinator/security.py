@@ -1,78 +1,70 @@
-"""The federation's certificate authority and the coordinator's certificate: EC P-256.
+"""The folder `tls`: the federation's authority, the server's certificate, the operator's.
 
 An invite carries the authority's certificate, so a client trusts this federation and no other.
 """
 
 import datetime as dt
-import ipaddress
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
+from fedmore.coordinator.certificates import (
+    SERVER_DAYS,
+    KeyPair,
+    Role,
+    is_due,
+    make_ca,
+    make_pair,
+    make_server_certificate,
+)
 from fedmore.experts.errors import ConfigError
 
-CA_DAYS = 3650
-SERVER_DAYS = 825
 FOLDER = "tls"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+AUTHORITY, SERVER, OPERATOR = "ca", "server", "operator"
 
 
 @dataclass(frozen=True)
-class KeyPair:
-    """A certificate and its private key, both PEM; the key stays out of every repr."""
+class Tls:
+    """What the server needs: the authority, which signs the clients' keys, and its own pair."""
 
-    certificate: bytes
-    key: bytes = field(repr=False)
-
-
-def make_ca(name: str) -> KeyPair:
-    """A self-signed authority for the federation `name`, able to sign end certificates only."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = _name(f"{name} federation"[:64])
-    builder = _builder(subject, subject, key.public_key(), CA_DAYS)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_usage(ca=True), critical=True)
-    return _pair(builder.sign(key, hashes.SHA256()), key)
+    ca: KeyPair
+    server: KeyPair
 
 
-def make_server_certificate(ca: KeyPair, hosts: Sequence[str]) -> KeyPair:
-    """A certificate for `hosts` (names or IP addresses) and loopback, signed by `ca`."""
-    names = list(dict.fromkeys((*hosts, *LOOPBACK)))
-    signer, signer_key = _load(ca)
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_name(names[0][:64]), signer.subject, key.public_key(), SERVER_DAYS)
-    extensions: list[tuple[x509.ExtensionType, bool]] = [
-        (x509.BasicConstraints(ca=False, path_length=None), True),
-        (x509.SubjectAlternativeName([_general(host) for host in names]), False),
-        (_usage(ca=False), True),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer_key.public_key()), False),
-    ]
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical=critical)
-    return _pair(builder.sign(signer_key, hashes.SHA256()), key)
+def make_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
+    """Authority, server's and operator's pair, written to `directory`/tls.
 
-
-def make_tls(directory: Path, name: str, hosts: Sequence[str]) -> tuple[KeyPair, KeyPair]:
-    """Authority and server pair, written to `directory`/tls.
-
-    The authority is kept where there is one; the server's certificate is made anew, so that a
-    changed `advertise` takes effect.
+    The authority is kept where there is one, so its members stay; the others are made anew: a
+    changed `advertise` takes effect, and the time until they expire begins again.
     """
-    folder = directory / FOLDER
-    exists = (folder / "ca.key").exists()
-    ca = read_pair(directory, "ca") if exists else make_ca(name)
+    exists = (directory / FOLDER / f"{AUTHORITY}.key").exists()
+    ca = read_pair(directory, AUTHORITY) if exists else make_ca(name)
     if not exists:
-        write_pair(directory, "ca", ca)
+        write_pair(directory, AUTHORITY, ca)
     server = make_server_certificate(ca, hosts)
-    write_pair(directory, "server", server)
-    return ca, server
+    write_pair(directory, SERVER, server)
+    expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=SERVER_DAYS)
+    write_pair(directory, OPERATOR, make_pair(ca, Role.OPERATOR, OPERATOR, expires))
+    return Tls(ca, server)
+
+
+def read_tls(directory: Path) -> Tls:
+    """What `make_tls` wrote; raises `ConfigError` where it is missing."""
+    return Tls(read_pair(directory, AUTHORITY), read_pair(directory, SERVER))
+
+
+def fresh_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
+    """The same; what has less than a third of its time left is made anew first."""
+    found = read_tls(directory)
+    try:
+        due = is_due(found.server.certificate)
+    except ValueError as error:
+        raise ConfigError(
+            f"{directory / FOLDER / SERVER}.pem is damaged ({error}); run "
+            f"`coordinator renew {directory}`"
+        ) from error
+    return make_tls(directory, name, hosts) if due else found
 
 
 def write_pair(directory: Path, stem: str, pair: KeyPair) -> None:
@@ -95,65 +87,3 @@ def read_pair(directory: Path, stem: str) -> KeyPair:
         raise ConfigError(
             f"{error.filename}: {error.strerror}; run `coordinator init {directory}` first"
         ) from error
-
-
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _general(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(host.encode("idna").decode("ascii"))
-    except UnicodeError as error:
-        raise ConfigError(f"server.advertise: {host!r} is no host name or IP address") from error
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
-) -> x509.CertificateBuilder:
-    start = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)  # a client's clock may be behind
-    return (
-        x509.CertificateBuilder(subject_name=subject, issuer_name=issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return KeyPair(certificate.public_bytes(pem), private)
-
-
-def _load(ca: KeyPair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    try:
-        certificate = x509.load_pem_x509_certificate(ca.certificate)
-        key = serialization.load_pem_private_key(ca.key, password=None)
-    except ValueError as error:
-        raise ConfigError(f"tls: the authority's certificate or key is damaged: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError("tls/ca.key: not an EC key; remove the tls folder and init again")
-    return certificate, key

@@ -3,34 +3,40 @@
 The server is up before anything heavy is imported; torch and the rest come while clients join.
 """
 
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from fedmore.coordinator import registry as registries
-from fedmore.coordinator import status
+from fedmore.coordinator import foreign, status
 from fedmore.coordinator.checks import check_plan
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.console import make_observer
 from fedmore.coordinator.federation import (
-    EVALUATION,
-    MIXTURE,
     Federation,
     open_federation,
     running_alone,
 )
 from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.init import certificate_hosts
 from fedmore.coordinator.invites import PORT, bracketed
 from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.office import FolderOffice
+from fedmore.coordinator.resume import (
+    DISMISSED,
+    on_same_port,
+    open_journal,
+    put_in_order,
+    wait_for_clients,
+)
 from fedmore.coordinator.rpc.server import Server, serve
-from fedmore.coordinator.security import read_pair
-from fedmore.coordinator.tracking import MlflowTracker, Tracker
-from fedmore.experts.errors import FedmoreError, RoundError
+from fedmore.coordinator.security import fresh_tls
+from fedmore.coordinator.tracking import MlflowTracker, NullTracker, Tracker
+from fedmore.experts.errors import FedmoreError
+from fedmore.protos.apps import Value
 from fedmore.protos.exits import interruptible
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.status import describe
@@ -42,10 +48,15 @@ PlanRunner = Callable[..., object]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to start: `patience_s` limits the wait for clients (None: as long as it takes)."""
+    """How to start: `patience_s` limits the wait for clients (None: as long as it takes).
+
+    `app` and `run_config` replace what the configuration says of a foreign Flower app.
+    """
 
     insecure: bool = False
     patience_s: float | None = None
+    app: str = ""
+    run_config: Mapping[str, Value] = field(default_factory=dict)
 
 
 def start(
@@ -55,14 +66,24 @@ def start(
     run_plan: PlanRunner | None = None,
 ) -> None:
     """Run the federation in `directory` to its end; does nothing to one that is finished."""
-    with open_federation(directory) as federation, running_alone(directory):
+    settings = settings or Settings()
+    with (
+        open_federation(directory) as federation,
+        running_alone(directory),
+        federation.registry.database.alone(),
+    ):
         if federation.registry.get_state(status.PHASE) == status.FINISHED:
+            if not federation.registry.get_state(DISMISSED, False):
+                Run(federation, console, settings, run_plan).dismiss()
             console.print(f"{directory}: this federation is finished; nothing is left to do.")
             console.print("`coordinator init` makes another one in another folder.")
-            show_result(federation, console)
+            status.show_result(federation, console)
             return
+        wanted = foreign.chosen(federation, settings.app, settings.run_config)
+        if (app := wanted.config.federation.app) and run_plan is None:
+            run_plan = foreign.make_plan(app)
         with interruptible(f"`coordinator start {directory}` goes on after the last full round"):
-            Run(federation, console, settings or Settings(), run_plan).go()
+            Run(wanted, console, settings, run_plan).go()
 
 
 class Run:
@@ -80,57 +101,77 @@ class Run:
         self._settings = settings
         self._run_plan = run_plan
         self._mailbox = Mailbox()
+        self._journal = open_journal(federation)
         config = federation.config.federation
-        self._observer = make_observer(console, config.name, config.clients)
-        self._tracker: Tracker = MlflowTracker(federation.directory)
+        self._observer = make_observer(console, config.name, config.clients, live=not config.app)
+        self._tracker: Tracker = (
+            NullTracker() if config.app else MlflowTracker(federation.directory)
+        )
 
     def go(self) -> None:
         """Serve, wait for the clients, run the plan, let the clients go, show the result."""
         check_plan(self._federation.config)
         try:
+            self._federation.registry.database.check()
+            begun = put_in_order(self._journal, self._federation.registry)
             server = self._serve()
             with closing_server(server), self._observer:
+                self._federation.registry.set_state(status.PHASE, status.WAITING)
                 self._announce(server)
-                self._run(server)
+                self._run(server, begun)
         except BaseException as error:
             self._note_failure(error)
             raise
-        show_result(self._federation, self._console)
+        status.show_result(self._federation, self._console)
 
-    def _run(self, server: Server) -> None:
+    def _run(self, server: Server, begun: bool) -> None:
         registry = self._federation.registry
         run_plan = self._run_plan or import_run_plan()
-        self._wait_for_clients()
+        self._wait_for_clients(begun)
         registry.set_state(status.PHASE, status.RUNNING)
         self._tracker.start(self._federation.config)
         run_plan(
-            grid=MailboxGrid(self._mailbox),
+            grid=MailboxGrid(self._mailbox, self._journal),
             config=self._federation.config,
             directory=self._federation.directory,
             registry=registry,
             store=self._federation.store,
             tracker=self._tracker,
             observer=self._observer,
+            settle=self._journal.settle,
         )
         registry.set_state(status.PHASE, status.FINISHED)
-        server.finish()
+        self._let_go(server)
         self._tracker.finish("FINISHED")
+
+    def dismiss(self) -> None:
+        """Tell clients that the federation is finished, of which an earlier process had no time."""
+        with closing_server(self._serve()) as server:
+            server.finish()
+            self._mailbox.wait_for_expected(self._federation.config.server.dead_after_s)
+            self._let_go(server)
+
+    def _let_go(self, server: Server) -> None:
+        self._journal.clear()
+        server.finish()
+        self._federation.registry.set_state(DISMISSED, True)
 
     def _serve(self) -> Server:
         directory, config = self._federation.directory, self._federation.config
-        tls = None if self._settings.insecure else read_pair(directory, "server")
+        insecure, hosts = self._settings.insecure, certificate_hosts(config)
+        tls = None if insecure else fresh_tls(directory, config.federation.name, hosts)
         server = serve(
             self._federation.registry,
-            self._federation.store,
+            self._journal,
             self._mailbox,
             on_same_port(self._federation),
             info_of(config),
             self._on_event,
             tls=tls,
-            insecure=self._settings.insecure,
+            insecure=insecure,
+            office=FolderOffice(self._federation),
         )
         self._federation.registry.set_state(PORT, server.port)
-        self._federation.registry.set_state(status.PHASE, status.WAITING)
         return server
 
     def _announce(self, server: Server) -> None:
@@ -141,16 +182,12 @@ class Run:
             f"ready on {address} ({config.federation.clients} clients expected{safe})"
         )
 
-    def _wait_for_clients(self) -> None:
-        count, patience = self._federation.config.federation.clients, self._settings.patience_s
-        if self._mailbox.wait_for_nodes(count, patience):
-            return
-        here = {self._federation.registry.member(n).name for n in self._mailbox.nodes()}
-        known = [*self._federation.registry.members(), *self._federation.registry.invited()]
-        missing = ", ".join(m.name for m in known if m.name not in here) or "invite more clients"
-        raise RoundError(
-            f"{len(here)} of {count} clients came within {patience:g} s; missing: {missing}"
-        )
+    def _wait_for_clients(self, begun: bool) -> None:
+        """For all of them; a plan that had begun goes on without those who are long in coming."""
+        config, patience = self._federation.config, self._settings.patience_s
+        rejoin = config.server.rejoin_s if begun else None
+        registry, count = self._federation.registry, config.federation.clients
+        wait_for_clients(self._mailbox, registry, count, patience, rejoin)
 
     def _on_event(self, event: Event) -> None:
         """From the transport; runs in a thread of its own."""
@@ -178,10 +215,10 @@ class Run:
 
 
 @contextmanager
-def closing_server(server: Server) -> Iterator[None]:
+def closing_server(server: Server) -> Iterator[Server]:
     """Stop the server, however it ends."""
     try:
-        yield
+        yield server
     finally:
         server.stop()
 
@@ -196,13 +233,6 @@ def import_run_plan() -> PlanRunner:
     return runner
 
 
-def on_same_port(federation: Federation) -> FederationConfig:
-    """The configuration; where any port will do, with the one that the clients know already."""
-    config = federation.config
-    port = config.server.port or int(federation.registry.get_state(PORT, 0))
-    return replace(config, server=replace(config.server, port=port))
-
-
 def info_of(config: FederationConfig) -> FederationInfo:
     """What clients are told."""
     base = config.base
@@ -214,17 +244,3 @@ def info_of(config: FederationConfig) -> FederationInfo:
         quantization=base.quantization,
         seed=config.federation.seed,
     )
-
-
-def show_result(federation: Federation, console: Console) -> None:
-    """The table of results, and where the files are."""
-    directory = federation.directory
-    members = federation.registry.members()
-    if members:
-        console.print(status.members_table([status.member_row(m) for m in members]))
-    evaluation = directory / EVALUATION
-    if evaluation.is_file():
-        console.print(status.evaluation_view(json.loads(evaluation.read_text(encoding="utf-8"))))
-    files = [p for p in (directory / MIXTURE, evaluation, directory / "mlflow.db") if p.exists()]
-    for path in (*files, directory / registries.FILE):
-        console.print(str(path), soft_wrap=True, highlight=False, markup=False)

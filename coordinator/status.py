@@ -1,17 +1,18 @@
 """`coordinator status` and `coordinator experts`: the registry as data and as tables."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fedmore.coordinator.console import size
-from fedmore.coordinator.federation import Federation, is_running
-from fedmore.coordinator.registry import ExpertRow, Member
+from fedmore.coordinator.federation import EVALUATION, MIXTURE, Federation, is_running
+from fedmore.coordinator.registry import FILE, ExpertRow, Member
 
 PHASE = "phase"
 NEW, WAITING, RUNNING, INTERRUPTED, FAILED, FINISHED = (
@@ -113,9 +114,15 @@ def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
             size(m["bytes_up"]),
             size(m["bytes_down"]),
             str(m["train_tokens"]),
-            clock_time(m["last_seen"]),
+            last_seen(m),
         )
     return table
+
+
+def last_seen(member: Mapping[str, Any]) -> str:
+    """When a member was here last, or that it takes part no more."""
+    barred = [word for word in ("revoked", "withdrawn") if member[f"{word}_at"]]
+    return barred[0] if barred else clock_time(member["last_seen"])
 
 
 def clock_time(moment: str | None) -> str:
@@ -158,3 +165,20 @@ def score(value: Mapping[str, Any] | None) -> str:
         return "–"
     low, high = value["ci95"]
     return f"{value['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def show_result(federation: Federation, console: Console) -> None:
+    """The table of results, and where the files are."""
+    from fedmore.coordinator import foreign  # heavier than `coordinator status` should be
+
+    directory = federation.directory
+    members = federation.registry.members()
+    if members:
+        console.print(members_table([member_row(m) for m in members]))
+    evaluation = directory / EVALUATION
+    if evaluation.is_file():
+        console.print(evaluation_view(json.loads(evaluation.read_text(encoding="utf-8"))))
+    names = (MIXTURE, EVALUATION, foreign.LOG, foreign.STATE, "mlflow.db")
+    files = [directory / name for name in names if (directory / name).exists()]
+    for path in (*files, directory / FILE):
+        console.print(str(path), soft_wrap=True, highlight=False, markup=False)

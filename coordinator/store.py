@@ -1,18 +1,23 @@
 """The content-addressed store: bytes under the SHA-256 of themselves.
 
 What `put` has returned is on disk: temporary file, fsync, atomic rename, fsync of the folder. Two
-writers of the same content end with one file.
+writers of the same content end with one file. A blob may be larger than memory: `put_file`, `adopt`
+and `check` read in pieces.
 """
 
 import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from fedmore.experts.errors import RegistryError
+from fedmore.experts.errors import RegistryError, StoreError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+PIECE = 1 << 20
 
 
 class Store:
@@ -23,7 +28,7 @@ class Store:
 
     def path(self, digest: str) -> Path:
         """Where `digest` lies, or would; raises `RegistryError` for what is not a digest."""
-        if not _DIGEST.fullmatch(digest):
+        if not is_digest(digest):
             raise RegistryError(f"{digest!r} is not a SHA-256 digest of 64 hex digits")
         return self.root / digest[:2] / digest
 
@@ -31,46 +36,118 @@ class Store:
         """Whether the blob is there; its content is checked by `get`."""
         return self.path(digest).is_file()
 
+    def digests(self) -> set[str]:
+        """Every blob that is there."""
+        return {path.name for path in self.root.glob("??/*") if is_digest(path.name)}
+
     def put(self, data: bytes) -> str:
-        """Keep `data` and return its digest; a second time changes nothing."""
+        """Keep `data` and return its digest; a second time changes nothing.
+
+        Raises `StoreError` where the disk is full or may not be written to.
+        """
         digest = hashlib.sha256(data).hexdigest()
         path = self.path(digest)
-        if not self._intact(path, data):
-            try:
+        if not self._intact(path, digest, len(data)):
+            with self._storing():
                 write_durably(path, data)
-            except OSError as error:
-                raise RegistryError(f"{self.root}: cannot store a blob: {error}") from error
         return digest
+
+    def put_file(self, path: Path, digest: str) -> None:
+        """Keep a copy of the file at `path`, whose digest is `digest`."""
+        target = self.path(digest)
+        if path == target or self._intact(target, digest, path.stat().st_size):
+            return
+        with self._storing(), writing(target) as file, path.open("rb") as source:
+            while piece := source.read(PIECE):
+                file.write(piece)
+        self.check(digest)
+
+    def adopt(self, path: Path, digest: str) -> None:
+        """Take the file at `path`, on the same disk, whose digest is known to be `digest`."""
+        target = self.path(digest)
+        with self._storing():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+            sync_folder(target.parent)
 
     def get(self, digest: str) -> bytes:
         """The bytes of `digest`; raises `RegistryError` when they are missing or corrupt."""
         path = self.path(digest)
-        try:
+        with _reading(path):
             data = path.read_bytes()
-        except FileNotFoundError:
-            raise RegistryError(f"{path}: no such blob; was the folder copied whole?") from None
-        except OSError as error:
-            raise RegistryError(f"{path}: cannot be read: {error}") from error
         if hashlib.sha256(data).hexdigest() != digest:
-            raise RegistryError(f"{path}: corrupt, its content has another digest; restore it")
+            raise _corrupt(path)
         return data
 
-    @staticmethod
-    def _intact(path: Path, data: bytes) -> bool:
-        """Whether `path` already holds `data`; a corrupt blob is written again."""
+    def check(self, digest: str) -> None:
+        """Raise `RegistryError` unless the blob is there and whole."""
+        path = self.path(digest)
+        with _reading(path), path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise _corrupt(path)
+
+    def delete(self, digest: str) -> None:
+        """Forget a blob; one that is not there is no error."""
+        with self._storing():
+            self.path(digest).unlink(missing_ok=True)
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
         try:
-            return path.stat().st_size == len(data) and path.read_bytes() == data
-        except OSError:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}: cannot store a blob: {error.strerror or error}; make room there, "
+                "or give the coordinator the right to write"
+            ) from error
+
+    def _intact(self, path: Path, digest: str, size: int) -> bool:
+        """Whether `path` already holds the blob; a corrupt one is written again."""
+        try:
+            if path.stat().st_size != size:
+                return False
+            self.check(digest)
+        except (OSError, RegistryError):
             return False
+        return True
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a SHA-256 in hex."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise RegistryError(f"{path}: no such blob; was the folder copied whole?") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error}") from error
+
+
+def _corrupt(path: Path) -> StoreError:
+    return StoreError(f"{path}: corrupt, its content has another digest; restore it")
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write `data` so that `path` has all of it or is untouched, whatever happens meanwhile."""
+    with writing(path, mode) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends well, all at once and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
@@ -78,10 +155,11 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have renames in `folder` on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,9 +1,4 @@
-"""The tables of `registry.db`, and the engine that opens it.
-
-SQLite runs in WAL mode with full synchronisation, so what is committed survives a power cut. A
-writer takes the lock when its transaction begins (`BEGIN IMMEDIATE`): `coordinator invite` may
-run beside `coordinator start`, and a read that turns into a write would otherwise fail at once.
-"""
+"""The registry's tables; `database` opens them."""
 
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -12,20 +7,13 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     DateTime,
-    Engine,
     String,
     TypeDecorator,
     UniqueConstraint,
-    create_engine,
-    event,
     select,
 )
 from sqlalchemy.engine.interfaces import Dialect
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-
-WRITE = "fedmore_write"
-BUSY_MS = 10_000
 
 
 def now() -> datetime:
@@ -55,14 +43,22 @@ class Base(DeclarativeBase):
 
 
 class MemberRecord(Base):
-    """One client, from its invite on; `joined_at` is null until it has enrolled."""
+    """One client, from its invite on; `joined_at` is null until it has enrolled.
+
+    `identity` is the SHA-256 of its public key or, without TLS, of the secret that it calls with.
+    """
 
     __tablename__ = "members"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     node_id: Mapped[int] = mapped_column(BigInteger, unique=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     token_expires: Mapped[datetime]
-    credential_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
+    identity: Mapped[str | None] = mapped_column(String(64), unique=True)
+    certificate_expires: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    revoked_reason: Mapped[str] = mapped_column(default="")
+    withdrawn_at: Mapped[datetime | None]
+    withdrawn_reason: Mapped[str] = mapped_column(default="")
     kind: Mapped[str | None] = mapped_column(String(16))
     target: Mapped[str | None] = mapped_column(String(64))
     rank: Mapped[int | None]
@@ -127,28 +123,6 @@ class StateRecord(Base):
 Record = TypeVar("Record", bound=Base)
 
 
-def open_engine(url: str) -> Engine:
-    """An engine for `url` with all tables made."""
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    Base.metadata.create_all(engine.execution_options(**{WRITE: True}))
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    """Take the transactions over from the driver, which would begin them too late."""
-    connection.isolation_level = None
-    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Any) -> None:
-    immediate = connection.get_execution_options().get(WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
 def upsert(session: Session, table: type[Record], **key: object) -> Record:
     """The record with this key, or a new one."""
     row = session.scalar(select(table).filter_by(**key))
@@ -156,8 +130,3 @@ def upsert(session: Session, table: type[Record], **key: object) -> Record:
         row = table(**key)
         session.add(row)
     return row
-
-
-def cause(error: SQLAlchemyError) -> str:
-    """The database's own words, without SQLAlchemy's link and statement."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]

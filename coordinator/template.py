@@ -20,6 +20,8 @@ COMMENTS: Mapping[str, str] = {
     "federation.clients": "the plan begins when so many are connected",
     "federation.domains": "what may be trained as an expert: client join --domain",
     "federation.languages": "what may be trained as an adapter: client join --language",
+    "federation.app": "module:object of another's Flower ServerApp; empty for the stages below",
+    "federation.run_config": "and what it is given as its run config",
     "base": "The frozen public model, the same at every client.",
     "base.model": "a folder, or a name on the Hugging Face hub",
     "base.fingerprint": "digest of its weights; a client whose base differs is refused",
@@ -31,6 +33,8 @@ COMMENTS: Mapping[str, str] = {
     "server.advertise": "the host that invites name, and that the certificate is for",
     "server.heartbeat_s": "a client reports this often",
     "server.dead_after_s": "and counts as gone after this silence",
+    "server.rejoin_s": "after a restart, how long a plan in progress waits for all of its clients",
+    "server.database": "postgresql+psycopg://user@host/name; empty for registry.db in this folder",
     "stages": "The stages, in sequence.",
     "stages.kind": "experts, language or router",
     "stages.rounds": "how often the clients train and the results are aggregated",
@@ -38,13 +42,20 @@ COMMENTS: Mapping[str, str] = {
     "stages.batch_size": "windows per step",
     "stages.sequence_length": "tokens per window",
     "stages.learning_rate": "of AdamW",
-    "stages.codec": "client to coordinator: fp32, bf16 or sign1 (1 bit per number)",
+    "stages.codec": "fp32, bf16, int8, nf4, sign1 (1 bit per number), auto, or auto,factor_b=nf4",
     "stages.download_codec": "coordinator to client",
     "stages.first_layers": "a language adapter changes so many layers from the first",
     "stages.last_layers": "and so many up to the last",
     "stages.threads": "CPU threads per client; 0 leaves it to the client",
     "stages.max_rank": "what the coordinator keeps of an aggregate",
-    "stages.timeout_s": "deadline of a round",
+    "stages.timeout_s": "seconds after which a round does without who has not answered",
+    "stages.deadline_s": "seconds after which a quorum is enough; 0 waits for everybody",
+    "stages.quorum": "part of those asked without whom a round fails; at least one",
+    "stages.late": "an update after its round: keep it for the next one, or refuse it",
+    "stages.staleness": "factor of its owner's weight for every round that it is behind",
+    "stages.aggregation": "mean, krum or trimmed_mean (Flower's, against hostile owners)",
+    "stages.hostile": "the part of an expert's owners that krum and trimmed_mean withstand",
+    "stages.max_rms": "refuse an update with larger numbers than this; 0 for a bound by the steps",
     "router": "How the mixture chooses.",
     "router.kind": "domain (embeddings of each domain's text) or uniform",
     "router.top_k": "so many experts work on a token, beside the base",
@@ -62,6 +73,8 @@ def render(config: FederationConfig) -> str:
     for line in HEAD.splitlines():
         document.add(tomlkit.comment(line))
     for section, values in asdict(config).items():
+        if config.federation.app and section not in ("federation", "server"):
+            continue  # of our own plan
         document.add(tomlkit.nl())
         if section == "stages":
             document.add(tomlkit.comment(COMMENTS[section]))

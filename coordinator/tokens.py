@@ -1,4 +1,4 @@
-"""Names, one-time tokens and credentials: what may be one, and whether it is still good."""
+"""Names, one-time tokens and members: what may be one, and whether it is still good."""
 
 import hashlib
 import re
@@ -6,8 +6,9 @@ import re
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fedmore.coordinator.rows import Member, copied
 from fedmore.coordinator.tables import MemberRecord, now
-from fedmore.experts.errors import ConfigError, TokenError
+from fedmore.experts.errors import ConfigError, MembershipError, TokenError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -22,23 +23,30 @@ def check_name(name: str) -> None:
 
 
 def secret_hash(secret: str) -> str:
-    """What is stored of a token or credential; they are random, so no salt is needed."""
+    """What is stored of a token or secret; they are random, so no salt is needed."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def usable(session: Session, token: str, name: str) -> MemberRecord:
-    """The member whom `token` lets in; raises `TokenError` when it is unknown, used or expired."""
-    row = session.scalar(select(MemberRecord).filter_by(token_hash=secret_hash(token)))
+    """The member whom `token` is for, joined or not.
+
+    Raises `TokenError` when the token is unknown or has expired unused, `MembershipError` for a
+    member that was revoked or has withdrawn.
+    """
+    query = select(MemberRecord).filter_by(token_hash=secret_hash(token)).with_for_update()
+    row = session.scalar(query)
     if row is None or row.name != name:
         raise TokenError(f"the invite of {name!r} is not known here, or a newer one replaced it")
-    if row.joined_at is not None:
-        raise TokenError(
-            f"the invite of {name!r} has been used: a client of that name has joined; "
-            "go on from its state folder, or ask for an invite under another name"
-        )
-    if row.token_expires < now():
+    check_not_barred(copied(row, Member))
+    if row.joined_at is None and row.token_expires < now():
         raise TokenError(
             f"the invite of {name!r} expired at {row.token_expires:%Y-%m-%d %H:%M} UTC; "
             "ask the operator for a new one"
         )
     return row
+
+
+def check_not_barred(member: Member) -> None:
+    """Raise `MembershipError` for a member that may not take part any more."""
+    if member.barred:
+        raise MembershipError(f"{member.name!r} was {member.barred}")

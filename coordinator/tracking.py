@@ -34,23 +34,29 @@ class Tracker(Protocol):
 
     def start(self, config: "FederationConfig") -> None:
         """Begin, or go on with, the run of this federation."""
+        return
 
     def round(self, stage: int, number: int, metrics: Fields) -> None:
         """Record a finished round by the registry's metrics; twice changes nothing."""
+        return
 
     def client_step(
         self, name: str, *, loss: float, tokens_per_s: float, tokens: int | None = None
     ) -> None:
         """Record one progress report of a client that is training."""
+        return
 
     def evaluation(self, evaluation: Fields) -> None:
         """Record the contents of evaluation.json."""
+        return
 
     def artifact(self, path: Path) -> None:
         """Keep a file with the run."""
+        return
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Wait until everything is written and close the run; a later `start` opens it again."""
+        return
 
 
 class NullTracker(Tracker):

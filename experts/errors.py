@@ -13,8 +13,11 @@
     │   └── NameTakenError   another client has this name
     ├── WireError            bytes that are not what they claim to be
     ├── TransportError       the peer cannot be reached, or the port is taken
+    │   └── PeerError        who answers is not this federation's, or of another version
     ├── RegistryError        a federation, expert or mixture that does not exist
-    └── RoundError           a round that cannot go on
+    │   └── StoreError       the disk is full, may not be written to, or has lost something
+    ├── RoundError           a round that cannot go on
+    └── EgressError          something asked for, or about to be sent, that must stay here
 
 A message says what, where, and what to do. `fedmore.protos.status` maps every class to a gRPC
 status and an exit code.
@@ -69,5 +72,17 @@ class RegistryError(FedmoreError):
     """A federation, expert or mixture that does not exist."""
 
 
+class StoreError(RegistryError):
+    """The disk is full, may not be written to, or has lost something."""
+
+
 class RoundError(FedmoreError):
     """A round that cannot go on; carries every client's cause."""
+
+
+class EgressError(FedmoreError):
+    """Something that was asked for, or about to be sent, must not leave this machine."""
+
+
+class PeerError(TransportError):
+    """Who answers is not this federation's coordinator, or of another version: do not try again."""

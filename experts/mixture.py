@@ -1,7 +1,8 @@
 """The mixture: base + experts + adapters + router in one model.
 
 Domain experts and the FFN part of language adapters go through `moe_ffn`, the attention part of
-adapters through `lora_mix`. Every weight at zero gives the base exactly.
+adapters through `lora_mix`. Every weight at zero gives the base exactly. The experts are frozen:
+their factors are prepared once, and gradients go to the router's weights and to the inputs.
 
 Shape suffixes: B sequences, T tokens, D width, E experts.
 """
@@ -16,8 +17,7 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import Factors, numbers
 from fedmore.experts.lowrank import replace, share
 from fedmore.experts.router import Router
-from fedmore.kernels.lora_mix.cpu import lora_mix
-from fedmore.kernels.moe_ffn.cpu import moe_ffn
+from fedmore.kernels.choose import choose
 
 LowRank = tuple[Tensor, Tensor]
 
@@ -41,17 +41,20 @@ class MixtureFFN(nn.Module):
     def __init__(self, mlp: Any, gates: Gates, changes: Mapping[int, dict[str, LowRank]]) -> None:
         super().__init__()
         self.mlp, self.gates, self.among = mlp, gates, list(changes)
-        self.experts = [
+        experts = [
             (change["gate_proj"], change["up_proj"], change["down_proj"])
             for change in changes.values()
         ]
+        self.kernel = choose("moe_ffn", experts[0][0][0].device)
+        self.experts = self.kernel.prepare(experts)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The block's FFN output, [B, T, D]."""
         mlp = self.mlp
         base = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         x = x_BTD.flatten(0, 1)
-        y = moe_ffn(x, self.gates.flat(self.among), base, self.experts, mlp.act_fn)
+        gates = self.gates.flat(self.among)
+        y: Tensor = self.kernel.moe_ffn(x, gates, base, self.experts, mlp.act_fn)
         return y.view_as(x_BTD)
 
 
@@ -60,14 +63,18 @@ class MixtureLinear(nn.Module):
 
     def __init__(self, linear: nn.Module, gates: Gates, changes: Mapping[int, LowRank]) -> None:
         super().__init__()
-        self.linear, self.gates = linear, gates
-        self.among, self.adapters = list(changes), list(changes.values())
+        self.linear, self.gates, self.among = linear, gates, list(changes)
+        adapters = list(changes.values())
+        self.kernel = choose("lora_mix", adapters[0][0].device)
+        self.adapters = self.kernel.prepare(adapters)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The changed projection, [B, T, out]."""
         y = self.linear(x_BTD)
         gates = self.gates.flat(self.among)
-        return lora_mix(y.flatten(0, 1), x_BTD.flatten(0, 1), gates, self.adapters).view_as(y)
+        x, flat = x_BTD.flatten(0, 1), y.flatten(0, 1)
+        changed: Tensor = self.kernel.lora_mix(flat, x, gates, self.adapters)
+        return changed.view_as(y)
 
 
 @dataclass

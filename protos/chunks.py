@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 CHUNK = 1 << 20
 """Largest piece of a blob in one message, in bytes."""
@@ -18,8 +19,14 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def split(data: bytes, offset: int = 0) -> Iterator[bytes]:
-    """Pieces of `data` from `offset` on, each of `CHUNK` bytes or fewer."""
-    view = memoryview(data)
-    for start in range(offset, len(data), CHUNK):
+def split(payload: bytes | Path, offset: int = 0) -> Iterator[bytes]:
+    """Pieces of bytes or of a file from `offset` on, each of `CHUNK` bytes or fewer."""
+    if isinstance(payload, Path):
+        with payload.open("rb") as file:
+            file.seek(offset)
+            while chunk := file.read(CHUNK):
+                yield chunk
+        return
+    view = memoryview(payload)
+    for start in range(offset, len(payload), CHUNK):
         yield bytes(view[start : start + CHUNK])

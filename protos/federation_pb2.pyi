@@ -27,30 +27,54 @@ class FederationInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., base: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
-    __slots__ = ("token", "name", "kind", "target", "rank", "fingerprint")
+    __slots__ = ("token", "name", "kind", "target", "rank", "fingerprint", "identity")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     token: str
     name: str
     kind: str
     target: str
     rank: int
     fingerprint: str
-    def __init__(self, token: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., target: _Optional[str] = ..., rank: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    identity: str
+    def __init__(self, token: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., target: _Optional[str] = ..., rank: _Optional[int] = ..., fingerprint: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class EnrolReply(_message.Message):
-    __slots__ = ("credential", "node_id", "federation")
-    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("node_id", "federation", "certificate")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
-    credential: str
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     federation: FederationInfo
-    def __init__(self, credential: _Optional[str] = ..., node_id: _Optional[int] = ..., federation: _Optional[_Union[FederationInfo, _Mapping]] = ...) -> None: ...
+    certificate: str
+    def __init__(self, node_id: _Optional[int] = ..., federation: _Optional[_Union[FederationInfo, _Mapping]] = ..., certificate: _Optional[str] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("identity",)
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    identity: str
+    def __init__(self, identity: _Optional[str] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("certificate",)
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    certificate: str
+    def __init__(self, certificate: _Optional[str] = ...) -> None: ...
+
+class WithdrawRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class WithdrawReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ClientEvent(_message.Message):
     __slots__ = ("hello", "heartbeat", "progress", "reply", "leave")
@@ -75,8 +99,10 @@ class Hello(_message.Message):
     def __init__(self, session: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("tasks",)
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tasks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("reason",)
@@ -101,16 +127,18 @@ class Progress(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class ServerEvent(_message.Message):
-    __slots__ = ("welcome", "task", "cancel", "finish")
+    __slots__ = ("welcome", "task", "cancel", "finish", "taken")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     task: Task
     cancel: Cancel
     finish: Finish
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+    taken: Taken
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[Task, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., taken: _Optional[_Union[Taken, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("heartbeat_s", "federation")
@@ -119,6 +147,12 @@ class Welcome(_message.Message):
     heartbeat_s: float
     federation: FederationInfo
     def __init__(self, heartbeat_s: _Optional[float] = ..., federation: _Optional[_Union[FederationInfo, _Mapping]] = ...) -> None: ...
+
+class Taken(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("task_id",)
@@ -339,3 +373,49 @@ class Raws(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     values: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, values: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class InviteRequest(_message.Message):
+    __slots__ = ("name", "expires_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    expires_s: float
+    def __init__(self, name: _Optional[str] = ..., expires_s: _Optional[float] = ...) -> None: ...
+
+class InviteReply(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class RevokeRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RevokeReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class StopReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

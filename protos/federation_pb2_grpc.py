@@ -44,6 +44,11 @@ class FederationStub(object):
                 request_serializer=fedmore_dot_protos_dot_federation__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=fedmore_dot_protos_dot_federation__pb2.EnrolReply.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/fedmore.v1.Federation/Renew',
+                request_serializer=fedmore_dot_protos_dot_federation__pb2.RenewRequest.SerializeToString,
+                response_deserializer=fedmore_dot_protos_dot_federation__pb2.RenewReply.FromString,
+                _registered_method=True)
         self.Connect = channel.stream_stream(
                 '/fedmore.v1.Federation/Connect',
                 request_serializer=fedmore_dot_protos_dot_federation__pb2.ClientEvent.SerializeToString,
@@ -64,21 +69,34 @@ class FederationStub(object):
                 request_serializer=fedmore_dot_protos_dot_federation__pb2.DownloadRequest.SerializeToString,
                 response_deserializer=fedmore_dot_protos_dot_federation__pb2.Chunk.FromString,
                 _registered_method=True)
+        self.Withdraw = channel.unary_unary(
+                '/fedmore.v1.Federation/Withdraw',
+                request_serializer=fedmore_dot_protos_dot_federation__pb2.WithdrawRequest.SerializeToString,
+                response_deserializer=fedmore_dot_protos_dot_federation__pb2.WithdrawReply.FromString,
+                _registered_method=True)
 
 
 class FederationServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Describe(self, request, context):
-        """What the federation is; needs no credential, so that a client can check that its machine fits
-        before it uses up its token.
+        """What the federation is; a certificate from an invite is enough, so that a client can check that
+        its machine fits before it uses up its token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Enrol(self, request, context):
-        """A one-time token becomes a credential.
+        """A one-time token becomes a certificate for the key that the client has made. With the same
+        token and the same key it gives the same answer, so a reply that was lost can be asked again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """A fresh certificate for a member whose present one is still good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +129,14 @@ class FederationServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Withdraw(self, request, context):
+        """The member takes its work back: it is asked for nothing more, and what it contributed is left
+        out of every expert from the next aggregate on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +149,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Enrol,
                     request_deserializer=fedmore_dot_protos_dot_federation__pb2.EnrolRequest.FromString,
                     response_serializer=fedmore_dot_protos_dot_federation__pb2.EnrolReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=fedmore_dot_protos_dot_federation__pb2.RenewRequest.FromString,
+                    response_serializer=fedmore_dot_protos_dot_federation__pb2.RenewReply.SerializeToString,
             ),
             'Connect': grpc.stream_stream_rpc_method_handler(
                     servicer.Connect,
@@ -143,6 +174,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Download,
                     request_deserializer=fedmore_dot_protos_dot_federation__pb2.DownloadRequest.FromString,
                     response_serializer=fedmore_dot_protos_dot_federation__pb2.Chunk.SerializeToString,
+            ),
+            'Withdraw': grpc.unary_unary_rpc_method_handler(
+                    servicer.Withdraw,
+                    request_deserializer=fedmore_dot_protos_dot_federation__pb2.WithdrawRequest.FromString,
+                    response_serializer=fedmore_dot_protos_dot_federation__pb2.WithdrawReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -199,6 +235,33 @@ class Federation(object):
             '/fedmore.v1.Federation/Enrol',
             fedmore_dot_protos_dot_federation__pb2.EnrolRequest.SerializeToString,
             fedmore_dot_protos_dot_federation__pb2.EnrolReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmore.v1.Federation/Renew',
+            fedmore_dot_protos_dot_federation__pb2.RenewRequest.SerializeToString,
+            fedmore_dot_protos_dot_federation__pb2.RenewReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -307,6 +370,238 @@ class Federation(object):
             '/fedmore.v1.Federation/Download',
             fedmore_dot_protos_dot_federation__pb2.DownloadRequest.SerializeToString,
             fedmore_dot_protos_dot_federation__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Withdraw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmore.v1.Federation/Withdraw',
+            fedmore_dot_protos_dot_federation__pb2.WithdrawRequest.SerializeToString,
+            fedmore_dot_protos_dot_federation__pb2.WithdrawReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class OperatorStub(object):
+    """What an operator may ask of a running coordinator; needs an operator's certificate.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Status = channel.unary_unary(
+                '/fedmore.v1.Operator/Status',
+                request_serializer=fedmore_dot_protos_dot_federation__pb2.StatusRequest.SerializeToString,
+                response_deserializer=fedmore_dot_protos_dot_federation__pb2.StatusReply.FromString,
+                _registered_method=True)
+        self.Invite = channel.unary_unary(
+                '/fedmore.v1.Operator/Invite',
+                request_serializer=fedmore_dot_protos_dot_federation__pb2.InviteRequest.SerializeToString,
+                response_deserializer=fedmore_dot_protos_dot_federation__pb2.InviteReply.FromString,
+                _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/fedmore.v1.Operator/Revoke',
+                request_serializer=fedmore_dot_protos_dot_federation__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=fedmore_dot_protos_dot_federation__pb2.RevokeReply.FromString,
+                _registered_method=True)
+        self.Stop = channel.unary_unary(
+                '/fedmore.v1.Operator/Stop',
+                request_serializer=fedmore_dot_protos_dot_federation__pb2.StopRequest.SerializeToString,
+                response_deserializer=fedmore_dot_protos_dot_federation__pb2.StopReply.FromString,
+                _registered_method=True)
+
+
+class OperatorServicer(object):
+    """What an operator may ask of a running coordinator; needs an operator's certificate.
+    """
+
+    def Status(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Invite(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Revoke(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stop(self, request, context):
+        """End the coordinator as Ctrl-C does: it goes on when it is started again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OperatorServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Status': grpc.unary_unary_rpc_method_handler(
+                    servicer.Status,
+                    request_deserializer=fedmore_dot_protos_dot_federation__pb2.StatusRequest.FromString,
+                    response_serializer=fedmore_dot_protos_dot_federation__pb2.StatusReply.SerializeToString,
+            ),
+            'Invite': grpc.unary_unary_rpc_method_handler(
+                    servicer.Invite,
+                    request_deserializer=fedmore_dot_protos_dot_federation__pb2.InviteRequest.FromString,
+                    response_serializer=fedmore_dot_protos_dot_federation__pb2.InviteReply.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=fedmore_dot_protos_dot_federation__pb2.RevokeRequest.FromString,
+                    response_serializer=fedmore_dot_protos_dot_federation__pb2.RevokeReply.SerializeToString,
+            ),
+            'Stop': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stop,
+                    request_deserializer=fedmore_dot_protos_dot_federation__pb2.StopRequest.FromString,
+                    response_serializer=fedmore_dot_protos_dot_federation__pb2.StopReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'fedmore.v1.Operator', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('fedmore.v1.Operator', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Operator(object):
+    """What an operator may ask of a running coordinator; needs an operator's certificate.
+    """
+
+    @staticmethod
+    def Status(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmore.v1.Operator/Status',
+            fedmore_dot_protos_dot_federation__pb2.StatusRequest.SerializeToString,
+            fedmore_dot_protos_dot_federation__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Invite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmore.v1.Operator/Invite',
+            fedmore_dot_protos_dot_federation__pb2.InviteRequest.SerializeToString,
+            fedmore_dot_protos_dot_federation__pb2.InviteReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmore.v1.Operator/Revoke',
+            fedmore_dot_protos_dot_federation__pb2.RevokeRequest.SerializeToString,
+            fedmore_dot_protos_dot_federation__pb2.RevokeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmore.v1.Operator/Stop',
+            fedmore_dot_protos_dot_federation__pb2.StopRequest.SerializeToString,
+            fedmore_dot_protos_dot_federation__pb2.StopReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,9 +3,16 @@
 Flower expects a SuperLink to give a message its id and a process its identity. Here we are that.
 """
 
+import logging
+from typing import TYPE_CHECKING, Any
+
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
 
 COORDINATOR = 1
 """Flower's node id of the server side."""
@@ -72,3 +79,19 @@ def make_failure(task: Message, reason: str, code: int = CLIENT_RAISED) -> Messa
     """The Error reply to `task`: `has_error()` is true and `error.reason` says why."""
     error = Error(code=code, reason=reason)
     return stamp(Message(error, reply_to=task), f"{task.metadata.message_id}.reply")
+
+
+def simulate(server: "ServerApp", client: "ClientApp", nodes: int, backend: dict[str, Any]) -> None:
+    """Run both apps in Flower's simulation, in Ray, without its log.
+
+    `backend` is Flower's `backend_config`. Raises what `server` raises.
+    """
+    from flwr.simulation import run_simulation  # heavy
+
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        run_simulation(server, client, nodes, backend_config=backend)
+    finally:
+        log.setLevel(level)

@@ -4,25 +4,30 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 from fedmore.experts.errors import ConfigError, TokenError
 
 _TEXT = ("federation", "name", "address", "token", "expires")
+_PEM = ("ca", "certificate", "key")
 
 
 @dataclass(frozen=True)
 class Invite:
     """What a client needs to join, once.
 
-    `address` is host:port; `ca` the federation's certificate (PEM), null for no encryption;
-    `expires` an ISO 8601 time with its zone.
+    `address` is host:port; `ca` the federation's certificate, `certificate` and `key` what the
+    client connects with until it has its own (PEM, all three null for no encryption); `expires` an
+    ISO 8601 time with its zone.
     """
 
     federation: str
     name: str
     address: str
     ca: str | None = field(repr=False)
+    certificate: str | None = field(repr=False)
+    key: str | None = field(repr=False)
     token: str = field(repr=False)
     expires: str
 
@@ -33,28 +38,55 @@ class Invite:
 
     def write(self, path: Path) -> None:
         """Write the file, readable by its owner alone: whoever has it can join."""
-        write_private(path, json.dumps(asdict(self), indent=2) + "\n")
+        write_private(path, self.text())
+
+    def text(self) -> str:
+        """What the file holds."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or an IP address) is this machine and no other can connect."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(address: str) -> str:
+    """The host of `host:port`."""
+    return address.rpartition(":")[0]
 
 
 def read_invite(path: Path) -> Invite:
     """Read an invite; raises `ConfigError` for what is none."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the invite: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not an invite (not text: {error})") from error
+    return parse_invite(text, str(path))
+
+
+def parse_invite(text: str, path: str) -> Invite:
+    """An invite from its file's text; raises `ConfigError`, naming `path`, for what is none."""
+    try:
+        return _parse(json.loads(text), path)
     except ValueError as error:
         raise ConfigError(f"{path}: not an invite (not JSON: {error})") from error
-    return _parse(table, path)
 
 
-def _parse(table: object, path: Path) -> Invite:
-    if not isinstance(table, dict) or table.keys() != {*_TEXT, "ca"}:
-        raise ConfigError(f"{path}: not an invite; it must have {', '.join(_TEXT)} and ca")
+def _parse(table: object, path: str) -> Invite:
+    if not isinstance(table, dict) or table.keys() != {*_TEXT, *_PEM}:
+        raise ConfigError(f"{path}: not an invite; it must have {', '.join((*_TEXT, *_PEM))}")
     for key in _TEXT:
         if not isinstance(table[key], str) or not table[key]:
             raise ConfigError(f"{path}: {key}: must be text, and not empty")
-    if not isinstance(table["ca"], str | None):
-        raise ConfigError(f"{path}: ca: must be a certificate in PEM, or null")
+    if {type(table[key]) for key in _PEM} not in ({str}, {type(None)}):
+        raise ConfigError(f"{path}: {', '.join(_PEM)}: must be PEM, or all of them null")
     try:
         aware = datetime.fromisoformat(table["expires"]).tzinfo is not None
     except ValueError:

@@ -1,8 +1,9 @@
 """Flower's RecordDict to and from bytes: exact, and in insertion order.
 
 `pack` keeps what is sent inline small: an array above `INLINE_ARRAY` becomes a blob, and so does
-the whole content when what is left is above `INLINE_CONTENT`. Whatever cannot be encoded or
-decoded raises `WireError`. An empty list has no element type, in Flower as here.
+the whole content when what is left is above `INLINE_CONTENT`. A blob may lie in a file, at either
+end, and its array then is a `StoredArray`. Whatever cannot be encoded or decoded raises
+`WireError`. An empty list has no element type, in Flower as here.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -15,13 +16,24 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import digest_of
+from fedmore.protos.stored import (
+    Payload,
+    StoredArray,
+    digest_of_payload,
+    payload_of,
+    read_payload,
+    size_of,
+)
+
+__all__ = ["Fetch", "Packed", "Payload", "StoredArray", "dumps", "loads", "pack", "unpack"]
 
 INLINE_ARRAY = 64 << 10
 INLINE_CONTENT = 1 << 20
+MAX_CONTENT = 512 << 20
+"""Largest content without its large arrays, in bytes: either end holds it in memory."""
 
-Fetch = Callable[[str, int], bytes]
-"""Digest and size of a blob to its bytes, already checked against the digest."""
+Fetch = Callable[[str, int], Payload]
+"""Digest and size of a blob to its bytes or file, already checked against the digest."""
 
 _KINDS = (
     (bool, "boolean", "booleans"),
@@ -38,21 +50,22 @@ class Packed:
     """A content ready to send: what goes inline, and the blobs that it names."""
 
     content: pb.Content
-    blobs: dict[str, bytes] = field(default_factory=dict)
+    blobs: dict[str, Payload] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Payload bytes: inline content and blobs, each blob once."""
-        return self.content.ByteSize() + sum(map(len, self.blobs.values()))
+        return self.content.ByteSize() + sum(map(size_of, self.blobs.values()))
 
 
 def pack(records: RecordDict) -> Packed:
     """Encode `records`, moving what is large into blobs."""
-    blobs: dict[str, bytes] = {}
+    blobs: dict[str, Payload] = {}
     with _wire_errors("cannot be encoded"):
         message = _encode(records, blobs)
         if message.ByteSize() <= INLINE_CONTENT:
             return Packed(pb.Content(records=message), blobs)
+        _refuse_large(message.ByteSize())
         data = message.SerializeToString()
     return Packed(pb.Content(blob=_as_blob(data, blobs)), blobs)
 
@@ -64,7 +77,8 @@ def unpack(content: pb.Content, fetch: Fetch) -> RecordDict:
         raise WireError("a content with neither records nor a blob")
     if where == "records":
         return _decode(content.records, fetch)
-    return loads(fetch(content.blob.digest, content.blob.size), fetch)
+    _refuse_large(content.blob.size)
+    return loads(read_payload(_fetched(content.blob, fetch)), fetch)
 
 
 def dumps(records: RecordDict) -> bytes:
@@ -80,6 +94,14 @@ def loads(data: bytes, fetch: Fetch | None = None) -> RecordDict:
     return _decode(message, fetch or _no_blobs)
 
 
+def _refuse_large(size: int) -> None:
+    if size > MAX_CONTENT:
+        raise WireError(
+            f"a content of {size} bytes without its large arrays is above {MAX_CONTENT}; "
+            "put small arrays together"
+        )
+
+
 def _no_blobs(digest: str, size: int) -> bytes:
     raise WireError(f"records name the blob {digest!r} ({size} bytes), which did not come along")
 
@@ -92,13 +114,13 @@ def _wire_errors(what: str) -> Iterator[None]:
         raise WireError(f"records {what}: {error}") from error
 
 
-def _as_blob(data: bytes, blobs: dict[str, bytes]) -> pb.Blob:
-    digest = digest_of(data)
-    blobs[digest] = data
-    return pb.Blob(digest=digest, size=len(data))
+def _as_blob(payload: Payload, blobs: dict[str, Payload], digest: str = "") -> pb.Blob:
+    digest = digest or digest_of_payload(payload)
+    blobs[digest] = payload
+    return pb.Blob(digest=digest, size=size_of(payload))
 
 
-def _encode(records: RecordDict, blobs: dict[str, bytes] | None) -> pb.Records:
+def _encode(records: RecordDict, blobs: dict[str, Payload] | None) -> pb.Records:
     message = pb.Records()
     for key, record in records.items():
         entry = message.entries.add(key=key)
@@ -114,12 +136,14 @@ def _encode(records: RecordDict, blobs: dict[str, bytes] | None) -> pb.Records:
     return message
 
 
-def _encode_array(array: Array, blobs: dict[str, bytes] | None) -> pb.Array:
+def _encode_array(array: Array, blobs: dict[str, Payload] | None) -> pb.Array:
     message = pb.Array(dtype=array.dtype, shape=array.shape, stype=array.stype)
     if min(array.shape, default=0) < 0:
         raise ValueError(f"an array has the negative size {array.shape}")
-    if blobs is not None and len(array.data) > INLINE_ARRAY:
-        message.blob.CopyFrom(_as_blob(array.data, blobs))
+    payload = payload_of(array)
+    if blobs is not None and size_of(payload) > INLINE_ARRAY:
+        digest = array.digest if isinstance(array, StoredArray) else ""
+        message.blob.CopyFrom(_as_blob(payload, blobs, digest))
     else:
         message.data = array.data
     return message
@@ -168,8 +192,21 @@ def _decode_array(message: pb.Array, fetch: Fetch) -> Array:
     where = message.WhichOneof("where")
     if where is None:
         raise ValueError("an array has no data")
-    data = message.data if where == "data" else fetch(message.blob.digest, message.blob.size)
-    return Array(message.dtype, tuple(message.shape), message.stype, data)
+    payload = message.data if where == "data" else _fetched(message.blob, fetch)
+    described = (message.dtype, tuple(message.shape), message.stype)
+    if isinstance(payload, bytes):
+        return Array(*described, payload)
+    return StoredArray(*described, payload, message.blob.digest)
+
+
+def _fetched(blob: pb.Blob, fetch: Fetch) -> Payload:
+    payload = fetch(blob.digest, blob.size)
+    if size_of(payload) != blob.size:
+        raise WireError(
+            f"the blob {blob.digest[:12]}… has {size_of(payload)} bytes, not the {blob.size} "
+            "that the records announce"
+        )
+    return payload
 
 
 def _decode_value(entry: pb.ValueEntry) -> object:

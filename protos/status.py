@@ -39,6 +39,9 @@ TABLE: dict[type[FedmoreError], Status] = {
     errors.TransportError: Status(grpc.StatusCode.UNAVAILABLE, 11),
     errors.RegistryError: Status(grpc.StatusCode.NOT_FOUND, 12),
     errors.RoundError: Status(grpc.StatusCode.ABORTED, 13),
+    errors.EgressError: Status(grpc.StatusCode.PERMISSION_DENIED, 14),
+    errors.PeerError: Status(grpc.StatusCode.UNIMPLEMENTED, 15),
+    errors.StoreError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, 16),
 }
 _BY_NAME = {cls.__name__: cls for cls in TABLE}
 
@@ -62,6 +65,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def plain(text: str, limit: int) -> str:
+    """A peer's words as they may be shown: one line, no control characters, not above `limit`."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text[: 2 * limit]).strip()[:limit]
+
+
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: Exception) -> NoReturn:
     """End the call with the status of `error`, its class and its message."""
     nearest = next((c for c in type(error).__mro__ if c in TABLE), FedmoreError)
@@ -78,17 +86,23 @@ def from_rpc(error: grpc.RpcError, where: str) -> FedmoreError:
         name, _, text = str(value).partition(" ")
         if key == KEY and name in _BY_NAME:
             return _BY_NAME[name](unquote(text))
-    return errors.TransportError(_explain(error, where))
+    return _explained(error, where)
 
 
-def _explain(error: grpc.RpcError, where: str) -> str:
+def _explained(error: grpc.RpcError, where: str) -> errors.TransportError:
     code = getattr(error, "code", lambda: None)()
     details = getattr(error, "details", lambda: None)() or ""
     if "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details:
-        return f"{where} shows a certificate that is not this federation's; ask for a new invite"
+        return errors.PeerError(
+            f"{where} shows a certificate that is not this federation's; ask for a new invite"
+        )
     if code == grpc.StatusCode.UNIMPLEMENTED:
-        return f"{where} answers, but is not a fedmore coordinator of this version ({details})"
+        return errors.PeerError(
+            f"{where} answers, but is not a fedmore coordinator of this version ({details})"
+        )
     if code == grpc.StatusCode.UNAVAILABLE:
-        return f"{where} cannot be reached: is the coordinator running? ({details})"
+        return errors.TransportError(
+            f"{where} cannot be reached: is the coordinator running? ({details})"
+        )
     name = getattr(code, "name", "UNKNOWN")
-    return f"{where}: the call ended with {name} ({details})"
+    return errors.TransportError(f"{where}: the call ended with {name} ({details})")

@@ -7,7 +7,8 @@ from flwr.app import Message
 from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import make_failure, make_reply, make_task
-from fedmore.protos.records import Fetch, pack, unpack
+from fedmore.protos.records import Fetch, Payload, pack, unpack
+from fedmore.protos.status import plain
 
 MAX_REASON = 4000
 """Longest reason of a failure that travels, in characters."""
@@ -18,7 +19,7 @@ class PackedTask:
     """A task ready to send: the event's message, its blobs, its payload in bytes."""
 
     message: pb.Task
-    blobs: dict[str, bytes]
+    blobs: dict[str, Payload]
     size: int
 
 
@@ -27,7 +28,7 @@ class PackedReply:
     """A reply ready to send."""
 
     message: pb.Reply
-    blobs: dict[str, bytes] = field(default_factory=dict)
+    blobs: dict[str, Payload] = field(default_factory=dict)
     size: int = 0
 
 
@@ -86,5 +87,5 @@ def unpack_reply(message: pb.Reply, task: Message, fetch: Fetch) -> Message:
     if result is None:
         raise WireError(f"reply to task {message.task_id!r} has neither content nor failure")
     if result == "failure":
-        return make_failure(task, message.failure.reason, message.failure.code)
+        return make_failure(task, plain(message.failure.reason, MAX_REASON), message.failure.code)
     return make_reply(task, unpack(message.content, fetch))

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fedmore.sims.bench.cli import app as bench_app
+
 app = typer.Typer(
     help="Federated mixtures of experts of different rank.",
     no_args_is_help=True,
@@ -16,6 +18,7 @@ app = typer.Typer(
 )
 sim = typer.Typer(help="Whole federations on this machine.", no_args_is_help=True)
 app.add_typer(sim, name="sim")
+app.add_typer(bench_app, name="bench")
 
 
 class Engine(StrEnum):
@@ -23,6 +26,7 @@ class Engine(StrEnum):
 
     grpc = "grpc"
     local = "local"
+    ray = "ray"
 
 
 @app.callback()
@@ -67,7 +71,10 @@ def fetch_scenario(
 def run_scenario(
     name: Annotated[str, typer.Argument(help="Which scenario; `fedmore sim list` names them.")],
     engine: Annotated[
-        Engine, typer.Option(help="grpc: real processes on loopback; local: all in this one.")
+        Engine,
+        typer.Option(
+            help="grpc: real processes; local: all in this one; ray: Flower's simulation."
+        ),
     ] = Engine.grpc,
     seed: Annotated[
         int | None, typer.Option(help="Seed of everything random; by default the scenario's.")
@@ -97,6 +104,36 @@ def run_scenario(
     prepared = prepare(chosen, directory, seed=seed, settings=settings or ())
     with interruptible(f"what was done by then is in {directory}"):
         run(prepared, engine.value, Console())
+
+
+@sim.command("codecs")
+def compare_codecs(
+    name: Annotated[str, typer.Argument(help="Which scenario.")] = "quickstart",
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(help="A codec or policy; repeat. Compared with the first: fp32, sign1."),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeat for more: 0, 1, 2.")] = None,
+    engine: Annotated[Engine, typer.Option(help="As for `run`.")] = Engine.local,
+    out: Annotated[
+        Path, typer.Option(help="Where the runs go; those that are there are not run again.")
+    ] = Path("runs/codecs"),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `run`.")
+    ] = None,
+) -> None:
+    """Run a scenario with several codecs and seeds, and write what each costs to codecs.json."""
+    from rich.console import Console
+
+    from fedmore.protos.exits import interruptible
+    from fedmore.sims.engines import codecs
+    from fedmore.sims.scenarios.catalogue import scenario
+
+    chosen, tags = scenario(name), codec or ["fp32", "sign1"]
+    with interruptible(f"runs that are done are in {out}; the same command goes on from there"):
+        outcomes = codecs.study(chosen, tags, seed or [0, 1, 2], engine.value, out, settings or ())
+    Console().print(codecs.table_of(outcomes))
+    Console().print(codecs.write(chosen, engine.value, outcomes, out))
 
 
 def main() -> None:

@@ -43,6 +43,14 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Withdrawn:
+    """A client takes its work back; it is left out of the next aggregate."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """A client has done `step` of `steps` of its task in a round."""
 
@@ -73,6 +81,15 @@ class Received:
     task_id: str
     payload_bytes: int
     failure: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Something that a client sent was not taken; the round goes on."""
+
+    name: str
+    task_id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -121,9 +138,11 @@ class Evaluated:
 Event = (
     Joined
     | Left
+    | Withdrawn
     | Progress
     | Sent
     | Received
+    | Refused
     | Traffic
     | StageStarted
     | RoundStarted

@@ -2,27 +2,32 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.experts.factors import Factors
-from fedmore.experts.spec import ExpertSpec, Shapes, Site
+from fedmore.experts.spec import Shapes
+from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows
 from fedmore.strategies.members import Member, ask_members
+from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.state import Contribution, ExpertState, advance, fresh
+from fedmore.strategies.robust import rule_of
+from fedmore.strategies.state import Contribution, ExpertState, advance, fresh, without
 from fedmore.strategies.tasks import (
     METRICS,
     TRAIN,
-    TrainTask,
+    check_size,
     read_metrics,
     read_update,
     train_content,
 )
+from fedmore.strategies.train_only import TrainOnly
 
 RoundMetrics = dict[str, Any]
 OnRound = Callable[[int, RoundMetrics, Mapping[str, ExpertState]], None]
@@ -33,13 +38,32 @@ def train_stage(kind: str) -> str:
     return {"experts": "expert", "language": "adapter"}[kind]
 
 
-class ExpertStrategy(Strategy):
+def nobody() -> AbstractSet[str]:
+    """No client is withdrawn."""
+    return frozenset()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands: `done` rounds, what they left, and who is still to answer.
+
+    `late` are the rows of `fedmore.strategies.asked` in the last round's metrics.
+    """
+
+    done: int = 0
+    states: Mapping[str, ExpertState] = field(default_factory=dict)
+    late: Sequence[Mapping[str, Any]] = ()
+
+
+Answer = tuple[Asked, Factors]
+
+
+class ExpertStrategy(TrainOnly):
     """Clients of one stage move their components; aggregates follow exactly (`strategies.state`).
 
-    `states` may hold experts of earlier rounds; `done` rounds of the stage are already in them.
     `on_round` is told each round's metrics and states before the next one begins. A client that
-    fails is left out of its round and named in the metrics; a round in which all fail raises
-    `RoundError` with every cause.
+    fails is left out of its round and named in the metrics; a round without its quorum raises
+    `RoundError` with every cause. `withdrawn` names the clients whose work is to be left out.
     """
 
     def __init__(
@@ -47,39 +71,50 @@ class ExpertStrategy(Strategy):
         stage: Stage,
         shapes: Shapes,
         seed: int,
-        states: Mapping[str, ExpertState],
         on_round: OnRound,
-        done: int = 0,
+        progress: Progress | None = None,
+        withdrawn: Callable[[], AbstractSet[str]] = nobody,
     ) -> None:
+        progress = progress or Progress()
         self.stage, self.shapes, self.seed = stage, shapes, seed
-        self.states = dict(states)
-        self.on_round, self.done = on_round, done
-        self._asked: dict[int, tuple[Member, TrainTask]] = {}
+        self.states, self.done = dict(progress.states), progress.done
+        self.on_round, self.withdrawn = on_round, withdrawn
+        self._late = from_rows(progress.late)
+        self._sent: list[tuple[Message, Asked]] = []
         self._missing: list[str] = []
+
+    def patient(self, grid: Grid) -> RoundGrid:
+        """`grid` as this stage waits on it; give it to `start`."""
+        return RoundGrid(grid, self.stage, self._late)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One message per client of this stage's kind."""
-        members, self._missing = ask_members(grid, self.stage.timeout_s)
-        wanted = [(node, m) for node, m in members if m.kind == train_stage(self.stage.kind)]
-        if not wanted:
-            nobody = f"no client trains for the stage {self.stage.kind!r}"
-            raise RoundError("; ".join([nobody, *self._missing]))
-        self._asked = {}
-        owners = Counter(member.target for _, member in wanted)
+        """One message per client of this stage's kind that is not busy with an earlier round."""
         number = server_round + self.done
-        return [self._message(node, m, number, owners[m.target]) for node, m in wanted]
+        busy = {asked.node for asked in self._late.values()}
+        patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
+        members, self._missing = ask_members(
+            patient.grid, self.stage.timeout_s, f"{self.stage.kind}/{number}", busy
+        )
+        wanted = [(node, m) for node, m in members if m.kind == train_stage(self.stage.kind)]
+        if not wanted and not self._late:
+            no_one = f"no client trains for the stage {self.stage.kind!r}"
+            raise RoundError("; ".join([no_one, *self._missing]))
+        patient.all_are_late = not wanted
+        owners = Counter(member.target for _, member in wanted)
+        self._sent = [self._ask(node, m, number, owners[m.target]) for node, m in wanted]
+        return [message for message, _ in self._sent]
 
-    def _message(self, node: int, member: Member, number: int, owners: int) -> Message:
-        sites = self._sites(member)
+    def _ask(self, node: int, member: Member, number: int, owners: int) -> tuple[Message, Asked]:
+        sites = sites_of(self.stage, member, self.shapes)
         state = self.states.setdefault(member.target, fresh(member.target, member.kind, sites))
         component = state.components.get(member.name)
         known = component.updates if component else 0
         lost = member.updates_of(member.target) != known
         others = owners > 1 or bool(set(state.components) - {member.name})
         shared = others and state.rank > 0
-        task = self._task(member, number, known)
+        task = task_of(self.stage, member, number, known, self.seed)
         content = train_content(
             task,
             sites,
@@ -87,102 +122,96 @@ class ExpertStrategy(Strategy):
             state.aggregate if shared else None,
             component.factors if component and lost else None,
         )
-        self._asked[node] = (member, task)
-        return Message(content, dst_node_id=node, message_type=TRAIN, group_id=str(number))
-
-    def _task(self, member: Member, number: int, updates: int) -> TrainTask:
-        stage = self.stage
-        return TrainTask(
-            expert=member.target,
-            kind=member.kind,
-            target=member.target,
-            rank=member.rank,
-            first_layers=stage.first_layers,
-            last_layers=stage.last_layers,
-            stage=stage.kind,
-            round=number,
-            rounds=self.stage.rounds,
-            steps=stage.steps,
-            batch_size=stage.batch_size,
-            sequence_length=stage.sequence_length,
-            learning_rate=stage.learning_rate,
-            codec=stage.codec,
-            threads=stage.threads,
-            seed=self.seed,
-            updates=updates,
-        )
-
-    def _sites(self, member: Member) -> tuple[Site, ...]:
-        first, last = self.stage.first_layers, self.stage.last_layers
-        spec = ExpertSpec(member.target, member.kind, member.target, member.rank, first, last)
-        return spec.sites(self.shapes)
+        group = f"{self.stage.kind}/{number}"
+        message = Message(content, dst_node_id=node, message_type=TRAIN, group_id=group)
+        return message, Asked(node, member, task)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Advance every expert by what its clients sent; the same for any order of replies."""
         number = server_round + self.done
-        changes, clients, failures = self._read(replies)
-        if not changes:
-            raise RoundError(f"round {number}: no client succeeded: " + "; ".join(failures))
-        experts = {}
-        for name in sorted({task.expert for _, task, _ in changes}):
-            experts[name] = self._advance(name, [c for c in changes if c[1].expert == name])
+        answers, clients, failures = self._read(replies, number)
+        in_time = sum(asked.number == number for asked, _ in answers)
+        if not answers or (self._sent and in_time < quorum(self.stage, len(self._sent))):
+            most = "no client" if not answers else f"{in_time} of {len(self._sent)} clients"
+            raise RoundError(f"round {number}: {most} succeeded: " + "; ".join(failures))
+        experts = self._advance(answers, number)
         metrics = {
             "stage": self.stage.kind,
             "round": number,
             "clients": clients,
             "experts": experts,
             "failures": failures,
+            "late": to_rows(self._late),
         }
         self.on_round(number, metrics, self.states)
         worst = max(entry["aggregation_error"] for entry in experts.values())
         return self.arrays(), MetricRecord({"aggregation_error": worst})
 
     def _read(
-        self, replies: Iterable[Message]
-    ) -> tuple[list[tuple[Member, TrainTask, Factors]], dict[str, Any], list[str]]:
+        self, replies: Iterable[Message], number: int
+    ) -> tuple[list[Answer], dict[str, Any], list[str]]:
         """Changes in order of client name, their metrics, and why the others gave none."""
-        changes: list[tuple[Member, TrainTask, Factors]] = []
+        waiting = self._late | by_id(self._sent)
+        answers: list[Answer] = []
         clients: dict[str, Any] = {}
-        waiting = dict(self._asked)
         failures = list(self._missing)
         for reply in replies:
-            member, task = waiting.pop(reply.metadata.src_node_id)
+            asked = waiting.pop(reply.metadata.reply_to_message_id)
+            name = asked.member.name
             try:
-                change = self._change(reply, member, task)
-                clients[member.name] = read_metrics(reply.content, METRICS)
+                change = self._change(reply, asked)
+                metrics = read_metrics(reply.content, METRICS)
             except WireError as error:
-                failures.append(f"{member.name}: {error}")
+                failures.append(f"{name}: {error}")
                 continue
-            changes.append((member, task, change))
-        failures += [f"{member.name}: no answer in time" for member, _ in waiting.values()]
-        return sorted(changes, key=lambda item: item[0].name), clients, sorted(failures)
+            answers.append((asked, change))
+            clients[name] = {**metrics, "behind": number - asked.number}
+        failures += [f"{asked.member.name}: no answer in time" for asked in waiting.values()]
+        keep = self.stage.deadline_s and self.stage.late == "keep"
+        self._late = waiting if keep else {}
+        return sorted(answers, key=lambda a: a[0].member.name), clients, sorted(failures)
 
-    def _change(self, reply: Message, member: Member, task: TrainTask) -> Factors:
+    def _change(self, reply: Message, asked: Asked) -> Factors:
         if reply.has_error():
             raise WireError(reply.error.reason)
-        return read_update(reply.content, self._sites(member), task.rank, task.codec)
+        if asked.member.name in self.withdrawn():
+            raise WireError("withdrawn")
+        task = asked.task
+        change = read_update(
+            reply.content, sites_of(self.stage, asked.member, self.shapes), task.rank, task.codec
+        )
+        check_size(change, self.stage.max_rms or 4 * task.learning_rate * task.steps)
+        return change
 
-    def _advance(self, name: str, changes: Sequence[tuple[Member, TrainTask, Factors]]) -> Any:
-        total = sum(member.size for member, _, _ in changes)
-        state = self.states[name]
-        contributions = [
-            self._contribution(state, member, task, change, member.size / total)
-            for member, task, change in changes
-        ]
-        self.states[name], error = advance(state, contributions, self.stage.max_rank)
-        return {"aggregation_error": error, "rank": self.states[name].rank}
+    def _advance(self, answers: Sequence[Answer], number: int) -> dict[str, Any]:
+        """Every expert that changes, with its error, rank, and who has a part in it."""
+        gone, metrics = self.withdrawn(), dict[str, Any]()
+        rule, limit = rule_of(self.stage), self.stage.max_rank
+        for name, state in sorted(self.states.items()):
+            own = [item for item in answers if item[0].task.expert == name]
+            left = gone & state.components.keys()
+            if not own and not left:
+                continue
+            kept, error = without(state, left, limit, rule) if left else (state, 0.0)
+            if own:
+                contributions = [self._contribution(kept, *item, number) for item in own]
+                kept, error = advance(kept, contributions, limit, rule)
+            self.states[name] = kept
+            owners = sorted(kept.components)
+            metrics[name] = {"aggregation_error": error, "rank": kept.rank, "owners": owners}
+        return metrics
 
     def _contribution(
-        self, state: ExpertState, member: Member, task: TrainTask, change: Factors, weight: float
+        self, state: ExpertState, asked: Asked, change: Factors, number: int
     ) -> Contribution:
-        spec = task.spec(member.name)
+        member, spec = asked.member, asked.task.spec(asked.member.name)
         component = state.components.get(member.name)
-        start = low_rank.initial(spec, self._sites(member), task.seed)
-        before = component.factors if component else start
-        after = low_rank.total(before, change)
-        return Contribution(member.name, before, after, weight, spec.scale)
+        start = low_rank.initial(spec, sites_of(self.stage, member, self.shapes), asked.task.seed)
+        after = low_rank.total(component.factors if component else start, change)
+        weight = member.size * self.stage.staleness ** (number - asked.number)
+        return Contribution(member.name, after, weight, spec.scale)
 
     def arrays(self) -> ArrayRecord:
         """Every expert's aggregate as numpy arrays named `expert/module path.A` and `.B`."""
@@ -191,18 +220,3 @@ class ExpertStrategy(Strategy):
             for key, tensor in low_rank.to_state(state.aggregate).items():
                 named[f"{name}/{key}"] = Array(tensor.numpy())
         return ArrayRecord(named)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Nothing: held-out text is scored by the coordinator, on what is public."""
-        return []
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Nothing to aggregate."""
-        return None
-
-    def summary(self) -> None:
-        """Nothing to log: the coordinator's console shows the plan."""

@@ -1,5 +1,6 @@
 """Who is on the other side of a grid: every node says so itself, whatever the engine."""
 
+from collections.abc import Container
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -29,6 +30,13 @@ class Member:
     experts: list[str]
     updates: list[int]
 
+    def __post_init__(self) -> None:
+        """Reject what would break a round."""
+        if self.rank < 0 or self.size < 0:
+            raise ValueError("rank and size must be 0 or more")
+        if len(self.experts) != len(self.updates):
+            raise ValueError("as many updates as experts")
+
     def updates_of(self, expert: str) -> int:
         """How many of its updates of `expert` the client still knows."""
         return dict(zip(self.experts, self.updates, strict=True)).get(expert, 0)
@@ -37,13 +45,19 @@ class Member:
 _MEMBER = TypeAdapter(Member)
 
 
-def ask_members(grid: Grid, timeout_s: float) -> tuple[list[tuple[int, Member]], list[str]]:
+def ask_members(
+    grid: Grid, timeout_s: float, group: str, busy: Container[int] = ()
+) -> tuple[list[tuple[int, Member]], list[str]]:
     """Node id and member of every connected client, in order of name; and why others are missing.
 
-    A client that cannot say who it is, or went away while it was asked, is none of the members.
+    A client that cannot say who it is, or went away while it was asked, is none of the members;
+    who is `busy` is not asked. The answers belong to the round `group`: a coordinator that does the
+    round again after a crash finds the same members.
     """
     messages = [
-        Message(RecordDict(), dst_node_id=node, message_type=HELLO) for node in grid.get_node_ids()
+        Message(RecordDict(), dst_node_id=node, message_type=HELLO, group_id=group)
+        for node in grid.get_node_ids()
+        if node not in busy
     ]
     replies = list(grid.send_and_receive(messages, timeout=timeout_s))
     found, missing = [], []

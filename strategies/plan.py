@@ -11,11 +11,12 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from fedmore.experts.errors import WireError
+from fedmore.strategies.compression.policy import policy_of
+
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 T = TypeVar("T")
-
-CodecName = Literal["fp32", "bf16", "sign1"]
 
 
 def parse(adapter: TypeAdapter[T], table: Mapping[str, Any]) -> T:
@@ -33,12 +34,42 @@ def positive(**values: float) -> None:
             raise ValueError(f"{name} must be above 0, not {value}")
 
 
+def not_negative(**values: float) -> None:
+    """Raise `ValueError`, naming value and field, unless every value is 0 or more."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be 0 or more, not {value}")
+
+
+def part(**values: float) -> None:
+    """Raise `ValueError`, naming value and field, unless every value is from 0 to 1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, not {value}")
+
+
+def check_codecs(*texts: str) -> None:
+    """Raise `ValueError` for what is neither a codec nor a policy."""
+    for text in texts:
+        try:
+            policy_of(text)
+        except WireError as error:
+            raise ValueError(str(error)) from error
+
+
 @dataclass(frozen=True, config=STRICT)
 class Stage:
     """One part of the plan.
 
     `steps` optimiser steps per client and round; windows of `sequence_length` tokens, `batch_size`
-    of them a step; `timeout_s` seconds is the deadline of a round.
+    of them a step. A round waits `timeout_s` seconds for everybody it asked; with `deadline_s`
+    above 0 it goes on after that many, once `quorum` (a part of those asked, and at least one) have
+    answered. What comes later is refused, or (`late`) kept for the next round, where its owner's
+    weight is multiplied by `staleness` for every round that it is behind.
+
+    `aggregation` is the mean, or for experts with many owners Flower's Krum or trimmed mean, which
+    withstand a `hostile` part of them. An update whose numbers have a root mean square above
+    `max_rms` is refused; 0 takes four times what AdamW can move in the steps of a round.
     """
 
     kind: Literal["experts", "language", "router"]
@@ -47,13 +78,20 @@ class Stage:
     batch_size: int = 4
     sequence_length: int = 128
     learning_rate: float = 1e-3
-    codec: CodecName = "sign1"
-    download_codec: CodecName = "bf16"
+    codec: str = "sign1"
+    download_codec: str = "bf16"
     first_layers: int = 10
     last_layers: int = 2
     threads: int = 0
     max_rank: int = 512
     timeout_s: float = 3600.0
+    deadline_s: float = 0.0
+    quorum: float = 0.0
+    late: Literal["keep", "refuse"] = "keep"
+    staleness: float = 0.5
+    aggregation: Literal["mean", "krum", "trimmed_mean"] = "mean"
+    hostile: float = 0.2
+    max_rms: float = 0.0
 
     def __post_init__(self) -> None:
         """Reject values that no run could use."""
@@ -66,8 +104,19 @@ class Stage:
             max_rank=self.max_rank,
             timeout_s=self.timeout_s,
         )
-        if min(self.first_layers, self.last_layers, self.threads) < 0:
-            raise ValueError("first_layers, last_layers and threads must be 0 or more")
+        not_negative(
+            first_layers=self.first_layers,
+            last_layers=self.last_layers,
+            threads=self.threads,
+            deadline_s=self.deadline_s,
+            max_rms=self.max_rms,
+        )
+        part(quorum=self.quorum, staleness=self.staleness)
+        check_codecs(self.codec, self.download_codec)
+        if not 0 <= self.hostile < 0.5:
+            raise ValueError(f"hostile must be at least 0 and below 0.5, not {self.hostile}")
+        if self.deadline_s > self.timeout_s:
+            raise ValueError(f"deadline_s {self.deadline_s} is after timeout_s {self.timeout_s}")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,24 +4,24 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedmore.experts.errors import RoundError, WireError
+from fedmore.strategies.embeddings import Embedding, by_expert
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.plan import STRICT, Stage, parse
 from fedmore.strategies.tasks import EMBED, pack, read_metrics, unpack
+from fedmore.strategies.train_only import TrainOnly
 
 DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
 TOKENS = 128
 METRICS = ("documents", "tokens")
 
-OnEmbeddings = Callable[[int, dict[str, Any], Mapping[str, Tensor]], None]
+OnEmbeddings = Callable[[int, dict[str, Any], Mapping[str, Embedding]], None]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,47 +38,38 @@ class EmbedTask:
 _TASK = TypeAdapter(EmbedTask)
 
 
-class EmbeddingStrategy(Strategy):
-    """Collects the mean input embedding of every client's text, one per expert.
-
-    The embedding of an expert with several owners is their mean by size of text.
-    """
+class EmbeddingStrategy(TrainOnly):
+    """Collects the mean input embedding of every client's text (`strategies.embeddings`)."""
 
     def __init__(self, stage: Stage, width: int, seed: int, on_round: OnEmbeddings) -> None:
         self.stage, self.width, self.seed, self.on_round = stage, width, seed, on_round
-        self.embeddings: dict[str, Tensor] = {}
         self._members: dict[int, Member] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every client."""
-        members, missing = ask_members(grid, self.stage.timeout_s)
+        group = f"{self.stage.kind}/{server_round}"
+        members, missing = ask_members(grid, self.stage.timeout_s, group)
         if missing:
             raise RoundError("every owner's embedding is needed: " + "; ".join(missing))
         self._members = dict(members)
         task: Any = asdict(EmbedTask(DOCUMENTS, TOKENS, self.seed, "router", server_round))
         content = RecordDict({"task": ConfigRecord(task)})
         return [
-            Message(content, dst_node_id=node, message_type=EMBED, group_id=str(server_round))
+            Message(content, dst_node_id=node, message_type=EMBED, group_id=group)
             for node in self._members
         ]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Mean embeddings by expert; every client must have answered."""
+        """Every client's embedding; each must have answered."""
         answers, clients = self._read(replies)
-        sums: dict[str, Tensor] = {}
-        sizes: dict[str, int] = {}
-        for member, mean in answers:
-            weighted = mean.double() * member.size
-            sums[member.target] = sums.get(member.target, torch.zeros(())) + weighted
-            sizes[member.target] = sizes.get(member.target, 0) + member.size
-        self.embeddings = {name: total / sizes[name] for name, total in sums.items()}
+        found = {m.name: Embedding(m.target, m.size, mean) for m, mean in answers}
         metrics = {"stage": "router", "round": server_round, "clients": clients, "experts": {}}
-        self.on_round(server_round, metrics, self.embeddings)
-        arrays = {name: Array(mean.numpy()) for name, mean in self.embeddings.items()}
+        self.on_round(server_round, metrics, found)
+        arrays = {name: Array(mean.numpy()) for name, mean in by_expert(found).items()}
         return ArrayRecord(arrays), MetricRecord()
 
     def _read(
@@ -99,21 +90,6 @@ class EmbeddingStrategy(Strategy):
         if failures:
             raise RoundError("no domain embedding: " + "; ".join(sorted(failures)))
         return sorted(answers, key=lambda pair: pair[0].name), clients
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Nothing: the coordinator scores the mixture."""
-        return []
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Nothing to aggregate."""
-        return None
-
-    def summary(self) -> None:
-        """Nothing to log: the coordinator's console shows the plan."""
 
 
 def embedding_content(mean_D: Tensor, metrics: Mapping[str, int]) -> RecordDict:

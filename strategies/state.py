@@ -1,32 +1,34 @@
 """What the coordinator keeps of an expert between rounds, and the step from round to round.
 
-Every client k has a *component* ``s B_k A_k`` of its own rank, which coordinator and client both
-hold (mirrored). The expert's *aggregate* is ``D = sum_k p_k s B_k A_k``, kept at full rank. In a
-round a client starts from ``D``, moves its component, and sends the change of its factors; the
-aggregate moves by ``sum_k p_k s (B'_k A'_k - B_k A_k)``, exactly. Nothing is truncated on the way
-to a client of lower rank, so there is no rank collapse (FACTS, aggregation).
+Every client k has a *component* ``s_k B_k A_k`` of its own rank, which coordinator and client both
+hold (mirrored). The expert's *aggregate* is ``D = sum_k p_k s_k B_k A_k`` over all components, with
+``p_k`` in proportion to their weights, kept at full rank. In a round a client starts from ``D``,
+moves its component, and sends the change of its factors. Nothing is truncated on the way to a
+client of lower rank, so there is no rank collapse (FACTS, aggregation); and an owner is withdrawn
+exactly, by leaving its component out.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-from safetensors.torch import load, save
-from torch import Tensor
-
-from fedmore.experts.factors import Factors, empty, from_state, to_state
+from fedmore.experts.factors import Factors, empty
 from fedmore.experts.spec import Site
 from fedmore.kernels.delta import cpu as delta
 from fedmore.kernels.determinism import one_thread
+from fedmore.strategies.robust import MEAN, Rule
 
 
 @dataclass(frozen=True)
 class Component:
-    """A client's mirrored factors and how many updates made them."""
+    """A client's mirrored factors, the updates that made them, its weight, and the s of its rank.
+
+    The weight is the size of the client's text, less where its last update came late.
+    """
 
     factors: Factors
     updates: int = 0
+    weight: float = 1.0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,9 @@ class ExpertState:
 
 @dataclass(frozen=True)
 class Contribution:
-    """A client's factors after a round; `weight` is p_k, `scale` the s of its rank."""
+    """A client's factors after a round, and what its component counts from now on."""
 
     client: str
-    before: Factors
     after: Factors
     weight: float
     scale: float
@@ -61,83 +62,49 @@ def fresh(name: str, kind: str, sites: Sequence[Site]) -> ExpertState:
 
 
 def advance(
-    state: ExpertState, contributions: Sequence[Contribution], max_rank: int
+    state: ExpertState,
+    contributions: Sequence[Contribution],
+    max_rank: int,
+    rule: Rule = MEAN,
 ) -> tuple[ExpertState, float]:
     """The state after a round, and the relative Frobenius error of its aggregate.
 
-    The error is against the exact weighted sum of what the clients sent: rounding, and what a
-    `max_rank` below the sum of ranks cuts off.
+    The error is against the exact weighted sum of the components that the rule chose: rounding,
+    and what a `max_rank` below the sum of ranks cuts off.
     """
-    with one_thread():
-        aggregate, error = _aggregate(state, contributions, max_rank)
     components = dict(state.components)
     for item in contributions:
-        earlier = components.get(item.client, Component(item.before))
-        components[item.client] = Component(item.after, earlier.updates + 1)
-    return replace(state, aggregate=aggregate, components=components), error
+        before = components.get(item.client)
+        updates = 1 + (before.updates if before else 0)
+        components[item.client] = Component(item.after, updates, item.weight, item.scale)
+    return _aggregated(replace(state, components=components), max_rank, rule)
 
 
-def _aggregate(
-    state: ExpertState, contributions: Sequence[Contribution], max_rank: int
-) -> tuple[Factors, float]:
+def without(
+    state: ExpertState, clients: Collection[str], max_rank: int, rule: Rule = MEAN
+) -> tuple[ExpertState, float]:
+    """The state as if `clients` had no part in the present aggregate, and its error."""
+    left = {name: part for name, part in state.components.items() if name not in clients}
+    return _aggregated(replace(state, components=left), max_rank, rule)
+
+
+def _aggregated(state: ExpertState, max_rank: int, rule: Rule) -> tuple[ExpertState, float]:
+    with one_thread():
+        aggregate, error = _aggregate(state, max_rank, rule)
+    return replace(state, aggregate=aggregate), error
+
+
+def _aggregate(state: ExpertState, max_rank: int, rule: Rule) -> tuple[Factors, float]:
+    parts = [part for _, part in sorted(state.components.items())]
+    if not parts:
+        return {path: (b[:, :0], a[:0]) for path, (b, a) in state.aggregate.items()}, 0.0
+    weights = rule.weights(parts)
     aggregate: Factors = {}
     wrong, total = 0.0, 0.0
-    for path, old in sorted(state.aggregate.items()):  # `restore` knows no other order
-        terms = _terms(path, old, contributions)
+    for path in sorted(state.aggregate):
+        terms = rule.terms([(*part.factors[path], part.scale) for part in parts], weights)
         b, a = (factor.float() for factor in delta.aggregate(terms, max_rank))
         aggregate[path] = (b, a)
         wrong += delta.norm([*terms, (b, a, -1.0)]) ** 2
         total += delta.norm(terms) ** 2
     return aggregate, (wrong / total) ** 0.5 if total else 0.0
-
-
-def _terms(
-    path: str, old: tuple[Tensor, Tensor], contributions: Sequence[Contribution]
-) -> list[delta.Term]:
-    terms: list[delta.Term] = [(*old, 1.0)]
-    for item in contributions:
-        weight = item.weight * item.scale
-        terms.append((*item.after[path], weight))
-        terms.append((*item.before[path], -weight))
-    return terms
-
-
-def dump(states: Mapping[str, ExpertState]) -> bytes:
-    """All states as one safetensors file: what a restarted coordinator goes on from."""
-    tensors: dict[str, Tensor] = {}
-    index: dict[str, dict[str, object]] = {}
-    for name, state in states.items():
-        updates = {client: part.updates for client, part in state.components.items()}
-        index[name] = {"kind": state.kind, "updates": updates}
-        tensors |= _prefixed(f"{name}\n", state.aggregate)
-        for client, part in state.components.items():
-            tensors |= _prefixed(f"{name}\n{client}\n", part.factors)
-    blob: bytes = save({**tensors, "index": _text(json.dumps(index))})
-    return blob
-
-
-def restore(data: bytes) -> dict[str, ExpertState]:
-    """The inverse of `dump`."""
-    tensors: dict[str, Tensor] = load(data)
-    index = json.loads(bytes(tensors.pop("index").tolist()))
-    states = {}
-    for name, entry in index.items():
-        components = {
-            client: Component(_under(f"{name}\n{client}\n", tensors), updates)
-            for client, updates in entry["updates"].items()
-        }
-        states[name] = ExpertState(name, entry["kind"], _under(f"{name}\n", tensors), components)
-    return states
-
-
-def _prefixed(prefix: str, factors: Factors) -> dict[str, Tensor]:
-    return {prefix + key: tensor for key, tensor in to_state(factors).items()}
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Factors:
-    cut = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-    return from_state({key: t for key, t in cut.items() if "\n" not in key})
-
-
-def _text(text: str) -> Tensor:
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)

@@ -18,7 +18,7 @@ from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import ExpertSpec, Site
-from fedmore.strategies.compression.codec import codec_of, decode, encode
+from fedmore.strategies.compression.codec import codecs_of, decode, encode
 from fedmore.strategies.plan import STRICT, parse
 
 TRAIN = "train"
@@ -145,6 +145,21 @@ def read_update(content: RecordDict, sites: Sequence[Site], rank: int, codec: st
     return low_rank.from_tensors(unpack(record["change"], low_rank.shapes(sites, ranks)), sites)
 
 
+def check_size(change: Factors, max_rms: float) -> None:
+    """Raise `WireError` where a factor's root mean square is above `max_rms`.
+
+    AdamW moves a number by about the learning rate in a step, whatever the gradient, so an honest
+    change is bounded; one that is not would drown those of all other owners.
+    """
+    for path, factors in change.items():
+        rms = max(float(f.double().square().mean().sqrt()) if f.numel() else 0.0 for f in factors)
+        if not rms <= max_rms:
+            raise WireError(
+                f"the change of {path} has a root mean square of {rms:.3g}, above "
+                f"the {max_rms:.3g} that the round's steps allow"
+            )
+
+
 def read_metrics(content: RecordDict, names: Collection[str]) -> dict[str, float | int]:
     """The metrics in an answer; raises `WireError` unless they are finite and named so."""
     record = content.metric_records.get("metrics", MetricRecord())
@@ -160,12 +175,13 @@ def read_metrics(content: RecordDict, names: Collection[str]) -> dict[str, float
 
 def pack(codec: str, tensors: Sequence[Tensor]) -> Array:
     """Tensors as one Flower array whose `stype` names the codec."""
-    return _array(encode(codec_of(codec), tensors), codec)
+    codecs = codecs_of(codec, [tuple(tensor.shape) for tensor in tensors])
+    return _array(encode(codecs, tensors), codec)
 
 
 def unpack(array: Array, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """The inverse of `pack`; raises `WireError`."""
-    return decode(codec_of(array.stype.removeprefix(STYPE)), array.data, shapes)
+    return decode(codecs_of(array.stype.removeprefix(STYPE), shapes), array.data, shapes)
 
 
 def _array(data: bytes, codec: str) -> Array:

@@ -1,8 +1,12 @@
 import os
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if not Path("/dev/nvidiactl").exists():
+    # tests/kernels runs Triton kernels on the CPU; triton must never be imported without this.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 with warnings.catch_warnings():
     # typer 0.20, which flwr imports, uses names that click 8.5 deprecates.

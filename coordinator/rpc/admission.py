@@ -6,6 +6,9 @@ from fedmore.experts.errors import BaseError, ConfigError, RankError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.info import FederationInfo
 
+HIGHEST_RANK = 65_536
+LONGEST_TARGET = 64
+
 if TYPE_CHECKING:
     from fedmore.coordinator.config import FederationConfig
     from fedmore.coordinator.rows import Kind
@@ -15,6 +18,8 @@ def check_enrolment(
     request: pb.EnrolRequest, config: "FederationConfig", info: FederationInfo
 ) -> "Kind":
     """The request's kind, when the federation has a place for it."""
+    if config.federation.app or request.kind == "app":
+        return _check_app(request, config)
     known = {"expert": config.federation.domains, "adapter": config.federation.languages}
     word = {"expert": "domain", "adapter": "language"}
     if request.kind not in known:
@@ -25,10 +30,30 @@ def check_enrolment(
             f"{word[request.kind]} {request.target!r} is not in this federation; "
             f"there are: {', '.join(targets)}"
         )
-    if request.rank < 1:
-        raise RankError(f"the rank must be 1 or more, not {request.rank}")
+    if not 1 <= request.rank <= HIGHEST_RANK:
+        raise RankError(f"the rank must be from 1 to {HIGHEST_RANK}, not {request.rank}")
+    _check_target(request)
     check_fingerprint(request.fingerprint, info)
     return cast("Kind", request.kind)
+
+
+def _check_app(request: pb.EnrolRequest, config: "FederationConfig") -> "Kind":
+    app = config.federation.app
+    if not app:
+        raise ConfigError(
+            "this federation trains experts and adapters; give --domain or --language"
+        )
+    if request.kind != "app":
+        raise ConfigError(f"this federation runs the Flower app {app!r}; give --app of your own")
+    if request.rank != 0:
+        raise RankError(f"the client of a Flower app has rank 0, not {request.rank}")
+    _check_target(request)
+    return "app"
+
+
+def _check_target(request: pb.EnrolRequest) -> None:
+    if len(request.target) > LONGEST_TARGET:
+        raise ConfigError(f"the target has more than {LONGEST_TARGET} characters")
 
 
 def check_fingerprint(fingerprint: str, info: FederationInfo) -> None:

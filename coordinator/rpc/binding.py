@@ -6,11 +6,11 @@ import socket
 
 import grpc
 
-from fedmore.coordinator.security import KeyPair
+from fedmore.coordinator.security import Tls
 from fedmore.experts.errors import TransportError
 
 
-def bind(server: grpc.aio.Server, address: str, tls: KeyPair | None) -> int:
+def bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
     """Have `server` listen; the port it got. Raises `TransportError`."""
     try:
         return _add_port(server, address, tls)
@@ -18,10 +18,12 @@ def bind(server: grpc.aio.Server, address: str, tls: KeyPair | None) -> int:
         raise TransportError(f"{address}: cannot listen there: {error}") from error
 
 
-def _add_port(server: grpc.aio.Server, address: str, tls: KeyPair | None) -> int:
+def _add_port(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
     if tls is None:
         return server.add_insecure_port(address)
-    credentials = grpc.ssl_server_credentials([(tls.key, tls.certificate)])
+    credentials = grpc.ssl_server_credentials(
+        [(tls.server.key, tls.server.certificate)], tls.ca.certificate, require_client_auth=True
+    )
     return server.add_secure_port(address, credentials)
 
 

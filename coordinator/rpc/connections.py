@@ -23,17 +23,19 @@ REPLACED = "replaced by a newer stream of the same client"
 
 @dataclass(eq=False)
 class Connection:
-    """One stream. `wake` is set when there is something to send, `ending` when it shall end."""
+    """One stream. `wake` is set when there is something to send, `ended` when it shall end."""
 
     member: "Member"
     session: str
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     ending: str | None = None
 
     def end(self, reason: str) -> None:
         """Let the stream end."""
         self.ending = self.ending or reason
         self.wake.set()
+        self.ended.set()
 
 
 @dataclass
@@ -44,7 +46,11 @@ class _Presence:
 
 
 class Connections:
-    """Members present, by node id."""
+    """Members present, by node id.
+
+    Those that the mailbox expects (they were here before a restart) have `dead_after_s` from now to
+    come back.
+    """
 
     def __init__(
         self,
@@ -58,7 +64,7 @@ class Connections:
         self._dead_after_s = dead_after_s
         self._clock = clock
         self._present: dict[int, _Presence] = {}
-        self._swept = clock()
+        self._swept = self._began = clock()
         self._finishing = False
         self._seen: set[str] = set()
         self._empty = asyncio.Event()
@@ -120,6 +126,15 @@ class Connections:
             self._mailbox.leave(connection.member.node_id, f"{name} left: {reason}")
             self._emit(Left(name, reason))
 
+    def expel(self, node_id: int, reason: str) -> None:
+        """A member that may not take part any more is gone, and its stream ends."""
+        present = self._present.get(node_id)
+        if present is not None:
+            self.leave(present.connection, reason)
+            present.connection.end(reason)
+        elif node_id in self._mailbox.expected():
+            self._mailbox.leave(node_id, reason)
+
     def sweep(self) -> None:
         """Give up every member without a sign of life for `dead_after_s`.
 
@@ -135,6 +150,12 @@ class Connections:
                 reason = f"no sign of life for {self._dead_after_s:g} s"
                 self.leave(present.connection, reason)
                 present.connection.end(reason)
+        if slept:
+            self._began = now
+        elif self._began < now - self._dead_after_s:
+            for node_id in self._mailbox.expected():
+                reason = f"not back {self._dead_after_s:g} s after the coordinator was started"
+                self._mailbox.leave(node_id, reason)
 
     def take_seen(self) -> set[str]:
         """Names of the members that gave a sign of life since this was last asked."""

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.rpc.blobs import Blobs
 from fedmore.coordinator.rpc.connections import Connections
+from fedmore.coordinator.rpc.downloads import Downloads
+from fedmore.coordinator.rpc.enrolment import Desk
+from fedmore.coordinator.rpc.identity import Gate
 from fedmore.coordinator.rpc.traffic import TrafficBook
+from fedmore.coordinator.rpc.uploads import Uploads
 from fedmore.protos.info import FederationInfo
 from fedmore.strategies.events import Event
 
@@ -22,9 +26,13 @@ class Parts:
 
     registry: "Registry"
     mailbox: Mailbox
-    blobs: Blobs
+    journal: Journal
+    uploads: Uploads
+    downloads: Downloads
     connections: Connections
     traffic: TrafficBook
+    gate: Gate
+    desk: Desk
     config: "FederationConfig"
     info: FederationInfo
     emit: Callable[[Event], None]

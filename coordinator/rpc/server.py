@@ -3,64 +3,92 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.rpc.binding import bind, listen_address, probe
-from fedmore.coordinator.rpc.blobs import Blobs
 from fedmore.coordinator.rpc.connections import Connections
 from fedmore.coordinator.rpc.dispatcher import Dispatcher
+from fedmore.coordinator.rpc.downloads import Downloads
+from fedmore.coordinator.rpc.enrolment import Desk
+from fedmore.coordinator.rpc.identity import Gate
+from fedmore.coordinator.rpc.operator import Office, OperatorService
 from fedmore.coordinator.rpc.parts import Parts
+from fedmore.coordinator.rpc.reflection import add_reflection
 from fedmore.coordinator.rpc.service import FederationService
 from fedmore.coordinator.rpc.traffic import TrafficBook
-from fedmore.coordinator.security import KeyPair
+from fedmore.coordinator.rpc.uploads import Limits, Uploads
+from fedmore.coordinator.security import Tls
 from fedmore.experts.errors import ConfigError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos import federation_pb2_grpc
-from fedmore.protos.chunks import MAX_MESSAGE
+from fedmore.protos.chunks import CHUNK, MAX_MESSAGE
 from fedmore.protos.info import FederationInfo
+from fedmore.protos.invite import is_loopback
 from fedmore.strategies.events import Event, Traffic
 
 if TYPE_CHECKING:
     from fedmore.coordinator.config import FederationConfig
     from fedmore.coordinator.registry import Registry
-    from fedmore.coordinator.store import Store
 
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Federation"].full_name
+OPERATOR_SERVICE = pb.DESCRIPTOR.services_by_name["Operator"].full_name
 OPTIONS = (
     ("grpc.so_reuseport", 0),  # or a second coordinator would quietly share the port
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # What of an upload may wait in memory; gRPC's own estimate grows while the disk is slow.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", CHUNK),
+    ("grpc.http2.max_frame_size", CHUNK),
+    ("grpc.max_concurrent_streams", 32),  # of one connection: a client has one, and some uploads
 )
 TICK_S = 1.0
 
 
 def serve(
     registry: "Registry",
-    store: "Store",
+    journal: Journal,
     mailbox: Mailbox,
     config: "FederationConfig",
     info: FederationInfo,
     on_event: Callable[[Event], None],
     *,
-    tls: KeyPair | None = None,
+    tls: Tls | None = None,
     insecure: bool = False,
+    office: Office | None = None,
+    limits: Limits | None = None,
 ) -> "Server":
     """Start serving at `config.server`; port 0 takes a free one.
 
-    `on_event` is called from one thread, in order. Raises `TransportError` where the port cannot
-    be had.
+    `on_event` is called from one thread, in order; `office` answers operators, who need TLS. Raises
+    `TransportError` where the port cannot be had, and `ConfigError` without TLS unless `insecure`
+    was asked for and only this machine can connect.
     """
     if tls is None and not insecure:
         raise ConfigError("no server certificate; run `coordinator init`, or ask for insecure")
-    return Server(registry, store, mailbox, config, info, on_event, None if insecure else tls)
+    if insecure and not is_loopback(config.server.host):
+        raise ConfigError(
+            f"--insecure is for this machine alone, and server.host is {config.server.host}"
+        )
+    return Server(
+        registry,
+        journal,
+        mailbox,
+        config,
+        info,
+        on_event,
+        None if insecure else tls,
+        office,
+        limits,
+    )
 
 
 class Server:
@@ -71,15 +99,20 @@ class Server:
     def __init__(
         self,
         registry: "Registry",
-        store: "Store",
+        journal: Journal,
         mailbox: Mailbox,
         config: "FederationConfig",
         info: FederationInfo,
         on_event: Callable[[Event], None],
-        tls: KeyPair | None,
+        tls: Tls | None,
+        office: Office | None,
+        limits: Limits | None,
     ) -> None:
+        self._office = office
         self._server_config = config.server
         self._events = Dispatcher(on_event)
+        barred = registry.barred()
+        mailbox.expect(m.node_id for m in registry.members() if m.node_id not in barred)
         self._connections = Connections(mailbox, self._events.put, config.server.dead_after_s)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
@@ -88,9 +121,13 @@ class Server:
             return Parts(
                 registry=registry,
                 mailbox=mailbox,
-                blobs=Blobs(store),
+                journal=journal,
+                uploads=Uploads(journal.ledger, limits),
+                downloads=Downloads(journal),
                 connections=self._connections,
                 traffic=traffic,
+                gate=Gate(registry, traffic, insecure=tls is None),
+                desk=Desk(registry, config, info, tls.ca if tls else None),
                 config=config,
                 info=info,
                 emit=self._events.put,
@@ -127,7 +164,7 @@ class Server:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._connections.wake, node_id)
 
-    async def _start(self, parts: Callable[[TrafficBook], Parts], tls: KeyPair | None) -> None:
+    async def _start(self, parts: Callable[[TrafficBook], Parts], tls: Tls | None) -> None:
         host, port = self._server_config.host, self._server_config.port
         probe(host, port)
         self._server = grpc.aio.server(options=OPTIONS)
@@ -135,7 +172,13 @@ class Server:
         self._parts = parts(TrafficBook(self.port))
         add = federation_pb2_grpc.add_FederationServicer_to_server
         add(FederationService(self._parts), self._server)  # type: ignore[no-untyped-call]
-        await _add_standard_services(self._server)
+        services = [SERVICE]
+        if self._office is not None and tls is not None:
+            serve_operators = federation_pb2_grpc.add_OperatorServicer_to_server
+            service = OperatorService(self._parts, self._office)
+            serve_operators(service, self._server)  # type: ignore[no-untyped-call]
+            services.append(OPERATOR_SERVICE)
+        await _add_standard_services(self._server, self._parts.gate, services)
         await self._server.start()
         self._tending = asyncio.create_task(self._tend())
 
@@ -145,9 +188,16 @@ class Server:
             await asyncio.sleep(tick)
             try:
                 self._connections.sweep()
+                await self._expel_barred()
                 await self._account()
             except Exception:
                 log.exception("the server could not write down who is here")
+
+    async def _expel_barred(self) -> None:
+        """Let go of members that were revoked, here or by another process, or have withdrawn."""
+        barred = await asyncio.to_thread(self._parts.registry.barred)
+        for node_id, reason in barred.items():
+            self._connections.expel(node_id, reason)
 
     async def _account(self) -> None:
         fresh, seen = self._parts.traffic.sample(), self._connections.take_seen()
@@ -183,10 +233,11 @@ async def _cancel_the_rest() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _add_standard_services(server: grpc.aio.Server) -> None:
+async def _add_standard_services(
+    server: grpc.aio.Server, gate: Gate, services: Sequence[str]
+) -> None:
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    for name in ("", SERVICE):
+    for name in ("", *services):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    add_reflection(server, gate, (*services, health.SERVICE_NAME))

@@ -4,23 +4,25 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
-from fedmore.coordinator.rpc.admission import check_enrolment, check_fingerprint
+from fedmore.coordinator.roster import LONGEST_REASON
+from fedmore.coordinator.rpc.admission import check_fingerprint
+from fedmore.coordinator.rpc.identity import caller
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.coordinator.rpc.stream import Stream
-from fedmore.experts.errors import FedmoreError, TokenError, WireError
+from fedmore.experts.errors import FedmoreError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import FederationServicer
-from fedmore.protos.status import abort
-
-if TYPE_CHECKING:
-    from fedmore.coordinator.registry import Member
+from fedmore.protos.status import abort, plain
+from fedmore.strategies.events import Withdrawn
 
 Context = grpc.aio.ServicerContext[Any, Any]
 log = logging.getLogger(__name__)
+FIRST_S = 10.0
+"""A stream must say what it is within so many seconds."""
 
 
 class FederationService(FederationServicer):
@@ -30,36 +32,48 @@ class FederationService(FederationServicer):
         self._parts = parts
 
     async def Describe(  # noqa: N802 - gRPC's spelling
-        self, _request: pb.DescribeRequest, _context: Context
+        self, _request: pb.DescribeRequest, context: Context
     ) -> pb.FederationInfo:
         """What the federation is."""
-        return self._parts.info.to_proto()
+        async with failures(context):
+            await self._parts.gate.anybody(context)
+            return self._parts.info.to_proto()
 
     async def Enrol(  # noqa: N802
         self, request: pb.EnrolRequest, context: Context
     ) -> pb.EnrolReply:
         """Use up a token."""
         async with failures(context):
-            kind = check_enrolment(request, self._parts.config, self._parts.info)
-            member, credential = await asyncio.to_thread(
-                self._parts.registry.enrol,
-                request.token,
-                request.name,
-                kind,
-                request.target,
-                request.rank,
-            )
+            invite = self._parts.gate.invited(context, request.name)
+            member, reply = await asyncio.to_thread(self._parts.desk.enrol, request, invite)
             self._parts.traffic.identify(context.peer(), member.name)
-            return pb.EnrolReply(
-                credential=credential,
-                node_id=member.node_id,
-                federation=self._parts.info.to_proto(),
-            )
+            return reply
+
+    async def Renew(  # noqa: N802
+        self, request: pb.RenewRequest, context: Context
+    ) -> pb.RenewReply:
+        """A fresh certificate."""
+        async with failures(context):
+            member = await self._parts.gate.member(context)
+            identity = caller(context).identity
+            return await asyncio.to_thread(self._parts.desk.renew, member, identity, request)
+
+    async def Withdraw(  # noqa: N802
+        self, request: pb.WithdrawRequest, context: Context
+    ) -> pb.WithdrawReply:
+        """The member takes its work back."""
+        async with failures(context):
+            member = await self._parts.gate.member(context)
+            reason = plain(request.reason, LONGEST_REASON)
+            await asyncio.to_thread(self._parts.registry.withdraw, member.name, reason)
+            self._parts.emit(Withdrawn(member.name, reason))
+            self._parts.connections.expel(member.node_id, "withdrawn by its owner")
+            return pb.WithdrawReply()
 
     async def Connect(self, _: object, context: Context) -> None:  # noqa: N802
         """The stream of one client, until it ends."""
         async with failures(context):
-            member = await self._member(context)
+            member = await self._parts.gate.member(context)
             hello = await first(context, "hello")
             check_fingerprint(hello.fingerprint, self._parts.info)
             connection = self._parts.connections.admit(member, hello.session)
@@ -72,33 +86,24 @@ class FederationService(FederationServicer):
     async def Held(self, request: pb.Blob, context: Context) -> pb.HeldReply:  # noqa: N802
         """Where to resume an upload."""
         async with failures(context):
-            member = await self._member(context)
-            return self._parts.blobs.held(member.node_id, request)
+            member = await self._parts.gate.member(context)
+            return await asyncio.to_thread(self._parts.uploads.held, member.node_id, request)
 
     async def Upload(self, _: object, context: Context) -> pb.Receipt:  # noqa: N802
         """Receive a blob."""
         async with failures(context):
-            member = await self._member(context)
+            member = await self._parts.gate.member(context)
             start = await first(context, "start")
-            return await self._parts.blobs.receive(member.node_id, start, chunks(context))
+            return await self._parts.uploads.receive(member.node_id, start, chunks(context))
 
     async def Download(  # noqa: N802
         self, request: pb.DownloadRequest, context: Context
     ) -> AsyncIterator[pb.Chunk]:
         """Send a blob."""
         async with failures(context):
-            member = await self._member(context)
-            async for chunk in self._parts.blobs.send(member.node_id, request):
+            member = await self._parts.gate.member(context)
+            async for chunk in self._parts.downloads.send(member.node_id, request):
                 yield chunk
-
-    async def _member(self, context: Context) -> "Member":
-        metadata = dict(context.invocation_metadata() or ())
-        scheme, _, credential = str(metadata.get("authorization", "")).partition(" ")
-        if scheme != "Bearer" or not credential:
-            raise TokenError("the call carries no credential; join with an invite first")
-        member = await asyncio.to_thread(self._parts.registry.authenticate, credential)
-        self._parts.traffic.identify(context.peer(), member.name)
-        return member
 
 
 @asynccontextmanager
@@ -115,9 +120,13 @@ async def failures(context: Context) -> AsyncIterator[None]:
         await abort(context, error)
 
 
-async def first(context: Context, kind: str) -> Any:
-    """The first message of a stream, which must be of `kind`."""
-    message = await context.read()
+async def first(context: Context, kind: str, within_s: float | None = None) -> Any:
+    """The first message of a stream, which must be of `kind` and come soon."""
+    within_s = FIRST_S if within_s is None else within_s
+    try:
+        message = await asyncio.wait_for(context.read(), within_s)
+    except TimeoutError:
+        raise WireError(f"the stream began without {kind!r} for {within_s:g} s") from None
     if message is grpc.aio.EOF or getattr(message, kind, None) is None:
         raise WireError(f"the stream must begin with {kind!r}")
     field = message.WhichOneof("event" if kind == "hello" else "part")

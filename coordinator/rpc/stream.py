@@ -1,23 +1,30 @@
-"""One client's stream: tasks go out as they come in, what the client says is taken in."""
+"""One client's stream: tasks go out as they come in, what the client says is taken in.
+
+What comes in is dealt with one after another, so a client that says more than can be written down
+is held up by its own connection and nobody else is.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import grpc
-from flwr.app import Message
 
+from fedmore.coordinator.letters import Letter
+from fedmore.coordinator.mailbox import Task
 from fedmore.coordinator.rpc.connections import FINISHED, Connection
+from fedmore.coordinator.rpc.pace import Pace
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.experts.errors import FedmoreError, TransportError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.status import describe
-from fedmore.protos.wire import pack_task, unpack_reply
-from fedmore.strategies.events import Received, Report, Sent, progress_of
+from fedmore.protos.status import describe, plain
+from fedmore.protos.wire import MAX_REASON
+from fedmore.strategies.events import Progress, Received, Refused, Sent
 
 log = logging.getLogger(__name__)
 GRACE_S = 5.0
+MISSED = 2
+"""A task that so many heartbeats in a row do not list is lost, and sent again."""
 
 
 class Stream:
@@ -34,36 +41,45 @@ class Stream:
         self._context = context
         self._connections = parts.connections
         self._mailbox = parts.mailbox
-        self._blobs = parts.blobs
+        self._journal = parts.journal
         self._emit = parts.emit
-        self._replies: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Lock()
+        self._sent: dict[str, int] = {}
+        self._pace = Pace(rate=10, burst=20)  # our client tells its progress twice a second
 
     async def run(self, welcome: pb.ServerEvent) -> None:
         """Until the client leaves, or the connection is told to end."""
         listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak(welcome))
-        both = {listening, speaking}
+        ending = asyncio.create_task(self._connection.ended.wait())
+        every = {listening, speaking, ending}
         try:
-            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
+            if done == {ending}:  # a client that does not read holds up nobody
+                done, _ = await asyncio.wait({speaking}, timeout=GRACE_S)
             if speaking in done and self._connection.ending == FINISHED:
                 await asyncio.wait({listening}, timeout=GRACE_S)
             for task in done:
                 task.result()
         finally:
-            for task in both:
+            for task in every:
                 task.cancel()
-            await asyncio.gather(*both, *self._replies, return_exceptions=True)
+            await asyncio.gather(*every, return_exceptions=True)
             self._connections.detach(self._connection)
         if self._connection.ending not in (None, FINISHED):
             raise TransportError(str(self._connection.ending))
 
+    async def _write(self, event: pb.ServerEvent) -> None:
+        async with self._writing:
+            await self._context.write(event)
+
     async def _speak(self, welcome: pb.ServerEvent) -> None:
-        await self._context.write(welcome)
+        await self._write(welcome)
         node_id, wake = self._member.node_id, self._connection.wake
         while True:
             wake.clear()
             for task_id in self._mailbox.take_withdrawn(node_id):
-                await self._context.write(pb.ServerEvent(cancel=pb.Cancel(task_id=task_id)))
+                await self._write(pb.ServerEvent(cancel=pb.Cancel(task_id=task_id)))
             # `ending` first: a stream that was replaced must not take its successor's task.
             while self._connection.ending is None and (task := self._mailbox.take(node_id)):
                 await self._send(task)
@@ -71,77 +87,78 @@ class Stream:
                 break
             await wake.wait()
         if self._connection.ending == FINISHED:
-            await self._context.write(pb.ServerEvent(finish=pb.Finish(reason=FINISHED)))
+            await self._write(pb.ServerEvent(finish=pb.Finish(reason=FINISHED)))
 
-    async def _send(self, task: Message) -> None:
+    async def _send(self, task: Task) -> None:
         try:
-            message, size = await asyncio.to_thread(self._pack, task)
+            message = await asyncio.to_thread(self._journal.load, task.id)
         except FedmoreError as error:
-            self._mailbox.fail(task.metadata.message_id, describe(error))
+            self._mailbox.fail(task.id, describe(error))
             return
-        await self._context.write(pb.ServerEvent(task=message))
-        self._emit(Sent(self._member.name, message.task_id, size))
-
-    def _pack(self, task: Message) -> tuple[pb.Task, int]:
-        packed = pack_task(task)
-        for data in packed.blobs.values():
-            self._blobs.store.put(data)
-        self._blobs.grant(self._member.node_id, packed.message.task_id, packed.blobs)
-        return packed.message, packed.size
+        self._sent[task.id] = 0
+        await self._write(pb.ServerEvent(task=message))
+        letter: Letter = task.content
+        self._emit(Sent(self._member.name, task.id, letter.size or message.ByteSize()))
 
     async def _listen(self) -> None:
         while (event := await self._context.read()) is not grpc.aio.EOF:
             self._connections.seen(self._connection)
             kind = event.WhichOneof("event")
-            if kind == "progress":
+            if kind == "heartbeat":
+                self._look_for_lost(frozenset(event.heartbeat.tasks))
+            elif kind == "progress":
                 self._progress(event.progress)
             elif kind == "reply":
-                taking = asyncio.create_task(self._take(event.reply))
-                self._replies.add(taking)
-                taking.add_done_callback(self._replies.discard)
+                await self._take(event.reply)
             elif kind == "leave":
-                self._connections.leave(self._connection, event.leave.reason)
+                reason = plain(event.leave.reason, MAX_REASON)
+                self._connections.leave(self._connection, reason)
                 return
 
+    def _look_for_lost(self, in_hand: frozenset[str]) -> None:
+        """Send again what was sent on this stream and is in nobody's hands."""
+        for task_id in list(self._sent):
+            if self._mailbox.task(task_id) is None:
+                del self._sent[task_id]
+            elif task_id in in_hand:
+                self._sent[task_id] = 0
+            elif (missed := self._sent[task_id] + 1) < MISSED:
+                self._sent[task_id] = missed
+            else:
+                self._sent[task_id] = 0
+                self._mailbox.again(task_id)
+
     def _progress(self, message: pb.Progress) -> None:
-        task = self._own_task(message.task_id)
-        if task is not None:
-            report = Report(
-                step=message.step,
-                steps=message.steps,
-                loss=message.loss,
-                tokens_per_s=message.tokens_per_s,
-                tokens=message.tokens,
-            )
-            self._emit(progress_of(self._member.name, task, report))
-
-    async def _take(self, message: pb.Reply) -> None:
-        task = self._own_task(message.task_id)
-        if task is None:
+        task = self._mailbox.task(message.task_id)
+        if task is None or task.node_id != self._member.node_id or not self._pace.allows():
             return
-        sizes = [message.ByteSize()]
+        letter: Letter = task.content
+        event = Progress(
+            name=self._member.name,
+            stage=letter.stage,
+            round=letter.round,
+            step=message.step,
+            steps=message.steps,
+            loss=message.loss,
+            tokens_per_s=message.tokens_per_s,
+            tokens=message.tokens,
+        )
+        self._emit(event)
+
+    async def _take(self, reply: pb.Reply) -> None:
+        """Acknowledge a reply once it is on disk, or of no use; else the client sends it again."""
+        name, task_id = self._member.name, reply.task_id
         try:
-            reply = await asyncio.to_thread(unpack_reply, message, task, self._fetch(sizes))
-        except Exception as error:  # a bad reply fails its task, not the stream
-            if not isinstance(error, FedmoreError):
-                log.exception("a reply of %s could not be read", self._member.name)
-            self._mailbox.fail(message.task_id, describe(error))
-            self._emit(Received(self._member.name, message.task_id, sum(sizes), describe(error)))
+            verdict = await asyncio.to_thread(self._journal.take, self._member.node_id, reply)
+        except FedmoreError as error:
+            log.error("a reply of %s cannot be kept: %s", name, error)
+            self._emit(Refused(name, task_id, f"cannot be kept now: {describe(error)}"))
             return
-        if self._mailbox.reply(reply):
-            failure = (reply.error.reason or "failed") if reply.has_error() else ""
-            self._emit(Received(self._member.name, message.task_id, sum(sizes), failure))
-            self._blobs.revoke(self._member.node_id, message.task_id)
-
-    def _fetch(self, sizes: list[int]) -> Callable[[str, int], bytes]:
-        def fetch(digest: str, _: int) -> bytes:
-            data = self._blobs.fetch(self._member.node_id, digest)
-            sizes.append(len(data))
-            return data
-
-        return fetch
-
-    def _own_task(self, task_id: str) -> Message | None:
-        task = self._mailbox.task(task_id)
-        mine = task is not None and task.metadata.dst_node_id == self._member.node_id
-        return task if mine else None
+        if verdict.fresh:
+            self._mailbox.reply(task_id, self._journal.answer(task_id))
+            self._emit(Received(name, task_id, verdict.size, verdict.failure))
+        elif verdict.refused:
+            log.warning("a reply of %s was refused: %s", name, verdict.refused)
+            self._emit(Refused(name, task_id, verdict.refused))
+        self._sent.pop(task_id, None)
+        await self._write(pb.ServerEvent(taken=pb.Taken(task_id=task_id)))

@@ -1,11 +1,15 @@
-"""delta by QR of the stacked factors and an SVD of the core; equals `reference` to rounding."""
+"""delta by QR of the stacked factors and an SVD of the core; equals `reference` to rounding.
 
-from collections.abc import Sequence
+Plain torch: the form of every device. Results are float64 and stay on the terms' device.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], weight
+Factors = tuple[Tensor, Tensor]  # B [m, R], A [R, n]
 
 # Singular values below this part of the largest are rounding of float32 factors: kept, they would
 # add the sum of ranks to the aggregate's rank in every round.
@@ -15,23 +19,64 @@ NOISE = 3e-7
 # that cancel out sum to zero, not to a matrix of noise.
 ROUNDING = 1e-14
 
+# Layers whose stacked factors have at most this many numbers are decomposed together: there the
+# calls cost more than the work. Larger ones gain nothing from it (see the README's log).
+SMALL = 1 << 15
 
-def aggregate(terms: Sequence[Term], max_rank: int) -> tuple[Tensor, Tensor]:
+
+def aggregate(terms: Sequence[Term], max_rank: int) -> Factors:
     """Factors (B [m, R], A [R, n]), float64, of ``sum_k w_k B_k A_k``, ``R <= max_rank``.
 
     Exact but for singular values beyond `max_rank` and below `NOISE` of the largest. The split is
     balanced: both factors carry the square root of the singular values.
     """
-    q_b, q_a, core, floor = _reduce(terms)
+    q_b, q_a, core, floor = _reduce(*stack(terms))
     u, s, vh = torch.linalg.svd(core)
-    kept = min(max_rank, int(((s > NOISE * s[:1]) & (s > floor)).sum()))
-    root = s[:kept].sqrt()
-    return q_b @ (u[:, :kept] * root), (root[:, None] * vh[:kept]) @ q_a.T
+    return _factors(q_b, q_a, u, s, vh, _kept(s, floor, max_rank))
+
+
+def aggregate_layers(layers: Sequence[Sequence[Term]], max_rank: int) -> list[Factors]:
+    """`aggregate` of every layer of a model; small ones of the same shapes in one go.
+
+    A layer's result is that of `aggregate` to rounding of float64, and the same whenever the same
+    layers come in the same order.
+    """
+    groups: dict[object, list[int]] = {}
+    for i, terms in enumerate(layers):
+        (m, n), ranks = (terms[0][0].shape[0], terms[0][1].shape[1]), _ranks(terms)
+        small = (m + n) * sum(ranks) <= SMALL
+        groups.setdefault((m, n, *ranks) if small else i, []).append(i)
+    results: dict[int, Factors] = {}
+    for members in groups.values():
+        if len(members) == 1:
+            results[members[0]] = aggregate(layers[members[0]], max_rank)
+        else:
+            results.update(
+                zip(members, _together([layers[i] for i in members], max_rank), strict=True)
+            )
+    return [results[i] for i in range(len(layers))]
+
+
+def truncate(b: Tensor, a: Tensor, rank: int) -> Factors:
+    """The factors of the best approximation of ``b a`` of at most `rank`, balanced."""
+    return aggregate([(b, a, 1.0)], rank)
+
+
+def dense_blocks(terms: Sequence[Term], rows: int = 256) -> Iterator[Tensor]:
+    """The sum itself, float64, as blocks [rows, n] from the top; the last may be lower.
+
+    One block and the stacked factors are all that is held. Raises `ValueError` for no rows.
+    """
+    if rows < 1:
+        raise ValueError(f"delta: blocks of {rows} rows")
+    stacked_b, stacked_a = stack(terms)
+    for start in range(0, stacked_b.shape[0], rows):
+        yield stacked_b[start : start + rows] @ stacked_a
 
 
 def norm(terms: Sequence[Term]) -> float:
     """Frobenius norm of the sum."""
-    _, _, core, floor = _reduce(terms)
+    _, _, core, floor = _reduce(*stack(terms))
     size = float(core.norm())
     return size if size > floor else 0.0
 
@@ -44,10 +89,42 @@ def relative_error(terms: Sequence[Term], b: Tensor, a: Tensor) -> float:
     return error / exact if exact else float("inf")
 
 
-def _reduce(terms: Sequence[Term]) -> tuple[Tensor, Tensor, Tensor, float]:
+def stack(terms: Sequence[Term]) -> Factors:
+    """All weighted B side by side [m, R], all A below each other [R, n]; their product is D."""
+    (b, a, _), ranks = terms[0], _ranks(terms)
+    stacked_b = b.new_empty((b.shape[0], sum(ranks)), dtype=torch.float64)
+    stacked_a = a.new_empty((sum(ranks), a.shape[1]), dtype=torch.float64)
+    to_bs, to_as = torch.split(stacked_b, ranks, 1), torch.split(stacked_a, ranks)
+    for (b, a, weight), to_b, to_a in zip(terms, to_bs, to_as, strict=True):
+        to_b.copy_(b.detach()).mul_(weight)
+        to_a.copy_(a.detach())
+    return stacked_b, stacked_a
+
+
+def _ranks(terms: Sequence[Term]) -> list[int]:
+    return [a.shape[0] for _, a, _ in terms]
+
+
+def _together(layers: Sequence[Sequence[Term]], max_rank: int) -> list[Factors]:
+    stacks = [stack(terms) for terms in layers]
+    q_b, q_a, core, floors = _reduce(*(torch.stack(side) for side in zip(*stacks, strict=True)))
+    u, s, vh = torch.linalg.svd(core)
+    kept = [_kept(s[i], floors[i], max_rank) for i in range(len(layers))]
+    return [_factors(q_b[i], q_a[i], u[i], s[i], vh[i], kept[i]) for i in range(len(layers))]
+
+
+def _reduce(stacked_b: Tensor, stacked_a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Orthonormal bases of the stacked B and A, the core between them, and its rounding."""
-    stacked_b = torch.cat([w * b.double() for b, _, w in terms], dim=1)
-    stacked_a = torch.cat([a.double() for _, a, _ in terms], dim=0)
     q_b, r_b = torch.linalg.qr(stacked_b)
-    q_a, r_a = torch.linalg.qr(stacked_a.T)
-    return q_b, q_a, r_b @ r_a.T, ROUNDING * float(r_b.norm() * r_a.norm())
+    q_a, r_a = torch.linalg.qr(stacked_a.mT)
+    floor = ROUNDING * r_b.flatten(-2).norm(dim=-1) * r_a.flatten(-2).norm(dim=-1)
+    return q_b, q_a, r_b @ r_a.mT, floor
+
+
+def _kept(s: Tensor, floor: Tensor, max_rank: int) -> int:
+    return min(max_rank, int(((s > NOISE * s[:1]) & (s > floor)).sum()))
+
+
+def _factors(q_b: Tensor, q_a: Tensor, u: Tensor, s: Tensor, vh: Tensor, kept: int) -> Factors:
+    root = s[:kept].sqrt()
+    return q_b @ (u[:, :kept] * root), (root[:, None] * vh[:kept]) @ q_a.mT

@@ -1,17 +1,54 @@
-"""lora_mix in differentiable torch; an adapter sees only the tokens that are routed to it."""
+"""lora_mix on the CPU: float32 by numba loops in torch's threads, other types in plain torch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from fedmore.kernels.lora_mix.reference import LowRank
+from fedmore.kernels.lora_mix import plain
+from fedmore.kernels.lora_mix.autograd import expand_add, project
+from fedmore.kernels.lora_mix.factors import Factor, Signs, dense, to_train
+from fedmore.kernels.lora_mix.pack import Stack, routed
+
+__all__ = ["Factor", "Prepared", "Signs", "lora_mix", "prepare"]
+
+LowRank = tuple[Factor, Factor]  # B [O, R], A [R, D]
 
 
-def lora_mix(y_TO: Tensor, x_TD: Tensor, gates_TE: Tensor, adapters: Sequence[LowRank]) -> Tensor:
-    """`y_TO` plus every adapter's weighted change, [T, O]; `y_TO` itself is not changed."""
-    for i, (b, a) in enumerate(adapters):
-        tokens = gates_TE[:, i].nonzero().squeeze(1)
-        if tokens.numel():
-            weight = gates_TE[tokens, i, None].to(x_TD.dtype)
-            y_TO = y_TO.index_add(0, tokens, weight * (x_TD[tokens] @ a.T @ b.T))
-    return y_TO
+@dataclass(frozen=True)
+class Prepared:
+    """Adapters that are not trained, packed once (again when one was written to)."""
+
+    adapters: Sequence[LowRank]
+    b: Stack
+    a: Stack
+
+
+def prepare(adapters: Sequence[LowRank]) -> Prepared:
+    """For adapters that are used often and not trained: no gradient reaches their factors."""
+    return _stacked(adapters, kept=True)
+
+
+def lora_mix(
+    y_TO: Tensor, x_TD: Tensor, gates_TE: Tensor, adapters: Sequence[LowRank] | Prepared
+) -> Tensor:
+    """`y_TO` plus every adapter's weighted change, [T, O]; `y_TO` itself is not changed.
+
+    A weight of zero is no routing: its adapter is not looked at, and it gets no gradient.
+    """
+    given = adapters.adapters if isinstance(adapters, Prepared) else adapters
+    if not (x_TD.dtype == y_TO.dtype == torch.float32):
+        return plain.lora_mix(y_TO, x_TD, gates_TE, [(dense(b), dense(a)) for b, a in given])
+    route, weights = routed(gates_TE.to(x_TD.dtype))
+    if not len(route.tokens):
+        return y_TO
+    stacks = adapters if isinstance(adapters, Prepared) else _stacked(given, kept=False)
+    live = () if isinstance(adapters, Prepared) else adapters
+    low = project(x_TD, route, stacks.a, to_train(a for _, a in live))
+    return expand_add(y_TO, low, weights, route, stacks.b, to_train(b for b, _ in live))
+
+
+def _stacked(adapters: Sequence[LowRank], kept: bool) -> Prepared:
+    b = Stack([(b,) for b, _ in adapters], transposed=True, kept=kept)
+    return Prepared(adapters, b, Stack([(a,) for _, a in adapters], transposed=False, kept=kept))

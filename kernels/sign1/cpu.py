@@ -1,63 +1,122 @@
-"""sign1 on whole tensors with torch; equals `reference` bit for bit."""
+"""sign1 on the CPU: numba loops over chunks in torch's threads; equals `reference` bit for bit.
+
+Tensors may be of any shape, and float32, bfloat16 or float16; half precision is widened chunk by
+chunk, in cache. Nothing of the tensors' size is made but what is returned.
+"""
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-_WEIGHTS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+from fedmore.kernels.compiled import in_chunks
+from fedmore.kernels.sign1.sizes import Encoded, coefficients, empty, flat, target
+
+# Numbers per call of a loop: few enough for the cache, enough that the calls cost nothing.
+CHUNK = 1 << 18
 
 
-def encode(values_N: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Encode 1-D float `values_N`; returns (bits uint8 [ceil(N/8)], scales bfloat16 [ceil(N/b)]).
+def encode(values_N: Tensor, block: int) -> Encoded:
+    """Encode N numbers; returns (bits uint8 [ceil(N/8)], scales bfloat16 [ceil(N/block)]).
 
     Raises `ValueError` for a number that is not finite, which would poison its whole block, and for
     a block whose mean is beyond bfloat16.
     """
-    values = values_N.detach().float()
-    scales = block_means(values.abs(), block)
-    if not bool(torch.isfinite(values).all() and torch.isfinite(scales).all()):
-        raise ValueError("sign1 cannot encode NaN or Inf")
-    return pack_signs(values >= 0), scales
+    nothing = torch.empty(0)
+    return _encode(values_N, nothing, nothing, block)
+
+
+def encode_with_residual(
+    change_N: Tensor, residual_N: Tensor, block: int, *, out: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Error feedback: encode ``p = change + residual``; returns (bits, scales, ``p - decoded``).
+
+    The new residual is float32, of the change's shape, or `out`, which may be `residual_N` itself
+    (one pass over memory, nothing allocated but the bits). Raises as `encode` does; `out` is spoilt
+    then.
+    """
+    out = target(change_N, residual_N, out)
+    owed = flat(out, change_N.numel())
+    bits, scales = _encode(change_N, residual_N, owed, block)
+    return bits, scales, out
 
 
 def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
     """The `count` numbers that `bits` and `scales` stand for, float32 [count]."""
-    if bits.numel() != (count + 7) // 8 or scales.numel() != -(-count // block):
-        raise ValueError(
-            f"sign1: {bits.numel()} bytes, {scales.numel()} scales for {count} numbers"
-        )
-    signs = unpack_signs(bits, count).float() * 2 - 1
-    return signs * scales.float().repeat_interleave(block)[:count]
+    return weighted_sum([(bits, scales)], [1.0], count, block)
 
 
-def encode_with_residual(
-    change_N: Tensor, residual_N: Tensor, block: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Error feedback: encode ``p = change + residual``; returns (bits, scales, ``p - decoded``)."""
-    wanted = change_N.detach().float() + residual_N.float()
-    bits, scales = encode(wanted, block)
-    return bits, scales, wanted - decode(bits, scales, wanted.numel(), block)
+def weighted_sum(
+    encoded: Sequence[Encoded],
+    weights: Sequence[float],
+    count: int,
+    block: int,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``sum_k weights[k] * decode(encoded[k])``, float32 [count], in one pass over the bits.
+
+    Terms are added in order, in float32. Raises `ValueError` for sizes that do not fit.
+    """
+    coefs_BK = coefficients(encoded, weights, count, block)
+    total = torch.empty(count) if out is None else out
+    result, loops = flat(total, count), _loops()
+    if not encoded:
+        return total.zero_()
+    whole = 0 if block % 8 else count // 8 * 8
+    _add_bits(encoded, coefs_BK, result[whole:], whole, block)
+    streams = [bits.contiguous() for bits, _ in encoded]
+    places = torch.tensor([bits.data_ptr() for bits in streams], dtype=torch.int64).numpy()
+
+    def work(start: int, stop: int) -> None:
+        coefs = coefs_BK[start // block : -(-stop // block)].numpy()
+        loops.weighted_sum(places + start // 8, coefs, result[start:stop].numpy(), block)
+
+    in_chunks(work, whole, _chunk(block))
+    return total
 
 
-def pack_signs(positive_N: Tensor) -> Tensor:
-    """Booleans to bytes, least significant bit first."""
-    padded = pad(positive_N.to(torch.uint8), (0, -positive_N.numel() % 8))
-    return (padded.view(-1, 8) * _WEIGHTS).sum(1, dtype=torch.uint8)
+def _encode(values: Tensor, residual: Tensor, owed: Tensor, block: int) -> Encoded:
+    values, residual = values.detach().reshape(-1), residual.detach().reshape(-1)
+    bits, scales = empty(values, block)
+    if block % 8:  # a byte may belong to two blocks
+        bits.zero_()
+    raw_bits, raw_scales = bits.numpy(), scales.view(torch.uint16).numpy()
+    loops, fine = _loops(), []
+
+    def work(start: int, stop: int) -> None:
+        parts = [part[start:stop].float().numpy() for part in (values, residual, owed)]
+        own = raw_bits[start // 8 : (stop + 7) // 8], raw_scales[start // block : -(-stop // block)]
+        fine.append(loops.encode(*parts, *own, block))
+
+    in_chunks(work, values.numel(), _chunk(block))
+    if not all(fine):
+        raise ValueError("sign1 cannot encode NaN or Inf")
+    return bits, scales
 
 
-def unpack_signs(bits: Tensor, count: int) -> Tensor:
-    """Bytes to `count` booleans."""
-    return ((bits[:, None] & _WEIGHTS) != 0).view(-1)[:count]
+def _add_bits(
+    encoded: Sequence[Encoded], coefs_BK: Tensor, out: Tensor, start: int, block: int
+) -> None:
+    """The numbers from `start` on, by torch: blocks or a tail that are no whole bytes."""
+    places = torch.arange(8, dtype=torch.uint8)
+    block_of = torch.arange(start, start + out.numel()) // block
+    out.fill_(-0.0)
+    for (bits, _), coef_B in zip(encoded, coefs_BK.unbind(1), strict=True):
+        signs = ((bits[start // 8 :, None] >> places) & 1).view(-1)[: out.numel()]
+        out += (signs.float() * 2 - 1) * coef_B[block_of]
 
 
-def block_means(magnitudes_N: Tensor, block: int) -> Tensor:
-    """Mean of every block, bfloat16; summed in float64 by halves, as the format says."""
-    count = magnitudes_N.numel()
-    sums = pad(magnitudes_N.double(), (0, -count % block)).view(-1, block)
-    while sums.shape[1] > 1:
-        half = (sums.shape[1] + 1) // 2
-        sums = sums[:, :half] + pad(sums[:, half:], (0, sums.shape[1] % 2))
-    sizes = torch.full_like(sums, block)
-    if count % block:
-        sizes[-1] = count % block
-    return (sums / sizes).view(-1).float().to(torch.bfloat16)
+def _chunk(block: int) -> int:
+    """A multiple of whole blocks and whole bytes near CHUNK."""
+    unit = math.lcm(block, 8)
+    return -(-CHUNK // unit) * unit
+
+
+def _loops() -> ModuleType:
+    """Numba comes with these: a program that never encodes does not wait for it."""
+    from fedmore.kernels.sign1 import loops
+
+    return loops

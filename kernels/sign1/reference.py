@@ -1,5 +1,7 @@
 """The specification of sign1: plain loops in float32. Slow on purpose."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,23 @@ def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
         sign = 1.0 if (int(bits[i // 8]) >> (i % 8)) & 1 else -1.0
         out.append(sign * float(scales[i // block]))
     return torch.tensor(out, dtype=torch.float32)
+
+
+def encode_with_residual(
+    change_N: Tensor, residual_N: Tensor, block: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Error feedback: encode ``p = change + residual``; returns (bits, scales, ``p - decoded``)."""
+    wanted = change_N.float() + residual_N.float()
+    bits, scales = encode(wanted.reshape(-1), block)
+    sent = decode(bits, scales, wanted.numel(), block)
+    return bits, scales, wanted - sent.view(wanted.shape)
+
+
+def weighted_sum(
+    encoded: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float], count: int, block: int
+) -> Tensor:
+    """``sum_k weights[k] * decode(encoded[k])``, float64 [count]."""
+    total = torch.zeros(count, dtype=torch.float64)
+    for (bits, scales), weight in zip(encoded, weights, strict=True):
+        total += weight * decode(bits, scales, count, block).double()
+    return total

@@ -4,18 +4,15 @@ The bytes counted are payload, without framing. `MailboxGrid` puts replies in th
 messages, so no result depends on which client was faster.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from fedmore.client.device import choose_device, cores, inspect_machine
-from fedmore.coordinator import status
 from fedmore.coordinator.config import BaseSection
 from fedmore.coordinator.console import Observer, make_observer
 from fedmore.coordinator.federation import Federation, open_federation, running_alone
 from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.hosted import tracked
 from fedmore.coordinator.init import create
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.registry import Registry
@@ -34,7 +31,7 @@ def run(prepared: Prepared) -> None:
     with open_federation(prepared.directory) as federation, running_alone(prepared.directory):
         config = federation.config
         observer = make_observer(Console(), config.federation.name, config.federation.clients)
-        with tracked(federation) as tracker, observer:
+        with tracked(federation, MlflowTracker(federation.directory)) as tracker, observer:
             run_plan(prepared, federation, observer, tracker)
 
 
@@ -62,9 +59,7 @@ def run_plan(
 def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tuple[int, Node]:
     """Let a client in, as an invite would; its node id and what its app is given."""
     token = federation.registry.invite(client.name)
-    member, _ = federation.registry.enrol(
-        token, client.name, client.kind, client.target, client.rank
-    )
+    member = federation.registry.enrol(token, client.name, client.kind, client.target, client.rank)
     base = federation.config.base
     node_config: dict[str, bool | float | int | str] = {
         "name": client.name,
@@ -102,22 +97,6 @@ class Listener:
                 tokens_per_s=event.tokens_per_s,
                 tokens=event.tokens,
             )
-
-
-@contextmanager
-def tracked(federation: Federation) -> Iterator[Tracker]:
-    """An MLflow run and the phase in the registry, ended as the block ends."""
-    tracker = MlflowTracker(federation.directory)
-    federation.registry.set_state(status.PHASE, status.RUNNING)
-    tracker.start(federation.config)
-    try:
-        yield tracker
-    except BaseException:
-        federation.registry.set_state(status.PHASE, status.FAILED)
-        tracker.finish("FAILED")
-        raise
-    federation.registry.set_state(status.PHASE, status.FINISHED)
-    tracker.finish("FINISHED")
 
 
 def threads_of(prepared: Prepared) -> int:

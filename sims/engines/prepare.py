@@ -46,8 +46,9 @@ def prepare(
     table = override(scenario.config, settings)
     if seed is not None:
         table["federation"]["seed"] = seed
-    table.setdefault("base", {}).setdefault("model", "")
-    parse_config(table, where)
+    base = table.setdefault("base", {})
+    parse_config(table | {"base": {"model": "made below"} | base}, where)
+    base.setdefault("model", "")
     _refuse_used(directory)
     _complete(table, scenario, directory)
     prepared = Prepared(scenario, directory, parse_config(table, where))

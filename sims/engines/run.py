@@ -7,7 +7,7 @@ from rich.console import Console
 from fedmore.experts.errors import ConfigError
 from fedmore.sims.engines.prepare import Prepared
 
-ENGINES = ("grpc", "local")
+ENGINES = ("grpc", "local", "ray")
 
 
 def run(prepared: Prepared, engine: str, console: Console) -> None:
@@ -21,6 +21,10 @@ def run(prepared: Prepared, engine: str, console: Console) -> None:
         from fedmore.sims.engines import local
 
         local.run(prepared)
+    elif engine == "ray":
+        from fedmore.sims.engines import ray
+
+        ray.run(prepared)
     else:
         raise ConfigError(f"no engine is called {engine!r}; there are {', '.join(ENGINES)}")
     _report(prepared, engine, time.monotonic() - start, console)

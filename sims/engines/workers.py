@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from flwr.app import Context, Message
 
 from fedmore.client.progress import reporting, throttled
-from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.mailbox import Mailbox, Task
 from fedmore.protos.flower import CLIENT_RAISED
 from fedmore.protos.status import describe
 from fedmore.protos.wire import (
@@ -84,18 +84,19 @@ class Workers:
             try:
                 self._do(node, task)
             except Exception as error:  # nobody looks at the future: a lost task waits for ever
-                self._mailbox.fail(task.metadata.message_id, describe(error))
+                self._mailbox.fail(task.id, describe(error))
 
-    def _do(self, node: Node, task: Message) -> None:
-        packed = pack_task(task)
+    def _do(self, node: Node, task: Task) -> None:
+        message: Message = task.content
+        packed = pack_task(message)
         task_id = packed.message.task_id
         self._on_event(Sent(node.name, task_id, packed.size))
         reply = self._answer(node, unpack_task(packed.message, lambda d, _: packed.blobs[d]))
         self._on_event(Traffic(node.name, bytes_up=reply.size, bytes_down=packed.size))
-        answer = unpack_reply(reply.message, task, lambda d, _: reply.blobs[d])
+        answer = unpack_reply(reply.message, message, lambda d, _: reply.blobs[d])
         failure = (answer.error.reason or "failed") if answer.has_error() else ""
         self._on_event(Received(node.name, task_id, reply.size, failure))
-        self._mailbox.reply(answer)
+        self._mailbox.reply(task_id, answer)
 
     def _answer(self, node: Node, task: Message) -> PackedReply:
         def tell(report: Report) -> None:

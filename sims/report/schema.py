@@ -15,6 +15,9 @@ from pydantic.dataclasses import dataclass
 from fedmore.experts.errors import WireError
 from fedmore.strategies.plan import STRICT
 
+ROUNDING = 1e-9
+"""Of one document the interval is the mean, taken over sums in another order."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Interval:
@@ -26,7 +29,8 @@ class Interval:
     def __post_init__(self) -> None:
         """Finite, and in order."""
         low, high = self.ci95
-        if not (math.isfinite(low) and math.isfinite(high) and low <= self.mean <= high):
+        finite = math.isfinite(low) and math.isfinite(high)
+        if not (finite and low - ROUNDING <= self.mean <= high + ROUNDING):
             raise ValueError(f"not an interval around {self.mean}: [{low}, {high}]")
 
 

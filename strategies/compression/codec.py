@@ -1,28 +1,34 @@
 """Codecs: how a list of tensors becomes bytes, and back.
 
-A codec is stateless; `error_feedback` wraps one. The layout of each is its tensors one after the
-other, in the given order, without padding between them; all numbers are little-endian.
+A codec is stateless; `error_feedback` and `mirrored` carry what it loses, `policy` chooses one. The
+layout of each is its tensors one after the other, in the given order, without padding between
+them; all numbers are little-endian.
 
-| tag | a tensor of n numbers |
-|---|---|
-| `fp32` | n float32 |
-| `bf16` | n bfloat16 |
-| `sign1` | ceil(n / 256) bfloat16 scales, then ceil(n / 8) bytes of signs |
+| tag | a tensor of n numbers | bits a number |
+|---|---|---|
+| `fp32` | n float32 | 32 |
+| `bf16` | n bfloat16 | 16 |
+| `int8` | ceil(n / 256) float32 scales, then n bytes, indices of the dynamic map | 8.125 |
+| `nf4` | ceil(n / 64) float32 scales, then ceil(n / 2) bytes, NF4 indices, first high | 4.5 |
+| `sign1` | ceil(n / 256) bfloat16 scales, then ceil(n / 8) bytes of signs | 1.0625 |
+| `bitdelta` | one float32 scale, then ceil(n / 8) bytes of signs; nothing where n = 0 | 1 |
 
-`fedmore.kernels.sign1` fixes the order of the bits.
+`fedmore.kernels.sign1` fixes the order of the signs.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedmore.experts.errors import WireError
-from fedmore.kernels.sign1 import cpu as sign1
+from fedmore.strategies.compression.bitdelta import BitDelta
+from fedmore.strategies.compression.blockwise import Blockwise
+from fedmore.strategies.compression.cast import Cast
+from fedmore.strategies.compression.policy import factor_roles, policy_of
+from fedmore.strategies.compression.sign1 import Sign1
 
 Shape = Sequence[int]
 
@@ -44,59 +50,23 @@ class Codec(Protocol):
         ...
 
     def decode_one(self, data: bytes, count: int) -> Tensor:
-        """`count` numbers, float32 [count], of `size(count)` bytes."""
+        """`count` numbers, float32 [count], of `size(count)` bytes; raises `WireError`."""
         ...
 
 
-@dataclass(frozen=True)
-class Cast:
-    """Plain numbers of a narrower dtype."""
-
-    tag: str
-    dtype: torch.dtype
-
-    def size(self, count: int) -> int:
-        """Bytes for a tensor of `count` numbers."""
-        return count * self.dtype.itemsize
-
-    def encode_one(self, tensor: Tensor) -> bytes:
-        """One tensor's bytes; raises `ValueError` for NaN or Inf."""
-        flat = tensor.detach().cpu().to(self.dtype).contiguous().view(-1)
-        if not bool(torch.isfinite(flat).all()):
-            raise ValueError(f"{self.tag} cannot encode NaN, Inf or what rounds to it")
-        return raw(flat)
-
-    def decode_one(self, data: bytes, count: int) -> Tensor:
-        """`count` numbers, float32 [count]."""
-        return unraw(data, self.dtype).float()[:count]
-
-
-@dataclass(frozen=True)
-class Sign1:
-    """One bit per number and a bfloat16 scale per block."""
-
-    tag: str = "sign1"
-    block: int = 256
-
-    def size(self, count: int) -> int:
-        """Bytes for a tensor of `count` numbers."""
-        return 2 * -(-count // self.block) + (count + 7) // 8
-
-    def encode_one(self, tensor: Tensor) -> bytes:
-        """One tensor's bytes; raises `ValueError` for NaN or Inf."""
-        bits, scales = sign1.encode(tensor.detach().cpu().reshape(-1), self.block)
-        return raw(scales) + raw(bits)
-
-    def decode_one(self, data: bytes, count: int) -> Tensor:
-        """`count` numbers, float32 [count]."""
-        cut = 2 * -(-count // self.block)
-        scales, bits = unraw(data[:cut], torch.bfloat16), unraw(data[cut:], torch.uint8)
-        return sign1.decode(bits, scales, count, self.block)
-
+Choice = Codec | Sequence[Codec]
+"""One codec for all tensors of a list, or one for each."""
 
 CODECS: dict[str, Codec] = {
     codec.tag: codec
-    for codec in (Cast("fp32", torch.float32), Cast("bf16", torch.bfloat16), Sign1())
+    for codec in (
+        Cast("fp32", torch.float32),
+        Cast("bf16", torch.bfloat16),
+        Blockwise("int8", 8, 256),
+        Blockwise("nf4", 4, 64),
+        Sign1(),
+        BitDelta(),
+    )
 }
 
 
@@ -108,37 +78,45 @@ def codec_of(tag: str) -> Codec:
         raise WireError(f"unknown codec {tag!r}; known are {', '.join(CODECS)}") from None
 
 
-def encode(codec: Codec, tensors: Sequence[Tensor]) -> bytes:
+def codecs_of(text: str, shapes: Sequence[Shape], roles: Sequence[str] = ()) -> list[Codec]:
+    """A codec for each tensor by the policy that `text` names (`policy`); raises `WireError`.
+
+    `roles` defaults to those of factors in wire order.
+    """
+    policy = policy_of(text)
+    pairs = zip(roles or factor_roles(len(shapes)), shapes, strict=True)
+    return [CODECS[policy.tag(role, math.prod(shape))] for role, shape in pairs]
+
+
+def encode(codec: Choice, tensors: Sequence[Tensor]) -> bytes:
     """All tensors in order."""
-    return b"".join(codec.encode_one(tensor) for tensor in tensors)
+    pairs = zip(each(codec, len(tensors)), tensors, strict=True)
+    return b"".join(one.encode_one(tensor) for one, tensor in pairs)
 
 
-def decode(codec: Codec, data: bytes, shapes: Sequence[Shape]) -> list[Tensor]:
+def decode(codec: Choice, data: bytes, shapes: Sequence[Shape]) -> list[Tensor]:
     """The tensors that `data` holds, float32; raises `WireError` unless it fits `shapes` exactly.
 
     Every number is checked to be finite.
     """
-    counts = [math.prod(shape) for shape in shapes]
-    expected = sum(map(codec.size, counts))
-    if len(data) != expected:
-        raise WireError(f"{codec.tag}: {len(data)} bytes where the shapes ask for {expected}")
+    codecs, counts = each(codec, len(shapes)), [math.prod(shape) for shape in shapes]
+    sizes = [one.size(count) for one, count in zip(codecs, counts, strict=True)]
+    if len(data) != sum(sizes):
+        raise WireError(f"{_tags(codecs)}: {len(data)} bytes where the shapes ask for {sum(sizes)}")
     tensors, at = [], 0
-    for shape, count in zip(shapes, counts, strict=True):
-        end = at + codec.size(count)
-        tensors.append(codec.decode_one(data[at:end], count).view(*shape))
-        at = end
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise WireError(f"{codec.tag}: NaN or Inf in an update")
+    for one, shape, count, size in zip(codecs, shapes, counts, sizes, strict=True):
+        tensor = one.decode_one(data[at : at + size], count).view(tuple(shape))
+        if not bool(torch.isfinite(tensor).all()):
+            raise WireError(f"{one.tag}: NaN or Inf in an update")
+        tensors.append(tensor)
+        at += size
     return tensors
 
 
-def raw(tensor: Tensor) -> bytes:
-    """The bytes of a contiguous 1-D tensor, little-endian."""
-    return bytes(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+def each(codec: Choice, count: int) -> Sequence[Codec]:
+    """One codec for each of `count` tensors."""
+    return codec if isinstance(codec, Sequence) else [codec] * count
 
 
-def unraw(data: bytes, dtype: torch.dtype) -> Tensor:
-    """The inverse of `raw`."""
-    if not data:  # of numpy's empty arrays torch cannot change the dtype
-        return torch.empty(0, dtype=dtype)
-    return torch.from_numpy(np.frombuffer(data, np.uint8).copy()).view(dtype)
+def _tags(codecs: Sequence[Codec]) -> str:
+    return "+".join(dict.fromkeys(one.tag for one in codecs)) or "no tensors"

@@ -1,15 +1,28 @@
 """Error feedback (arXiv 1901.09847): what a codec lost is carried to the next send, never dropped.
 
-``p = change + residual; send C(p); residual = p - C(p)``, so ``sent + residual == change + old
-residual`` whatever the codec.
+``p = change + residual; send C(g p); residual = p - C(g p)``, so ``sent + residual == change + old
+residual`` whatever the codec. In float32 two sums round: with both sides added exactly,
+``|sent + residual' - (change + residual)| <= 2^-24 (|p - sent| + |p|)`` for every number; the tests
+hold it to that bound.
+
+The gain g is 1 but for `sign1` (`GAIN`). The least-squares scale of one bit makes every send short:
+it brings the part c of the way along p, c the squared cosine between p and its signs (2 / pi for
+Gaussian numbers, measured 0.65 to 0.75 for what rounds of training make). The rest arrives a round
+later, and after the last one never. g = 1.4 sends about the whole of it. Error feedback needs that
+the residual's energy shrinks, and it does: to ``1 - (2 g - g^2) c``, for any g between 0 and 2.
+README.md has the measurements.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from fedmore.strategies.compression.codec import Codec, decode, encode
+from fedmore.strategies.compression.codec import Choice, decode, each
+
+GAIN = {"sign1": 1.4}
+"""By how much a codec's input is enlarged; 1 where the codec is not named."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +34,27 @@ class Sent:
     residual: list[Tensor]
 
 
-def send(codec: Codec, change: Sequence[Tensor], residual: Sequence[Tensor]) -> Sent:
-    """Encode `change` plus what earlier sends still owe."""
+def init(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The residual before the first send: nothing is owed. Shapes as those of `tensors`."""
+    return [torch.zeros(tensor.shape) for tensor in tensors]
+
+
+def send(
+    codec: Choice,
+    change: Sequence[Tensor],
+    residual: Sequence[Tensor],
+    gains: Mapping[str, float] = GAIN,
+) -> Sent:
+    """Encode `change` plus what earlier sends still owe; its arguments stay as they are."""
     wanted = [c.detach().cpu().float() + r for c, r in zip(change, residual, strict=True)]
-    data = encode(codec, wanted)
+    data = _encode(codec, wanted, gains)
     decoded = decode(codec, data, [tuple(w.shape) for w in wanted])
     return Sent(data, decoded, [w - d for w, d in zip(wanted, decoded, strict=True)])
+
+
+def _encode(codec: Choice, wanted: Sequence[Tensor], gains: Mapping[str, float]) -> bytes:
+    parts = []
+    for one, tensor in zip(each(codec, len(wanted)), wanted, strict=True):
+        gain = gains.get(one.tag, 1.0)
+        parts.append(one.encode_one(tensor if gain == 1 else gain * tensor))
+    return b"".join(parts)

@@ -8,9 +8,11 @@ from fedmore.coordinator import init as inits
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import Federation, open_federation
 from fedmore.coordinator.invites import PORT, write_invite
+from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.resume import open_journal
 from fedmore.coordinator.rpc.server import Server, serve
-from fedmore.coordinator.security import read_pair
+from fedmore.coordinator.security import read_tls
 from fedmore.coordinator.start import info_of
 from fedmore.experts.base import fingerprint_of
 from fedmore.sims.tiny import make_tiny_base
@@ -32,6 +34,7 @@ class Hub:
     """A coordinator that is up, without a plan."""
 
     federation: Federation
+    journal: Journal
     server: Server
     mailbox: Mailbox
 
@@ -54,11 +57,13 @@ def hub(tmp_path: Path, config: FederationConfig) -> Iterator[Hub]:
     directory = tmp_path / "hub"
     made, mailbox = inits.create(directory, config), Mailbox()
     with open_federation(directory) as federation:
-        tls = read_pair(directory, "server")
+        tls = read_tls(directory)
+        journal = open_journal(federation)
         server = serve(
-            federation.registry, federation.store, mailbox, made, info_of(made), lambda _: None,
+            federation.registry, journal, mailbox, made, info_of(made),
+            lambda _: None,
             tls=tls,
         )  # fmt: skip
         federation.registry.set_state(PORT, server.port)
-        yield Hub(federation, server, mailbox)
+        yield Hub(federation, journal, server, mailbox)
         server.stop()

@@ -1,5 +1,6 @@
 """The ClientApp, task by task, on a tiny base."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -12,15 +13,11 @@ from fedmore.client.app import handle
 from fedmore.client.memory import Memory
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import load_base, shapes_of
-from fedmore.experts.errors import DataError, RankError, WireError
-from fedmore.experts.text import tokenize
+from fedmore.experts.errors import DataError, EgressError, RankError, WireError
 from fedmore.protos.flower import make_task
 from fedmore.strategies.members import HELLO
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.router import METRICS as EMBED_METRICS
-from fedmore.strategies.router import EmbedTask, read_embedding
 from fedmore.strategies.tasks import (
-    EMBED,
     METRICS,
     TRAIN,
     TrainTask,
@@ -46,7 +43,7 @@ def context(tiny, tmp_path):
     config = {
         "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(data),
         "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(tmp_path / "state"),
+        "state": str(tmp_path / "state"), "min_tokens": 32,
     }  # fmt: skip
     return Context(1, 5, config, RecordDict(), {})
 
@@ -142,6 +139,28 @@ def test_the_same_task_again_gives_the_same_bytes_without_training(do, monkeypat
     assert state_files(context) == before
 
 
+def test_a_task_that_was_killed_goes_on_and_ends_with_the_same_bytes(do, monkeypatch, context):
+    whole = change_bytes(do(task()))
+    for file in folder(context).iterdir():
+        file.unlink()
+    often = functools.partial(apps.Checkpoints, interval_s=0, share=float("inf"))
+    monkeypatch.setattr(apps, "Checkpoints", often)
+    steps = []
+
+    def report(step, *_):
+        steps.append(step)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(apps.progress, "report", report)
+    with pytest.raises(KeyboardInterrupt):
+        do(task())
+    assert list(state_files(context)) == ["kitchen.checkpoint.safetensors"]
+    assert change_bytes(do(task())) == whole
+    assert steps == [1, 2, 3, 4]
+    assert list(state_files(context)) == ["kitchen.component.safetensors"]
+
+
 def test_the_residual_is_carried_into_the_next_update(do, context):
     do(task(1))
     store = Memory(folder(context))
@@ -165,8 +184,24 @@ def test_the_aggregate_is_what_training_starts_from(do, base):
     assert abs(read_metrics(do(do_again, aggregate), METRICS)["loss"] - alone) > 0.05
 
 
+def test_training_goes_on_from_what_the_client_still_owes_too(do, context):
+    """EF21: the start is the mirrored component and the residual."""
+    do(task(1))
+    store = Memory(folder(context))
+    entry = store.read("kitchen")
+    owed = read_metrics(do(task(2, steps=1)), METRICS)["loss"]
+    nothing = {p: (b * 0, a * 0) for p, (b, a) in entry.residual.items()}
+    store.write("kitchen", apps.Remembered(
+        entry.component, nothing, entry.updates, entry.task, entry.answer, entry.metrics
+    ))  # fmt: skip
+    assert read_metrics(do(task(2, steps=1)), METRICS)["loss"] != owed
+
+
 def test_the_own_component_is_not_counted_twice(do, context, base):
-    """The aggregate holds it already: what a client did before does not move where it starts."""
+    """The aggregate holds it already: what a client did before does not move where it starts.
+
+    But for what it still owes, which is nothing with fp32.
+    """
     sites = task().spec("a").sites(shapes_of(base.model))
     torch.manual_seed(0)
     aggregate = {
@@ -174,7 +209,7 @@ def test_the_own_component_is_not_counted_twice(do, context, base):
     }
     new = read_metrics(do(task(2, steps=1, updates=0), aggregate), METRICS)["loss"]
     for number in (1, 2):
-        do(task(number, steps=8, learning_rate=5e-2, round=number + 5))
+        do(task(number, steps=8, learning_rate=5e-2, round=number + 5, codec="fp32"))
     old = read_metrics(do(task(3, steps=1, round=2), aggregate), METRICS)["loss"]
     assert old == pytest.approx(new, abs=1e-3)
     alone = read_metrics(do(task(4, steps=1, round=2)), METRICS)["loss"]
@@ -224,7 +259,7 @@ def test_a_client_that_is_ahead_starts_over_from_the_component(do, context):
     ],
 )
 def test_only_what_the_owner_chose_is_trained(do, context, changes):
-    with pytest.raises(WireError, match="the owner of this client chose"):
+    with pytest.raises(EgressError, match="the owner of this client chose"):
         do(task(**changes))
     assert state_files(context) == {}
 
@@ -263,35 +298,3 @@ def test_hello_without_text_says_why(context, tmp_path):
     context.node_config["data"] = str(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no such file"):
         hello(context)
-
-
-def embed(context, **values):
-    from flwr.app import ConfigRecord
-
-    content = RecordDict({"task": ConfigRecord(values)})
-    message = make_task(content, task_id="e", node_id=5, message_type=EMBED)
-    return handle(message, context)
-
-
-def test_embed_is_the_mean_input_embedding(context, base):
-    task = EmbedTask(documents=100, tokens=20, seed=1, stage="router", round=1)
-    reply = embed(context, **vars(task))
-    table = base.model.get_input_embeddings().weight
-    tokens = [t for text in TEXTS for t in tokenize(base.tokenizer, text)[1:21]]
-    expected = table[tokens].double().mean(0).float()
-    torch.testing.assert_close(read_embedding(reply, 64), expected)
-    assert read_metrics(reply.content, EMBED_METRICS) == {"documents": 12, "tokens": len(tokens)}
-
-
-def test_embed_draws_documents_by_seed(context):
-    def run(seed):
-        reply = embed(context, documents=2, tokens=20, seed=seed, stage="router", round=1)
-        return read_embedding(reply, 64)
-
-    assert torch.equal(run(1), run(1))
-    assert not torch.equal(run(1), run(2))
-
-
-def test_a_broken_embedding_task_is_refused(context):
-    with pytest.raises(WireError, match="not an embedding task"):
-        embed(context, documents="all")

@@ -8,8 +8,11 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedmore.client import join as joins
+from fedmore.client.audit import Audit
 from fedmore.client.device import Machine
+from fedmore.client.egress import Foreign
 from fedmore.client.join import JoinOptions, default_state, join
+from fedmore.client.ledger import read_ledger
 from fedmore.coordinator.grid import MailboxGrid
 from fedmore.experts.errors import (
     BaseError,
@@ -44,6 +47,7 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         )
 
     monkeypatch.setattr(joins, "make_handler", make_handler)
+    monkeypatch.setattr(joins, "make_guard", lambda _node_id, _config, audit: Foreign(audit))
     return seen
 
 
@@ -71,7 +75,7 @@ def work(hub: Any, options: JoinOptions) -> list[str]:
     thread = threading.Thread(target=take_part)
     thread.start()
     assert hub.mailbox.wait_for_nodes(1, 30), failures
-    grid = MailboxGrid(hub.mailbox)
+    grid = MailboxGrid(hub.mailbox, hub.journal)
     tasks = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
     (reply,) = grid.send_and_receive(tasks, timeout=20)
     assert reply.content["c"]["target"] == options.target
@@ -91,7 +95,7 @@ def test_a_client_joins_works_and_is_let_go(
     assert configs[0] == {
         "name": "amt", "kind": "expert", "target": "legal", "rank": 4, "data": str(options.data),
         "base": str(tiny), "dtype": "auto", "device": "cpu", "quantization": "none",
-        "state": str(options.state),
+        "state": str(options.state), "codecs": "", "min_tokens": 256,
     }  # fmt: skip
     assert [m.name for m in hub.federation.registry.members()] == ["amt"]
 
@@ -169,7 +173,8 @@ def test_a_coordinator_that_is_not_there_is_named(hub: Any, options: JoinOptions
 def test_coming_back_needs_no_new_invite_and_no_rank(
     hub: Any, options: JoinOptions, configs: list[dict[str, Any]]
 ) -> None:
-    joins.enter(options, joins.read_invite(options.invite), options.state, "cpu", print)
+    with Audit(options.state) as audit:
+        joins.enter(options, joins.read_invite(options.invite), options.state, "cpu", audit, print)
     work(hub, replace(options, rank=None))
     assert configs[0]["rank"] == 4
     with pytest.raises(ConfigError, match="rank 4"):
@@ -179,7 +184,23 @@ def test_coming_back_needs_no_new_invite_and_no_rank(
 def test_names_from_a_file_do_not_lead_out_of_the_state_folder() -> None:
     from platformdirs import user_state_path
 
-    invite = Invite("../../etc", "..", "x:1", None, "t", "2026-01-01T00:00:00+00:00")
+    invite = Invite("../../etc", "..", "x:1", None, None, None, "t", "2026-01-01T00:00:00+00:00")
     path = default_state(invite)
     assert path.resolve().is_relative_to(user_state_path("fedmore").resolve())
     assert len(path.relative_to(user_state_path("fedmore")).parts) == 2
+
+
+def test_everything_that_is_said_is_in_the_audit(
+    hub: Any, options: JoinOptions, configs: list[dict[str, Any]]
+) -> None:
+    assert options.state is not None
+    work(hub, options)
+    ledger = read_ledger(options.state)
+    assert set(ledger.totals) >= {"describe", "enrol", "hello", "reply"}
+    assert not ledger.open
+    assert [line["type"] for line in ledger.lines if line["call"] == "allowed"] == ["train"]
+
+
+def test_a_codec_that_there_is_not_is_refused(options: JoinOptions) -> None:
+    with pytest.raises(ConfigError, match="--codec zip: there is none; known are fp32"):
+        replace(options, codecs=("sign1", "zip"))

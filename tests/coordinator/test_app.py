@@ -26,7 +26,7 @@ from fedmore.sims.data.generated import generate_text
 from fedmore.sims.engines.workers import Node, Workers
 from fedmore.sims.tiny import make_tiny_base
 from fedmore.strategies.events import Evaluated, RoundFinished, RoundStarted, StageStarted
-from fedmore.strategies.state import restore
+from fedmore.strategies.snapshot import restore
 
 CLIENTS = (  # name, kind, target, rank, text
     ("kitchen-a", "expert", "kitchen", 2, "kitchen"),
@@ -87,12 +87,13 @@ class Place:
     def node(self, registry, name, kind, target, rank, text):
         known = {m.name: m for m in registry.members()}
         if name not in known:
-            known[name], _ = registry.enrol(registry.invite(name), name, kind, target, rank)
+            known[name] = registry.enrol(registry.invite(name), name, kind, target, rank)
         base = self.config.base
         config = {
             "name": name, "kind": kind, "target": target, "rank": rank,
             "data": str(self.texts[text].train), "base": base.model, "dtype": base.dtype,
             "quantization": "none", "device": "cpu", "state": str(self.directory / "of" / name),
+            "min_tokens": 16,
         }  # fmt: skip
         node_id = known[name].node_id
         return node_id, Node(name, Context(RUN, node_id, config, RecordDict(), {}))

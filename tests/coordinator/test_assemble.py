@@ -18,6 +18,7 @@ from fedmore.experts.saved import load_mixture, read_recipe
 from fedmore.experts.spec import ExpertSpec
 from fedmore.experts.text import tokenize
 from fedmore.sims.tiny import make_tiny_base
+from fedmore.strategies.embeddings import Embedding, dump
 
 PUBLIC = ["read the letter today", "open the door later", "keep the key"]
 
@@ -75,8 +76,8 @@ class Kept:
         return digest
 
     def embed(self, *names):
-        blob = save({name: torch.randn(64, dtype=torch.float64) for name in names})
-        self.registry.set_state(EMBEDDINGS, self.store.put(blob))
+        sent = {f"owner of {name}": Embedding(name, 100, torch.randn(64)) for name in names}
+        self.registry.set_state(EMBEDDINGS, self.store.put(dump(sent)))
 
     def build(self, experts=("gl", "legal"), **router):
         config = replace(self.config, router=replace(self.config.router, **router))

@@ -14,7 +14,10 @@ from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.registry import Registry
 from fedmore.experts.errors import ConfigError, FedmoreError, RegistryError
 
-COMMANDS = ("init", "invite", "start", "status", "experts", "assemble", "evaluate")
+COMMANDS = (
+    "init", "invite", "start", "status", "experts", "assemble", "evaluate", "revoke", "stop",
+    "health", "operator", "renew", "withdraw",
+)  # fmt: skip
 LIMIT_S = 0.5
 
 

@@ -35,8 +35,8 @@ configs = st.builds(
         clients=st.integers(1, 9),
         domains=st.lists(text, max_size=3).map(tuple),
     ),
-    base=st.builds(BaseSection, model=text, fingerprint=text),
-    server=st.builds(ServerSection, port=st.integers(0, 65535), heartbeat_s=st.floats(0.1, 9)),
+    base=st.builds(BaseSection, model=text.filter(bool), fingerprint=text),
+    server=st.builds(ServerSection, port=st.integers(0, 65535), heartbeat_s=st.floats(0.1, 5)),
     stages=st.lists(
         st.builds(
             Stage, kind=st.sampled_from(["experts", "language"]), learning_rate=st.floats(1e-6, 1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmore.coordinator.store import Store, write_durably
-from fedmore.experts.errors import RegistryError
+from fedmore.experts.errors import RegistryError, StoreError
 
 
 @given(st.binary(max_size=4096))
@@ -76,3 +76,54 @@ def test_a_store_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     (tmp_path / "blobs").write_text("a file, not a folder")
     with pytest.raises(RegistryError, match="blobs"):
         Store(tmp_path / "blobs").put(b"x")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "blobs")
+
+
+def test_a_corrupt_blob_is_written_again(store):
+    digest = store.put(b"whole")
+    for damaged in (b"whol", b"other"):
+        store.path(digest).write_bytes(damaged)
+        with pytest.raises(StoreError, match="corrupt"):
+            store.check(digest)
+        assert store.put(b"whole") == digest
+        store.check(digest)
+
+
+def test_a_file_is_taken_as_it_is(store, tmp_path):
+    whole = tmp_path / "incoming"
+    whole.write_bytes(b"x" * 3_000_000)
+    digest = hashlib.sha256(whole.read_bytes()).hexdigest()
+    store.put_file(whole, digest)
+    assert whole.exists()
+    store.path(digest).write_bytes(b"damaged")
+    store.put_file(whole, digest)
+    store.check(digest)
+    store.delete(digest)
+    store.adopt(whole, digest)
+    assert not whole.exists()
+    assert store.digests() == {digest}
+    store.put_file(store.path(digest), digest)
+    assert len(store.get(digest)) == 3_000_000
+
+
+def test_a_copy_that_is_not_what_it_says_is_noticed(store, tmp_path):
+    (tmp_path / "file").write_bytes(b"this")
+    with pytest.raises(StoreError, match="corrupt"):
+        store.put_file(tmp_path / "file", hashlib.sha256(b"that").hexdigest())
+
+
+def test_only_blobs_are_listed_and_what_is_deleted_is_gone(store):
+    digest = store.put(b"x")
+    (store.root / "incoming").mkdir()
+    (store.root / "incoming" / ("a" * 64)).touch()
+    (store.root / digest[:2] / ".tmp-1").touch()
+    assert store.digests() == {digest}
+    store.delete(digest)
+    store.delete(digest)
+    assert store.digests() == set()
+    with pytest.raises(RegistryError, match="no such blob"):
+        store.get(digest)

@@ -1,8 +1,29 @@
+import os
+import sys
+from pathlib import Path
+
 import pytest
-import torch
+
+# Triton reads this where a kernel is made, its own library's included, so it must be set before
+# anything imports triton (tests/conftest.py does so for a whole run). With a GPU kernels run there.
+GPU = Path("/dev/nvidiactl").exists()
+if not GPU:
+    assert "triton" not in sys.modules or os.environ.get("TRITON_INTERPRET") == "1"
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def device():
+    """Where Triton forms run: the GPU, or the CPU in interpreter mode."""
+    return torch.device("cuda" if GPU else "cpu")

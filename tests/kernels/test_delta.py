@@ -129,3 +129,63 @@ def test_a_small_change_of_a_large_sum_is_kept():
     big, small = terms_of(30, 20, (4, 3))
     terms = [(*big[:2], 1.0), (*small[:2], 1e-5)]
     assert cpu.aggregate(terms, ALL)[0].shape == (30, 7)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 30, 1000])
+def test_blocks_of_rows_make_up_the_dense_sum(rows):
+    terms = terms_of(30, 20, (4, 0, 3))
+    blocks = list(cpu.dense_blocks(terms, rows))
+    assert [block.shape[0] for block in blocks] == [
+        min(rows, 30 - start) for start in range(0, 30, rows)
+    ]
+    assert distance(torch.cat(blocks), reference.dense(terms)) < 1e-14
+
+
+def test_blocks_of_no_rows_are_refused():
+    with pytest.raises(ValueError, match="of 0 rows"):
+        next(cpu.dense_blocks(terms_of(3, 3, (1,)), 0))
+
+
+def test_truncating_factors_is_truncating_their_product():
+    b, a, _ = terms_of(30, 20, (9,))[0]
+    small = cpu.truncate(b, a, 4)
+    assert small[0].shape == (30, 4)
+    expected = reference.aggregate([(b, a, 1.0)], 4)
+    assert distance(product(small), product(expected)) < 1e-9
+
+
+LAYERS = [(30, 20, (4, 3)), (30, 20, (3, 4)), (300, 200, (40, 30)), (5, 6, (0,)), (8, 9, (30, 1))]
+
+
+@pytest.mark.parametrize("max_rank", [ALL, 5])
+def test_a_models_layers_are_those_one_by_one(max_rank):
+    """Of every shape three, in mixed order; one is of lower rank than those it goes with."""
+    layers = [terms_of(*shape, seed=seed) for seed in range(3) for shape in LAYERS]
+    layers[0] = [(b[:, :1].expand_as(b), a, w) for b, a, w in layers[0]]
+    for terms, (b, a) in zip(layers, cpu.aggregate_layers(layers, max_rank), strict=True):
+        expected = cpu.aggregate(terms, max_rank)
+        assert b.shape == expected[0].shape
+        assert a.shape == expected[1].shape
+        assert distance(product((b, a)), product(expected)) < 1e-12
+
+
+def test_layers_that_are_alike_are_decomposed_together(monkeypatch):
+    """Two groups of small ones; the large ones each by itself."""
+    calls = []
+    svd = torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda core: calls.append(core.shape) or svd(core))
+    cpu.aggregate_layers([terms_of(*shape, seed=s) for s in range(2) for shape in LAYERS[:3]], ALL)
+    assert sorted(calls) == [(2, 7, 7), (2, 7, 7), (70, 70), (70, 70)]
+
+
+def test_no_layers():
+    assert cpu.aggregate_layers([], ALL) == []
+
+
+def test_the_terms_are_not_changed():
+    terms = [(b.double(), a.double(), w) for b, a, w in terms_of(9, 8, (3, 2))]
+    before = [(b.clone(), a.clone()) for b, a, _ in terms]
+    cpu.aggregate(terms, ALL)
+    for (b, a, _), (x, y) in zip(terms, before, strict=True):
+        assert torch.equal(b, x)
+        assert torch.equal(a, y)

@@ -75,7 +75,7 @@ def test_a_short_block_is_filled_with_zeros(values):
     by_halves = ((v[0] + v[3]) + v[2]) + (v[1] + v[4])
     assert reference.sum_by_halves(v) == by_halves
     mean = torch.tensor(by_halves / len(values)).to(torch.bfloat16)
-    assert cpu.block_means(tensor(values), 5).item() == mean.item()
+    assert cpu.encode(tensor(values), 5)[1].item() == mean.item()
 
 
 def test_zero_counts_as_positive_whatever_its_sign():
@@ -124,16 +124,6 @@ def test_a_wrong_number_of_bytes_is_refused(bits, scales):
         cpu.decode(
             torch.zeros(bits, dtype=torch.uint8), torch.ones(scales, dtype=torch.bfloat16), 10, 256
         )
-
-
-@settings(deadline=None, max_examples=50)
-@given(VALUES, st.randoms(use_true_random=False), BLOCKS)
-def test_error_feedback_loses_nothing(values, rng, block):
-    change = tensor([rng.uniform(-1, 1) for _ in values])
-    owed = tensor([rng.uniform(-1, 1) for _ in values])
-    bits, scales, residual = cpu.encode_with_residual(change, owed, block)
-    sent = cpu.decode(bits, scales, len(values), block)
-    torch.testing.assert_close(sent + residual, change + owed, rtol=0, atol=1e-6)
 
 
 def made():

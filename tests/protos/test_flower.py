@@ -1,5 +1,7 @@
 """The contract with the installed Flower: what `protos/flower.py` relies on, shown to hold."""
 
+import inspect
+
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -75,6 +77,14 @@ def test_a_strategy_can_make_messages_once_the_process_has_an_identity():
 def test_an_unknown_message_type_is_refused():
     with pytest.raises(ValueError, match="Invalid message type"):
         make("dance")
+
+
+def test_the_simulation_takes_what_we_give_it():
+    from flwr.simulation import run_simulation
+
+    names = list(inspect.signature(run_simulation).parameters)
+    assert names[:3] == ["server_app", "client_app", "num_supernodes"]
+    assert "backend_config" in names
 
 
 def test_a_run_can_be_made():

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from fedmore.experts.errors import ConfigError, TokenError
-from fedmore.protos.invite import Invite, read_invite
+from fedmore.protos.invite import Invite, host_of, is_loopback, read_invite
 
-INVITE = Invite("fed", "ada", "127.0.0.1:1", "PEM", "secret", "2030-01-01T00:00:00+00:00")
+INVITE = Invite(
+    "fed", "ada", "127.0.0.1:1", "PEM", "PEM", "secret key", "secret", "2030-01-01T00:00:00+00:00"
+)
 
 
 def test_what_is_written_is_read_and_private(tmp_path):
@@ -22,6 +24,18 @@ def test_secrets_stay_out_of_logs():
     assert "secret" not in repr(INVITE)
 
 
+@pytest.mark.parametrize(
+    ("address", "alone"),
+    [
+        ("localhost:1", True), ("127.0.0.1:1", True), ("127.8.8.8:1", True), ("[::1]:1", True),
+        ("0.0.0.0:1", False), ("[::]:1", False), ("192.0.2.1:1", False), ("hub.example:1", False),
+        ("localhost.example:1", False), ("127.0.0.1.example:1", False), ("", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_are_this_machine_alone(address, alone):
+    assert is_loopback(host_of(address)) is alone
+
+
 def test_expiry():
     INVITE.check_expiry(datetime(2029, 12, 31, tzinfo=UTC))
     with pytest.raises(TokenError, match="expired"):
@@ -34,6 +48,9 @@ def test_expiry():
         ({"token": 3}, "token"),
         ({"address": ""}, "address"),
         ({"ca": 5}, "ca"),
+        ({"ca": None}, "or all of them null"),
+        ({"certificate": None}, "or all of them null"),
+        ({"key": None}, "or all of them null"),
         ({"expires": "soon"}, "expires"),
         ({"expires": "2030-01-01T00:00:00"}, "zone"),
         ({"more": "x"}, "not an invite"),

@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from fedmore.experts import errors
-from fedmore.experts.errors import FedmoreError
+from fedmore.experts.errors import FedmoreError, PeerError, TransportError
 from fedmore.protos.status import TABLE, abort, describe, exit_code, from_rpc, status_of
 
 
@@ -80,17 +80,17 @@ def test_a_very_long_message_is_cut():
 
 
 @pytest.mark.parametrize(
-    ("code", "details", "says"),
+    ("code", "details", "error", "says"),
     [
-        (grpc.StatusCode.UNAVAILABLE, "refused", "cannot be reached"),
-        (grpc.StatusCode.UNAVAILABLE, "CERTIFICATE_VERIFY_FAILED", "not this federation's"),
-        (grpc.StatusCode.UNIMPLEMENTED, "", "not a fedmore coordinator"),
-        (grpc.StatusCode.CANCELLED, "", "CANCELLED"),
+        (grpc.StatusCode.UNAVAILABLE, "refused", TransportError, "cannot be reached"),
+        (grpc.StatusCode.UNAVAILABLE, "CERTIFICATE_VERIFY_FAILED", PeerError, "not this fed"),
+        (grpc.StatusCode.UNIMPLEMENTED, "", PeerError, "not a fedmore coordinator"),
+        (grpc.StatusCode.CANCELLED, "", TransportError, "CANCELLED"),
     ],
 )
-def test_a_transport_failure_says_where_and_what(code, details, says):
+def test_a_transport_failure_says_where_and_what(code, details, error, says):
     raised = from_rpc(Aborted(code, details, ()), "host:1")
-    assert type(raised) is errors.TransportError
+    assert type(raised) is error
     assert says in str(raised)
     assert "host:1" in str(raised)
 

@@ -1,7 +1,9 @@
-"""The whole thing, both ways: real processes on loopback, and all in one process."""
+"""The whole thing: real processes on loopback, all in one process, and Flower's simulation."""
 
 import json
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -30,16 +32,41 @@ def means(directory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_both_engines_give_the_same_result_bit_for_bit(tmp_path):
-    """One test, so that parallel workers do not each run both."""
-    wired, single = tmp_path / "grpc", tmp_path / "local"
+def test_all_engines_give_the_same_result_bit_for_bit(tmp_path):
+    """One test, so that parallel workers do not each run them."""
+    wired, single, simulated = (tmp_path / name for name in ("grpc", "local", "ray"))
     grpc.run(prepare(smoke(), wired, seed=3))
     check_clients(wired)
     local.run(prepare(smoke(), single, seed=3))
-    assert digests(wired) == digests(single)
+    run_ray(simulated, tmp_path / "ray.log")
+    assert digests(wired) == digests(single) == digests(simulated)
     assert {name for name, _, _ in digests(wired)} == {"kitchen", "garden", "xx"}
     assert means(wired) == pytest.approx(means(single), rel=1e-6)
     check_scores(scores(wired))
+
+
+def run_ray(directory, log):
+    """In a process of its own, as people run it, after which nothing of Ray is left."""
+    options = ["--engine", "ray", "--seed", "3", "--out", str(directory)]
+    command = [sys.executable, "-m", "fedmore.sims.cli", "sim", "run", "smoke", *options]
+    with processes.Processes(processes.quiet_environment()) as running:
+        child = running.start("ray", command, log)
+        assert child.process.wait(400) == 0, child.tail()
+    deadline = time.monotonic() + 30
+    while left := [pid for pid, session in sessions() if session == child.process.pid]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def sessions():
+    """Process and session id of every process that is not a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if rest[0] != "Z":
+            yield pid, int(rest[3])
 
 
 def check_clients(directory):

@@ -72,6 +72,7 @@ class FakeGrid(Grid):
         self.clients = dict(enumerate(clients, 11))
         self.shuffle = list.reverse if seed is None else random.Random(seed).shuffle
         self.sent = []
+        self.replies = {}
 
     def get_node_ids(self):
         return list(self.clients)
@@ -111,10 +112,16 @@ class FakeGrid(Grid):
         raise NotImplementedError
 
     def push_messages(self, messages):
-        raise NotImplementedError
+        for message in messages:
+            reply = self.deliver(message)
+            if reply is not None:
+                self.replies[message.metadata.message_id] = reply
+        return [m.metadata.message_id for m in messages]
 
     def pull_messages(self, message_ids):
-        raise NotImplementedError
+        found = [self.replies.pop(key) for key in message_ids if key in self.replies]
+        self.shuffle(found)
+        return found
 
 
 @dataclass

@@ -5,6 +5,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmore.experts.errors import DataError, RoundError, WireError
+from fedmore.strategies.embeddings import Embedding, by_expert, dump, restore
 from fedmore.strategies.plan import Stage
 from fedmore.strategies.router import (
     DOCUMENTS,
@@ -36,7 +37,7 @@ def embed(new_log):
         log = new_log()
         strategy = EmbeddingStrategy(Stage("router", rounds=1), 5, 7, log)
         strategy.start(grid, ArrayRecord(), num_rounds=1, timeout=5)
-        return strategy.embeddings, log
+        return by_expert(log[-1][2]) if log else {}, log
 
     return run
 
@@ -90,3 +91,19 @@ def test_every_client_must_embed(fake_grid, clients, embed, spoil, cause, spoili
 def test_a_broken_embedding_task_is_refused():
     with pytest.raises(WireError, match="not an embedding task"):
         read_embed_task(RecordDict({"task": ConfigRecord({"documents": "all"})}))
+
+
+def test_an_owner_is_left_out_of_the_embeddings():
+    means = {n: torch.full((3,), v) for n, v in (("a", 1.0), ("b", 4.0), ("m", 9.0))}
+    sent = {
+        "a": Embedding("legal", 10, means["a"]),
+        "b": Embedding("legal", 20, means["b"]),
+        "m": Embedding("medical", 5, means["m"]),
+    }
+    back = restore(dump(sent))
+    assert {n: (e.expert, e.size, e.mean_D.tolist()) for n, e in back.items()} == {
+        n: (e.expert, e.size, e.mean_D.tolist()) for n, e in sent.items()
+    }
+    assert by_expert(back)["legal"].tolist() == [3.0] * 3
+    left = by_expert(back, without={"a", "m"})
+    assert {name: mean.tolist() for name, mean in left.items()} == {"legal": [4.0] * 3}

@@ -5,13 +5,13 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmore.experts.errors import DataError, RoundError
-from fedmore.strategies.experts import ExpertStrategy, train_stage
+from fedmore.strategies.experts import ExpertStrategy, Progress, train_stage
 from fedmore.strategies.members import HELLO, ask_members
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.state import dump, restore
+from fedmore.strategies.snapshot import dump, restore
 from fedmore.strategies.tasks import METRICS, TRAIN, read_task
 
-STAGE = Stage("experts", steps=2, first_layers=1, last_layers=1)
+STAGE = Stage("experts", steps=2, learning_rate=0.1, first_layers=1, last_layers=1)
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def start(shapes, new_log):
 
     def run(grid, rounds=3, stage=STAGE, states=None, done=0):
         log = new_log()
-        strategy = ExpertStrategy(stage, shapes, 7, states or {}, log, done)
-        strategy.start(grid, ArrayRecord(), num_rounds=rounds, timeout=5)
+        strategy = ExpertStrategy(stage, shapes, 7, log, Progress(done, states or {}))
+        strategy.start(strategy.patient(grid), ArrayRecord(), num_rounds=rounds, timeout=0.2)
         return strategy, log
 
     return run
@@ -65,7 +65,9 @@ def test_mirrored_components_are_the_clients_own(fake_grid, clients, start):
 
 def test_the_language_stage_asks_the_adapters(fake_grid, clients, start):
     grid = fake_grid(clients())
-    strategy, _ = start(grid, 1, Stage("language", first_layers=1, last_layers=1))
+    strategy, _ = start(
+        grid, 1, Stage("language", learning_rate=0.1, first_layers=1, last_layers=1)
+    )
     assert set(grid.tasks()) == {"g"}
     assert set(strategy.states) == {"gl"}
     assert (train_stage("experts"), train_stage("language")) == ("expert", "adapter")
@@ -218,7 +220,7 @@ def test_interrupted_after_any_round_the_result_is_the_same(fake_grid, clients, 
 
 def test_members_say_who_they_are_in_order_of_name(fake_grid, clients):
     grid = fake_grid(clients())
-    found, missing = ask_members(grid, 5)
+    found, missing = ask_members(grid, 5, "g/1")
     assert missing == []
     assert [(node, member.name) for node, member in found] == [
         (12, "a"), (11, "b"), (14, "g"), (13, "m")
@@ -232,7 +234,7 @@ def test_members_say_who_they_are_in_order_of_name(fake_grid, clients):
 def test_who_does_not_say_who_it_is_is_refused(fake_grid, clients, answer, spoiling):
     everybody = clients()
     everybody[2].spoil = spoiling(HELLO, lambda _: answer)
-    found, missing = ask_members(fake_grid(everybody), 5)
+    found, missing = ask_members(fake_grid(everybody), 5, "g/1")
     assert 13 not in dict(found)
     assert len(missing) == 1
     assert missing[0].startswith("node 13: does not say who it is")

@@ -11,8 +11,15 @@ from typing import TypeVar
 import pytest
 from flwr.app import Message
 
-from fedmore.client.invite import Credential, Invite, enrol
+from fedmore.client.invite import Identity, Invite, enrol
 from fedmore.client.session import Session
+from fedmore.coordinator.certificates import (
+    KeyPair,
+    Role,
+    make_ca,
+    make_pair,
+    make_server_certificate,
+)
 from fedmore.coordinator.config import (
     BaseSection,
     FederationConfig,
@@ -20,10 +27,12 @@ from fedmore.coordinator.config import (
     ServerSection,
 )
 from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.rpc.operator import Office
 from fedmore.coordinator.rpc.server import Server, serve
-from fedmore.coordinator.security import KeyPair, make_ca, make_server_certificate
+from fedmore.coordinator.security import Tls
 from fedmore.coordinator.store import Store
 from fedmore.protos.info import FederationInfo
 from fedmore.strategies.events import Event
@@ -73,44 +82,54 @@ class Federation:
     config: FederationConfig
     info: FederationInfo
     ca: KeyPair
-    tls: KeyPair | None
+    tls: Tls | None
     registry: Registry
     store: Store
     mailbox: Mailbox = field(default_factory=Mailbox)
+    journal: Journal = field(init=False)
     events: list[Event] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)
+    office: Office | None = None
     server: Server = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.registry.database, self.store, self.registry.digests)
 
     def serve(self, port: int = 0) -> Server:
         server = ServerSection("127.0.0.1", port, "127.0.0.1", heartbeat_s=0.1, dead_after_s=10.0)
         self.config = FederationConfig(self.config.federation, self.config.base, server)
         self.server = serve(
             self.registry,
-            self.store,
+            self.journal,
             self.mailbox,
             self.config,
             self.info,
             self.events.append,
             tls=self.tls,
             insecure=self.tls is None,
+            office=self.office,
         )
         return self.server
 
     @property
     def grid(self) -> MailboxGrid:
-        return MailboxGrid(self.mailbox)
+        return MailboxGrid(self.mailbox, self.journal)
 
     def invite(self, name: str) -> Invite:
+        expires = datetime.now(UTC) + timedelta(days=1)
+        pair = make_pair(self.ca, Role.INVITE, name, expires)
         return Invite(
             federation=self.info.name,
             name=name,
             address=f"127.0.0.1:{self.server.port}",
             ca=self.ca.certificate.decode() if self.tls else None,
+            certificate=pair.certificate.decode() if self.tls else None,
+            key=pair.key.decode() if self.tls else None,
             token=self.registry.invite(name),
-            expires=(datetime.now(UTC) + timedelta(days=1)).isoformat(),
+            expires=expires.isoformat(),
         )
 
-    def enrol(self, name: str, kind: str = "expert", target: str = "legal") -> Credential:
+    def enrol(self, name: str, kind: str = "expert", target: str = "legal") -> Identity:
         invite, state = self.invite(name), self.directory / name
         insecure = self.tls is None
         return enrol(invite, state, kind=kind, target=target, rank=4, insecure=insecure)
@@ -118,11 +137,9 @@ class Federation:
     def join(self, name: str, handler: Handler, *, patience_s: float = 20.0) -> Running:
         return self.start(self.enrol(name), handler, patience_s=patience_s)
 
-    def start(
-        self, credential: Credential, handler: Handler, *, patience_s: float = 20.0
-    ) -> Running:
+    def start(self, identity: Identity, handler: Handler, *, patience_s: float = 20.0) -> Running:
         before = len(self.mailbox.nodes())
-        running = Running(Session(credential, patience_s=patience_s), handler)
+        running = Running(Session(identity, patience_s=patience_s), handler)
         self.running.append(running)
         eventually(lambda: len(self.mailbox.nodes()) > before or not running.is_alive())
         return running
@@ -142,21 +159,21 @@ class Federation:
 
 
 @pytest.fixture(scope="session")
-def authority() -> tuple[KeyPair, KeyPair]:
+def authority() -> Tls:
     ca = make_ca("test")
-    return ca, make_server_certificate(ca, ["127.0.0.1"])
+    return Tls(ca, make_server_certificate(ca, ["127.0.0.1"]))
 
 
 @pytest.fixture
-def federation(tmp_path: Path, authority: tuple[KeyPair, KeyPair]) -> Iterator[Federation]:
+def federation(tmp_path: Path, authority: Tls) -> Iterator[Federation]:
     made = Federation(
         directory=tmp_path,
         config=FederationConfig(
             FederationSection("test", domains=("legal",), languages=("gl",)), BaseSection("tiny")
         ),
         info=FederationInfo("test", "tiny", fingerprint="f" * 64, seed=7),
-        ca=authority[0],
-        tls=authority[1],
+        ca=authority.ca,
+        tls=authority,
         registry=Registry.open(tmp_path),
         store=Store(tmp_path / "blobs"),
     )

@@ -37,7 +37,7 @@ def member(tmp_path):
     from fedmore.coordinator.registry import Registry
 
     with Registry.open(tmp_path) as registry:
-        found, _ = registry.enrol(registry.invite("ada"), "ada", "expert", "legal", 4)
+        found = registry.enrol(registry.invite("ada"), "ada", "expert", "legal", 4)
     assert isinstance(found, Member)
     return found
 

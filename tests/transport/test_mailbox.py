@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.mailbox import Mailbox, Task
 from fedmore.protos.flower import NODE_UNAVAILABLE, make_reply
 
 
@@ -28,12 +28,17 @@ def answer(task, text="done"):
     return make_reply(task, RecordDict({"c": ConfigRecord({"text": text})}))
 
 
+def put_back(mailbox, task, text="done"):
+    return mailbox.reply(task.id, answer(task.content, text))
+
+
 def working(mailbox, node, count, handler=answer):
     """A node in a thread that answers `count` tasks."""
 
     def work():
         for _ in range(count):
-            mailbox.reply(handler(mailbox.take(node, timeout=5)))
+            task = mailbox.take(node, timeout=5)
+            mailbox.reply(task.id, handler(task.content))
 
     thread = threading.Thread(target=work, daemon=True)
     mailbox.join(node)
@@ -59,11 +64,11 @@ def test_a_node_has_its_tasks_one_after_another(mailbox, grid):
     mailbox.join(1)
     ids = list(grid.push_messages([instruction(1, "a"), instruction(1, "b")]))
     first, second = mailbox.take(1), mailbox.take(1)
-    assert [m.metadata.message_id for m in (first, second)] == ids
+    assert [first.id, second.id] == ids
     assert mailbox.take(1) is None
-    mailbox.reply(answer(second))
+    put_back(mailbox, second)
     assert [m.metadata.reply_to_message_id for m in grid.pull_messages(ids)] == [ids[1]]
-    mailbox.reply(answer(first))
+    put_back(mailbox, first)
     assert len(list(grid.pull_messages(ids))) == 1
     assert list(grid.pull_messages(ids)) == []
 
@@ -84,8 +89,8 @@ def test_a_reply_after_the_timeout_is_ignored(mailbox, grid):
     message = instruction(1)
     grid.push_messages([message])
     task = mailbox.take(1)
-    mailbox.withdraw(message.metadata.message_id, "too late")
-    assert not mailbox.reply(answer(task))
+    grid.withdraw([message.metadata.message_id], "too late")
+    assert not put_back(mailbox, task)
     [reply] = grid.pull_messages([message.metadata.message_id])
     assert reply.has_error()
 
@@ -100,7 +105,7 @@ def test_a_node_that_leaves_fails_its_tasks_at_once(mailbox, grid):
     )
     thread.start()
     task = mailbox.take(2, timeout=5)
-    mailbox.reply(answer(task))
+    put_back(mailbox, task)
     mailbox.leave(1, "no sign of life for 10 s")
     thread.join(5)
     failed, done = results
@@ -120,8 +125,8 @@ def test_a_second_reply_changes_nothing(mailbox, grid):
     mailbox.join(1)
     [task_id] = grid.push_messages([instruction(1)])
     task = mailbox.take(1)
-    assert mailbox.reply(answer(task, "first"))
-    assert not mailbox.reply(answer(task, "second"))
+    assert put_back(mailbox, task, "first")
+    assert not put_back(mailbox, task, "second")
     assert not mailbox.fail(task_id, "too late")
     [reply] = grid.pull_messages([task_id])
     assert reply.content["c"]["text"] == "first"
@@ -130,10 +135,10 @@ def test_a_second_reply_changes_nothing(mailbox, grid):
 def test_joining_again_hands_out_the_open_tasks_again(mailbox, grid):
     mailbox.join(1)
     ids = list(grid.push_messages([instruction(1, "a"), instruction(1, "b")]))
-    mailbox.reply(answer(mailbox.take(1)))
+    put_back(mailbox, mailbox.take(1))
     mailbox.take(1)
     mailbox.join(1)
-    assert mailbox.take(1).metadata.message_id == ids[1]
+    assert mailbox.take(1).id == ids[1]
     assert mailbox.take(1) is None
     assert mailbox.nodes() == [1]
 
@@ -142,7 +147,7 @@ def test_the_same_message_is_queued_once(mailbox, grid):
     mailbox.join(1)
     message = instruction(1)
     assert grid.push_messages([message]) == grid.push_messages([message])
-    assert mailbox.take(1) is message
+    assert mailbox.take(1).content is message
     assert mailbox.take(1) is None
 
 
@@ -177,18 +182,68 @@ def test_create_message_is_flowers_older_way(grid):
     assert grid.run.run_id == message.metadata.run_id
 
 
+def test_a_node_that_is_expected_back_has_time_to_come(mailbox, grid):
+    mailbox.expect([1, 2])
+    ids = grid.push_messages([instruction(1), instruction(2)])
+    assert mailbox.expected() == [1, 2]
+    assert mailbox.nodes() == []
+    assert grid.pull_messages(ids) == []
+    mailbox.join(1)
+    assert mailbox.take(1).id == ids[0]
+    mailbox.leave(2, "not back in time")
+    [failed] = grid.pull_messages(ids)
+    assert failed.error.reason == "not back in time"
+    assert mailbox.expected() == []
+    [refused] = grid.send_and_receive([instruction(2)], timeout=5)
+    assert "not connected" in refused.error.reason
+
+
+def test_a_task_that_was_lost_is_handed_out_again_once(mailbox, grid):
+    mailbox.join(1)
+    [task_id] = grid.push_messages([instruction(1)])
+    mailbox.again(task_id)
+    task = mailbox.take(1)
+    assert mailbox.take(1) is None
+    mailbox.again(task_id)
+    assert mailbox.take(1) is task
+    put_back(mailbox, task)
+    mailbox.again(task_id)
+    assert mailbox.take(1) is None
+
+
+def test_pushing_and_pulling_withdraws_nothing(mailbox, grid):
+    mailbox.join(1)
+    [task_id] = grid.push_messages([instruction(1)])
+    task = mailbox.take(1)
+    for _ in range(3):
+        assert grid.pull_messages([task_id]) == []
+    assert mailbox.take_withdrawn(1) == []
+    put_back(mailbox, task)
+    assert len(grid.pull_messages([task_id])) == 1
+
+
+def test_an_answer_that_is_known_is_not_asked_for(mailbox):
+    mailbox.join(1)
+    tasks = [Task("a", 1), Task("b", 1)]
+    mailbox.push(tasks, lambda: {"a": "known", "elsewhere": "no"})
+    assert mailbox.take(1) == tasks[1]
+    assert mailbox.take(1) is None
+    assert mailbox.collect(["a", "b"]) == [(tasks[0], "known")]
+    assert mailbox.unknown(["a", "b"]) == ["a"]
+
+
 @given(st.lists(st.sampled_from(["join", "leave", "take", "reply", "fail", "push"]), max_size=30))
 def test_whatever_happens_every_task_is_answered_once(steps):
     mailbox, pushed, handed = Mailbox(), [], []
-    MailboxGrid(mailbox)
+    grid = MailboxGrid(mailbox)
     mailbox.join(1)
     for step in steps:
         if step == "push":
-            pushed.append(mailbox.push(instruction(1)))
+            pushed += grid.push_messages([instruction(1)])
         elif step == "take" and (task := mailbox.take(1)):
             handed.append(task)
         elif step == "reply" and handed:
-            mailbox.reply(answer(handed[-1]))
+            put_back(mailbox, handed[-1])
         elif step == "fail" and pushed:
             mailbox.fail(pushed[0], "failed")
         elif step == "join":
@@ -196,5 +251,5 @@ def test_whatever_happens_every_task_is_answered_once(steps):
         elif step == "leave":
             mailbox.leave(1, "left")
     mailbox.leave(1, "the end")
-    replies = mailbox.collect(pushed)
+    replies = grid.pull_messages(pushed)
     assert [r.metadata.reply_to_message_id for r in replies] == pushed

@@ -1,21 +1,29 @@
 import socket
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from fedmore.coordinator.certificates import Role, make_pair
 from fedmore.coordinator.config import ServerSection
 from fedmore.coordinator.rpc.binding import listen_address, probe
 from fedmore.coordinator.rpc.server import SERVICE, serve
+from fedmore.coordinator.security import OPERATOR
 from fedmore.experts.errors import ConfigError, TransportError
 from fedmore.protos.chunks import MAX_MESSAGE
 from fedmore.strategies.events import Left
 
 
 def channel(federation):
-    trust = grpc.ssl_channel_credentials(federation.ca.certificate)
-    return grpc.secure_channel(f"127.0.0.1:{federation.server.port}", trust)
+    expires = datetime.now(UTC) + timedelta(hours=1)
+    pair = make_pair(federation.ca, Role.OPERATOR, OPERATOR, expires)
+    credentials = grpc.ssl_channel_credentials(
+        federation.ca.certificate, pair.key, pair.certificate
+    )
+    return grpc.secure_channel(f"127.0.0.1:{federation.server.port}", credentials)
 
 
 def test_health_and_reflection_answer(federation):
@@ -60,11 +68,26 @@ def test_without_a_certificate_insecure_must_be_asked_for(federation):
     with pytest.raises(ConfigError, match="insecure"):
         serve(
             federation.registry,
-            federation.store,
+            federation.journal,
             federation.mailbox,
             federation.config,
             federation.info,
             federation.events.append,
+        )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "hub.example.org"])
+def test_insecure_is_for_this_machine_alone(federation, host):
+    server = replace(federation.config.server, host=host)
+    with pytest.raises(ConfigError, match=f"this machine alone, and server.host is {host}"):
+        serve(
+            federation.registry,
+            federation.journal,
+            federation.mailbox,
+            replace(federation.config, server=server),
+            federation.info,
+            federation.events.append,
+            insecure=True,
         )
 
 
@@ -78,7 +101,7 @@ def test_ipv6_and_every_address_work(federation):
     )
     federation.server = serve(
         federation.registry,
-        federation.store,
+        federation.journal,
         federation.mailbox,
         federation.config,
         federation.info,

@@ -11,23 +11,16 @@ from dataclasses import replace
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedmore.client.invite import FILE, describe, enrol, read_credential
+from fedmore.client.invite import describe, read_identity
 from fedmore.client.progress import report
-from fedmore.client.rpc import Link
 from fedmore.client.session import Session
-from fedmore.coordinator.security import make_ca, make_server_certificate
 from fedmore.experts.errors import (
     BaseError,
-    ConfigError,
     NameTakenError,
-    RankError,
-    TokenError,
     TransportError,
 )
 from fedmore.protos.flower import make_reply
 from fedmore.strategies.events import Joined, Left, Progress, Received, Sent
-
-ENROL = {"kind": "expert", "target": "legal", "rank": 4}
 
 
 class Gate:
@@ -125,8 +118,8 @@ def ask(federation, timeout=20):
     return result
 
 
-def through(proxy, credential):
-    return replace(credential, address=f"127.0.0.1:{proxy.port}")
+def through(proxy, identity):
+    return replace(identity, address=f"127.0.0.1:{proxy.port}")
 
 
 def test_reconnects_and_the_task_in_hand_is_done_once(federation, proxy):
@@ -264,10 +257,10 @@ def test_ctrl_c_closes_the_stream_promptly(federation):
     federation.enrol("ada")
     code = (
         "import sys, pathlib, time\n"
-        "from fedmore.client.invite import read_credential\n"
+        "from fedmore.client.invite import read_identity\n"
         "from fedmore.client.session import Session\n"
-        "credential = read_credential(pathlib.Path(sys.argv[1]))\n"
-        "Session(credential).run(lambda message: time.sleep(60))\n"
+        "identity = read_identity(pathlib.Path(sys.argv[1]))\n"
+        "Session(identity).run(lambda message: time.sleep(60))\n"
     )
     command = [sys.executable, "-c", code, str(federation.directory / "ada")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -284,63 +277,10 @@ def test_ctrl_c_closes_the_stream_promptly(federation):
         process.wait()
 
 
-def test_the_same_invite_resumes(federation):
-    invite, state = federation.invite("ada"), federation.directory / "state"
-    first = enrol(invite, state, **ENROL)
-    assert first.info == federation.info
-    assert (state / FILE).stat().st_mode & 0o777 == 0o600
-    assert enrol(invite, state, **ENROL) == first == read_credential(state)
-    assert enrol(replace(invite, expires="2020-01-01T00:00:00+00:00"), state, **ENROL) == first
-    with pytest.raises(ConfigError, match="rank 4"):
-        enrol(invite, state, **ENROL | {"rank": 8})
-
-
-def test_an_invite_is_good_once(federation):
-    invite = federation.invite("ada")
-    enrol(invite, federation.directory / "one", **ENROL)
-    with pytest.raises(TokenError):
-        enrol(invite, federation.directory / "two", **ENROL)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "says"),
-    [
-        ({"kind": "poet"}, ConfigError, "not 'poet'"),
-        ({"target": "botany"}, ConfigError, "there are: legal"),
-        ({"kind": "adapter"}, ConfigError, "there are: gl"),
-        ({"rank": 0}, RankError, "1 or more"),
-        ({"fingerprint": "0" * 64}, BaseError, "same weights"),
-    ],
-)
-def test_a_refused_enrolment_does_not_use_up_the_token(federation, change, error, says):
-    invite, state = federation.invite("ada"), federation.directory / "state"
-    with pytest.raises(error, match=says):
-        enrol(invite, state, **ENROL | change)
-    assert read_credential(state) is None
-    assert enrol(invite, state, **ENROL).name == "ada"
-
-
-def test_wrong_expired_and_unknown_tokens_are_refused(federation):
-    invite, state = federation.invite("ada"), federation.directory / "state"
-    with pytest.raises(TokenError):
-        enrol(replace(invite, token="wrong"), state, **ENROL)
-    with pytest.raises(TokenError, match="expired"):
-        enrol(replace(invite, expires="2020-01-01T00:00:00+00:00"), state, **ENROL)
-    credential = replace(enrol(invite, state, **ENROL), credential="forged")
-    with pytest.raises(TokenError, match="not known"):
-        Session(credential).run(Gate())
-
-
-def test_a_damaged_credential_is_an_error(tmp_path):
-    (tmp_path / FILE).write_text("{}")
-    with pytest.raises(ConfigError, match="restore or remove"):
-        read_credential(tmp_path)
-
-
 def test_a_second_client_with_the_same_name_is_refused(federation):
     federation.join("ada", Gate())
     with pytest.raises(NameTakenError, match="connected already"):
-        Session(read_credential(federation.directory / "ada")).run(Gate())
+        Session(read_identity(federation.directory / "ada")).run(Gate())
     with pytest.raises(NameTakenError):
         federation.invite("ada")
     assert len(federation.mailbox.nodes()) == 1
@@ -351,43 +291,10 @@ def test_another_base_is_refused_when_connecting(federation):
         Session(federation.enrol("ada"), fingerprint="0" * 64).run(Gate())
 
 
-def test_describe_needs_no_token(federation):
-    assert describe(federation.invite("ada")) == federation.info
-
-
-def test_another_authority_is_not_trusted(federation):
-    invite = replace(federation.invite("ada"), ca=make_ca("evil").certificate.decode())
-    with pytest.raises(TransportError, match="not this federation's"):
-        describe(invite)
-
-
-def test_a_name_that_the_certificate_does_not_have_is_not_trusted(federation, authority):
-    federation.server.stop()
-    ca = authority[0]
-    federation.tls = make_server_certificate(ca, ["elsewhere.example"])
-    federation.serve()
-    address = f"127.0.0.2:{federation.server.port}"
-    with Link(address, ca.certificate.decode()) as link, pytest.raises(TransportError):
-        link.describe()
-
-
-def test_no_encryption_only_where_it_is_asked_for(federation):
-    federation.server.stop()
-    federation.tls = None
-    federation.serve()
-    with pytest.raises(ConfigError, match="no certificate"):
-        describe(federation.invite("ada"))
-    running = federation.join("ada", lambda message: make_reply(message, RecordDict()))
-    assert ask(federation)().has_content()
-    federation.server.finish()
-    running.end()
-    assert running.finished
-
-
 def test_those_who_come_after_the_end_are_sent_home(federation):
-    credential = federation.enrol("ada")
+    identity = federation.enrol("ada")
     federation.server.finish()
-    assert Session(credential).run(Gate()) is True
+    assert Session(identity).run(Gate()) is True
 
 
 def test_a_coordinator_that_is_not_there(federation):

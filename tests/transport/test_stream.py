@@ -1,24 +1,29 @@
-"""What a client that does not keep to the rules can do: nothing to others."""
+"""What a stream promises: tasks until they are in hand, replies until they are on disk."""
+
+import asyncio
+import queue
+import threading
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedmore.client.outbox import Outbox
-from fedmore.experts.errors import WireError
+from fedmore.coordinator.rpc import service, stream
+from fedmore.experts.errors import StoreError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import digest_of
-from fedmore.strategies.events import Received
+from fedmore.strategies.events import Progress, Received, Refused
 
 
 class Raw:
     """A stream in the test's own hands."""
 
     def __init__(self, federation, name):
-        credential = federation.enrol(name)
-        self.node_id = credential.node_id
-        self.link = credential.link()
-        self.outbox = Outbox(pb.Hello(session=name), heartbeat_s=0.1)
-        self._events = iter(self.link.connect(self.outbox))
+        identity = federation.enrol(name)
+        self.node_id = identity.node_id
+        self.link = identity.link()
+        self._said = queue.SimpleQueue()
+        self.say(hello=pb.Hello(session=name))
+        self._events = iter(self.link.connect(iter(self._said.get, None)))
         assert self.next("welcome").heartbeat_s == 0.1
 
     def next(self, kind):
@@ -26,11 +31,20 @@ class Raw:
         assert event.WhichOneof("event") == kind
         return getattr(event, kind)
 
+    def say(self, **event):
+        self._said.put(pb.ClientEvent(**event))
+
     def reply(self, **fields):
-        self.outbox.put(pb.ClientEvent(reply=pb.Reply(**fields)))
+        self.say(reply=pb.Reply(**fields))
+
+    def done(self, task_id, text="done"):
+        records = pb.Records()
+        entry = records.entries.add(key="c")
+        entry.config.entries.add(key="text", text=text)
+        self.reply(task_id=task_id, content=pb.Content(records=records))
 
     def close(self):
-        self.outbox.close()
+        self._said.put(None)
         self.link.close()
 
 
@@ -43,13 +57,13 @@ def raw(federation):
         return opened[-1]
 
     yield open_
-    for stream in opened:
-        stream.close()
+    for one in opened:
+        one.close()
 
 
-def push(federation, node_id):
-    message = Message(RecordDict({"c": ConfigRecord({"x": 1})}), node_id, "train")
-    [task_id] = federation.grid.push_messages([message])
+def push(federation, node_id, group="experts/1"):
+    content = RecordDict({"c": ConfigRecord({"stage": "experts", "round": 2})})
+    [task_id] = federation.grid.push_messages([Message(content, node_id, "train", group_id=group)])
     return task_id
 
 
@@ -57,6 +71,62 @@ def replied(federation, task_id):
     assert federation.mailbox.wait([task_id], timeout=10)
     [reply] = federation.grid.pull_messages([task_id])
     return reply
+
+
+@pytest.mark.parametrize("group", ["", "experts/1"])
+def test_a_reply_is_on_disk_when_it_is_taken(federation, raw, group):
+    ada = raw("ada")
+    task_id = push(federation, ada.node_id, group)
+    assert ada.next("task").task_id == task_id
+    ada.done(task_id)
+    assert ada.next("taken").task_id == task_id
+    assert replied(federation, task_id).content["c"]["text"] == "done"
+
+
+def test_a_reply_again_is_taken_again_and_counts_once(federation, raw):
+    ada = raw("ada")
+    task_id = push(federation, ada.node_id)
+    ada.next("task")
+    for _ in range(3):
+        ada.done(task_id)
+        assert ada.next("taken").task_id == task_id
+    assert replied(federation, task_id).has_content()
+    assert len(federation.of(Received)) == 1
+    assert federation.of(Refused) == []
+
+
+def test_a_reply_that_the_disk_does_not_take_is_not_acknowledged(federation, raw, monkeypatch):
+    ada = raw("ada")
+    task_id = push(federation, ada.node_id)
+    ada.next("task")
+    take = federation.journal.take
+
+    def full(node_id, reply):
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(federation.journal, "take", full)
+    ada.done(task_id)
+    refused = federation.eventually(lambda: federation.of(Refused))
+    assert "the disk is full" in refused[0].reason
+    assert federation.mailbox.task(task_id) is not None
+    monkeypatch.setattr(federation.journal, "take", take)
+    ada.done(task_id)
+    assert ada.next("taken").task_id == task_id
+
+
+def test_a_task_in_nobodys_hands_is_sent_again(federation, raw):
+    ada = raw("ada")
+    task_id = push(federation, ada.node_id)
+    assert ada.next("task").task_id == task_id
+    for tasks in ([task_id], [], [task_id], [], []):
+        ada.say(heartbeat=pb.Heartbeat(tasks=tasks))
+    assert ada.next("task").task_id == task_id
+    ada.done(task_id)
+    ada.next("taken")
+    for _ in range(3):
+        ada.say(heartbeat=pb.Heartbeat())
+    other = push(federation, ada.node_id, "experts/2")
+    assert ada.next("task").task_id == other, "what is answered is not sent again"
 
 
 def test_nobody_can_answer_for_another(federation, raw):
@@ -67,6 +137,8 @@ def test_nobody_can_answer_for_another(federation, raw):
         bob.reply(task_id=task_id, failure=pb.Failure(reason="sabotage"))
     assert replied(federation, tasks[1]).has_error()
     assert federation.mailbox.task(tasks[0]) is not None
+    refused = federation.eventually(lambda: federation.of(Refused))
+    assert refused == [Refused("bob", tasks[0], "the task is another client's")]
 
 
 @pytest.mark.parametrize(
@@ -86,8 +158,21 @@ def test_a_malformed_reply_fails_its_task_and_not_the_stream(federation, raw, fi
     assert reply.error.reason.startswith("WireError")
     assert says in reply.error.reason
     assert says in federation.eventually(lambda: federation.of(Received))[0].failure
-    again = push(federation, ada.node_id)
+    ada.next("taken")
+    again = push(federation, ada.node_id, "experts/2")
     assert ada.next("task").task_id == again
+
+
+def test_progress_says_where_it_belongs(federation, raw):
+    ada = raw("ada")
+    task_id = push(federation, ada.node_id)
+    ada.next("task")
+    ada.say(progress=pb.Progress(task_id=task_id, step=1, steps=4, loss=2.0, tokens=8))
+    ada.say(progress=pb.Progress(task_id="another", step=1, steps=4))
+    ada.done(task_id)
+    ada.next("taken")
+    federation.eventually(lambda: federation.of(Received))
+    assert federation.of(Progress) == [Progress("ada", "experts", 2, 1, 4, 2.0, 0.0, 8)]
 
 
 def test_a_content_that_cannot_travel_fails_its_task(federation, raw):
@@ -101,12 +186,49 @@ def test_a_withdrawn_task_is_cancelled_at_the_client(federation, raw):
     ada = raw("ada")
     task_id = push(federation, ada.node_id)
     assert ada.next("task").task_id == task_id
-    federation.mailbox.withdraw(task_id, "enough")
+    federation.grid.withdraw([task_id], "enough")
     assert ada.next("cancel").task_id == task_id
+    ada.done(task_id)
+    assert ada.next("taken").task_id == task_id
+    assert "answered already" in federation.eventually(lambda: federation.of(Refused))[0].reason
 
 
 def test_a_stream_must_begin_with_hello(federation):
     with federation.enrol("ada").link() as link:
-        outbox = iter([pb.ClientEvent(heartbeat=pb.Heartbeat())])
+        first = iter([pb.ClientEvent(heartbeat=pb.Heartbeat())])
         with pytest.raises(WireError, match="begin with 'hello'"):
-            list(link.connect(outbox))
+            list(link.connect(first))
+
+
+def test_a_stream_that_says_nothing_is_ended(federation, monkeypatch):
+    monkeypatch.setattr(service, "FIRST_S", 0.3)
+    over = threading.Event()
+
+    def silence():
+        over.wait(20)
+        yield from ()
+
+    refused = pytest.raises(WireError, match=r"without 'hello' for 0\.3 s")
+    with federation.enrol("ada").link() as link, refused:
+        list(link.connect(silence()))
+    over.set()
+
+
+def test_a_client_that_does_not_read_is_let_go_of(federation, raw, monkeypatch):
+    """It is gone for the mailbox although its stream is stuck in the middle of a message."""
+    monkeypatch.setattr(stream, "GRACE_S", 0.2)
+    ada = raw("ada")
+    stuck = threading.Event()
+
+    async def never(_self, _event):
+        stuck.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(stream.Stream, "_write", never)
+    push(federation, ada.node_id)
+    assert stuck.wait(10)
+    connections = federation.server._connections
+    federation.server._loop.call_soon_threadsafe(connections.expel, ada.node_id, "revoked")
+    with pytest.raises(TransportError, match="revoked"):
+        list(ada._events)
+    assert federation.mailbox.nodes() == []

@@ -1,0 +1,81 @@
+"""The client side of fedmore as a Flower App: `[tool.flwr.app]` in pyproject.toml names `app`.
+
+The owner says on the SuperNode's command line what `client join` would be told::
+
+    flower-supernode … --node-config 'name="hospital" domain="medicine" data="/text" base="/base"'
+
+Keys: name, domain or language, data, base; rank, dtype, device, quantization, state (a folder),
+codecs and min_tokens as `fedmore.client.node` has them. The answers pass the same guard, and what
+was let out is in `audit.jsonl` of the state folder; the bytes that Flower sends around them are
+not.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedmore.client.app import handle
+from fedmore.client.audit import Audit
+from fedmore.client.device import choose_device, inspect_machine
+from fedmore.client.guard import guard_of
+from fedmore.client.join import DEFAULT_RANK, training
+from fedmore.experts.base import fingerprint_of
+from fedmore.experts.errors import BaseError, ConfigError
+from fedmore.strategies.members import HELLO
+
+app = ClientApp()
+NEEDED = ("name", "data", "base")
+
+
+@app.query("hello")
+@app.train()
+@app.train("embed")
+def answer(message: Message, context: Context) -> Message:
+    """Do one task as the client that the node config describes."""
+    config = node_config(dict(context.node_config))
+    if message.metadata.message_type == HELLO:
+        check_base(config["base"], str(context.run_config.get("fingerprint", "")))
+    own = Context(context.run_id, context.node_id, config, context.state, context.run_config)
+    guard = guard_of(context.node_id, config, audit_in(Path(config["state"])))
+    guard.check_task(message)
+    return guard.check_reply(message, handle(message, own))
+
+
+def node_config(said: dict[str, Any]) -> dict[str, Any]:
+    """The config of `fedmore.client.node` from what the owner said; raises `ConfigError`."""
+    missing = [key for key in NEEDED if not said.get(key)]
+    if missing:
+        raise ConfigError(f"--node-config: {', '.join(missing)} missing")
+    kind, target = training(said.pop("domain", None), said.pop("language", None))
+    chosen = {
+        "kind": kind,
+        "target": target,
+        "rank": DEFAULT_RANK[kind],
+        "dtype": "auto",
+        "device": said.get("device") or choose_device(inspect_machine()),
+        "quantization": "none",
+        "state": str(default_state(said["name"])),
+    }
+    return chosen | said
+
+
+def default_state(name: str) -> Path:
+    """The client's folder in the user's state directory."""
+    from platformdirs import user_state_path
+
+    return user_state_path("fedmore") / "flower" / name
+
+
+@functools.lru_cache
+def audit_in(folder: Path) -> Audit:
+    """One audit for a folder and process."""
+    return Audit(folder)
+
+
+def check_base(base: str, fingerprint: str) -> None:
+    """Raise `BaseError` unless the base is the federation's, where the run config says which."""
+    if fingerprint and (found := fingerprint_of(base)) != fingerprint:
+        raise BaseError(f"the base {base} has fingerprint {found}, the run's is {fingerprint}")

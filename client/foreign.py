@@ -1,0 +1,94 @@
+"""Somebody else's Flower ClientApp, run by `client join INVITE --app module:object`.
+
+Only the code that the owner named here runs; nothing of it comes over the wire. What the app keeps
+in its `Context.state` is written down after each task, with the answer, before the answer leaves:
+a client that was killed neither loses it nor does a task twice. Answers pass the guard of foreign
+apps: they are let through and noted in the audit.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedmore.client.audit import Audit
+from fedmore.client.egress import Foreign
+from fedmore.client.invite import Identity, enrol
+from fedmore.client.join import DOWNLOADS, Say, default_state, patiently
+from fedmore.client.kept import Memory
+from fedmore.client.session import Session
+from fedmore.protos.apps import Value, load_app
+from fedmore.protos.exits import interruptible
+from fedmore.protos.flower import RUN, make_reply
+from fedmore.protos.invite import Invite, read_invite
+
+FOLDER = "app"
+
+
+@dataclass(frozen=True)
+class AppOptions:
+    """What the command line says: the app, and what it is given as its node config."""
+
+    invite: Path
+    app: str
+    node_config: Mapping[str, Value] = field(default_factory=dict)
+    state: Path | None = None
+    patience_s: float = 300.0
+    insecure: bool = False
+
+
+def join(options: AppOptions, say: Say) -> None:
+    """Take part until the federation is finished, or Ctrl-C."""
+    with interruptible("the same `client join` goes on where this one stopped"):
+        take_part(options, say)
+
+
+def take_part(options: AppOptions, say: Say) -> None:
+    """Load the app, enrol, and do tasks until the federation is finished."""
+    invite = read_invite(options.invite)
+    app = load_app(options.app, ClientApp)
+    state = options.state or default_state(invite)
+    with Audit(state) as audit:
+        identity = patiently(
+            lambda: come_in(invite, state, options, audit), options.patience_s, say
+        )
+        say(f"joined {invite.federation} as {invite.name}: {options.app}")
+        session = Session(
+            identity,
+            patience_s=options.patience_s,
+            on_status=say,
+            guard=Foreign(audit),
+            audit=audit,
+            downloads=state / DOWNLOADS,
+        )
+        finished = session.run(make_handler(app, identity.node_id, options.node_config, state))
+    if finished:
+        say("the federation is finished; thank you")
+
+
+def come_in(invite: Invite, state: Path, options: AppOptions, audit: Audit) -> Identity:
+    """Enrol, or come back with what an earlier start was given."""
+    return enrol(
+        invite, state, kind="app", target="", rank=0, insecure=options.insecure, audit=audit
+    )
+
+
+def make_handler(
+    app: ClientApp, node_id: int, config: Mapping[str, Value], state: Path
+) -> Callable[[Message], Message]:
+    """The function that answers tasks with `app`, as node `node_id`."""
+    memory = Memory(state / FOLDER)
+
+    def handle(message: Message) -> Message:
+        known = memory.answer(message.metadata.message_id)
+        if known is not None:
+            return make_reply(message, known)
+        context = Context(RUN, node_id, dict(config), memory.state(), {})
+        reply = app(message, context)
+        if isinstance(reply, Message) and reply.has_content():
+            memory.write(message.metadata.message_id, context.state, reply.content)
+        return reply
+
+    return handle

@@ -1,0 +1,68 @@
+"""The guard of our own app: the contract, with a record of what it let out and what it refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import Message
+
+from fedmore.client.audit import Audit
+from fedmore.client.contract import Contract
+from fedmore.client.egress import note_allowed, noted_reason, rounded
+from fedmore.client.node import Node
+from fedmore.experts import factors as low_rank
+from fedmore.experts.base import shapes_of
+from fedmore.strategies.events import Report
+from fedmore.strategies.tasks import TRAIN, read_task
+
+ENVELOPE = 1 << 20
+"""Bytes that a content may have beside its tensors."""
+
+
+def guard_of(node_id: int, config: Mapping[str, Any], audit: Audit) -> "ContractGuard":
+    """The guard for a `node_config`."""
+    return ContractGuard(Contract(Node.read(config), node_id), audit)
+
+
+class ContractGuard:
+    """Lets out what `Contract` declares; see `fedmore.client.egress.Guard`."""
+
+    def __init__(self, contract: Contract, audit: Audit) -> None:
+        self.contract = contract
+        self.audit = audit
+
+    @property
+    def max_download(self) -> int:
+        """An aggregate of full rank and a component of full rank, for every matrix of the base."""
+        shapes = shapes_of(self.contract.node.load().model).values()
+        numbers = sum(min(out, inner) * (out + inner) for out, inner in shapes)
+        return 2 * 4 * numbers + ENVELOPE
+
+    def check_task(self, task: Message) -> None:
+        """Raise `EgressError` for a task whose answer could not be let out."""
+        self.contract.check_task(task)
+
+    def check_reply(self, task: Message, reply: Message) -> Message:
+        """The reply, noted; raises `EgressError` unless it is what the contract declares."""
+        self.contract.check_reply(task, reply)
+        note_allowed(self.audit, task, reply, self._matrices(task))
+        return reply
+
+    def progress(self, report: Report) -> Report:
+        """Rounded."""
+        return rounded(report)
+
+    def reason(self, task_id: str, error: BaseException) -> str:
+        """Why a task failed, in words that may leave; a refusal is noted."""
+        return noted_reason(self.audit, task_id, error)
+
+    def _matrices(self, task: Message) -> dict[str, Any]:
+        """How many factors of which shape the one array of an update holds."""
+        if task.metadata.message_type != TRAIN:
+            return {"factors": {f"1x{self.contract.width}": 1}}
+        asked = read_task(task.content)
+        sites = self.contract.sites(asked)
+        counts: dict[str, int] = {}
+        for rows, columns in low_rank.shapes(sites, {site.path: asked.rank for site in sites}):
+            name = f"{rows}x{columns}"
+            counts[name] = counts.get(name, 0) + 1
+        return {"factors": counts}

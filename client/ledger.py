@@ -1,0 +1,132 @@
+"""`client audit`: read the record of what has left, check its chain, add it up."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmore.client.audit import FILE, HEAD, START, Line, hash_of, read_lines, whole_head
+from fedmore.client.slots import read_slots
+from fedmore.experts.errors import ConfigError, EgressError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+DECISIONS = ("allowed", "refused")
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The lines, the sums that are still open, and how many bytes they come to."""
+
+    lines: Sequence[Line]
+    open: Sequence[Line]
+
+    @property
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Messages and bytes by call, in order of the first."""
+        found: dict[str, dict[str, int]] = {}
+        for line in [*self.lines, *self.open]:
+            if "bytes" in line:
+                entry = found.setdefault(line["call"], {"messages": 0, "bytes": 0})
+                entry["messages"] += line["messages"]
+                entry["bytes"] += line["bytes"]
+        return found
+
+    @property
+    def bytes(self) -> int:
+        """All bytes that were handed to gRPC."""
+        return sum(entry["bytes"] for entry in self.totals.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """What `client audit --json` prints."""
+        return {
+            "lines": list(self.lines),
+            "open": list(self.open),
+            "totals": self.totals,
+            "bytes": self.bytes,
+        }
+
+
+def state_of(where: Path) -> Path:
+    """The state folder: `where` itself or, of an invite, where `client join` keeps it."""
+    if where.is_dir():
+        return where
+    from fedmore.client.join import default_state
+    from fedmore.protos.invite import read_invite
+
+    return default_state(read_invite(where))
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """The record in a state folder; raises `EgressError` where it was tampered with."""
+    path = folder / FILE
+    if not path.is_file() and not (folder / HEAD).is_file():
+        raise ConfigError(f"{path}: there is none; give the client's state folder or its invite")
+    head = whole_head(
+        read_slots(folder / HEAD)
+    )  # first: a client that runs may add lines meanwhile
+    lines = read_lines(path)
+    verify(lines, path)
+    if len(lines) < head["lines"]:
+        raise EgressError(f"{path}: ends after {len(lines)} of {head['lines']} lines; it was cut")
+    if head["lines"] and lines[head["lines"] - 1]["hash"] != head["hash"]:
+        raise EgressError(f"{path}:{head['lines']}: not the line that was written; it was replaced")
+    # A crash can come between lines and head; then the sums of the head are among the lines.
+    sums = head["open"].values() if len(lines) == head["lines"] else ()
+    return Ledger(lines, list(sums))
+
+
+def verify(lines: Iterable[Line], path: Path) -> None:
+    """Raise `EgressError`, naming the first line that is not as it was written."""
+    last = START
+    for number, line in enumerate(lines, 1):
+        if line.get("hash") != hash_of(line) or line.get("number") != number:
+            raise EgressError(f"{path}:{number}: was changed after it was written, or moved")
+        if line.get("previous") != last:
+            raise EgressError(f"{path}:{number}: does not follow the line before; one is missing")
+        last = line["hash"]
+
+
+def view(ledger: Ledger) -> "RenderableType":
+    """What was decided, answer by answer, and all bytes by kind of message."""
+    from rich.console import Group
+    from rich.table import Table
+
+    answers = Table("time", "asked", "what left", "numbers", "bits each", "bytes", "digest")
+    for line in ledger.lines:
+        if line["call"] in DECISIONS:
+            for row in _rows(line):
+                answers.add_row(*row)
+    sent = Table("message", "times", "bytes")
+    for call, entry in ledger.totals.items():
+        sent.add_row(call, f"{entry['messages']:,}", f"{entry['bytes']:,}")
+    sent.add_row("in all", "", f"{ledger.bytes:,}", style="bold")
+    return Group(answers, sent, f"{len(ledger.lines)} lines; the chain of hashes is whole")
+
+
+def _rows(line: Line) -> list[tuple[str, ...]]:
+    time, kind = line["time"][:19], line.get("type", "")
+    if line["call"] == "refused":
+        return [(time, kind, f"REFUSED: {line['reason']}", "", "", "", "")]
+    rows = []
+    for array in line.get("arrays", ()):
+        numbers = numbers_of(array)
+        bits = f"{8 * array['bytes'] / numbers:.4g}" if numbers else ""
+        what = f"{array['name']} ({array['codec']})"
+        row = (what, f"{numbers:,}", bits, f"{array['bytes']:,}", array["digest"][:12])
+        rows.append((time, kind, *row))
+    values = ", ".join(f"{k.partition('/')[2]} {v}" for k, v in line.get("values", {}).items())
+    return [*rows, (time, kind, values, "", "", "", "")]
+
+
+def numbers_of(array: dict[str, Any]) -> int:
+    """How many numbers an array holds: of its factors, or of its own shape."""
+    shapes = array.get("factors") or {"x".join(map(str, array["shape"])): 1}
+    total = 0
+    for shape, times in shapes.items():
+        product = 1
+        for side in shape.split("x"):
+            product *= int(side or 1)
+        total += product * times
+    return total

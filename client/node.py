@@ -1,0 +1,71 @@
+"""What the owner chose for this client, as the ClientApp finds it in `Context.node_config`."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flwr.app import Context
+
+from fedmore.client.memory import Memory
+from fedmore.experts.base import Base, load_base
+from fedmore.experts.text import read_documents
+from fedmore.strategies.compression.codec import CODECS
+
+MIN_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the owner chose; `state` is the folder of `fedmore.client.memory`.
+
+    `codecs` (comma-separated; empty is all) are the layouts that an update may leave in, and
+    `min_tokens` is the least text that one may be made of.
+    """
+
+    name: str
+    kind: Literal["expert", "adapter"]
+    target: str
+    rank: int
+    data: Path
+    base: str
+    dtype: str
+    device: str
+    quantization: str
+    state: Path
+    codecs: str = ""
+    min_tokens: int = MIN_TOKENS
+
+    @classmethod
+    def of(cls, context: Context) -> "Node":
+        """Read `context.node_config`."""
+        return cls.read(dict(context.node_config))
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "Node":
+        """The node of a `node_config`."""
+        paths = {key: Path(str(config[key])) for key in ("data", "state")}
+        known = {key: config[key] for key in cls.__dataclass_fields__ if key in config}
+        return cls(**(known | paths))
+
+    def load(self) -> Base:
+        """The base, loaded once a process."""
+        return load_base(self.base, self.dtype, self.device, self.quantization)
+
+    def documents(self) -> tuple[str, ...]:
+        """The owner's text, read once a process."""
+        return _documents(self.data)
+
+    def memory(self, node_id: int) -> Memory:
+        """What this member remembers; its node id keeps two federations of one name apart."""
+        return Memory(self.state / f"node-{node_id}")
+
+    def allowed_codecs(self) -> tuple[str, ...]:
+        """Tags of the codecs that an update may leave in."""
+        return tuple(self.codecs.split(",")) if self.codecs else tuple(CODECS)
+
+
+@functools.lru_cache
+def _documents(path: Path) -> tuple[str, ...]:
+    return tuple(read_documents(path))

@@ -1,0 +1,24 @@
+"""`client withdraw`: the owner takes its work back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fedmore.client.audit import Audit
+from fedmore.client.invite import read_identity, read_invite
+from fedmore.experts.errors import ConfigError
+
+
+def withdraw(place: Path, reason: str, say: Callable[[str], None]) -> None:
+    """Withdraw the client whose state folder, or whose invite, `place` is."""
+    from fedmore.client.join import default_state
+
+    state = place if place.is_dir() else default_state(read_invite(place))
+    identity = read_identity(state)
+    if identity is None:
+        raise ConfigError(f"{state}: no client has joined from there; give its state folder")
+    with Audit(state) as audit, identity.link(audit) as link:
+        link.withdraw(reason)
+    say(
+        f"{identity.name} has left {identity.federation}: the next aggregate is without its work, "
+        "and it cannot come back under this name"
+    )

@@ -1,0 +1,96 @@
+"""Commands about who may do what: `add` puts them into the `coordinator` program."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
+Place = Annotated[
+    Path,
+    typer.Argument(metavar="DIR|FILE", help="The federation's folder, or an operator's file."),
+]
+Reason = Annotated[str, typer.Option(help="Why; kept, and told to whom it concerns.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Give the program these commands."""
+    for command in (revoke, withdraw, stop, health, operator, renew):
+        app.command()(command)
+
+
+def revoke(
+    place: Place,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The client.")],
+    reason: Reason = "",
+) -> None:
+    """Let a client, or an invite nobody has used, take part no more; what it did so far stays."""
+    from fedmore.coordinator import office
+
+    office.revoke(place, name, reason)
+    typer.echo(f"{name} may take part no more; its tasks fail, and the name stays taken")
+
+
+def withdraw(
+    directory: Directory,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The client.")],
+    reason: Reason = "",
+) -> None:
+    """Take a client's work out of every expert at its owner's wish; see also `client withdraw`."""
+    from fedmore.coordinator import office
+
+    changed = office.withdraw(directory, name, reason)
+    typer.echo(f"{name} has withdrawn")
+    for expert in changed:
+        typer.echo(f"  {expert}: made anew without it")
+    typer.echo("`coordinator assemble` makes the mixture without it")
+
+
+def stop(place: Place, reason: Reason = "") -> None:
+    """End a running coordinator as Ctrl-C does; `coordinator start` goes on later."""
+    from fedmore.coordinator import office
+
+    office.stop(place, reason)
+    typer.echo("the coordinator ends; `coordinator start` on its folder goes on")
+
+
+def health(place: Place) -> None:
+    """Ask a running coordinator whether it serves; the exit code says so."""
+    from fedmore.coordinator import office
+
+    office.check_health(place)
+    typer.echo("serving")
+
+
+def operator(
+    directory: Directory,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the operator is called.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the file; it holds a private key.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=825, help="Until it expires.")] = 90,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Instead, let that operator in no more.")
+    ] = False,
+) -> None:
+    """Write a file with which an operator asks and steers the coordinator from elsewhere."""
+    from fedmore.coordinator import access
+    from fedmore.experts.errors import ConfigError
+
+    if (out is None) != remove:
+        raise ConfigError("give either --out FILE or --remove")
+    if out is None:
+        access.remove_access(directory, name)
+        typer.echo(f"{name} is no operator any more")
+    else:
+        access.write_access(directory, name, out, days)
+        typer.echo(f"{out}: as good as you; give it to {name} over a safe channel")
+        typer.echo(f"  coordinator status {out.name}    (also invite, revoke, stop, health)")
+
+
+def renew(directory: Directory) -> None:
+    """Make the server's certificate anew, as a changed server.advertise needs."""
+    from fedmore.coordinator import office
+
+    office.renew(directory)
+    typer.echo("made; the coordinator uses it from its next start on")

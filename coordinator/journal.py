@@ -1,0 +1,211 @@
+"""The journal: every task and its reply, on disk before anybody is told.
+
+A task's id follows from what is asked of whom (`letters`), so a coordinator that was killed and
+goes through its plan again finds its tasks here: one that was answered is answered at once, one
+that is open goes on. Messages without a group are queries, in memory only.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from flwr.app import Message
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from fedmore.coordinator.database import Database
+from fedmore.coordinator.intake import Intake, Verdict, content_of
+from fedmore.coordinator.journal_tables import BlobRecord, TaskRecord
+from fedmore.coordinator.ledger import Ledger
+from fedmore.coordinator.letters import Addresser, Letter, Packed, head_of
+from fedmore.coordinator.mailbox import Answer, Failed, Task
+from fedmore.coordinator.queries import Queries
+from fedmore.coordinator.store import Store
+from fedmore.coordinator.tables import now
+from fedmore.experts.errors import FedmoreError, RegistryError
+from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.flower import make_failure
+from fedmore.protos.records import Fetch
+from fedmore.protos.status import describe
+from fedmore.protos.wire import pack_failure, unpack_reply
+
+__all__ = ["Journal", "Verdict"]
+
+HERE = "in the journal"
+"""The answer that a mailbox holds for a reply that is on disk."""
+
+
+class Journal:
+    """A carrier (`fedmore.coordinator.carrier`) for a `MailboxGrid`; used from any thread.
+
+    `registered` gives the digests that the registry names. Messages that name no group are in
+    `group`, where that is not empty: a foreign app's are.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        registered: Callable[[], Collection[str]] = frozenset,
+        group: str = "",
+    ) -> None:
+        self.ledger = Ledger(database, store, registered)
+        self._database = database
+        self._queries = Queries()
+        self._intake = Intake(database, self.ledger, self._queries)
+        self._group = group
+        self._unsendable: dict[str, Failed] = {}
+        self._unknown: set[str] = set()
+        self._pulled: set[str] = set()
+        self._settled: set[str] = set()
+        self._addresser = Addresser(group, self._ids(TaskRecord.retired.is_(True)))
+
+    def send(self, messages: Sequence[Message]) -> list[Task]:
+        """Keep `messages` in one transaction, their blobs before it; stamps each with its id.
+
+        What cannot be encoded is answered with its failure. Raises `RegistryError` where the disk
+        does not take it.
+        """
+        with self.ledger.files:
+            posted = [self._pack(message) for message in messages]
+            lasting = {p.task.task_id: p for p in posted if p.task.group_id and not p.error}
+            if lasting:
+                with self._database.session(write=True) as session:
+                    _add(session, lasting)
+        return [Task(p.task.task_id, p.task.node_id, p.letter) for p in posted]
+
+    def recall(self, task_ids: Collection[str]) -> list[Task]:
+        """Tasks of an earlier process that may still be of use: open, or answered late."""
+        wanted = set(task_ids) - self._unknown - self._pulled
+        if not wanted:
+            return []
+        with self._database.session() as session:
+            rows = session.scalars(select(TaskRecord).where(TaskRecord.id.in_(wanted)))
+            tasks = [Task(row.id, row.node_id, Letter(head_of(row.task))) for row in rows]
+        self._unknown |= wanted - {task.id for task in tasks}
+        return tasks
+
+    def answers(self, task_ids: Collection[str]) -> Mapping[str, Answer]:
+        """Those of `task_ids` that are answered."""
+        here = TaskRecord.id.in_(task_ids), TaskRecord.reply.is_not(None)
+        found: dict[str, Answer] = dict.fromkeys(self._ids(*here), HERE)
+        return found | {i: self._unsendable.pop(i) for i in task_ids if i in self._unsendable}
+
+    def close(self, task_ids: Collection[str], failed: Failed) -> Collection[str]:
+        """Answer tasks that are open with a failure, for good; the ids of those that were open."""
+        queries = {i for i in task_ids if (q := self._queries.get(i)) and q.reply is None}
+        for task_id in queries:
+            self._queries.pop(task_id)
+        open_ = TaskRecord.id.in_(set(task_ids) - queries), TaskRecord.reply.is_(None)
+        closed = set()
+        with self._database.session(write=True) as session:
+            for row in session.scalars(select(TaskRecord).where(*open_)):
+                reply = pack_failure(row.id, failed.reason, failed.code).message
+                row.reply, row.failed = reply.SerializeToString(), True
+                row.answered_at = now()
+                closed.add(row.id)
+        self._pulled |= closed  # whoever closes a task knows the answer
+        return closed | queries
+
+    def receive(self, task: Task, answer: Answer) -> Message:
+        """The reply as the strategy gets it; large arrays stay in the store until they are read."""
+        head = task.content.head
+        query = self._queries.pop(task.id)
+        if isinstance(answer, Failed):
+            return make_failure(head, answer.reason, answer.code)
+        self._pulled.add(task.id)
+        try:
+            reply = (query and query.reply) or self._reply(task.id)
+            return unpack_reply(reply, head, self._fetch(reply))
+        except FedmoreError as error:  # it was whole when it came: the disk has lost something
+            return make_failure(head, describe(error))
+
+    def load(self, task_id: str) -> pb.Task:
+        """The task as it goes to its node; raises `RegistryError` where there is none."""
+        query = self._queries.get(task_id)
+        return query.task if query else pb.Task.FromString(self._row(task_id).task)
+
+    def may_fetch(self, node_id: int, digest: str) -> bool:
+        """Whether an open task of the node names the blob `digest`."""
+        return self._queries.names(node_id, digest) or self.ledger.sent(node_id, digest)
+
+    def take(self, node_id: int, reply: pb.Reply) -> Verdict:
+        """Check a reply and keep it: when this returns it is on disk, or will never be of use.
+
+        A reply that does not hold what it must is kept as the failure of its task. Raises
+        `RegistryError` where the disk does not take it; nothing is lost then, the node has it.
+        """
+        return self._intake.take(node_id, reply)
+
+    def answer(self, task_id: str) -> Answer:
+        """What the mailbox is to hold for a reply that was taken."""
+        return HERE
+
+    def settle(self, group: str) -> None:
+        """The round of `group` is on disk: forget its tasks, and the blobs that only they named.
+
+        A task that is open stays, and so does a late reply until it was pulled and a later group is
+        settled. Twice does nothing.
+        """
+        self._settled.add(group)
+        done = TaskRecord.group.in_(self._settled), TaskRecord.reply.is_not(None)
+        gone = self._ids(*done) & self._pulled
+        self.ledger.drop(gone)
+        self._pulled -= gone
+
+    def resume(self, groups: Iterable[str], late: Collection[str], retry: bool) -> int:
+        """Before anything is sent: what an earlier process has left is put in order.
+
+        Tasks of `groups`, whose rounds are on disk, are forgotten but for the `late` ones. `retry`
+        (the plan had failed) lets tasks that failed be done again. How many tasks are open.
+        """
+        self._settled |= set(groups)
+        self.ledger.drop(self._ids(TaskRecord.group.in_(self._settled)) - set(late))
+        if retry:
+            with self._database.session(write=True) as session:
+                session.execute(update(TaskRecord).where(TaskRecord.failed).values(retired=True))
+        self.ledger.sweep()
+        self._addresser = Addresser(self._group, self._ids(TaskRecord.retired.is_(True)))
+        return len(self._ids(TaskRecord.reply.is_(None)))
+
+    def clear(self) -> None:
+        """The plan is finished: nothing of any task is needed."""
+        self.ledger.drop(self._ids())
+
+    def _pack(self, message: Message) -> Packed:
+        packed = self._addresser.pack(message)
+        if packed.error:
+            self._unsendable[packed.task.task_id] = Failed(packed.error)
+            return packed
+        self.ledger.put(packed.blobs)
+        if not packed.task.group_id:
+            self._queries.add(packed)
+        return packed
+
+    def _fetch(self, reply: pb.Reply) -> Fetch:
+        return lambda digest, _: content_of(reply, digest, self.ledger.store.path(digest))
+
+    def _reply(self, task_id: str) -> pb.Reply:
+        return pb.Reply.FromString(self._row(task_id).reply or b"")
+
+    def _row(self, task_id: str) -> TaskRecord:
+        with self._database.session() as session:
+            row = session.get(TaskRecord, task_id)
+            if row is None:
+                raise RegistryError(f"task {task_id[:12]}… is not in the journal any more")
+            session.expunge(row)
+            return row
+
+    def _ids(self, *conditions: ColumnElement[bool]) -> set[str]:
+        with self._database.session() as session:
+            return set(session.scalars(select(TaskRecord.id).where(*conditions)))
+
+
+def _add(session: Session, tasks: Mapping[str, Packed]) -> None:
+    known = set(session.scalars(select(TaskRecord.id).where(TaskRecord.id.in_(tasks))))
+    for task_id, packed in tasks.items():
+        if task_id in known:
+            continue
+        record = TaskRecord(id=task_id, group=packed.task.group_id, node_id=packed.task.node_id)
+        record.task, record.pushed_at = packed.task.SerializeToString(), now()
+        session.add(record)
+        for digest in packed.blobs:
+            session.add(BlobRecord(task_id=task_id, digest=digest, sent=True))

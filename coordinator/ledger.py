@@ -1,0 +1,114 @@
+"""Which blobs are whose, and which are of no more use: the store's book-keeping.
+
+A blob is live while a task, a reply, an upload, or the registry names it. What is dropped from the
+books is deleted from the store after the transaction, so a kill between leaves a blob too many,
+never one too few; `sweep` finds it at the next start.
+"""
+
+import threading
+from collections.abc import Callable, Collection
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from fedmore.coordinator.database import Database
+from fedmore.coordinator.journal_tables import BlobRecord, TaskRecord, UploadRecord
+from fedmore.coordinator.store import Store
+from fedmore.coordinator.tables import now
+from fedmore.protos.stored import Payload
+
+UNUSED_S = 86_400.0
+"""An upload that no reply has named for so long is forgotten when the coordinator starts."""
+
+
+class Ledger:
+    """Uploads and the blobs of tasks; `registered` gives the digests that the registry names."""
+
+    def __init__(
+        self, database: Database, store: Store, registered: Callable[[], Collection[str]]
+    ) -> None:
+        self.store = store
+        self._database = database
+        self._registered = registered
+        self.files = threading.RLock()
+        """Held from a blob's coming into the store until it is in the books, and by deletions."""
+
+    def put(self, blobs: dict[str, Payload]) -> None:
+        """Have blobs in the store; hold `files` until they are in the books."""
+        for digest, payload in blobs.items():
+            if isinstance(payload, Path):
+                self.store.put_file(payload, digest)
+            else:
+                self.store.put(payload)
+
+    def add_upload(self, node_id: int, path: Path, digest: str, size: int) -> None:
+        """Take the finished upload at `path`, whose digest is right, as `node_id`'s."""
+        with self.files:
+            self.store.adopt(path, digest)
+            with self._database.session(write=True) as session:
+                record = UploadRecord(node_id=node_id, digest=digest, size=size, received_at=now())
+                session.merge(record)
+
+    def uploaded(self, node_id: int, digest: str) -> bool:
+        """Whether `digest` was uploaded by `node_id` and is still there."""
+        with self._database.session() as session:
+            known = session.get(UploadRecord, (node_id, digest)) is not None
+        return known and self.store.has(digest)
+
+    def sent(self, node_id: int, digest: str) -> bool:
+        """Whether an open task of `node_id` names `digest`."""
+        query = select(TaskRecord.id).join(BlobRecord, BlobRecord.task_id == TaskRecord.id)
+        query = query.where(BlobRecord.digest == digest, BlobRecord.sent)
+        query = query.where(TaskRecord.node_id == node_id, TaskRecord.reply.is_(None))
+        with self._database.session() as session:
+            return session.scalar(query.limit(1)) is not None
+
+    def drop(self, task_ids: Collection[str]) -> None:
+        """Forget tasks, and delete the blobs that only they named."""
+        if not task_ids:
+            return
+        with self.files:
+            with self._database.session(write=True) as session:
+                named = _forget(session, task_ids)
+            self._delete(named)
+
+    def sweep(self) -> int:
+        """Forget uploads that no reply has named for a day, and delete every blob not live.
+
+        To be called while nothing else uses the store. How many blobs were deleted.
+        """
+        old = UploadRecord.received_at < now() - timedelta(seconds=UNUSED_S)
+        named = select(BlobRecord.digest).where(~BlobRecord.sent)
+        with self.files:
+            with self._database.session(write=True) as session:
+                session.execute(delete(UploadRecord).where(old, UploadRecord.digest.not_in(named)))
+            return self._delete(self.store.digests())
+
+    def _delete(self, digests: Collection[str]) -> int:
+        doomed = set(digests) - self._live()
+        for digest in doomed:
+            self.store.delete(digest)
+        return len(doomed)
+
+    def _live(self) -> set[str]:
+        with self._database.session() as session:
+            booked = {*session.scalars(select(BlobRecord.digest).distinct())}
+            booked |= {*session.scalars(select(UploadRecord.digest).distinct())}
+        return booked | set(self._registered())
+
+
+def _forget(session: Session, task_ids: Collection[str]) -> set[str]:
+    """Take tasks out of the books; the digests that they and their nodes' uploads named."""
+    ours, tasks = BlobRecord.task_id.in_(task_ids), TaskRecord.id.in_(task_ids)
+    nodes = set(session.scalars(select(TaskRecord.node_id).where(tasks)))
+    named = set(session.scalars(select(BlobRecord.digest).where(ours)))
+    session.execute(delete(BlobRecord).where(ours))
+    session.execute(delete(TaskRecord).where(tasks))
+    busy = select(TaskRecord.node_id)  # what an idle node has uploaded is of no more use
+    of_no_use = UploadRecord.digest.in_(named) | UploadRecord.node_id.not_in(busy)
+    gone = UploadRecord.node_id.in_(nodes) & of_no_use
+    named |= set(session.scalars(select(UploadRecord.digest).where(gone)))
+    session.execute(delete(UploadRecord).where(gone))
+    return named

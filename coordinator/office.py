@@ -1,0 +1,125 @@
+"""What operators may do: from the federation's folder, or by an access file and over gRPC."""
+
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmore.coordinator import status as states
+from fedmore.coordinator.access import local_access, read_access
+from fedmore.coordinator.federation import Federation, is_running, open_federation
+from fedmore.coordinator.invites import check_out, make_invite, write_invite, write_out
+from fedmore.experts.errors import ConfigError, TransportError
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.rpc.remote import Remote
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FolderOffice:
+    """What the running coordinator answers its operators with."""
+
+    federation: Federation
+
+    def status(self) -> dict[str, Any]:
+        """What `coordinator status --json` prints."""
+        return states.status(self.federation)
+
+    def invite(self, name: str, expires_s: float) -> str:
+        """An invite file's text."""
+        return make_invite(self.federation, name, insecure=False, expires_s=expires_s).text()
+
+    def stop(self, reason: str) -> None:
+        """End this process as Ctrl-C does.
+
+        By SIGTERM, which ends in the same place: a shell starts its background jobs deaf to SIGINT.
+        """
+        log.warning("an operator stops the coordinator: %s", reason or "no reason given")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def status(place: Path) -> dict[str, Any]:
+    """Who takes part and how far the plan is; `place` is the folder or an access file."""
+    if place.is_file():
+        with _remote(place) as remote:
+            return remote.status()
+    with open_federation(place) as federation:
+        return states.status(federation)
+
+
+def withdraw(directory: Path, name: str, reason: str) -> list[str]:
+    """Write down that `name` takes its work back; the experts that were made anew for it.
+
+    A running coordinator does that itself, at the next aggregate.
+    """
+    with open_federation(directory) as federation:
+        federation.registry.withdraw(name, reason)
+        if is_running(directory):
+            return []
+        from fedmore.coordinator.withdrawal import leave_out
+
+        return leave_out(federation.config, federation.registry, federation.store)
+
+
+def invite(place: Path, name: str, out: Path, *, insecure: bool, expires_s: float) -> None:
+    """Write an invite for `name` to `out`."""
+    if not place.is_file():
+        write_invite(place, name, out, insecure=insecure, expires_s=expires_s)
+        return
+    if insecure:
+        raise ConfigError("--insecure goes with the federation's folder, on the same machine")
+    check_out(out)
+    with _remote(place) as remote:
+        write_out(out, remote.invite(name, expires_s))
+
+
+def revoke(place: Path, name: str, reason: str) -> None:
+    """Let `name` take part no more.
+
+    From the folder too that holds at once: every call looks into the registry, and a coordinator
+    that runs ends the member's stream within a second.
+    """
+    if place.is_file():
+        with _remote(place) as remote:
+            remote.revoke(name, reason)
+    else:
+        with open_federation(place) as federation:
+            federation.registry.revoke(name, reason)
+
+
+def stop(place: Path, reason: str) -> None:
+    """End the coordinator that runs there."""
+    if not place.is_file() and not is_running(place):
+        raise TransportError(f"{place}: no coordinator is running on this federation")
+    try:
+        with _remote(place) as remote:
+            remote.stop(reason)
+    except TransportError as error:
+        raise TransportError(f"{error}; one that was started --insecure stops by Ctrl-C") from error
+
+
+def check_health(place: Path) -> None:
+    """Raise `TransportError` unless a coordinator answers there."""
+    with _remote(place) as remote:
+        remote.check_health()
+
+
+def renew(directory: Path) -> None:
+    """New certificates for the server and the folder's operator, from the next start on."""
+    from fedmore.coordinator.init import certificate_hosts
+    from fedmore.coordinator.security import make_tls, read_tls
+
+    with open_federation(directory) as federation:
+        read_tls(directory)
+        config = federation.config
+        make_tls(directory, config.federation.name, certificate_hosts(config))
+
+
+def _remote(place: Path) -> "Remote":
+    from fedmore.coordinator.rpc.remote import Remote
+
+    return Remote(read_access(place) if place.is_file() else local_access(place))

@@ -1,0 +1,73 @@
+"""Members are made here, and their certificates kept fresh."""
+
+import re
+from typing import TYPE_CHECKING
+
+from fedmore.coordinator.certificates import KeyPair, identity_of, requested_key, sign_client
+from fedmore.coordinator.rpc.admission import check_enrolment
+from fedmore.experts.errors import ConfigError, TokenError, WireError
+from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.info import FederationInfo
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from fedmore.coordinator.config import FederationConfig
+    from fedmore.coordinator.registry import Registry
+    from fedmore.coordinator.rows import Member
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Desk:
+    """Blocks: to be called in a thread. Without an authority `ca` there is no TLS."""
+
+    def __init__(
+        self,
+        registry: "Registry",
+        config: "FederationConfig",
+        info: FederationInfo,
+        ca: KeyPair | None,
+    ) -> None:
+        self._registry = registry
+        self._config = config
+        self._info = info
+        self._ca = ca
+
+    def enrol(self, request: pb.EnrolRequest, invite: str) -> tuple["Member", pb.EnrolReply]:
+        """Use up a token; `invite` is the identity of the key that came with it."""
+        kind = check_enrolment(request, self._config, self._info)
+        certificate, identity, expires = self._certify(request.identity, request.name)
+        if identity == invite:  # the operator has seen that key
+            raise TokenError("make a key of your own; the invite's is not only yours")
+        member = self._registry.enrol(
+            request.token,
+            request.name,
+            kind,
+            request.target,
+            request.rank,
+            identity,
+            expires,
+        )
+        reply = pb.EnrolReply(
+            node_id=member.node_id, federation=self._info.to_proto(), certificate=certificate
+        )
+        return member, reply
+
+    def renew(self, member: "Member", identity: str, request: pb.RenewRequest) -> pb.RenewReply:
+        """A fresh certificate for the key that `member` calls with."""
+        if self._ca is None:
+            raise ConfigError("without TLS there is no certificate to renew")
+        if identity_of(requested_key(request.identity)) != identity:
+            raise WireError("a certificate is renewed for the key that it was made for")
+        certificate, subject = sign_client(self._ca, request.identity, member.name)
+        self._registry.renewed(member.name, subject.expires)
+        return pb.RenewReply(certificate=certificate)
+
+    def _certify(self, request: str, name: str) -> "tuple[str, str, datetime | None]":
+        if self._ca is not None:
+            certificate, subject = sign_client(self._ca, request, name)
+            return certificate, subject.identity, subject.expires
+        if not _SHA256.fullmatch(request):
+            raise WireError("without TLS an identity is the SHA-256 of a secret, in hex")
+        return "", request, None

@@ -1,0 +1,106 @@
+"""Who calls: what a certificate, or without TLS a secret, stands for in this federation.
+
+Every call looks into the registry, so a member that is revoked is refused from its next call on.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from fedmore.coordinator.access import OPERATORS
+from fedmore.coordinator.certificates import Role, Subject, subject_of
+from fedmore.coordinator.rpc.traffic import TrafficBook
+from fedmore.coordinator.security import OPERATOR
+from fedmore.coordinator.tokens import check_not_barred, secret_hash
+from fedmore.experts.errors import MembershipError, TokenError
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.registry import Registry
+    from fedmore.coordinator.rows import Member
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Gate:
+    """Lets callers in by role; `insecure` where there is no TLS, and so no certificate."""
+
+    def __init__(self, registry: "Registry", traffic: TrafficBook, *, insecure: bool) -> None:
+        self._registry = registry
+        self._traffic = traffic
+        self._insecure = insecure
+
+    async def anybody(self, context: Context) -> None:
+        """An invited client, an operator, or a member, also one that has withdrawn."""
+        if not self._insecure:
+            subject = caller(context)
+            if subject.role is Role.CLIENT:
+                member = await asyncio.to_thread(self._registry.authenticate, subject.identity)
+                if member.revoked_at is not None:
+                    check_not_barred(member)
+
+    def invited(self, context: Context, name: str) -> str:
+        """The identity of the key in `name`'s invite; empty without TLS."""
+        if self._insecure:
+            return ""
+        subject = caller(context)
+        if subject.role is not Role.INVITE or subject.name != name:
+            raise MembershipError(
+                f"the certificate of the {subject.role} {subject.name!r} does not let {name!r} in; "
+                "enrol with the certificate of its own invite"
+            )
+        return subject.identity
+
+    async def member(self, context: Context) -> "Member":
+        """The member that calls; raises `TokenError` or `MembershipError` for anybody else."""
+        identity = secret_of(context) if self._insecure else _client(context).identity
+        member = await asyncio.to_thread(self._registry.authenticate, identity)
+        check_not_barred(member)
+        self._traffic.identify(context.peer(), member.name)
+        return member
+
+    async def operator(self, context: Context) -> str:
+        """The operator that calls, by name: the folder's own, or one with an access file."""
+        if self._insecure:
+            raise MembershipError("without TLS nobody can prove to be an operator")
+        subject = caller(context)
+        if subject.role is Role.OPERATOR:
+            known = await asyncio.to_thread(self._registry.get_state, OPERATORS, {})
+            if subject.name == OPERATOR or known.get(subject.name) == subject.identity:
+                return subject.name
+        raise MembershipError(
+            f"{subject.role} {subject.name!r} may not call this: it needs an operator's "
+            "certificate that is still good; see `coordinator operator --help`"
+        )
+
+
+def caller(context: Context) -> Subject:
+    """Whose certificate the connection has: one of this federation's, or TLS had refused it."""
+    certificate = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
+    if certificate is None:
+        raise TokenError("the call carries no certificate; join with an invite first")
+    subject = subject_of(certificate)
+    if subject.expires <= datetime.now(UTC):
+        raise TokenError(
+            f"the certificate of {subject.name!r} expired {subject.expires:%Y-%m-%d %H:%M} UTC"
+        )
+    return subject
+
+
+def _client(context: Context) -> Subject:
+    subject = caller(context)
+    if subject.role is not Role.CLIENT:
+        raise MembershipError(
+            f"the certificate of the {subject.role} {subject.name!r} is not a member's; enrol first"
+        )
+    return subject
+
+
+def secret_of(context: Context) -> str:
+    """The identity of the secret that the call carries."""
+    metadata = dict(context.invocation_metadata() or ())
+    scheme, _, secret = str(metadata.get("authorization", "")).partition(" ")
+    if scheme != "Bearer" or not secret:
+        raise TokenError("the call carries no secret; join with an invite first")
+    return secret_hash(secret)

@@ -1,0 +1,49 @@
+"""Versions of experts: what a round, or a withdrawal, makes of them, in store and registry."""
+
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from safetensors.torch import save
+
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.rows import Kind
+from fedmore.coordinator.store import Store
+from fedmore.experts.factors import numbers, to_state
+from fedmore.strategies.state import ExpertState
+
+STATE = "state"
+"""Key of a round's metrics: digest of the blob that the next round goes on from."""
+
+
+def keep_version(
+    registry: Registry,
+    store: Store,
+    state: ExpertState,
+    at: tuple[int, int],
+    metrics: dict[str, Any],
+) -> str:
+    """Keep the expert as it is after the stage and round `at`; the digest of its factors."""
+    digest = store.put(save(to_state(state.aggregate)))
+    kind: Kind = "adapter" if state.kind == "adapter" else "expert"
+    registry.add_expert(
+        name=state.name,
+        kind=kind,
+        target=state.name,
+        rank=state.rank,
+        params=numbers(state.aggregate),
+        stage=at[0],
+        round=at[1],
+        digest=digest,
+        metrics=metrics,
+    )
+    return digest
+
+
+def drop_versions(registry: Registry, store: Store, owners: AbstractSet[str]) -> None:
+    """Forget every version that one of `owners` has a part in; blobs that others share stay."""
+    rows = registry.experts()
+    dropped = [row for row in rows if owners & set(row.metrics.get("owners", ()))]
+    registry.drop_versions([row.id for row in dropped])
+    kept = {row.digest for row in registry.experts()}
+    for digest in {row.digest for row in dropped} - kept:
+        store.delete(digest)

@@ -1,0 +1,67 @@
+"""Withdrawn owners: their part is taken out of every expert, and its traces out of the store."""
+
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from fedmore.coordinator.config import FederationConfig
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.rows import RoundRow
+from fedmore.coordinator.store import Store
+from fedmore.coordinator.versions import STATE, drop_versions, keep_version
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.robust import rule_of
+from fedmore.strategies.snapshot import dump, restore
+from fedmore.strategies.state import ExpertState, without
+
+
+def leave_out(config: FederationConfig, registry: Registry, store: Store) -> list[str]:
+    """Make every expert anew that a withdrawn client has a part in; the names of those.
+
+    Versions that hold its part go, from the registry and from the store. An expert of withdrawn
+    clients alone is no more. Doing it twice changes nothing.
+    """
+    gone = registry.withdrawn()
+    drop_versions(registry, store, gone)
+    changed: list[str] = []
+    for index, stage in enumerate(config.stages):
+        rows = [row for row in registry.rounds() if row.stage == index]
+        if rows and stage.kind != "router":
+            changed += _leave_out(stage, rows[-1], gone, registry, store)
+    return changed
+
+
+def _leave_out(
+    stage: Stage, row: RoundRow, gone: AbstractSet[str], registry: Registry, store: Store
+) -> list[str]:
+    states, entries = restore(store.get(row.metrics[STATE])), dict(row.metrics["experts"])
+    touched = sorted(name for name, s in states.items() if gone & s.components.keys())
+    for name in touched:
+        states[name], error = without(states[name], gone, stage.max_rank, rule_of(stage))
+        entries[name] = _kept(states[name], error, row, registry, store)
+    if touched:
+        old, new = row.metrics[STATE], store.put(dump(states))
+        _replace(row, {**row.metrics, "experts": entries, STATE: new}, registry)
+        store.delete(old)
+    return touched
+
+
+def _kept(
+    state: ExpertState, error: float, row: RoundRow, registry: Registry, store: Store
+) -> dict[str, Any]:
+    owners = sorted(state.components)
+    entry = {"aggregation_error": error, "rank": state.rank, "owners": owners}
+    if not owners:
+        return entry
+    at = (row.stage, row.round)
+    return {**entry, "digest": keep_version(registry, store, state, at, entry)}
+
+
+def _replace(row: RoundRow, metrics: dict[str, Any], registry: Registry) -> None:
+    registry.add_round(
+        stage=row.stage,
+        kind=row.kind,
+        round=row.round,
+        metrics=metrics,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

@@ -1,0 +1,39 @@
+"""The constants that a standard normal number is rounded to.
+
+Upper halves; the lower ones mirror them. `median` is the fixed point of "every code is the median
+of its cell, cells end halfway between codes" (the paper's), `squares` that of the mean (Lloyd). The
+tests check both with the normal distribution of the standard library.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+Book = Literal["median", "squares"]
+
+UPPER: dict[tuple[Book, int], tuple[float, ...]] = {
+    ("median", 1): (0.67448975,),
+    ("median", 2): (0.377754161, 1.265720325),
+    ("median", 4): (
+        *(0.105550285, 0.319036008, 0.540072077, 0.775192072),
+        *(1.034006305, 1.333106708, 1.707737593, 2.265490638),
+    ),
+    ("squares", 1): (0.797884561,),
+    ("squares", 2): (0.452780035, 1.510417608),
+    ("squares", 4): (
+        *(0.12839503, 0.388048299, 0.656759119, 0.942340456),
+        *(1.256231197, 1.618046386, 2.069017227, 2.732589571),
+    ),
+}
+
+
+def codes(bits: int, book: Book = "median") -> list[float]:
+    """All ``2 ** bits`` codes, ascending. Raises `ValueError` for a codebook that there is not."""
+    upper = UPPER.get((book, bits))
+    if upper is None:
+        raise ValueError(f"bits: no codebook {book!r} of {bits} bits; there are 1, 2 and 4")
+    return [*(-code for code in reversed(upper)), *upper]
+
+
+def borders(bits: int, book: Book = "median") -> list[float]:
+    """Where cells end: halfway between codes."""
+    return [(low + high) / 2 for low, high in pairwise(codes(bits, book))]

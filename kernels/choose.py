@@ -1,0 +1,37 @@
+"""Which form of an op runs on a device: one way for all ops, never a slower form in silence."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+
+# An op's form by the type of the device. Only torch is behind `delta` (QR and SVD are cuSOLVER's on
+# an NVIDIA GPU), so one module is the form of both.
+FORMS: dict[str, dict[str, str]] = {
+    "bits": {"cpu": "cpu", "cuda": "triton"},
+    "delta": {"cpu": "cpu", "cuda": "cpu"},
+    "lora_mix": {"cpu": "cpu", "cuda": "triton"},
+    "moe_ffn": {"cpu": "cpu", "cuda": "triton"},
+    "sign1": {"cpu": "cpu", "cuda": "triton"},
+}
+
+
+class KernelError(RuntimeError):
+    """An op has no form for the device, or what the form needs is not installed."""
+
+
+def choose(op: str, device: torch.device | str) -> ModuleType:
+    """The module that computes `op` on `device`, such as `fedmore.kernels.sign1.cpu`.
+
+    Raises `KernelError` where there is none; it never gives a form of another device.
+    """
+    kind = torch.device(device).type
+    forms = FORMS.get(op)
+    if forms is None:
+        raise KernelError(f"there is no op {op!r}; there are {', '.join(FORMS)}")
+    if kind not in forms:
+        raise KernelError(f"{op} has no form for {kind!r} devices; move the tensors to the CPU")
+    if forms[kind] == "triton" and find_spec("triton") is None:
+        raise KernelError(f"{op} on {kind!r} needs triton; `pip install fedmore[gpu]` brings it")
+    return import_module(f"fedmore.kernels.{op}.{forms[kind]}")

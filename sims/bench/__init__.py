@@ -1,0 +1,1 @@
+"""`fedmore bench`: what the kernels and the engine reach, against named opponents."""

@@ -1,0 +1,75 @@
+"""`fedmore bench`. Imports nothing heavy, so that `--help` answers at once."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measurements, verified before they are timed.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Also write a JSON file: machine, versions and results.")
+]
+
+
+class Op(StrEnum):
+    """The ops of `fedmore.kernels`."""
+
+    bits = "bits"
+    delta = "delta"
+    lora_mix = "lora_mix"
+    moe_ffn = "moe_ffn"
+    sign1 = "sign1"
+
+
+@app.command("kernels")
+def bench_kernels(
+    json: Json = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes and few repeats: under a minute.")
+    ] = False,
+    only: Annotated[
+        list[Op] | None, typer.Option(help="Only this op; repeat for more. By default all.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Every op against the obvious way; exit code 1 if one differs from its specification."""
+    from fedmore.sims.bench.kernels import rows
+    from fedmore.sims.bench.table import publish
+
+    found = rows([op.value for op in only or Op], quick=quick)
+    publish(found, "fedmore bench kernels", as_json=json, out=out)
+    if not all(row["verified"] for row in found):
+        raise typer.Exit(1)
+
+
+class Part(StrEnum):
+    """What `fedmore bench engine` measures."""
+
+    clients = "clients"
+    large = "large"
+    latency = "latency"
+    overhead = "overhead"
+    restart = "restart"
+    throughput = "throughput"
+
+
+@app.command("engine")
+def bench_engine(
+    json: Json = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes, few rounds and clients: two minutes.")
+    ] = False,
+    only: Annotated[
+        list[Part] | None, typer.Option(help="Only this part; repeat for more. By default all.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """The transport against Flower's, plain TCP and its payload; size, memory and restart."""
+    from fedmore.sims.bench.engine import measure
+    from fedmore.sims.bench.table import publish
+
+    found = [row for part in only or Part for row in measure(part.value, quick=quick)]
+    publish(found, "fedmore bench engine", as_json=json, out=out)

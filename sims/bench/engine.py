@@ -1,0 +1,122 @@
+"""`fedmore bench engine`: the transport against Flower's, plain TCP, and its payload.
+
+Coordinator and clients are processes of their own on loopback, with mutual TLS and the journal,
+as an operator runs them.
+"""
+
+import os
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmore.sims.bench import superlink
+from fedmore.sims.bench.copying import plain_copy
+from fedmore.sims.bench.federations import (
+    Echo,
+    finish,
+    running,
+    start_coordinator,
+    traffic,
+    wait_until,
+)
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; `ratio` says how many times better we are, `goal` how many we should be.
+
+    Both are null where there is no opponent.
+    """
+
+    name: str
+    ours: float
+    opponent: float | None
+    opponent_name: str | None
+    unit: str
+    ratio: float | None = None
+    goal: float | None = None
+
+
+Part = Callable[[Path, bool], Iterator[Row]]
+
+
+def measure(part: str, *, quick: bool) -> Iterator[dict[str, Any]]:
+    """The rows of one part as tables; `quick` takes small sizes and few rounds."""
+    from fedmore.sims.bench.scale import large_update, many_clients
+
+    parts: dict[str, Part] = {
+        "latency": latency,
+        "overhead": overhead,
+        "throughput": throughput,
+        "restart": restart,
+        "clients": many_clients,
+        "large": large_update,
+    }
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for row in parts[part](Path(folder), quick):
+            yield asdict(row)
+
+
+def latency(folder: Path, quick: bool) -> Iterator[Row]:
+    """An empty round of two clients; the median without the first, which wakes everybody up."""
+    ours = _seconds(Echo(folder / "ours", rounds=10 if quick else 50))
+    theirs = superlink.rounds(Echo(folder / "theirs", rounds=2 if quick else 5))[1:]
+    us, them = statistics.median(ours[1:]), statistics.median(theirs)
+    yield Row("empty round, 2 clients", us, them, superlink.name(), "s", them / us, goal=20.0)
+
+
+def overhead(folder: Path, _quick: bool) -> Iterator[Row]:
+    """All bytes of the sockets in a run, with handshakes and heartbeats, over those of payload."""
+    for size in (1, 16):
+        echo = Echo(folder / f"of-{size}", rounds=4, down=size * MIB, up=size * MIB)
+        _seconds(echo)
+        payload = size * MIB * echo.rounds * echo.clients
+        both = list(traffic(echo).values())
+        for way, counted in (("up", sum(u for u, _ in both)), ("down", sum(d for _, d in both))):
+            name = f"bytes on the socket, {size} MiB {way}"
+            ratio = payload / counted
+            yield Row(name, counted, payload, "the payload alone", "bytes", ratio, goal=1 / 1.02)
+
+
+def throughput(folder: Path, quick: bool) -> Iterator[Row]:
+    """From the app at one end to the app at the other: disk, digests, TLS and journal included."""
+    size = (32 if quick else 256) * MIB
+    copied = plain_copy(size)
+    for way in ("up", "down"):
+        echo = Echo(folder / way, rounds=4, clients=1, **{way: size})  # type: ignore[arg-type]
+        ours = size / MIB / statistics.median(_seconds(echo)[1:])
+        name = f"throughput, {size // MIB} MiB {way}"
+        yield Row(name, ours, copied, "plain TCP copy", "MiB/s", ours / copied, goal=0.1)
+
+
+def restart(folder: Path, _quick: bool) -> Iterator[Row]:
+    """From `kill -9` of the coordinator until the first round that it had not done before."""
+    echo = Echo(folder / "restart", rounds=100_000)
+    with running(echo) as (processes, coordinator):
+        wait_until(echo, processes, 20)
+        processes.children.remove(coordinator)
+        os.kill(coordinator.process.pid, signal.SIGKILL)
+        killed = time.time()
+        coordinator.process.wait()
+        last = max(row["round"] for row in echo.rows())
+        start_coordinator(processes, echo)
+        done = len(echo.rows())
+        wait_until(echo, processes, done + last + 2)
+        first = next(row for row in echo.rows() if row["round"] > last)
+        began = first["at"] - first["seconds"]
+    yield Row("coordinator killed, until the next round", began - killed, None, None, "s")
+
+
+def _seconds(echo: Echo) -> list[float]:
+    """Run the federation to its end: seconds of every round."""
+    with running(echo) as (processes, _):
+        wait_until(echo, processes, echo.rounds)
+        finish(processes)
+    return [row["seconds"] for row in echo.rows()]

@@ -1,0 +1,143 @@
+"""Engine `ray`: the same two apps in Flower's own simulation, whose workers are Ray actors.
+
+Each actor is a process that loads the base for itself. Flower tells a client only which partition
+it is; `client_app` makes the scenario's client of that.
+"""
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
+
+from fedmore.coordinator.federation import open_federation
+from fedmore.coordinator.hosted import carry_out
+from fedmore.coordinator.init import create
+from fedmore.experts.errors import ConfigError, RoundError
+from fedmore.protos.flower import simulate
+from fedmore.protos.status import describe
+from fedmore.sims.engines.local import enrol, threads_of
+from fedmore.sims.engines.prepare import Prepared
+from fedmore.sims.engines.stoppable import Stoppable
+
+NODES_COME_S = 300.0
+OBJECT_STORE = 256 << 20
+"""Bytes of shared memory for messages on their way; what is above goes to disk."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor without a share of a GPU still sees it
+    "RAY_DEDUP_LOGS": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def run(prepared: Prepared) -> None:
+    """Run the whole plan; raises `ConfigError` where Ray is not installed."""
+    with environment(QUIET), scratch() as folder:
+        ray = import_ray()
+        create(prepared.directory, prepared.config)
+        configs, stopped = enrol_all(prepared), threading.Event()
+        server, failed = server_app(prepared.directory, stopped)
+        try:
+            simulate(server, client_app(configs), len(configs), backend(prepared, folder))
+        except RuntimeError as error:  # Flower's word for whatever went wrong in it
+            raise RoundError(f"Flower's simulation ended: {describe(root(error))}") from error
+        finally:
+            stopped.set()
+            ray.shutdown()  # also where the simulation did not come to do so
+        if failed:
+            raise failed[0]
+
+
+def root(error: BaseException) -> BaseException:
+    """The first error of a chain."""
+    return root(error.__cause__) if error.__cause__ else error
+
+
+def import_ray() -> Any:
+    """Ray, before anything begins; raises `ConfigError` where it is not installed."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ConfigError("--engine ray needs Ray: pip install 'fedmore[ray]'") from error
+    return ray
+
+
+def enrol_all(prepared: Prepared) -> list[dict[str, Any]]:
+    """Let every client in; the node configs, by partition."""
+    with open_federation(prepared.directory) as federation:
+        clients = [enrol(prepared, client, federation) for client in prepared.scenario.clients]
+    return [dict(node.context.node_config) for _, node in clients]
+
+
+def client_app(configs: Sequence[dict[str, Any]]) -> ClientApp:
+    """The ClientApp whose node of partition i is the client of `configs[i]`."""
+    app = ClientApp()
+
+    @app.query("hello")
+    @app.train()
+    @app.train("embed")
+    def answer(message: Message, context: Context) -> Message:
+        from fedmore.client.app import handle
+
+        config = configs[int(context.node_config["partition-id"])]
+        run_id, node_id = context.run_id, context.node_id
+        return handle(message, Context(run_id, node_id, config, context.state, {}))
+
+    return app
+
+
+def server_app(directory: Path, stopped: threading.Event) -> tuple[ServerApp, list[BaseException]]:
+    """The ServerApp that carries out the plan in `directory`, and where its failure is put."""
+    app, failed = ServerApp(), list[BaseException]()
+
+    @app.main()
+    def main(grid: Grid, _context: Context) -> None:
+        try:
+            carry_out(directory, Stoppable(grid, stopped), Console(), NODES_COME_S)
+        except BaseException as error:
+            failed.append(error)
+
+    return app, failed
+
+
+def backend(prepared: Prepared, folder: str) -> dict[str, Any]:
+    """As many actors as engine `local` has threads, a bounded store, no dashboard."""
+    return {
+        "init_args": {
+            "num_cpus": threads_of(prepared),
+            "object_store_memory": OBJECT_STORE,
+            "include_dashboard": False,
+            "_temp_dir": folder,
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+        },
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+    }
+
+
+def scratch() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for Ray's sockets and logs; the last of its processes may still write as it goes."""
+    return tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables, and put them back, PYTHONPATH too: Flower's simulation changes it."""
+    before = {key: os.environ.get(key) for key in (*values, "PYTHONPATH")}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value

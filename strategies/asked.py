@@ -1,0 +1,81 @@
+"""What a client is asked for; kept until it is answered, in its round or late."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flwr.app import Message
+from pydantic import TypeAdapter
+
+from fedmore.experts.spec import ExpertSpec, Shapes, Site
+from fedmore.strategies.members import Member
+from fedmore.strategies.plan import Stage, parse
+from fedmore.strategies.tasks import TrainTask
+
+_MEMBER, _TASK = TypeAdapter(Member), TypeAdapter(TrainTask)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One training task at its client; `number` is its round."""
+
+    node: int
+    member: Member
+    task: TrainTask
+
+    @property
+    def number(self) -> int:
+        """The round (from 1) that the task was for."""
+        return self.task.round
+
+
+def by_id(messages: Iterable[tuple[Message, Asked]]) -> dict[str, Asked]:
+    """What was asked, by the ids that the grid has given the messages."""
+    return {message.metadata.message_id: asked for message, asked in messages}
+
+
+def to_rows(asked: Mapping[str, Asked]) -> list[dict[str, Any]]:
+    """As JSON, for the round's row in the registry."""
+    return [
+        {"id": key, "node": item.node, "member": asdict(item.member), "task": asdict(item.task)}
+        for key, item in sorted(asked.items())
+    ]
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Asked]:
+    """The inverse of `to_rows`."""
+    return {
+        row["id"]: Asked(row["node"], parse(_MEMBER, row["member"]), parse(_TASK, row["task"]))
+        for row in rows
+    }
+
+
+def sites_of(stage: Stage, member: Member, shapes: Shapes) -> tuple[Site, ...]:
+    """The matrices of the base that a member changes."""
+    first, last = stage.first_layers, stage.last_layers
+    return ExpertSpec(member.target, member.kind, member.target, member.rank, first, last).sites(
+        shapes
+    )
+
+
+def task_of(stage: Stage, member: Member, number: int, updates: int, seed: int) -> TrainTask:
+    """A member's part in round `number` (from 1), of whose updates `updates` are mirrored."""
+    return TrainTask(
+        expert=member.target,
+        kind=member.kind,
+        target=member.target,
+        rank=member.rank,
+        first_layers=stage.first_layers,
+        last_layers=stage.last_layers,
+        stage=stage.kind,
+        round=number,
+        rounds=stage.rounds,
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+        sequence_length=stage.sequence_length,
+        learning_rate=stage.learning_rate,
+        codec=stage.codec,
+        threads=stage.threads,
+        seed=seed,
+        updates=updates,
+    )

@@ -1,0 +1,88 @@
+"""The one embedding that a client gives."""
+
+import json
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, RecordDict
+
+from fedmore.client.app import handle
+from fedmore.experts.base import load_base
+from fedmore.experts.errors import EgressError, WireError
+from fedmore.experts.text import tokenize
+from fedmore.protos.flower import make_task
+from fedmore.strategies.router import METRICS, EmbedTask, read_embedding
+from fedmore.strategies.tasks import EMBED, read_metrics
+
+TEXTS = [f"stir the soup {i} times, wait {i} minutes, then taste the broth." for i in range(40)]
+TASK = EmbedTask(documents=20, tokens=16, seed=1, stage="router", round=1)
+
+
+@pytest.fixture
+def context(tiny, tmp_path):
+    lines = (json.dumps({"text": text}) + "\n" for text in TEXTS)
+    (tmp_path / "docs.jsonl").write_text("".join(lines), encoding="utf-8")
+    config = {
+        "name": "a", "kind": "expert", "target": "kitchen", "rank": 4,
+        "data": str(tmp_path / "docs.jsonl"), "base": str(tiny), "dtype": "float32",
+        "device": "cpu", "quantization": "none", "state": str(tmp_path / "state"),
+    }  # fmt: skip
+    return Context(1, 5, config, RecordDict(), {})
+
+
+def embed(context, **changes):
+    content = RecordDict({"task": ConfigRecord(vars(TASK) | changes)})
+    return handle(make_task(content, task_id="e", node_id=5, message_type=EMBED), context)
+
+
+def forgotten(context):
+    return Context(1, context.node_id + 1, context.node_config, RecordDict(), {})
+
+
+def test_it_is_the_mean_input_embedding(context, tiny):
+    base = load_base(str(tiny), "float32")
+    reply = embed(context, documents=100, tokens=20)
+    table = base.model.get_input_embeddings().weight
+    tokens = [t for text in TEXTS for t in tokenize(base.tokenizer, text)[1:21]]
+    expected = table[tokens].double().mean(0).float()
+    torch.testing.assert_close(read_embedding(reply, 64), expected)
+    assert read_metrics(reply.content, METRICS) == {"documents": 40, "tokens": len(tokens)}
+
+
+def test_documents_are_drawn_by_seed(context):
+    first = read_embedding(embed(context), 64)
+    assert torch.equal(first, read_embedding(embed(forgotten(context)), 64))
+    other = read_embedding(embed(forgotten(forgotten(context)), seed=2), 64)
+    assert not torch.equal(first, other)
+
+
+def test_the_same_question_gets_the_same_answer_whatever_became_of_the_text(context, tmp_path):
+    first = read_embedding(embed(context), 64)
+    context.node_config["data"] = str(tmp_path / "gone")
+    again = embed(context, round=7)
+    assert torch.equal(first, read_embedding(again, 64))
+    assert read_metrics(again.content, METRICS)["documents"] == 20
+
+
+@pytest.mark.parametrize("changes", [{"documents": 19}, {"tokens": 15}, {"seed": 2}])
+def test_another_question_is_refused(context, changes):
+    embed(context)
+    with pytest.raises(EgressError, match="second embedding; one of 20 documents was given"):
+        embed(context, **changes)
+
+
+def test_it_is_never_the_picture_of_one_document(context):
+    with pytest.raises(EgressError, match="asked to embed 15 documents, fewer than 16"):
+        embed(context, documents=15)
+
+
+def test_it_is_of_no_fewer_tokens_than_the_owner_says(context):
+    with pytest.raises(EgressError, match=r"made of 100 tokens of text.*fewer than 256"):
+        embed(context, tokens=5)
+    context.node_config["min_tokens"] = 100
+    assert read_metrics(embed(context, tokens=5).content, METRICS)["tokens"] == 100
+
+
+def test_a_broken_task_is_refused(context):
+    with pytest.raises(WireError, match="not an embedding task"):
+        embed(context, documents="all")

@@ -1,0 +1,76 @@
+"""How a coordinator that is started again finds its clients and its rounds."""
+
+import threading
+
+import pytest
+
+from fedmore.coordinator.journal import Journal
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.resume import count_tokens, put_in_order, wait_for_clients
+from fedmore.coordinator.store import Store
+from fedmore.experts.errors import RoundError
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with Registry.open(tmp_path) as opened:
+        for name in ("ada", "bob"):
+            opened.enrol(opened.invite(name), name, "expert", "legal", 4)
+        yield opened
+
+
+@pytest.fixture
+def mailbox(registry):
+    return Mailbox()
+
+
+def node(registry, name):
+    return next(m.node_id for m in registry.members() if m.name == name)
+
+
+def test_a_plan_that_had_begun_goes_on_with_those_who_came(registry, mailbox):
+    mailbox.join(node(registry, "ada"))
+    wait_for_clients(mailbox, registry, 2, patience_s=20, rejoin_s=0.1)
+    assert len(mailbox.nodes()) == 1
+
+
+def test_it_does_not_wait_longer_than_it_must(registry, mailbox):
+    for name in ("ada", "bob"):
+        mailbox.join(node(registry, name))
+    wait_for_clients(mailbox, registry, 2, patience_s=None, rejoin_s=1000)
+
+
+def test_somebody_must_come(registry, mailbox):
+    timer = threading.Timer(0.3, mailbox.join, [node(registry, "bob")])
+    timer.start()
+    wait_for_clients(mailbox, registry, 2, patience_s=None, rejoin_s=0.05)
+    assert mailbox.nodes() == [node(registry, "bob")]
+    timer.join()
+
+
+@pytest.mark.parametrize("rejoin_s", [None, 0.05])
+def test_who_is_missing_is_named_when_patience_ends(registry, mailbox, rejoin_s):
+    if rejoin_s is None:
+        mailbox.join(node(registry, "ada"))
+    missing = "bob" if rejoin_s is None else "ada, bob"
+    with pytest.raises(RoundError, match=rf"of 2 clients came within 0\.1 s; missing: {missing}$"):
+        wait_for_clients(mailbox, registry, 2, patience_s=0.1, rejoin_s=rejoin_s)
+
+
+def test_members_counts_follow_from_the_rounds(registry, tmp_path):
+    for number in (1, 2):
+        clients = {"ada": {"tokens": 100}, "bob": {"tokens": 7}}
+        metrics = {"clients": clients}
+        registry.add_round(stage=0, kind="experts", round=number, metrics=metrics)
+    registry.add_tokens("ada", 100)
+    for _ in range(2):
+        count_tokens(registry)
+        assert {m.name: m.train_tokens for m in registry.members()} == {"ada": 200, "bob": 14}
+    journal = Journal(registry.database, Store(tmp_path / "blobs"), registry.digests)
+    assert put_in_order(journal, registry)
+
+
+def test_before_the_first_round_nothing_has_begun(registry, tmp_path):
+    journal = Journal(registry.database, Store(tmp_path / "blobs"), registry.digests)
+    assert not put_in_order(journal, registry)

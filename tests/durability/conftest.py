@@ -1,0 +1,250 @@
+"""A federation whose coordinator can be killed at any write, with real clients that live on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+
+from fedmore.client.app import handle
+from fedmore.client.invite import Invite, enrol, read_identity, read_invite
+from fedmore.client.session import Session
+from fedmore.coordinator.config import FederationConfig, parse_config
+from fedmore.coordinator.init import create
+from fedmore.coordinator.invites import write_invite
+from fedmore.coordinator.journal_tables import TaskRecord
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.store import Store
+from fedmore.experts.base import load_base
+from fedmore.experts.errors import TransportError
+from fedmore.protos.flower import RUN
+from fedmore.sims.data.generated import generate_text
+from fedmore.sims.engines.processes import free_port
+from fedmore.sims.tiny import make_tiny_base
+
+ZYGOTE = Path(__file__).with_name("zygote.py")
+CLIENTS = {"ada": 2, "bob": 3}
+"""Names and ranks; both own the expert "kitchen"."""
+NO_KILL = (0, "")
+
+
+class Zygote:
+    """Forks coordinators and clients; used from any thread."""
+
+    def __init__(self, base: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._process = subprocess.Popen(
+            [sys.executable, str(ZYGOTE), str(base)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._lock = threading.Lock()
+        assert self._process.stdout.readline() == "ready\n"
+
+    def live(self, within_s: float = 120.0, **order: object) -> int:
+        """One process's life; its exit code, -9 when it was killed."""
+        pid, deadline = self._ask(order), time.monotonic() + within_s
+        code = None
+        try:
+            while (code := self._ask({"pid": pid})) is None:
+                assert time.monotonic() < deadline, "it does not end"
+                time.sleep(0.01)
+        finally:
+            if code is None:
+                os.kill(pid, signal.SIGKILL)
+        return code
+
+    def _ask(self, order: dict) -> int | None:
+        with self._lock:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
+@dataclass
+class Place:
+    """A federation's folder and its clients' folders: everything that outlives a process."""
+
+    folder: Path
+    texts: Path
+    base: Path
+    zygote: Zygote
+    running: list[threading.Thread] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+    done: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def directory(self) -> Path:
+        return self.folder / "federation"
+
+    def coordinate(self, at: tuple[int, str] = NO_KILL, enrolled: bool = False) -> int:
+        """One life of the coordinator; to the end, to a write, or until all have `enrolled`."""
+        files = {"log": str(self.folder / "log"), "trace": str(self.folder / "trace")}
+        number, when = at
+        order = {"do": "coordinate", "directory": str(self.directory), "at": number, "when": when}
+        return self.zygote.live(**order, **files, enrolled=enrolled)
+
+    def writes(self) -> list[str]:
+        return (self.folder / "trace").read_text().splitlines()
+
+    def start_clients(self) -> None:
+        for name in CLIENTS:
+            thread = threading.Thread(target=self._take_part, args=(name,), daemon=True)
+            thread.start()
+            self.running.append(thread)
+
+    def take_part(self, name: str, dies: bool) -> int:
+        """The life of a client in a process of its own."""
+        config = self.node_config(name)
+        log = str(self.folder / f"{name}.log")
+        return self.zygote.live(do="take part", config=config, dies=dies, log=log)
+
+    def join_clients(self, within_s: float = 30.0) -> None:
+        for thread in self.running:
+            thread.join(within_s)
+            assert not thread.is_alive(), f"a client did not end\n{self.log()}"
+        assert self.errors == []
+
+    def _take_part(self, name: str) -> None:
+        try:
+            identity = read_identity(self.state(name))
+            assert identity is not None
+            context = Context(RUN, identity.node_id, self.node_config(name), RecordDict(), {})
+
+            def work(message: Message) -> Message:
+                self.done[name, message.metadata.message_type] += 1
+                return handle(message, context)
+
+            assert Session(identity, patience_s=60).run(work)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def state(self, name: str) -> Path:
+        return self.folder / "clients" / name
+
+    def node_config(self, name: str) -> dict:
+        return {
+            "name": name, "kind": "expert", "target": "kitchen", "rank": CLIENTS[name],
+            "data": str(self.texts / "kitchen" / "train.jsonl"), "base": str(self.base),
+            "dtype": "float32", "quantization": "none", "device": "cpu",
+            "state": str(self.state(name)),
+        }  # fmt: skip
+
+    def story(self) -> str:
+        """What went wrong, at either end."""
+        return "\n".join([self.log(), *map(repr, self.errors)])
+
+    def log(self) -> str:
+        path = self.folder / "log"
+        return path.read_text() if path.exists() else ""
+
+    def outcome(self) -> dict:
+        """Everything that must not depend on who was killed when."""
+        with Registry.open(self.directory) as registry, registry.database.session() as session:
+            store = Store(self.directory / "blobs")
+            for digest in store.digests():
+                store.check(digest)
+            return {
+                "phase": registry.get_state("phase"),
+                "experts": {(e.name, e.stage, e.round): e.digest for e in registry.experts()},
+                "rounds": {(r.stage, r.round): untimed(r.metrics) for r in registry.rounds()},
+                "tokens": {m.name: m.train_tokens for m in registry.members()},
+                "tasks left": session.query(TaskRecord).count(),
+                "strangers in the store": sorted(store.digests() - registry.digests()),
+                "evaluation": (self.directory / "evaluation.json").read_text(encoding="utf-8"),
+            }
+
+    def copy(self, folder: Path) -> "Place":
+        shutil.copytree(self.folder, folder)
+        return Place(folder, self.texts, self.base, self.zygote)
+
+
+def untimed(metrics: dict) -> dict:
+    """Metrics without how fast it went."""
+    clients = {name: entry | {"tokens_per_s": 0} for name, entry in metrics["clients"].items()}
+    return metrics | {"clients": clients}
+
+
+def config_of(base: Path, texts: Path) -> FederationConfig:
+    heldout = {name: str(texts / name / "heldout.jsonl") for name in ("kitchen", "plain", "sums")}
+    stage = {
+        "kind": "experts", "rounds": 2, "steps": 1, "batch_size": 4, "sequence_length": 64,
+        "learning_rate": 2e-2, "threads": 1, "timeout_s": 60.0,
+    }  # fmt: skip
+    table = {
+        "federation": {"name": "test", "seed": 3, "clients": len(CLIENTS)},
+        "base": {"model": str(base), "dtype": "float32"},
+        "server": {"port": free_port("127.0.0.1"), "heartbeat_s": 0.2, "dead_after_s": 10.0},
+        "stages": [stage],
+        "router": {"kind": "uniform", "top_k": 1},
+        "evaluation": {"texts": heldout, "documents": 1, "tokens": 16},
+    }
+    return parse_config(table, "test")
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base and texts, made once."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("material")
+    base = make_tiny_base(folder / "base")
+    load_base(str(base), "float32", "cpu", "none")  # transformers cannot load in two threads
+    for name in ("kitchen", "plain", "sums"):
+        generate_text(name, folder / "texts" / name, 16)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def template(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A federation whose clients have enrolled, before its first round."""
+    folder = tmp_path_factory.mktemp("template")
+    base = material / "base"
+    with closing(Zygote(base)) as zygote:
+        yield enrolled(Place(folder / "place", material / "texts", base, zygote), folder)
+
+
+def enrolled(place: Place, folder: Path) -> Place:
+    """The federation made, its clients let in, its coordinator killed."""
+    create(place.directory, config_of(place.base, place.texts))
+    for name in CLIENTS:
+        write_invite(place.directory, name, folder / f"{name}.json")
+    first = threading.Thread(target=place.coordinate, kwargs={"enrolled": True}, daemon=True)
+    first.start()
+    for name in CLIENTS:
+        enrol_patiently(read_invite(folder / f"{name}.json"), place.state(name), place.log)
+    first.join(60)
+    assert not first.is_alive(), place.log()
+    return place
+
+
+def enrol_patiently(
+    invite: Invite, state: Path, log: Callable[[], str], within_s: float = 30.0
+) -> None:
+    """Enrol as soon as the coordinator listens."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            enrol(invite, state, kind="expert", target="kitchen", rank=CLIENTS[invite.name])
+            return
+        except TransportError:
+            assert time.monotonic() < deadline, log()
+            time.sleep(0.05)

@@ -1,0 +1,115 @@
+"""Krum and the trimmed mean on cores, against the same on dense products."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedmore.experts.spec import Site
+from fedmore.protos.flower import identify
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.robust import MEAN, OneOwner, TrimmedMean, rule_of, shared_basis
+from fedmore.strategies.state import Contribution, advance, fresh
+
+SITES = (Site("model.layers.0.mlp.up_proj", 30, 20), Site("model.layers.0.mlp.down_proj", 20, 30))
+
+
+@pytest.fixture(autouse=True)
+def identity():
+    identify()
+
+
+def owner(name, rank, seed, centre=None, noise=0.1, weight=1.0):
+    g = torch.Generator().manual_seed(seed)
+    after = {}
+    for s in SITES:
+        b = torch.randn(s.out, rank, generator=g) * noise
+        a = torch.randn(rank, s.inner, generator=g) * noise
+        if centre is not None:
+            b, a = b + centre[s.path][0][:, :rank], a + centre[s.path][1][:rank]
+        after[s.path] = (b, a)
+    return Contribution(name, after, weight, 2.0)
+
+
+@pytest.fixture
+def crowd():
+    """Six owners that agree, of mixed ranks, and one that does not."""
+    centre = owner("", 6, 99, noise=1.0).after
+    good = [owner(f"g{k}", 4 + k % 3, k, centre) for k in range(6)]
+    return [*good, owner("evil", 5, 50, noise=30.0, weight=1000.0)]
+
+
+def dense(item, path):
+    b, a = item.after[path]
+    return 2.0 * b.double() @ a.double()
+
+
+def found(state, path):
+    b, a = state.aggregate[path]
+    return b.double() @ a.double()
+
+
+def test_the_cores_are_the_products_in_the_shared_bases(crowd):
+    for site in SITES:
+        terms = [(*item.after[site.path], 2.0) for item in crowd]
+        q_b, q_a, cores = shared_basis(terms)
+        for item, core in zip(crowd, cores, strict=True):
+            exact = dense(item, site.path)
+            assert float((q_b @ core @ q_a.T - exact).norm() / exact.norm()) < 1e-12
+        assert torch.allclose(q_b.T @ q_b, torch.eye(q_b.shape[1]).double(), atol=1e-12)
+
+
+def test_the_mean_gives_way_to_one_hostile_owner_and_the_others_do_not(crowd):
+    honest = [item for item in crowd if item.client != "evil"]
+    path = SITES[0].path
+    middle = sum(dense(item, path) for item in honest) / len(honest)
+
+    def distance(rule):
+        state, _ = advance(fresh("legal", "expert", SITES), crowd, 512, rule)
+        return float((found(state, path) - middle).norm() / middle.norm())
+
+    assert distance(MEAN) > 10
+    assert distance(OneOwner(0.2)) < 0.7
+    assert distance(TrimmedMean(0.2)) < 0.7
+
+
+def test_krum_takes_the_owner_that_krum_on_the_products_takes(crowd):
+    rows = [np.concatenate([dense(i, s.path).numpy().ravel() for s in SITES]) for i in crowd]
+    apart = np.array([[np.sum((x - y) ** 2) for y in rows] for x in rows])
+    near = len(rows) - int(0.2 * len(rows)) - 2
+    scores = [np.sort(row)[1 : near + 1].sum() for row in apart]
+    best = crowd[int(np.argmin(scores))]
+    state, error = advance(fresh("legal", "expert", SITES), crowd, 512, OneOwner(0.2))
+    for site in SITES:
+        exact = dense(best, site.path)
+        assert float((found(state, site.path) - exact).norm() / exact.norm()) < 1e-6
+    assert error < 3e-7
+
+
+def test_the_trimmed_mean_of_owners_that_agree_is_their_mean():
+    same = owner("x", 3, 1).after
+    items = [Contribution(f"c{k}", same, 1.0, 2.0) for k in range(5)]
+    state, _ = advance(fresh("legal", "expert", SITES), items, 512, TrimmedMean(0.2))
+    for site in SITES:
+        exact = dense(items[0], site.path)
+        assert float((found(state, site.path) - exact).norm() / exact.norm()) < 1e-6
+
+
+def test_the_trimmed_mean_without_anything_to_trim_is_the_plain_mean(crowd):
+    items = crowd[:4]
+    state, _ = advance(fresh("legal", "expert", SITES), items, 512, TrimmedMean(0.2))
+    for site in SITES:
+        exact = sum(dense(item, site.path) for item in items) / 4
+        assert float((found(state, site.path) - exact).norm() / exact.norm()) < 1e-6
+
+
+def test_a_stage_names_its_rule():
+    assert rule_of(Stage("experts")) is MEAN
+    assert rule_of(Stage("experts", aggregation="krum", hostile=0.3)) == OneOwner(0.3)
+    assert rule_of(Stage("experts", aggregation="trimmed_mean")) == TrimmedMean(0.2)
+
+
+def test_one_owner_alone_is_its_own_aggregate(crowd):
+    for rule in (OneOwner(0.2), TrimmedMean(0.2)):
+        state, _ = advance(fresh("legal", "expert", SITES), crowd[:1], 512, rule)
+        exact = dense(crowd[0], SITES[0].path)
+        assert float((found(state, SITES[0].path) - exact).norm() / exact.norm()) < 1e-6

@@ -1,0 +1,152 @@
+"""Whatever happens on the way, the result is the undisturbed one and each contribution counts once.
+
+`FEDMORE_FAULT_EXAMPLES=200 pytest tests/transport/faults` draws other schedules, and more of them.
+"""
+
+import itertools
+import os
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+from hypothesis import HealthCheck, Phase, event, given, note, settings
+from hypothesis import strategies as st
+
+from fedmore.client.session import Session
+from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.protos.flower import stamp
+from fedmore.strategies.events import Received, Refused
+
+EXAMPLES = int(os.environ.get("FEDMORE_FAULT_EXAMPLES", "0"))
+pytestmark = pytest.mark.timeout(60 + 30 * EXAMPLES)
+ROUNDS, WITHIN_S = 2, 30.0
+SHIFTS = {"ada": (1.5, 10), "bob": (-4.25, 30)}
+SEEDS = itertools.count()
+faulty = settings(
+    max_examples=EXAMPLES or 5,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def make_app(shift, examples):
+    """Halves what it gets and adds `shift`; stock Flower."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = [array.numpy() * 0.5 + shift for array in message.content["arrays"].values()]
+        metrics = MetricRecord({"num-examples": examples})
+        content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+    context = Context(1, 1, {}, RecordDict(), {})
+    return lambda message: app(message, context)
+
+
+class Undisturbed(MailboxGrid):
+    """The apps called in place of a network."""
+
+    def __init__(self, apps):
+        super().__init__(Mailbox())
+        self._apps = apps
+
+    def get_node_ids(self):
+        return sorted(self._apps)
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return [self._apps[m.metadata.dst_node_id](stamp(m, "task")) for m in messages]
+
+
+def average(grid, seed):
+    """Federated averaging from arrays that no other example has: one inline, one of 400 kB."""
+    rng = np.random.default_rng(seed)
+    start = ArrayRecord([rng.normal(size=(3, 5)), rng.normal(size=(50, 1000))])
+    random.seed(0)
+    strategy = FedAvg(fraction_evaluate=0.0)
+    result = strategy.start(grid, start, num_rounds=ROUNDS, timeout=WITHIN_S)
+    return [array.data for array in result.arrays.values()]
+
+
+class Running(threading.Thread):
+    """A member's session, until it is stopped."""
+
+    def __init__(self, identity, app):
+        super().__init__(daemon=True)
+        self.session = Session(identity, patience_s=WITHIN_S)
+        self.app, self.error = app, None
+        self.start()
+
+    def run(self):
+        try:
+            self.session.run(self.app)
+        except Exception as error:
+            self.error = error
+
+
+def check_exchange(hub, port):
+    """One exchange with the members connected through `port`."""
+    seed, before, began = next(SEEDS), len(hub.events), time.monotonic()
+    apps = {hub.members[name].node_id: make_app(*SHIFTS[name]) for name in SHIFTS}
+    running = [
+        Running(replace(member, address=f"127.0.0.1:{port}"), apps[member.node_id])
+        for member in hub.members.values()
+    ]
+    hub.eventually(lambda: len(hub.mailbox.nodes()) == 2, WITHIN_S)
+    found = average(hub.grid, seed)
+    hub.eventually(lambda: len(received(hub, before)) >= 2 * ROUNDS)
+    for each in running:
+        each.session.stop()
+        each.join(10)
+        assert not each.is_alive(), "a session hangs"
+        assert each.error is None, each.error
+    assert found == average(Undisturbed(apps), seed)
+    assert time.monotonic() - began < WITHIN_S
+    counts = Counter(event.task_id for event in received(hub, before))
+    assert list(counts.values()) == [1] * 2 * ROUNDS
+    assert not any(event.failure for event in received(hub, before))
+    assert not any(isinstance(event, Refused) for event in hub.events[before:])
+    present = hub.server._connections._present.values()
+    hub.eventually(lambda: not any(each.attached for each in list(present)))
+    hub.journal.clear()
+
+
+def received(hub, before):
+    return [event for event in hub.events[before:] if isinstance(event, Received)]
+
+
+@pytest.mark.slow
+@faulty
+@given(data=st.data())
+def test_connections_that_fail_change_nothing(hub, faults, data):
+    schedule = faults.Schedule(data.draw(faults.connection()))
+    proxy = faults.Proxy(hub.server.port, schedule)
+    try:
+        check_exchange(hub, proxy.port)
+    finally:
+        proxy.close()
+        note(f"happened: {schedule.happened}")
+        event(f"faults: {len(schedule.happened)}")
+
+
+@pytest.mark.slow
+@faulty
+@given(data=st.data())
+def test_messages_that_are_lost_late_doubled_or_out_of_order_change_nothing(hub, faults, data):
+    schedule = faults.Schedule(data.draw(faults.message()))
+    with pytest.MonkeyPatch.context() as patch:
+        faults.Streams(patch, schedule)
+        check_exchange(hub, hub.server.port)
+        note(f"happened: {schedule.happened}")
+        event(f"faults: {len(schedule.happened)}")
