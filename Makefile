@@ -10,11 +10,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROTOS := $(wildcard protos/*.proto)
 INSTALLED := .venv/.installed
 
-.PHONY: help setup env text demo test format lint contract types protos protos-check tests clean
+.PHONY: help setup env text demo test slow format lint contract types protos protos-check tests clean
 
 help:
 	@echo "make demo    a federation of four clients on this machine; sets itself up"
-	@echo "make test    every check that CI makes; sets itself up"
+	@echo "make test    the gate: every check but the slow tests; sets itself up"
+	@echo "make slow    the slow tests: real processes, other engines, kill -9 at every write; CI runs both"
 	@echo "make setup   .venv, the demo's text and its model; afterwards no network is needed"
 	@echo "make format | lint | types | contract | protos | tests | clean   one thing at a time"
 
@@ -64,7 +65,10 @@ protos-check: env
 	$(PY) tests/check_protos.py
 
 tests: env
-	HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2
+	HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2 -m "not slow"
+
+slow: env
+	HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2 -m slow
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -82,7 +82,7 @@ def start(
         wanted = foreign.chosen(federation, settings.app, settings.run_config)
         if (app := wanted.config.federation.app) and run_plan is None:
             run_plan = foreign.make_plan(app)
-        with interruptible(f"`coordinator start {directory}` goes on after the last full round"):
+        with interruptible(f"`coordinator start {directory}` goes on where this one stopped"):
             Run(wanted, console, settings, run_plan).go()
 
 

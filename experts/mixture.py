@@ -45,8 +45,8 @@ class MixtureFFN(nn.Module):
             (change["gate_proj"], change["up_proj"], change["down_proj"])
             for change in changes.values()
         ]
-        self.kernel = choose("moe_ffn", experts[0][0][0].device)
-        self.experts = self.kernel.prepare(experts)
+        kernel = choose("moe_ffn", experts[0][0][0].device)
+        self.moe_ffn, self.experts = kernel.moe_ffn, kernel.prepare(experts)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The block's FFN output, [B, T, D]."""
@@ -54,7 +54,7 @@ class MixtureFFN(nn.Module):
         base = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         x = x_BTD.flatten(0, 1)
         gates = self.gates.flat(self.among)
-        y: Tensor = self.kernel.moe_ffn(x, gates, base, self.experts, mlp.act_fn)
+        y: Tensor = self.moe_ffn(x, gates, base, self.experts, mlp.act_fn)
         return y.view_as(x_BTD)
 
 
@@ -65,15 +65,15 @@ class MixtureLinear(nn.Module):
         super().__init__()
         self.linear, self.gates, self.among = linear, gates, list(changes)
         adapters = list(changes.values())
-        self.kernel = choose("lora_mix", adapters[0][0].device)
-        self.adapters = self.kernel.prepare(adapters)
+        kernel = choose("lora_mix", adapters[0][0].device)
+        self.lora_mix, self.adapters = kernel.lora_mix, kernel.prepare(adapters)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The changed projection, [B, T, out]."""
         y = self.linear(x_BTD)
         gates = self.gates.flat(self.among)
         x, flat = x_BTD.flatten(0, 1), y.flatten(0, 1)
-        changed: Tensor = self.kernel.lora_mix(flat, x, gates, self.adapters)
+        changed: Tensor = self.lora_mix(flat, x, gates, self.adapters)
         return changed.view_as(y)
 
 

@@ -1,72 +1,102 @@
-"""The two halves of a low-rank change as differentiable operations over routed tokens, float32.
+"""The two halves of a low-rank change as differentiable operations over routed tokens.
 
 `project` takes tokens down to their experts' ranks, `expand_add` up again; the numbers between are
-one flat tensor, a row per routed token as long as its expert's rank.
+one flat float32 tensor, a row per routed token as long as its expert's rank. A *form* does the
+work: `by_loops` on a CPU, `by_triton` on a GPU.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedmore.kernels.compiled import in_chunks
-from fedmore.kernels.lora_mix import loops
-from fedmore.kernels.lora_mix.pack import Route, Stack, address, as_rows, each, empty_rows, matrix
-from fedmore.kernels.lora_mix.tiles import TILE, padded
 
-# Tokens per call of a loop: a strip of 128 columns of theirs stays in the second-level cache.
-CHUNK = 128
+class Route(Protocol):
+    """Which tokens every expert has: `tokens`, expert by expert, and how many each has."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Token indices, ascending for each expert."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many tokens every expert has."""
 
 
-def project(x_TD: Tensor, route: Route, stack: Stack, factors: list[Tensor]) -> Tensor:
+class Stack(Protocol):
+    """The factors of one kind; expert e's row of `lengths[e]` numbers has parts at `firsts[e]`."""
+
+    lengths: list[int]
+    firsts: list[list[int]]
+    ranks: list[list[int]]
+
+
+class Form(Protocol):
+    """What runs on a device."""
+
+    def project(self, x_TD: Tensor, stack: Any, route: Any) -> Tensor:
+        """A row A x for every routed token."""
+
+    def expand_add(
+        self, rows: Tensor, weights: Tensor, y_TO: Tensor, stack: Any, route: Any
+    ) -> None:
+        """`y_TO` += weight * B row for every routed token, in the experts' order."""
+
+    def dots(self, one: Tensor, other: Tensor, weights: Tensor, stack: Any, route: Any) -> Tensor:
+        """Inner products [n] of the routed tokens' rows; then `one` is scaled by the weights."""
+
+
+def project(form: Form, x_TD: Tensor, route: Route, stack: Stack, factors: list[Tensor]) -> Tensor:
     """A row A x for every routed token, flat; `factors` are the stack's if they are trained."""
-    rows: Tensor = _Project.apply(x_TD, route, stack, *factors)  # type: ignore[no-untyped-call]
+    rows: Tensor = _Project.apply(form, x_TD, route, stack, *factors)  # type: ignore[no-untyped-call]
     return rows
 
 
 def expand_add(
-    y_TO: Tensor, rows: Tensor, weights: Tensor, route: Route, stack: Stack, factors: list[Tensor]
-) -> Tensor:
+    form: Form, y_TO: Tensor, rows: Tensor, weights: Tensor, route: Route, stack: Stack,
+    factors: list[Tensor],
+) -> Tensor:  # fmt: skip
     """A new tensor: `y_TO` + weight * B row for every routed token, [T, O]."""
-    arguments = y_TO, rows, weights, route, stack, *factors
+    arguments = form, y_TO, rows, weights, route, stack, *factors
     y: Tensor = _ExpandAdd.apply(*arguments)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, route: Route, stack: Stack, *factors: Tensor) -> Tensor:
-        ctx.route, ctx.stack = route, stack
+    def forward(
+        ctx: Any, form: Form, x: Tensor, route: Route, stack: Stack, *factors: Tensor
+    ) -> Tensor:
+        ctx.form, ctx.route, ctx.stack = form, route, stack
         ctx.save_for_backward(x, *factors)
-        return _project(x, stack, route)
+        return form.project(x, stack, route)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_rows: Tensor) -> tuple[Tensor | None, ...]:
         x, *factors = ctx.saved_tensors
-        route, stack = ctx.route, ctx.stack
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.zeros(x.shape)
-            _expand_add(d_rows, torch.ones(len(route.tokens)), dx, stack, route)
+        route, stack, dx = ctx.route, ctx.stack, None
+        if ctx.needs_input_grad[1]:
+            dx = torch.zeros_like(x, memory_format=torch.contiguous_format)
+            ctx.form.expand_add(d_rows, d_rows.new_ones(len(route.tokens)), dx, stack, route)
         grads: list[Tensor] = []
         if factors:
-            for ranks, (tokens, d) in zip(stack.ranks, each(stack, route, d_rows), strict=True):
-                grads += _split(d.T @ x.detach()[tokens], ranks)
-        return dx, None, None, *grads
+            for e, (tokens, d) in enumerate(each(stack, route, d_rows)):
+                grads += split(d.T.to(x.dtype) @ x[tokens], stack, e)
+        return None, dx, None, None, *grads
 
 
 class _ExpandAdd(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, rows: Tensor, weights: Tensor, route: Route, stack: Stack,
+        ctx: Any, form: Form, y: Tensor, rows: Tensor, weights: Tensor, route: Route, stack: Stack,
         *factors: Tensor,
     ) -> Tensor:  # fmt: skip
-        ctx.route, ctx.stack = route, stack
+        ctx.form, ctx.route, ctx.stack = form, route, stack
         ctx.save_for_backward(rows, weights, *factors)
         out = y.detach().clone(memory_format=torch.contiguous_format)
-        _expand_add(rows, weights, out, stack, route)
+        form.expand_add(rows, weights, out, stack, route)
         return out
 
     @staticmethod
@@ -74,45 +104,27 @@ class _ExpandAdd(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         rows, weights, *factors = ctx.saved_tensors
         route, stack, d_rows, d_weights = ctx.route, ctx.stack, None, None
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            d_rows, d_weights = _project(dy, stack, route), torch.empty_like(weights)
-            one, other = as_rows(d_rows, stack, route), as_rows(rows, stack, route)
-            to = address(weights), address(d_weights)
-            loops.dots(one.raw, other.raw, route.held.raw, *to)
+        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+            d_rows = ctx.form.project(dy, stack, route)
+            d_weights = ctx.form.dots(d_rows, rows, weights, stack, route)
         grads: list[Tensor] = []
         if factors:
-            parts = each(stack, route, rows), torch.split(weights, route.sizes), stack.ranks
-            for (tokens, low), weight, ranks in zip(*parts, strict=True):
-                grads += [g.T for g in _split((low * weight[:, None]).T @ dy[tokens], ranks)]
-        return dy, d_rows, d_weights, None, None, *grads
+            parts = zip(each(stack, route, rows), torch.split(weights, route.sizes), strict=True)
+            for e, ((tokens, low), weight) in enumerate(parts):
+                joined = (low * weight[:, None]).T.to(dy.dtype) @ dy[tokens]
+                grads += [g.T for g in split(joined, stack, e)]
+        return None, dy, d_rows, d_weights, None, None, *grads
 
 
-def _project(x: Tensor, stack: Stack, route: Route) -> Tensor:
-    numbers, x = empty_rows(stack, route), x.detach().contiguous()
-    rows, matrices = as_rows(numbers, stack, route), stack.tall(route)
-    given = matrix(x), matrices.raw, route.held.raw, rows.raw
-
-    def work(start: int, stop: int) -> None:
-        tiles = torch.zeros(2, TILE)
-        loops.project(*given, address(tiles), start, stop)
-
-    in_chunks(work, route.count, CHUNK)
-    return numbers
+def each(stack: Stack, route: Route, numbers: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For every expert: its tokens, and its rows [n, length]."""
+    sizes = [n * size for n, size in zip(stack.lengths, route.sizes, strict=True)]
+    rows = zip(torch.split(numbers, sizes), stack.lengths, route.sizes, strict=True)
+    views = [part.view(size, length) for part, length, size in rows]
+    return list(zip(torch.split(route.tokens, route.sizes), views, strict=True))
 
 
-def _expand_add(numbers: Tensor, weights: Tensor, y: Tensor, stack: Stack, route: Route) -> None:
-    numbers, weights = numbers.contiguous(), weights.contiguous()
-    rows, matrices = as_rows(numbers, stack, route), stack.wide(route)
-    given = rows.raw, matrices.raw, route.held.raw, address(weights), matrix(y)
-
-    def work(start: int, stop: int) -> None:
-        tiles = torch.zeros(2, TILE)
-        loops.expand_add(*given, address(tiles), start, stop)
-
-    in_chunks(work, route.count, CHUNK)
-
-
-def _split(joined: Tensor, ranks: list[int]) -> list[Tensor]:
-    """The rows of each factor; what fills their ranks up left out."""
-    parts = torch.split(joined, [padded(rank) for rank in ranks])
-    return [part[:rank] for part, rank in zip(parts, ranks, strict=True)]
+def split(joined: Tensor, stack: Stack, expert: int) -> list[Tensor]:
+    """The rows of each of an expert's factors, without what fills ranks up."""
+    pairs = zip(stack.firsts[expert], stack.ranks[expert], strict=True)
+    return [joined[first : first + rank] for first, rank in pairs]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedmore.kernels.lora_mix import plain
+from fedmore.kernels.lora_mix import by_loops, plain
 from fedmore.kernels.lora_mix.autograd import expand_add, project
 from fedmore.kernels.lora_mix.factors import Factor, Signs, dense, to_train
 from fedmore.kernels.lora_mix.pack import Stack, routed
@@ -45,8 +45,8 @@ def lora_mix(
         return y_TO
     stacks = adapters if isinstance(adapters, Prepared) else _stacked(given, kept=False)
     live = () if isinstance(adapters, Prepared) else adapters
-    low = project(x_TD, route, stacks.a, to_train(a for _, a in live))
-    return expand_add(y_TO, low, weights, route, stacks.b, to_train(b for b, _ in live))
+    low = project(by_loops, x_TD, route, stacks.a, to_train(a for _, a in live))
+    return expand_add(by_loops, y_TO, low, weights, route, stacks.b, to_train(b for b, _ in live))
 
 
 def _stacked(adapters: Sequence[LowRank], kept: bool) -> Prepared:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fedmore.kernels.choose import choose
@@ -42,3 +43,18 @@ def to_train(factors: Iterable[Factor]) -> list[Tensor]:
     if len(tensors) < len(given):
         raise ValueError("experts kept as sign1 cannot be mixed with experts that are trained")
     return tensors
+
+
+def version(factor: Factor) -> int:
+    """Changes whenever a factor is written to."""
+    return -1 if isinstance(factor, Signs) or factor.is_inference() else factor._version
+
+
+def check_dtype(op: str, *tensors: Tensor) -> None:
+    """Raise `ValueError` for tensors that Triton's forms do not take."""
+    kinds = {tensor.dtype for tensor in tensors}
+    if len(kinds) > 1 or not kinds <= {torch.float32, torch.bfloat16, torch.float16}:
+        given = ", ".join(sorted(map(str, kinds)))
+        raise ValueError(
+            f"{op} on a GPU takes float32, bfloat16 or float16, all alike; not {given}"
+        )

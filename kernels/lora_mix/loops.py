@@ -87,7 +87,7 @@ def clear(rows: Rows, route: Route, expert: int, lo: int, hi: int) -> None:
 def spread(
     rows: Rows, e: int, at: int, count: int, mats: Matrices, n: int, width: int, a: int, c: int
 ) -> None:
-    """Tile `c` += `count` rows from number `at` on, times the strip at column `n` of a wide matrix."""
+    """Tile `c` += `count` rows from number `at` on, times a wide matrix's strip at column n."""
     length, rank = get_int(rows.length, e), get_int(mats.rank, e)
     strip = get_int(mats.at, e) + n * rank
     for s in range(0, rank, WIDTH):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fedmore.kernels.lora_mix import loops
-from fedmore.kernels.lora_mix.factors import Factor, Signs, dense
+from fedmore.kernels.lora_mix.factors import Factor, Signs, dense, version
 from fedmore.kernels.lora_mix.tiles import WIDTH, Matrix, padded, strips
 
 Raw = TypeVar("Raw")
@@ -64,8 +64,13 @@ class Stack:
         axis = int(transposed)
         self.ranks = [[f.shape[axis] for f in parts] for parts in experts]
         self.width = [parts[0].shape[1 - axis] for parts in experts]
+        self.firsts = [_firsts([padded(r) for r in ranks]) for ranks in self.ranks]
         self.lengths = [sum(map(padded, ranks)) for ranks in self.ranks]
         self.cache: dict[bool, tuple[list[int], Matrices]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: not the packings, whose addresses only this one keeps alive."""
+        return {**self.__dict__, "cache": {}}
 
     def wide(self, route: Route) -> Matrices:
         """Strips of the rows of every expert in use; of several factors each rank is filled up."""
@@ -78,7 +83,7 @@ class Stack:
     def _packed(self, wide: bool, route: Route) -> Matrices:
         if not self.kept:
             return self._pack(wide, [size > 0 for size in route.sizes])
-        versions = [_version(f) for parts in self.experts for f in parts]
+        versions = [version(f) for parts in self.experts for f in parts]
         found = self.cache.get(wide)
         if found is None or found[0] != versions:
             found = versions, self._pack(wide, [True] * len(self.experts))
@@ -102,16 +107,12 @@ class Stack:
 
     def _fill(self, block: Tensor, expert: int) -> None:
         """Write an expert's rows into strips [S, R, columns of a strip]."""
-        first, width = 0, block.shape[2]
-        for factor, rank in zip(self.experts[expert], self.ranks[expert], strict=True):
+        width, factors = block.shape[2], self.experts[expert]
+        parts = zip(factors, self.firsts[expert], self.ranks[expert], strict=True)
+        for factor, first, rank in parts:
             rows = dense(factor).detach()
             rows = pad(rows.T if self.transposed else rows, (0, -self.width[expert] % width))
             block[:, first : first + rank] = rows.view(rank, -1, width).transpose(0, 1)
-            first += padded(rank)
-
-
-def _version(factor: Factor) -> int:
-    return -1 if isinstance(factor, Signs) or factor.is_inference() else factor._version
 
 
 def _firsts(sizes: Sequence[int]) -> list[int]:
@@ -156,11 +157,3 @@ def as_rows(numbers: Tensor, stack: Stack, route: Route) -> Rows:
     sizes = [n * size for n, size in zip(stack.lengths, route.sizes, strict=True)]
     tables = torch.tensor([_firsts(sizes), stack.lengths])
     return Held(loops.Rows(address(numbers), *map(address, tables)), (numbers, tables))
-
-
-def each(stack: Stack, route: Route, numbers: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For every expert: its tokens, and its rows [n, length]."""
-    sizes = [n * size for n, size in zip(stack.lengths, route.sizes, strict=True)]
-    rows = zip(torch.split(numbers, sizes), stack.lengths, route.sizes, strict=True)
-    views = [part.view(size, length) for part, length, size in rows]
-    return list(zip(torch.split(route.tokens, route.sizes), views, strict=True))

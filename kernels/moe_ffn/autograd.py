@@ -1,32 +1,23 @@
-"""The hidden numbers of the mixture as one differentiable operation, float32.
+"""The hidden numbers of the mixture as one differentiable operation.
 
 ``mixed = (1 - sum g_i) h + sum g_i h_i`` and, for every routed token, the row ``Ad_i h_i``. An
 expert's hidden numbers are never stored: the backward pass computes them again from the base's gate
-and up numbers and the low-rank rows.
+and up numbers and the low-rank rows. A *form* does the work: `by_loops` or `by_triton`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedmore.kernels.compiled import in_chunks
-from fedmore.kernels.lora_mix.pack import Route, Stack, address, as_rows, each, empty_rows, matrix
-from fedmore.kernels.lora_mix.tiles import TILE, padded
-from fedmore.kernels.moe_ffn import backward as back_loops
-from fedmore.kernels.moe_ffn import loops
-
-CHUNK = 128
-# Tokens whose hidden numbers are kept at once where factors are trained.
-KEPT = 512
+Stack = TypeVar("Stack")
+Found = tuple[Tensor, Tensor, Tensor, Tensor]  # gradients of g, u, the low-rank rows, the weights
 
 
 @dataclass(frozen=True)
-class Stacks:
+class Stacks(Generic[Stack]):
     """All experts' factors by kind; `into` is Ag above Au, from which both low-rank rows come."""
 
     into: Stack
@@ -36,15 +27,30 @@ class Stacks:
     out: Stack  # Bd
 
 
+class Form(Protocol):
+    """What runs on a device."""
+
+    def forward(
+        self, g_TH: Tensor, u_TH: Tensor, low: Tensor, weights: Tensor, route: Any, stacks: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The mixed hidden numbers [T, H] and the routed tokens' rows."""
+
+    def backward(
+        self, given: tuple[Tensor, ...], arriving: tuple[Tensor, Tensor], route: Any, stacks: Any,
+        factors: list[Tensor],
+    ) -> tuple[Found, list[Tensor]]:  # fmt: skip
+        """Gradients of what `forward` was given, and of Bg, Bu, Ad of every expert in turn."""
+
+
 def hidden(
-    g_TH: Tensor, u_TH: Tensor, low: Tensor, weights: Tensor, route: Route, stacks: Stacks,
+    form: Form, g_TH: Tensor, u_TH: Tensor, low: Tensor, weights: Tensor, route: Any, stacks: Any,
     factors: list[Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Mixed hidden numbers [T, H] and the routed tokens' rows, flat.
 
     `factors` are Bg, Bu and Ad of every expert in turn, if they are trained.
     """
-    arguments = g_TH, u_TH, low, weights, route, stacks, *factors
+    arguments = form, g_TH, u_TH, low, weights, route, stacks, *factors
     mixed_TH, rows = _Hidden.apply(*arguments)  # type: ignore[no-untyped-call]
     return mixed_TH, rows
 
@@ -52,113 +58,17 @@ def hidden(
 class _Hidden(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, g: Tensor, u: Tensor, low: Tensor, weights: Tensor, route: Route, stacks: Stacks,
-        *factors: Tensor,
+        ctx: Any, form: Form, g: Tensor, u: Tensor, low: Tensor, weights: Tensor, route: Any,
+        stacks: Any, *factors: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        ctx.route, ctx.stacks = route, stacks
+        ctx.form, ctx.route, ctx.stacks = form, route, stacks
         ctx.save_for_backward(g, u, low, weights, *factors)
-        inputs = _Inputs(g, u, low, weights, route, stacks)
-        mixed, numbers = torch.empty(g.shape), empty_rows(stacks.down, route)
-        z, down = as_rows(numbers, stacks.down, route), stacks.down.tall(route)
-        given = inputs.hidden, inputs.into, down.raw, z.raw, route.held.raw, matrix(mixed)
-
-        def work(start: int, stop: int) -> None:
-            scratch, tiles = torch.empty(stop - start), torch.zeros(3, TILE)
-            loops.forward(*given, address(scratch), address(tiles), start, stop)
-
-        in_chunks(work, route.count, CHUNK)
-        return mixed, numbers
+        return form.forward(g, u, low, weights, route, stacks)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_mixed: Tensor, d_z: Tensor) -> tuple[Tensor | None, ...]:
         g, u, low, weights, *factors = ctx.saved_tensors
-        inputs = _Inputs(g, u, low, weights, ctx.route, ctx.stacks)
-        back = _Backward(inputs, d_mixed.contiguous(), d_z.contiguous())
-        grads = [torch.zeros(f.shape) for f in factors]
-        if factors:
-            for start in range(0, ctx.route.count, KEPT):
-                back.run_and_train(start, min(start + KEPT, ctx.route.count), grads)
-        else:
-            back.run(0, ctx.route.count, None)
-        return *back.found, None, None, *grads
-
-
-class _Inputs:
-    """What the loops get, by address, and the tensors that must live as long."""
-
-    def __init__(
-        self, g: Tensor, u: Tensor, low: Tensor, weights: Tensor, route: Route, stacks: Stacks
-    ) -> None:
-        self.route, self.stacks = route, stacks
-        self.tensors = g, u, low, weights = [t.detach().contiguous() for t in (g, u, low, weights)]
-        self.low, self.rows = low, as_rows(low, stacks.into, route)
-        self.packed = stacks.gate.wide(route), stacks.up.wide(route)
-        self.hidden = loops.Hidden(matrix(g), matrix(u), self.rows.raw, address(weights))
-        self.into = loops.Into(*(p.raw for p in self.packed))
-
-
-class _Backward:
-    """One backward pass; `found` are the gradients of g, u, the low-rank rows and the weights."""
-
-    def __init__(self, inputs: _Inputs, d_mixed: Tensor, d_z: Tensor) -> None:
-        self.inputs, self.d_mixed, self.d_z = inputs, d_mixed, d_z
-        self.route, self.stacks = inputs.route, inputs.stacks
-        g, u, low, weights = inputs.tensors
-        self.found = tuple(map(torch.empty_like, (g, u, low, weights)))
-        stacks, route = self.stacks, self.route
-        self.z = as_rows(d_z, stacks.down, route)
-        self.d_low = as_rows(self.found[2], stacks.into, route)
-        self.packed = stacks.down.wide(route), stacks.gate.tall(route), stacks.up.tall(route)
-        arriving = back_loops.Arriving(matrix(d_mixed), self.z.raw)
-        factors = back_loops.Factors(inputs.into, *(p.raw for p in self.packed))
-        self.given = inputs.hidden, arriving, factors, route.held.raw
-
-    def run(self, start: int, stop: int, kept: "_Kept | None") -> None:
-        """The gradients of the tokens from `start` on, and what the factors need into `kept`."""
-        dg, du, _, d_weights = self.found
-        places = kept.raw if kept else back_loops.Kept(False, matrix(dg), matrix(dg), matrix(dg), 0)
-        fixed = matrix(dg), matrix(du), self.d_low.raw, address(d_weights)
-        out = back_loops.Gradients(*fixed, places)
-
-        def work(first: int, last: int) -> None:
-            scratch, tiles = torch.empty(2, last - first), torch.zeros(5, TILE)
-            memory = address(scratch), address(tiles)
-            back_loops.backward(*self.given, out, *memory, start + first, start + last)
-
-        in_chunks(work, stop - start, CHUNK)
-
-    def run_and_train(self, start: int, stop: int, grads: list[Tensor]) -> None:
-        """The same, and the tokens' part of the gradients of Bg, Bu and Ad added to `grads`."""
-        kept = _Kept(self.route, start, stop, self.found[0].shape[1])
-        self.run(start, stop, kept)
-        stacks = self.stacks
-        lows = each(stacks.into, self.route, self.inputs.low)
-        d_zs = each(stacks.down, self.route, self.d_z)
-        for e, (own, (dg, du, h)) in enumerate(kept.parts()):
-            low, d_z = lows[e][1][own], d_zs[e][1][own]
-            gate, up, down = (s.ranks[e][0] for s in (stacks.gate, stacks.up, stacks.down))
-            grads[3 * e] += dg.T @ low[:, :gate]
-            grads[3 * e + 1] += du.T @ low[:, padded(gate) :][:, :up]
-            grads[3 * e + 2] += d_z[:, :down].T @ h
-
-
-class _Kept:
-    """dg, du and h of the routed tokens from `start` to `stop`, one expert after the other."""
-
-    def __init__(self, route: Route, start: int, stop: int, hidden: int) -> None:
-        self.own, self.rows = [], [0]
-        for tokens in torch.split(route.tokens, route.sizes):
-            lo, hi = torch.searchsorted(tokens, torch.tensor([start, stop])).tolist()
-            self.own.append(slice(lo, hi))
-            self.rows.append(self.rows[-1] + hi - lo)
-        self.numbers = torch.empty(3, self.rows[-1], hidden)
-        firsts = zip(route.starts, self.own, self.rows, strict=False)
-        self.first = torch.tensor([first + own.start - row for first, own, row in firsts])
-        g, u, h = map(matrix, self.numbers)
-        self.raw = back_loops.Kept(True, g, u, h, address(self.first))
-
-    def parts(self) -> Iterator[tuple[slice, Tensor]]:
-        """For every expert: which of its routed tokens, and their numbers [3, n, H]."""
-        for own, (first, last) in zip(self.own, pairwise(self.rows), strict=True):
-            yield own, self.numbers[:, first:last]
+        given, arriving = (g, u, low, weights), (d_mixed, d_z)
+        found, grads = ctx.form.backward(given, arriving, ctx.route, ctx.stacks, factors)
+        return None, *found, None, None, *grads

@@ -97,7 +97,7 @@ def test_an_access_file_steers_a_running_coordinator(federation: Path, tmp_path:
     assert process.returncode == 143
     assert "an operator stops the coordinator: the evening" in said
     assert "amt withdrew: our lawyer; the next aggregate is without its work" in said
-    assert "goes on after the last full round" in said
+    assert "goes on where this one stopped" in said
     with Registry.open(federation) as registry:
         assert registry.withdrawn() == {"amt"}
         kinds = [e.kind for e in registry.events()]

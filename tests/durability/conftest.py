@@ -96,12 +96,12 @@ class Place:
     def directory(self) -> Path:
         return self.folder / "federation"
 
-    def coordinate(self, at: tuple[int, str] = NO_KILL, enrolled: bool = False) -> int:
-        """One life of the coordinator; to the end, to a write, or until all have `enrolled`."""
+    def coordinate(self, at: tuple[int, str] = NO_KILL, until: Path | str = "") -> int:
+        """One life of the coordinator: to the end, to a write, or until a file is there."""
         files = {"log": str(self.folder / "log"), "trace": str(self.folder / "trace")}
         number, when = at
         order = {"do": "coordinate", "directory": str(self.directory), "at": number, "when": when}
-        return self.zygote.live(**order, **files, enrolled=enrolled)
+        return self.zygote.live(**order, **files, until=str(until))
 
     def writes(self) -> list[str]:
         return (self.folder / "trace").read_text().splitlines()
@@ -227,10 +227,12 @@ def enrolled(place: Place, folder: Path) -> Place:
     create(place.directory, config_of(place.base, place.texts))
     for name in CLIENTS:
         write_invite(place.directory, name, folder / f"{name}.json")
-    first = threading.Thread(target=place.coordinate, kwargs={"enrolled": True}, daemon=True)
+    done = folder / "enrolled"
+    first = threading.Thread(target=place.coordinate, kwargs={"until": done}, daemon=True)
     first.start()
     for name in CLIENTS:
         enrol_patiently(read_invite(folder / f"{name}.json"), place.state(name), place.log)
+    done.touch()
     first.join(60)
     assert not first.is_alive(), place.log()
     return place

@@ -5,6 +5,7 @@ that changed something, each file that came into the store or left it. Before or
 number `at` it kills itself, for good: SIGKILL, no handler runs. Each write's name goes to `trace`.
 """
 
+import faulthandler
 import io
 import json
 import os
@@ -105,18 +106,15 @@ def coordinate(order: dict) -> None:
 
     directory = Path(order["directory"])
     Writes(order["at"], order["when"], order["trace"]).install(directory / "blobs")
-    if order["enrolled"]:
-        threading.Thread(target=until_enrolled, args=(directory,), daemon=True).start()
+    if order["until"]:
+        threading.Thread(target=until, args=(Path(order["until"]),), daemon=True).start()
     start.start(directory, Console(file=io.StringIO()), start.Settings(patience_s=60))
 
 
-def until_enrolled(directory: Path) -> None:
-    """Pull the plug once every client has enrolled."""
-    from fedmore.coordinator.federation import open_federation
-
-    with open_federation(directory) as federation:
-        while len(federation.registry.members()) < federation.config.federation.clients:
-            time.sleep(0.02)
+def until(file: Path) -> None:
+    """Pull the plug once the file is there."""
+    while not file.exists():
+        time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -167,6 +165,7 @@ def born(order: dict) -> int:
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        faulthandler.dump_traceback_later(25)  # into the log: what hangs
         {"coordinate": coordinate, "take part": take_part}[order["do"]](order)
     except BaseException:
         traceback.print_exc()

@@ -8,13 +8,14 @@ import runpy
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedmore.client.invite import Identity
 from fedmore.experts.factors import Factors
@@ -111,7 +112,8 @@ class Peer:
     def introduce(self, **lies: Any) -> None:
         """Answer the question who it is."""
         task = self.task(HELLO)
-        self.reply(task.task_id, hello(member(self.identity, **lies)))
+        said = asdict(member(self.identity)) | lies
+        self.reply(task.task_id, RecordDict({"member": ConfigRecord(said)}))
 
     def close(self) -> None:
         """Hang up."""
@@ -119,11 +121,9 @@ class Peer:
         self.channel.close()
 
 
-def member(identity: Identity, **lies: Any) -> Member:
-    """What a client says of itself."""
-    true = {"name": identity.name, "kind": "expert", "target": identity.target,
-            "rank": identity.rank, "size": 100, "experts": [], "updates": []}  # fmt: skip
-    return Member(**(true | lies))
+def member(identity: Identity) -> Member:
+    """What an honest client says of itself."""
+    return Member(identity.name, "expert", identity.target, identity.rank, 100, [], [])
 
 
 def change(value: float = 1e-4, rank: int = 4) -> Factors:

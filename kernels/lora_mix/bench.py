@@ -1,0 +1,119 @@
+"""lora_mix against PEFT's mixed batch (`adapter_names`), and against plain torch.
+
+PEFT's layer computes its linear layer too; so that its adapters alone are timed, its linear layer is
+one that gives a copy of `y`. The whole layer is timed beside it.
+"""
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmore.kernels.bench import Result, compare
+from fedmore.kernels.choose import KernelError
+from fedmore.kernels.lora_mix import cpu, plain
+
+WIDTH, RANKS = 576, (4, 8, 8, 16, 16, 32, 32, 64)
+
+
+def results(quick: bool) -> Iterator[Result]:
+    """A batch over 8 adapters of ranks 4 to 64, width 576: one token a sequence, and many."""
+    if find_spec("peft") is None:
+        raise KernelError("the bench of lora_mix compares with PEFT: install fedmore[bench]")
+    repeats = 5 if quick else 25
+    for sequences, length in ((16, 1), (64, 1), (16, 8 if quick else 128)):
+        torch.manual_seed(0)
+        case = _Case(sequences, length)
+        yield case.against_peft(repeats, alone=True)
+        yield case.against_peft(repeats, alone=False)
+    yield case.against_torch(repeats)
+
+
+class _Case:
+    """A batch of sequences, each with its own adapter of weight 1."""
+
+    def __init__(self, sequences: int, length: int) -> None:
+        self.adapters = [
+            (torch.randn(WIDTH, r) * r**-0.5, torch.randn(r, WIDTH) * WIDTH**-0.5) for r in RANKS
+        ]
+        self.own = [i % len(RANKS) for i in range(sequences)]
+        self.x = torch.randn(sequences, length, WIDTH)
+        self.linear = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.flat = self.x.flatten(0, 1)
+        self.y = self.linear(self.flat).detach()
+        self.gates = torch.eye(len(RANKS))[self.own].repeat_interleave(length, 0)
+        self.prepared = cpu.prepare(self.adapters)
+        self.text = f"{sequences} x {length} tokens, 8 adapters, float32"
+
+    def against_peft(self, repeats: int, alone: bool) -> Result:
+        """The adapters alone, or with the linear layer."""
+        theirs = self._peft(_Given(self.y.view_as(self.x)) if alone else self.linear)
+
+        def ours() -> Tensor:
+            y = self.y if alone else self.linear(self.flat)
+            return cpu.lora_mix(y, self.flat, self.gates, self.prepared)
+
+        return _compare(
+            "lora_mix" if alone else "lora_mix with its linear layer",
+            self.text, ours, theirs, "PEFT adapter_names", 3.0 if alone else None, repeats,
+        )  # fmt: skip
+
+    def against_torch(self, repeats: int) -> Result:
+        """Two experts a token, forward, against the operators of `plain`."""
+        gates = (self.gates + self.gates.roll(1, dims=1)) / 2
+        return _compare(
+            "lora_mix, two adapters a token",
+            self.text,
+            lambda: cpu.lora_mix(self.y, self.flat, gates, self.prepared),
+            lambda: plain.lora_mix(self.y, self.flat, gates, self.adapters),
+            "torch operators",
+            None,
+            repeats,
+        )
+
+    def _peft(self, linear: nn.Module) -> Callable[[], Tensor]:
+        """PEFT's own layer with the same adapters."""
+        from peft import LoraConfig, get_peft_model
+
+        holder = nn.Sequential(nn.Linear(WIDTH, WIDTH, bias=False))
+        model: Any = holder
+        for i, rank in enumerate(RANKS):
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"])
+            if i:
+                model.add_adapter(str(i), config)
+            else:
+                model = get_peft_model(holder, config, adapter_name="0")
+        layer = model.base_model.model[0].eval()
+        for i, (b, a) in enumerate(self.adapters):
+            layer.lora_A[str(i)].weight.data, layer.lora_B[str(i)].weight.data = a, b
+        layer.base_layer = linear
+        names = [str(i) for i in self.own]
+        result: Callable[[], Tensor] = lambda: layer(self.x, adapter_names=names)  # noqa: E731
+        return result
+
+
+class _Given(nn.Module):
+    """A linear layer whose result is known."""
+
+    def __init__(self, y: Tensor) -> None:
+        super().__init__()
+        self.y = y
+
+    def forward(self, _x: Tensor) -> Tensor:
+        """A copy: PEFT writes into it."""
+        return self.y.clone()
+
+
+def _compare(
+    name: str, case: str, ours: Callable[[], Tensor], theirs: Callable[[], Tensor], who: str,
+    goal: float | None, repeats: int,
+) -> Result:  # fmt: skip
+    with torch.no_grad():
+        return compare(
+            name, case, ours, theirs, opponent_name=who, goal=goal, repeats=repeats,
+            verify=lambda: torch.allclose(
+                ours().flatten(), theirs().flatten(), rtol=1e-4, atol=1e-4
+            ),
+        )  # fmt: skip
