@@ -1,7 +1,7 @@
 """lora_mix against PEFT's mixed batch (`adapter_names`), and against plain torch.
 
-PEFT's layer computes its linear layer too; so that its adapters alone are timed, its linear layer is
-one that gives a copy of `y`. The whole layer is timed beside it.
+PEFT's layer computes its linear layer too; so that its adapters alone are timed, its linear layer
+is one that gives a copy of `y`. The whole layer is timed beside it.
 """
 
 from collections.abc import Callable, Iterator

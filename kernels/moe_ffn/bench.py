@@ -1,8 +1,8 @@
 """moe_ffn against one dense FFN, the FlexOlmo way, and plain torch.
 
-Four of seven experts of rank 16 are active. Backward passes are timed alone: with the experts frozen
-(gradients of x and the router's weights) against a dense FFN with frozen weights, with the experts
-trained against a dense FFN that is trained.
+Four of seven experts of rank 16 are active. Backward passes are timed alone: with the experts
+frozen (gradients of x and the router's weights) against a dense FFN with frozen weights, with the
+experts trained against a dense FFN that is trained.
 """
 
 import statistics

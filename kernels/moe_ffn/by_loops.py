@@ -108,8 +108,9 @@ class _Backward:
         for e, (own, (dg, du, h)) in enumerate(kept.parts()):
             low, d_z = lows[e][1][own], d_zs[e][1][own]
             gate, up, down = (s.ranks[e][0] for s in (stacks.gate, stacks.up, stacks.down))
-            grads[3 * e] += dg.T @ low[:, :gate]
-            grads[3 * e + 1] += du.T @ low[:, stacks.into.firsts[e][1] :][:, :up]
+            # As [R, H]: BLAS is five times slower where the thin side is the inner one.
+            grads[3 * e] += (low[:, :gate].T @ dg).T
+            grads[3 * e + 1] += (low[:, stacks.into.firsts[e][1] :][:, :up].T @ du).T
             grads[3 * e + 2] += d_z[:, :down].T @ h
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,22 +231,20 @@ def enrolled(place: Place, folder: Path) -> Place:
     first = threading.Thread(target=place.coordinate, kwargs={"until": done}, daemon=True)
     first.start()
     for name in CLIENTS:
-        enrol_patiently(read_invite(folder / f"{name}.json"), place.state(name), place.log)
+        enrol_patiently(read_invite(folder / f"{name}.json"), place)
     done.touch()
     first.join(60)
     assert not first.is_alive(), place.log()
     return place
 
 
-def enrol_patiently(
-    invite: Invite, state: Path, log: Callable[[], str], within_s: float = 30.0
-) -> None:
+def enrol_patiently(invite: Invite, place: Place, within_s: float = 30.0) -> None:
     """Enrol as soon as the coordinator listens."""
-    deadline = time.monotonic() + within_s
+    state, deadline = place.state(invite.name), time.monotonic() + within_s
     while True:
         try:
             enrol(invite, state, kind="expert", target="kitchen", rank=CLIENTS[invite.name])
             return
         except TransportError:
-            assert time.monotonic() < deadline, log()
+            assert time.monotonic() < deadline, place.log()
             time.sleep(0.05)
