@@ -73,15 +73,6 @@ def _storer(kind: Any, given: Any) -> Any:
     return _define(types.void, [types.intp, types.intp, given], emit)
 
 
-def _emit_prefetch(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-    number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    place = builder.bitcast(_pointer(builder, _FLOAT, *args), byte)
-    builder.call(function, [place, *(ir.Constant(number, n) for n in (0, 3, 1))])
-    return context.get_dummy_value()
-
-
 def _emit_splat(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
     nothing = ir.Constant(_VECTOR, ir.Undefined)
     one = builder.insert_element(nothing, args[0], ir.Constant(ir.IntType(32), 0))
@@ -133,7 +124,6 @@ store = _storer(_VECTOR, vector)  # (address, offset, vector)
 get = _loader(_FLOAT, types.float32)
 put = _storer(_FLOAT, types.float32)
 get_int = _loader(_INT64, types.int64)
-prefetch = _define(types.void, [types.intp, types.intp], _emit_prefetch)  # (address, offset)
 splat = _define(vector, [types.float32], _emit_splat)  # eight times one number
 add = _function(2, lambda builder, a, b: builder.fadd(a, b))
 sub = _function(2, lambda builder, a, b: builder.fsub(a, b))

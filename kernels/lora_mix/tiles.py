@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedmore.kernels.compiled import njit
-from fedmore.kernels.lora_mix.simd import fma, get, load, prefetch, put, splat, store
+from fedmore.kernels.lora_mix.simd import fma, get, load, put, splat, store
 
 ROWS = 4
 WIDTH = 128
@@ -119,14 +119,6 @@ def read(matrix: Matrix, row: int, column: int, width: int, tile: int, to: int) 
         store(tile, to + whole, splat(ZERO))
         for i in range(whole, width):
             put(tile, to + i, get(matrix.address, at + i))
-
-
-@njit
-def fetch(matrix: Matrix, row: int, column: int, width: int) -> None:
-    """Ask for a row that is read later: rows of a strip lie too far apart for the processor."""
-    at = row * matrix.columns + column
-    for i in range(0, width, 16):
-        prefetch(matrix.address, at + i)
 
 
 @njit

@@ -23,7 +23,6 @@ from fedmore.kernels.lora_mix.tiles import (
     ZERO,
     Matrix,
     add_to,
-    fetch,
     read,
     write,
     zero,
@@ -125,13 +124,6 @@ def _expert(
         read_tile(given.u, route, j, count, n, width, tu)
         read_tile(arriving.mixed, route, j, count, n, width, dy)
         zero(dh, TILE)
-        for ahead in range(j + ROWS, min(j + 2 * ROWS, hi)):
-            token = get_int(route.tokens, ahead)
-            fetch(given.g, token, n, width)
-            fetch(given.u, token, n, width)
-            fetch(arriving.mixed, token, n, width)
-            fetch(out.g, token, n, width)
-            fetch(out.u, token, n, width)
         spread(low, e, at, count, factors.into.gate, n, width, a, tg)
         spread(low, e, at + second, count, factors.into.up, n, width, a, tu)
         at_z = place(arriving.z, route, e, j)

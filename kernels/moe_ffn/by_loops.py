@@ -16,7 +16,7 @@ from fedmore.kernels.moe_ffn import backward as back_loops
 
 Stacks = autograd.Stacks[Stack]
 # Tokens whose hidden numbers are kept at once where factors are trained.
-KEPT = 512
+KEPT = 256
 
 
 def forward(
@@ -83,6 +83,7 @@ class _Backward:
         arriving = back_loops.Arriving(matrix(d_mixed), self.z.raw)
         factors = back_loops.Factors(inputs.into, *(p.raw for p in self.packed))
         self.given = inputs.hidden, arriving, factors, route.held.raw
+        self.memory = torch.empty(0)
 
     def run(self, start: int, stop: int, kept: "_Kept | None") -> None:
         """The gradients of the tokens from `start` on, and what the factors need into `kept`."""
@@ -100,7 +101,8 @@ class _Backward:
 
     def run_and_train(self, start: int, stop: int, grads: list[Tensor]) -> None:
         """The same, and the tokens' part of the gradients of Bg, Bu and Ad added to `grads`."""
-        kept = _Kept(self.route, start, stop, self.found[0].shape[1])
+        kept = _Kept(self.route, start, stop, self.found[0].shape[1], self.memory)
+        self.memory = kept.memory
         self.run(start, stop, kept)
         stacks = self.stacks
         lows = each(stacks.into, self.route, self.inputs.low)
@@ -117,13 +119,16 @@ class _Backward:
 class _Kept:
     """dg, du and h of the routed tokens from `start` to `stop`, one expert after the other."""
 
-    def __init__(self, route: Route, start: int, stop: int, hidden: int) -> None:
+    def __init__(self, route: Route, start: int, stop: int, hidden: int, memory: Tensor) -> None:
         self.own, self.rows = [], [0]
         for tokens in torch.split(route.tokens, route.sizes):
             lo, hi = torch.searchsorted(tokens, torch.tensor([start, stop])).tolist()
             self.own.append(slice(lo, hi))
             self.rows.append(self.rows[-1] + hi - lo)
-        self.numbers = torch.empty(3, self.rows[-1], hidden)
+        size = 3 * self.rows[-1] * hidden
+        # New memory costs more than the arithmetic on it, so it is used again.
+        self.memory = memory if memory.numel() >= size else torch.empty(size)
+        self.numbers = self.memory[:size].view(3, self.rows[-1], hidden)
         firsts = zip(route.starts, self.own, self.rows, strict=False)
         self.first = torch.tensor([first + own.start - row for first, own, row in firsts])
         g, u, h = map(matrix, self.numbers)

@@ -22,7 +22,7 @@ from fedmore.kernels.lora_mix.loops import (
     spread,
 )
 from fedmore.kernels.lora_mix.simd import get, get_int, put
-from fedmore.kernels.lora_mix.tiles import BYTES, ROWS, WIDTH, Matrix, add_to, fetch, read, write
+from fedmore.kernels.lora_mix.tiles import BYTES, ROWS, WIDTH, Matrix, add_to, read, write
 from fedmore.kernels.moe_ffn.activation import swiglu
 
 ONE: Any = np.float32(1)
@@ -98,11 +98,6 @@ def _expert(
         count, at = min(ROWS, hi - j), place(low, route, e, j)
         read_tile(given.g, route, j, count, n, width, tg)
         read_tile(given.u, route, j, count, n, width, tu)
-        for ahead in range(j + ROWS, min(j + 2 * ROWS, hi)):
-            token = get_int(route.tokens, ahead)
-            fetch(given.g, token, n, width)
-            fetch(given.u, token, n, width)
-            fetch(mixed, token, n, width)
         spread(low, e, at, count, into.gate, n, width, a, tg)
         spread(low, e, at + second, count, into.up, n, width, a, tu)
         swiglu(tg, tu, count, pad(width), ONE)

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Echo:
     down: int = 0
     up: int = 0
     expected: int = 0
+    heartbeat_s: float = 2.0
     app: str = APP
     port: int = field(default_factory=lambda: free_port(HOST))
 
@@ -69,7 +70,10 @@ class Echo:
             app=f"{self.app}:server_app",
             run_config=self.run_config,
         )
-        made = create(self.directory, config)
+        server = replace(
+            config.server, heartbeat_s=self.heartbeat_s, dead_after_s=5 * self.heartbeat_s
+        )
+        made = create(self.directory, replace(config, server=server))
         for index in range(self.clients):
             write_invite(self.directory, f"c{index}", self.directory / f"c{index}.json")
         return made

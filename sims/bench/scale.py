@@ -52,7 +52,8 @@ def large_update(folder: Path, quick: bool) -> Iterator[Row]:
 @contextmanager
 def waiting(folder: Path, clients: int) -> Iterator[tuple[int, Swarm]]:
     """A coordinator that waits for one client more: its id, and how to start the others."""
-    echo = Echo(folder, rounds=1, clients=clients, expected=clients + 1)
+    # A heartbeat of 2 s from each would keep the one process busy that plays them all.
+    echo = Echo(folder, rounds=1, clients=clients, expected=clients + 1, heartbeat_s=20.0)
     echo.create()
     with Processes(quiet_environment()) as processes:
         coordinator = start_coordinator(processes, echo)

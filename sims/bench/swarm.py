@@ -4,6 +4,7 @@
 with each, says `ready`, waits for a line on its input, works, and says `done`.
 """
 
+import secrets
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,9 @@ from fedmore.client.outbox import Outbox
 from fedmore.client.rpc import Link
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.invite import read_invite
+
+AT_ONCE = 25
+"""So many connect at a time: all at once they would wait for each other's handshakes."""
 
 
 def main() -> None:
@@ -43,19 +47,24 @@ def _say(word: str) -> None:
 
 
 def _idle(links: list[Link]) -> None:
-    outboxes, welcomed = [], [threading.Event() for _ in links]
-    for index, (link, event) in enumerate(zip(links, welcomed, strict=True)):
-        outbox = Outbox(pb.Hello(session=f"swarm-{index}"))
-        outboxes.append(outbox)
-        threading.Thread(target=_listen, args=(link, outbox, event), daemon=True).start()
-    for event in welcomed:
-        if not event.wait(120.0):
-            raise TimeoutError("a client was not welcomed")
+    outboxes: list[Outbox] = []
+    for start in range(0, len(links), AT_ONCE):
+        batch = [_connected(link) for link in links[start : start + AT_ONCE]]
+        for outbox, welcomed in batch:
+            if not welcomed.wait(120.0):
+                raise TimeoutError("a client was not welcomed")
+            outboxes.append(outbox)
     _say("ready")
     sys.stdin.readline()
     for outbox in outboxes:
         outbox.leave("the bench is over")
     _say("done")
+
+
+def _connected(link: Link) -> tuple[Outbox, threading.Event]:
+    outbox, welcomed = Outbox(pb.Hello(session=secrets.token_hex(8))), threading.Event()
+    threading.Thread(target=_listen, args=(link, outbox, welcomed), daemon=True).start()
+    return outbox, welcomed
 
 
 def _listen(link: Link, outbox: Outbox, welcomed: threading.Event) -> None:
