@@ -5,7 +5,6 @@ goes on from, so a coordinator that was stopped goes on after the last finished 
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from fedmore.coordinator.assemble import EMBEDDINGS, assemble
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.evaluate import FORGETTING, Scorer, after_stage, evaluate
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.resume import count_tokens
 from fedmore.coordinator.rows import RoundRow
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tracking import Tracker
@@ -212,16 +212,6 @@ class Recorder:
         self.run.registry.set_state(EMBEDDINGS, digest)
         self._finish(number, metrics | {STATE: digest})
 
-    def _count_tokens(self) -> None:
-        """Bring members' counts to what the rounds say: once each, whatever was interrupted."""
-        registry = self.run.registry
-        trained: Counter[str] = Counter()
-        for row in registry.rounds():
-            if row.kind != "router":
-                trained.update({n: int(c["tokens"]) for n, c in row.metrics["clients"].items()})
-        for member in registry.members():
-            registry.add_tokens(member.name, trained[member.name] - member.train_tokens)
-
     def _finish(self, number: int, metrics: dict[str, Any]) -> None:
         self.run.registry.add_round(
             stage=self.index,
@@ -231,7 +221,7 @@ class Recorder:
             started_at=self._started,
         )
         if self.stage.kind != "router":
-            self._count_tokens()
+            count_tokens(self.run.registry)
         self._clear(number)
         self.run.tracker.round(self.index, number, metrics)
         self.run.observer(RoundFinished(self.index, number - 1, metrics))

@@ -130,13 +130,14 @@ def test_a_disk_that_may_not_be_written_to_is_named(disk, tmp_path):
 
 def test_what_is_asked_of_clients_needs_room_too(disk, federation):
     identity = federation.enrol("ada")
+    grid = federation.grid  # before a message can be made
     federation.mailbox.expect([identity.node_id])
     disk.fill(leave=1 << 20)
     task = Message(records(BIG), identity.node_id, "train", group_id="experts/1")
     with pytest.raises(StoreError, match="No space left"):
-        federation.grid.push_messages([task])
+        grid.push_messages([task])
     disk.make_room()
-    [task_id] = federation.grid.push_messages([task])
+    [task_id] = grid.push_messages([task])
     assert federation.journal.load(task_id).task_id == task_id
 
 
