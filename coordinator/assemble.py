@@ -1,8 +1,7 @@
 """From the registry's experts to a mixture in DIR/mixture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load
@@ -11,19 +10,23 @@ from torch import Tensor
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import MIXTURE
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.routers import Trained, initial_router, train_at_coordinator
 from fedmore.coordinator.rows import ExpertRow
 from fedmore.coordinator.store import Store
 from fedmore.experts.base import Base, load_base
-from fedmore.experts.errors import ConfigError, RegistryError
+from fedmore.experts.errors import RegistryError
 from fedmore.experts.factors import Factors, from_state
-from fedmore.experts.router import Router, UniformRouter, domain_router
+from fedmore.experts.routing.interface import Router
+from fedmore.experts.routing.saved import load_router
+from fedmore.experts.routing.spec import LEARNED
 from fedmore.experts.saved import Entry, Recipe, save_mixture
-from fedmore.experts.text import read_documents, sample, tokenize
 from fedmore.strategies import embeddings
-from fedmore.strategies.router import DOCUMENTS, TOKENS
 
 EMBEDDINGS = "embeddings"
 """Registry key: digest of the blob with every client's domain embedding."""
+
+ROUTER = "router"
+"""Registry key: digest of the router that the clients have trained, where they have."""
 
 
 def base_of(config: FederationConfig) -> Base:
@@ -52,20 +55,36 @@ def assemble(
     """
     base = base_of(config)
     rows = [registry.latest(name) for name in experts]
-    router = _router(config, base, registry, store, [row.name for row in rows])
-    entries = tuple(Entry(r.name, r.kind, r.target, r.rank, r.params, r.digest) for r in rows)
-    section = config.router
-    recipe = Recipe(config.base.model, base.fingerprint, section.kind, section.top_k, entries)
     factors = {row.name: load_factors(store, row) for row in rows}
-    save_mixture(directory / MIXTURE, recipe, factors, router)
+    made = assemble_router(config, base, registry, store, factors)
+    entries = tuple(Entry(r.name, r.kind, r.target, r.rank, r.params, r.digest) for r in rows)
+    table = made.router.spec.table()
+    recipe = Recipe(config.base.model, base.fingerprint, table, entries)
+    save_mixture(directory / MIXTURE, recipe, made.experts, made.router)
     return directory / MIXTURE
 
 
-def _router(
-    config: FederationConfig, base: Base, registry: Registry, store: Store, names: Sequence[str]
-) -> Router:
-    if config.router.kind == "uniform":
-        return UniformRouter(len(names))
+def assemble_router(
+    config: FederationConfig,
+    base: Base,
+    registry: Registry,
+    store: Store,
+    experts: Mapping[str, Factors],
+) -> Trained:
+    """The router of `experts`, trained where the configuration says so, and the experts then."""
+    means = None
+    if config.router.kind == "domain":
+        means = domain_means(registry, store, list(experts))
+    fresh = initial_router(config, base, experts, means)
+    if config.router.kind not in LEARNED:
+        return Trained(fresh, dict(experts))
+    if config.router.trained_at == "clients":
+        return Trained(from_clients(registry, store, list(experts)), dict(experts))
+    return train_at_coordinator(config, base, experts, fresh)
+
+
+def domain_means(registry: Registry, store: Store, names: Sequence[str]) -> dict[str, Tensor]:
+    """The domain embedding [D] of every expert; raises `RegistryError` where one is missing."""
     digest = registry.get_state(EMBEDDINGS)
     sent = embeddings.restore(store.get(digest)) if digest else {}
     known = embeddings.by_expert(sent, without=registry.withdrawn())
@@ -75,18 +94,23 @@ def _router(
             f"no domain embedding of {', '.join(missing)}: the plan's router stage collects them; "
             "run it, or assemble with --router uniform"
         )
-    public = public_embeddings(config, base)
-    return domain_router({name: known[name] for name in names}, public, config.router.top_k)
+    return known
 
 
-def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
-    """Input embeddings [N, D] of the tokens of the public text that `router.public_text` names."""
-    if not config.router.public_text:
-        raise ConfigError("router.public_text: the domain router needs a file of public text")
-    documents = read_documents(Path(config.router.public_text))
-    texts = sample(documents, DOCUMENTS, config.federation.seed)
-    rows = [tokenize(base.tokenizer, text)[1 : TOKENS + 1] for text in texts]
-    ids = torch.tensor([token for row in rows for token in row], device=base.model.device)
-    model: Any = base.model
-    embedded: Tensor = model.get_input_embeddings()(ids).float().cpu()
-    return embedded
+def from_clients(registry: Registry, store: Store, names: Sequence[str]) -> Router:
+    """The router that the clients trained, with its rows for these experts.
+
+    Raises `RegistryError` where there is none, or one of the experts came later.
+    """
+    digest = registry.get_state(ROUTER)
+    if not digest:
+        raise RegistryError(
+            "no router has been trained at the clients: the plan needs a stage of kind routing"
+        )
+    router, known = load_router(store.get(digest))
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise RegistryError(
+            f"the clients' router knows no {', '.join(missing)}: run a routing stage after them"
+        )
+    return router.keeping([known.index(name) for name in names])

@@ -9,7 +9,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import ConfigError
-from fedmore.strategies.plan import STRICT, Plan, Stage, parse, positive
+from fedmore.experts.routing.spec import Kind, Level, Scaling
+from fedmore.strategies.plan import STRICT, Plan, Stage, not_negative, parse, positive
 
 FILE = "federation.toml"
 
@@ -70,11 +71,52 @@ class ServerSection:
 
 @dataclass(frozen=True, config=STRICT)
 class RouterSection:
-    """How the mixture routes; beside the base, `top_k` experts work on a token."""
+    """How the mixture routes; beside the base, `top_k` experts work on a token (0: all).
 
-    kind: Literal["domain", "uniform"] = "domain"
+    See `fedmore.experts.routing.spec` for kind, level, prefix and scaling, and
+    `fedmore.experts.routing.training` for the numbers of a training. A router that is learned is
+    `trained_at` the coordinator, on the `proxy_texts`, or at the clients, by a stage of the plan.
+    """
+
+    kind: Kind = "domain"
     top_k: int = 2
     public_text: str = ""
+    level: Level = "sequence"
+    prefix: int = 32
+    per_layer: bool = False
+    scaling: Scaling = "lora"
+    trained_at: Literal["coordinator", "clients"] = "coordinator"
+    proxy_texts: dict[str, str] = Field(default_factory=dict)
+    steps: int = 24
+    batch_size: int = 8
+    sequence_length: int = 64
+    learning_rate: float = 0.03
+    samples: int = 4
+    entropy: float = 0.0
+    balance: float = 0.01
+    z_loss: float = 1e-3
+    experts_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Reject values that no router could use."""
+        positive(
+            prefix=self.prefix,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            sequence_length=self.sequence_length,
+            learning_rate=self.learning_rate,
+        )
+        not_negative(
+            top_k=self.top_k,
+            entropy=self.entropy,
+            balance=self.balance,
+            z_loss=self.z_loss,
+            experts_rate=self.experts_rate,
+        )
+        if self.kind == "remix" and self.samples < 2:
+            raise ValueError(f"samples must be 2 or more for ReMix, not {self.samples}")
+        if self.kind == "remix" and self.top_k < 1:
+            raise ValueError("top_k must be 1 or more for ReMix")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -125,9 +167,13 @@ def anchored(config: FederationConfig, directory: Path) -> FederationConfig:
     def absolute(path: str) -> str:
         return str(directory.resolve() / Path(path).expanduser()) if path else ""
 
-    texts = {name: absolute(path) for name, path in config.evaluation.texts.items()}
-    router = replace(config.router, public_text=absolute(config.router.public_text))
-    return replace(config, router=router, evaluation=replace(config.evaluation, texts=texts))
+    def all_of(texts: dict[str, str]) -> dict[str, str]:
+        return {name: absolute(path) for name, path in texts.items()}
+
+    public, proxies = absolute(config.router.public_text), all_of(config.router.proxy_texts)
+    router = replace(config.router, public_text=public, proxy_texts=proxies)
+    evaluation = replace(config.evaluation, texts=all_of(config.evaluation.texts))
+    return replace(config, router=router, evaluation=evaluation)
 
 
 def parse_config(table: dict[str, object], where: str) -> FederationConfig:

@@ -19,7 +19,9 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import with_change
 from fedmore.experts.mixture import Mixture
 from fedmore.experts.mixture import assemble as build
-from fedmore.experts.router import UniformRouter
+from fedmore.experts.routing.spec import RouterSpec
+from fedmore.experts.routing.untrained import UniformRouter
+from fedmore.experts.routing.usage import usage
 from fedmore.experts.saved import load_mixture, read_recipe
 from fedmore.experts.text import read_documents, sample, tokenize
 
@@ -63,15 +65,13 @@ class Scorer:
     @torch.inference_mode()
     def routing(self, mixture: Mixture, text: str) -> dict[str, float]:
         """Mean weight of every expert, and of the public one, over the tokens of a text."""
-        model, limit = self.base.model, self.config.evaluation.tokens
-        total, count = torch.zeros(len(mixture.experts), dtype=torch.float64), 0
+        limit = self.config.evaluation.tokens
+        total, count = torch.zeros(len(mixture.experts) + 1, dtype=torch.float64), 0
         for document in self.documents(text):
-            ids = torch.tensor([tokenize(self.base.tokenizer, document)[: limit + 1]])
-            embedded = model.get_input_embeddings()(ids.to(model.device))
-            total += mixture.router(embedded)[0].double().sum(0).cpu()
-            count += ids.shape[1]
-        means = dict(zip(mixture.experts, (total / count).tolist(), strict=True))
-        return {"public": 1 - sum(means.values()), **means}
+            ids = tokenize(self.base.tokenizer, document)[: limit + 1]
+            total += usage(mixture, torch.tensor([ids])).sum(0)
+            count += len(ids)
+        return dict(zip(("public", *mixture.experts), (total / count).tolist(), strict=True))
 
 
 def after_stage(
@@ -82,7 +82,9 @@ def after_stage(
     All experts so far work with the same weight: what one gets who adds them up.
     """
     experts = {name: load_factors(store, registry.latest(name)) for name in names}
-    mixture = build(scorer.base.model, experts, UniformRouter(len(experts)))
+    width = scorer.base.model.get_input_embeddings().weight.shape[1]
+    uniform = UniformRouter(RouterSpec("uniform", len(experts), width))
+    mixture = build(scorer.base.model, experts, uniform)
     return _entry(stage, "uniform", _seen(scorer, mixture, names))
 
 
@@ -121,13 +123,13 @@ def evaluate(
         },
         "mixture": {
             "params": mixture.params,
-            "active_params": mixture.active_params(recipe.top_k),
-            "router": recipe.router,
-            "top_k": recipe.top_k,
+            "active_params": mixture.active_params(mixture.router.spec.top_k),
+            "router": mixture.router.spec.kind,
+            "top_k": mixture.router.spec.top_k,
         },
         "bits_per_byte": {text: row["scores"] for text, row in rows.items()},
         "paired": {text: row["paired"] for text, row in rows.items()},
-        "forgetting": [*earlier, _entry("router", recipe.router, seen)],
+        "forgetting": [*earlier, _entry("router", mixture.router.spec.kind, seen)],
         "routing": {text: scorer.routing(mixture, text) for text in rows},
     }
     write_durably(directory / EVALUATION, (json.dumps(result, indent=2) + "\n").encode())

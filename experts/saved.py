@@ -17,7 +17,8 @@ from fedmore.experts.base import Base
 from fedmore.experts.errors import BaseError, RegistryError
 from fedmore.experts.factors import Factors, from_state, to_state
 from fedmore.experts.mixture import Mixture, assemble
-from fedmore.experts.router import DomainRouter, Router, UniformRouter
+from fedmore.experts.routing.interface import Router
+from fedmore.experts.routing.saved import restore_router
 
 FILE = "mixture.json"
 
@@ -36,12 +37,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a mixture is made of."""
+    """What a mixture is made of; `router` is its `RouterSpec` as a table."""
 
     base: str
     fingerprint: str
-    router: str
-    top_k: int
+    router: dict[str, Any]
     experts: tuple[Entry, ...]
 
 
@@ -56,8 +56,8 @@ def save_mixture(
         old.unlink()
     for name, factors in experts.items():
         save_file(to_state(factors), folder / f"{name}.safetensors")
-    if isinstance(router, DomainRouter):
-        save_file(dict(router.state_dict()), directory / "router.safetensors")
+    state = {name: tensor.cpu().contiguous() for name, tensor in router.state_dict().items()}
+    save_file(state, directory / "router.safetensors")
     (directory / FILE).write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
 
 
@@ -88,15 +88,8 @@ def load_mixture(directory: Path, base: Base) -> Mixture:
         raise BaseError(
             f"{directory}: made over {recipe.base} ({recipe.fingerprint}), not {base.fingerprint}"
         )
-    router = _load_router(directory, recipe).to(base.model.device)
+    router = restore_router(recipe.router, _tensors(directory / "router.safetensors"))
     return assemble(base.model, load_experts(directory, recipe), router)
-
-
-def _load_router(directory: Path, recipe: Recipe) -> Any:
-    if recipe.router == "uniform":
-        return UniformRouter(len(recipe.experts))
-    state = _tensors(directory / "router.safetensors")
-    return DomainRouter(state["rows_ED"], state["bias_E"], state["origin_D"], recipe.top_k)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -1,0 +1,135 @@
+"""The router that the configuration asks for, over the experts that there are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedmore.coordinator.config import FederationConfig
+from fedmore.experts.base import Base
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.factors import Factors
+from fedmore.experts.mixture import assemble, routed_blocks
+from fedmore.experts.routing.interface import Router
+from fedmore.experts.routing.saved import make_router
+from fedmore.experts.routing.spec import PER_LAYER, RouterSpec
+from fedmore.experts.routing.training import Trace, Training, fit_features, train_router
+from fedmore.experts.routing.untrained import arrow_router, domain_router
+from fedmore.experts.text import read_documents, sample, tokenize, windows
+from fedmore.strategies.router import DOCUMENTS, TOKENS
+
+PUBLIC_WINDOWS = 32
+
+
+def router_spec(config: FederationConfig, base: Base, experts: Mapping[str, Factors]) -> RouterSpec:
+    """What `router.*` of the configuration says, for these experts."""
+    section = config.router
+    layered = section.per_layer or section.kind in PER_LAYER
+    return RouterSpec(
+        kind=section.kind,
+        experts=len(experts),
+        width=int(base.model.get_input_embeddings().weight.shape[1]),
+        layers=len(routed_blocks(experts)) if layered else 1,
+        level=section.level,
+        prefix=section.prefix,
+        top_k=section.top_k,
+        scaling=section.scaling,
+    )
+
+
+def initial_router(
+    config: FederationConfig,
+    base: Base,
+    experts: Mapping[str, Factors],
+    means: Mapping[str, Tensor] | None = None,
+) -> Router:
+    """The router before any training; `means` are the domain embeddings [D] by expert."""
+    spec = router_spec(config, base, experts)
+    if spec.kind == "arrow":
+        return arrow_router(spec, experts, routed_blocks(experts))
+    if spec.kind == "domain":
+        if means is None:
+            raise ConfigError("router.kind: domain needs the clients' domain embeddings")
+        public = public_embeddings(config, base)
+        return domain_router(spec, [means[name] for name in experts], public)
+    router = make_router(spec)
+    if hasattr(router, "features"):
+        ids = public_windows(config, base)
+        fit_features(router, base.model, ids, routed_blocks(experts))
+    return router
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A router, the experts as they are with it, and how its training went."""
+
+    router: Router
+    experts: dict[str, Factors]
+    trace: Trace | None = None
+
+
+def train_at_coordinator(
+    config: FederationConfig, base: Base, experts: Mapping[str, Factors], router: Router
+) -> Trained:
+    """Train `router` on the proxy texts; with `router.experts_rate`, copies of the experts too."""
+    section = config.router
+    training = Training(
+        steps=section.steps,
+        batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        samples=section.samples,
+        entropy=section.entropy,
+        balance=section.balance,
+        z_loss=section.z_loss,
+        experts_rate=section.experts_rate,
+        seed=config.federation.seed,
+    )
+    mixture = assemble(base.model, experts, router, trainable=section.experts_rate > 0)
+    trace = train_router(mixture, proxy_windows(config, base), training)
+    changed = {
+        name: {path: (b.detach().cpu(), a.detach().cpu()) for path, (b, a) in factors.items()}
+        for name, factors in mixture.trained.items()
+    }
+    return Trained(router.cpu(), changed or dict(experts), trace)
+
+
+def proxy_windows(config: FederationConfig, base: Base) -> Tensor:
+    """Windows [W, T + 1] of the proxy texts in turn, as many as the training goes through."""
+    section = config.router
+    if not section.proxy_texts:
+        raise ConfigError("router.proxy_texts: name public text that is like each domain's")
+    each = -(-section.steps * section.batch_size // len(section.proxy_texts))
+    rows = [
+        windows(
+            read_documents(Path(path)), base.tokenizer, section.sequence_length, each,
+            config.federation.seed,
+        )
+        for path in section.proxy_texts.values()
+    ]  # fmt: skip
+    return torch.stack(rows, dim=1).flatten(0, 1)
+
+
+def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
+    """Input embeddings [N, D] of the tokens of the public text that `router.public_text` names."""
+    texts = sample(_public(config), DOCUMENTS, config.federation.seed)
+    rows = [tokenize(base.tokenizer, text)[1 : TOKENS + 1] for text in texts]
+    ids = torch.tensor([token for row in rows for token in row], device=base.model.device)
+    embedded: Tensor = base.model.get_input_embeddings()(ids).float().cpu()
+    return embedded
+
+
+def public_windows(config: FederationConfig, base: Base) -> Tensor:
+    """Windows [W, T] of public text, to centre a learned router's features by."""
+    seed, length = config.federation.seed, config.router.sequence_length
+    found = windows(_public(config), base.tokenizer, length, PUBLIC_WINDOWS, seed)
+    return found[:, :-1].to(base.model.device)
+
+
+def _public(config: FederationConfig) -> list[str]:
+    if not config.router.public_text:
+        raise ConfigError(
+            f"router.public_text: the {config.router.kind} router needs a file of public text"
+        )
+    return read_documents(Path(config.router.public_text))

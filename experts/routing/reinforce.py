@@ -1,0 +1,158 @@
+"""ReMix's training: forward losses alone (arXiv 2603.10160), nothing differentiated but the router.
+
+Experts are frozen and weights constant, so the loss of a text under one selection is a number for
+ever. Where all layers share the decision, each (window, set of arms) is therefore computed once
+(`LossTable`); else the M selections of a batch run together, and share what lies below the first
+routed block.
+
+Shape suffixes: B windows, M selections of each, T tokens, A arms, K chosen, D width.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedmore.experts.mixture import Mixture
+from fedmore.experts.routing.sampling import (
+    entropy,
+    log_probability,
+    sample_ordered,
+    surrogate,
+)
+from fedmore.experts.routing.training import Training, finite, window_losses
+
+CHUNK = 32
+"""Windows in one forward pass of the table."""
+
+
+@dataclass
+class Draws:
+    """Ordered selections of one step, and what each was decided from.
+
+    Above the token level a window has one selection, decided from its tokens before `cut`.
+    """
+
+    generator: torch.Generator
+    samples: int
+    cut: int
+    by_token: bool
+    made: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+
+    def repeated(self, tensor: Tensor, windows: int) -> Tensor:
+        """Once for every selection, where the batch has not been widened yet."""
+        return tensor if len(tensor) > windows else tensor.repeat_interleave(self.samples, dim=0)
+
+    def draw(self, slot: int, features: Tensor, log_q: Tensor, k: int, windows: int) -> Tensor:
+        """Arms [B * M, T, K] for all tokens."""
+        tokens = features.shape[1]
+        if not self.by_token:
+            features, log_q = features[:, self.cut - 1], log_q[:, self.cut - 1]
+        features, log_q = (self.repeated(x, windows) for x in (features, log_q))
+        chosen = sample_ordered(log_q, k, self.generator)
+        self.made.append((slot, features, chosen))
+        return chosen if self.by_token else chosen[:, None].expand(-1, tokens, -1)
+
+
+class LossTable:
+    """Losses of windows under sets of arms, each computed once."""
+
+    def __init__(self, mixture: Mixture, windows_WT: Tensor) -> None:
+        self.mixture, self.windows_WT = mixture, windows_WT
+        self.known: dict[tuple[int, frozenset[int]], float] = {}
+
+    def losses(self, rows: list[int], chosen_BMK: Tensor) -> Tensor:
+        """Nats per token [B, M]."""
+        keys = [
+            [(row, frozenset(arms)) for arms in of_row]
+            for row, of_row in zip(rows, chosen_BMK.tolist(), strict=True)
+        ]
+        wanted = dict.fromkeys(key for of_row in keys for key in of_row if key not in self.known)
+        missing = list(wanted)
+        for start in range(0, len(missing), CHUNK):
+            self._compute(missing[start : start + CHUNK])
+        return torch.tensor([[self.known[key] for key in of_row] for of_row in keys])
+
+    def _compute(self, keys: list[tuple[int, frozenset[int]]]) -> None:
+        router: Any = self.mixture.router
+        chosen = torch.tensor([sorted(arms) for _, arms in keys])
+        gates = self.mixture.gates
+        gates.forced = router.weights_of(chosen).to(self.windows_WT.device)
+        try:
+            losses = window_losses(self.mixture.model, self.windows_WT[[row for row, _ in keys]])
+        finally:
+            gates.forced = None
+        self.known.update(zip(keys, losses.tolist(), strict=True))
+
+
+class Reinforce:
+    """Gradients of one step by REINFORCE with a leave-one-out baseline."""
+
+    def __init__(self, mixture: Mixture, windows_WT: Tensor, training: Training) -> None:
+        self.mixture, self.windows_WT, self.training = mixture, windows_WT, training
+        router: Any = mixture.router
+        self.router = router
+        self.by_token = router.spec.level == "token"
+        self.generator = torch.Generator().manual_seed(training.seed)
+        # A table is for experts that stay as they are, and decisions that all layers share.
+        remembers = router.shared and not self.by_token and not training.experts_rate
+        self.table = LossTable(mixture, windows_WT) if remembers else None
+        decisions = 1 if router.shared else len(mixture.gates.blocks)
+        self.ess = [float(router.spec.top_k)] * decisions  # by construction
+
+    def step(self, _step: int, rows: list[int]) -> float:
+        """Gradients of one step; its mean loss over windows and selections."""
+        samples = self.training.samples
+        tokens = self.windows_WT.shape[1] - 1
+        cut = int(torch.randint(1, tokens + 1, (), generator=self.generator))
+        draws = Draws(self.generator, samples, cut, self.by_token)
+        differentiated = bool(self.training.experts_rate)
+        mode = contextlib.nullcontext() if differentiated else torch.inference_mode()
+        with mode:
+            losses = self._tabled(rows, draws) if self.table else self._forward(rows, draws)
+        losses_BM = losses.view(len(rows), samples)
+        finite(losses_BM.mean())
+        target = self._target(losses_BM.detach().clone(), draws)
+        if differentiated:
+            target = target + losses_BM.mean()
+        target.backward()  # type: ignore[no-untyped-call]
+        return float(losses_BM.mean())
+
+    def _forward(self, rows: list[int], draws: Draws) -> Tensor:
+        """Losses [B * M] of selections that are drawn on the way through the model."""
+        gates, k = self.mixture.gates, self.router.spec.top_k
+        gates.copies = self.training.samples
+        gates.memory.draw = lambda slot, f, q: draws.draw(slot, f, q, k, len(rows))
+        try:
+            return window_losses(self.mixture.model, self.windows_WT[rows], gates.copies)
+        finally:
+            gates.copies, gates.memory.draw = 1, None
+
+    def _tabled(self, rows: list[int], draws: Draws) -> Tensor:
+        ids = self.windows_WT[rows][:, :-1]
+        memory, k = self.mixture.gates.memory, self.router.spec.top_k
+        embedded = self.mixture.model.get_input_embeddings()
+        memory.begin(ids.shape[1], None, 0, ids.device)
+        with torch.no_grad():
+            # Past the hook on the embeddings, which would decide for a forward pass.
+            x_BTD = embedded.forward(ids)
+            features = self.router.features(x_BTD, 0, memory)
+            log_q = self.router.log_q(features, 0)
+        chosen = draws.draw(0, features, log_q, k, len(rows))[:, 0]
+        assert self.table is not None
+        return self.table.losses(rows, chosen.view(len(rows), draws.samples, k))
+
+    def _target(self, losses_BM: Tensor, draws: Draws) -> Tensor:
+        """What is differentiated: the surrogate, less the entropy where that is wanted."""
+        log_probability_N = losses_BM.new_zeros(losses_BM.numel())
+        spread = losses_BM.new_zeros(())
+        for slot, features, chosen in draws.made:
+            # A tensor of inference mode cannot be saved for a backward pass; its copy can.
+            log_q = self.router.log_q(features.clone(), slot)
+            found = log_probability(log_q, chosen.clone())
+            log_probability_N = log_probability_N + (found.sum(-1) if self.by_token else found)
+            spread = spread + entropy(log_q).mean() / len(draws.made)
+        log_probability_BM = log_probability_N.view_as(losses_BM)
+        return surrogate(losses_BM, log_probability_BM).mean() - self.training.entropy * spread

@@ -1,0 +1,61 @@
+"""What a router is, apart from its numbers: enough to make it anew on another machine."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from fedmore.experts.errors import ConfigError
+
+Kind = Literal["uniform", "domain", "arrow", "softmax", "xlora", "remix"]
+Level = Literal["token", "sequence", "request"]
+Scaling = Literal["lora", "rank_stabilised"]
+
+KINDS: tuple[Kind, ...] = ("uniform", "domain", "arrow", "softmax", "xlora", "remix")
+LEARNED: tuple[Kind, ...] = ("softmax", "xlora", "remix")
+PER_LAYER: tuple[Kind, ...] = ("arrow", "xlora")
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """Shape and rules of a router over `experts` experts and the public one.
+
+    `layers` is 1 for a decision that all layers share, made from the input embeddings, or the
+    number of routed blocks, each with a decision made from its own input. `level` says what a
+    decision is made from: the token; all tokens so far; or, for the whole request, its first
+    `prefix` tokens. `top_k` arms are used at most (0: all); for ReMix the public expert is one of
+    them. `scaling` is ReMix's; `hidden` the width of the X-LoRA gate.
+    """
+
+    kind: Kind
+    experts: int
+    width: int
+    layers: int = 1
+    level: Level = "sequence"
+    prefix: int = 32
+    top_k: int = 2
+    scaling: Scaling = "lora"
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for what no router can be."""
+        if self.kind not in KINDS:
+            raise ConfigError(f"router {self.kind!r}: there are {', '.join(KINDS)}")
+        if self.kind == "remix" and not 1 <= self.top_k <= self.arms:
+            raise ConfigError(
+                f"ReMix chooses from 1 to {self.arms} of {self.arms} arms, not top_k {self.top_k}"
+            )
+        if min(self.layers, self.width, self.prefix, self.hidden) < 1 or self.top_k < 0:
+            raise ConfigError("layers, width, prefix and hidden of a router are 1 or more")
+
+    @property
+    def arms(self) -> int:
+        """Choices: the public expert, then the others in their order."""
+        return self.experts + 1
+
+    def of(self, experts: int) -> "RouterSpec":
+        """The same over another number of experts; ReMix chooses at most as many as there are."""
+        top_k = min(self.top_k, experts + 1) if self.kind == "remix" else self.top_k
+        return replace(self, experts=experts, top_k=top_k)
+
+    def table(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)

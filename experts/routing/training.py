@@ -1,0 +1,179 @@
+"""Training a router over experts: by gradient, or for ReMix by forward losses alone.
+
+Shape suffixes: W windows, B of them in a batch, T tokens, A arms, L decisions, M selections.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.mixture import Mixture
+from fedmore.experts.routing.interface import Router
+from fedmore.experts.routing.learned import SoftmaxRouter, XLoraRouter
+from fedmore.experts.routing.sampling import effective_size
+
+Report = Callable[[int, int, float], None]  # step, steps, loss in nats per token
+
+CLIP = 1.0
+FLOOR = 0.1  # the learning rate at the end, as a part of that at the start
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a router is trained.
+
+    `samples` (M) and `entropy` are ReMix's; `balance` (MixLoRA's and Switch's load-balance loss)
+    and `z_loss` the softmax routers'. With `experts_rate` above 0 the experts are trained too, at
+    that learning rate; the mixture must have been assembled `trainable`.
+    """
+
+    steps: int = 24
+    batch_size: int = 8
+    learning_rate: float = 0.03
+    samples: int = 4
+    entropy: float = 0.0
+    balance: float = 0.01
+    z_loss: float = 1e-3
+    experts_rate: float = 0.0
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Part of the learning rate at a step (from 0)."""
+        return 1 - (1 - FLOOR) * step / self.steps
+
+
+@dataclass
+class Trace:
+    """What a training was like: mean loss and seconds of every step, and ESS [L] of every step."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    ess: list[list[float]] = field(default_factory=list)
+
+    @property
+    def steps_per_s(self) -> float:
+        """Optimiser steps a second."""
+        return len(self.seconds) / sum(self.seconds)
+
+
+def window_losses(model: Any, ids_BT: Tensor, copies: int = 1) -> Tensor:
+    """Mean nats per predicted token [B * copies] of windows; float32, differentiable."""
+    logits = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
+    targets = ids_BT[:, 1:].repeat_interleave(copies, dim=0)
+    return cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").mean(1)
+
+
+def train_router(
+    mixture: Mixture, windows_WT: Tensor, training: Training, report: Report | None = None
+) -> Trace:
+    """Train the mixture's router in place on windows [W, T + 1]; the same seed, the same numbers.
+
+    Windows are gone through in their order, again from the first when they are used up. Raises
+    `ConfigError` for a router that is not trained.
+    """
+    from fedmore.experts.routing.reinforce import Reinforce
+
+    router = mixture.router
+    if not any(p.requires_grad for p in router.parameters()):
+        raise ConfigError(f"the router {router.spec.kind!r} is set, not trained")
+    method: Any = Reinforce if router.spec.kind == "remix" else ByGradient
+    steps = method(mixture, windows_WT.to(mixture.model.device), training)
+    optimiser = torch.optim.AdamW(list(_groups(mixture, training)), weight_decay=0.0)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    trace = Trace()
+    for step, rows in enumerate(batches(len(windows_WT), training)):
+        began = time.perf_counter()
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * training.rate(step)
+        loss = steps.step(step, rows)
+        for group in optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], CLIP)
+        optimiser.step()
+        optimiser.zero_grad()
+        trace.seconds.append(time.perf_counter() - began)
+        trace.losses.append(loss)
+        trace.ess.append(steps.ess)
+        if report:
+            report(step + 1, training.steps, loss)
+    return trace
+
+
+def batches(count: int, training: Training) -> Iterator[list[int]]:
+    """Which windows each step is made of."""
+    for step in range(training.steps):
+        first = step * training.batch_size
+        yield [(first + i) % count for i in range(training.batch_size)]
+
+
+def _groups(mixture: Mixture, training: Training) -> Iterator[dict[str, Any]]:
+    yield {"params": list(mixture.router.parameters()), "lr": training.learning_rate}
+    if training.experts_rate:
+        factors = [t for pairs in mixture.trained.values() for pair in pairs.values() for t in pair]
+        if not factors:
+            raise ConfigError("experts_rate: the mixture was not assembled trainable")
+        yield {"params": factors, "lr": training.experts_rate}
+
+
+class ByGradient:
+    """Back-propagation through the mixture to the router's weights."""
+
+    def __init__(self, mixture: Mixture, windows_WT: Tensor, training: Training) -> None:
+        self.mixture, self.windows_WT, self.training = mixture, windows_WT, training
+        self.ess: list[float] = []
+
+    def step(self, _step: int, rows: list[int]) -> float:
+        """Gradients of one step; its loss, without what the auxiliary losses add."""
+        router: Any = self.mixture.router
+        gates = self.mixture.gates
+        router.recorded, gates.watch = [], []
+        loss = window_losses(self.mixture.model, self.windows_WT[rows]).mean()
+        finite(loss)
+        (loss + self._auxiliary(router)).backward()  # type: ignore[no-untyped-call]
+        self.ess = [float(effective_size(w.detach()).mean()) for w in gates.watch]
+        router.recorded = gates.watch = None
+        return loss.item()
+
+    def _auxiliary(self, router: SoftmaxRouter | XLoraRouter) -> Tensor:
+        """Load balance over the batch, and the logits' size (ST-MoE, arXiv 2202.08906)."""
+        total = torch.zeros(())
+        for logits in router.recorded or ():
+            flat = logits.flatten(0, 1)
+            total = total + self.training.balance * balance_loss(flat, router.spec.top_k)
+            total = total + self.training.z_loss * flat.logsumexp(-1).square().mean()
+        return total / max(1, len(router.recorded or ()))
+
+
+def balance_loss(logits_NA: Tensor, top_k: int) -> Tensor:
+    """``A sum_a f_a P_a``: f_a the part of the choices that arm a has, P_a its mean probability.
+
+    1 where all arms are alike (Switch, arXiv 2101.03961, section 2.2; MixLoRA over its top-k).
+    """
+    arms = logits_NA.shape[-1]
+    k = min(top_k or arms, arms)
+    chosen = logits_NA.topk(k, dim=-1).indices
+    share_A = torch.bincount(chosen.flatten(), minlength=arms) / chosen.numel()
+    return arms * (share_A * logits_NA.softmax(-1).mean(0)).sum()
+
+
+def finite(loss: Tensor) -> None:
+    """Raise `FloatingPointError` for a loss that is not."""
+    if not bool(torch.isfinite(loss)):
+        raise FloatingPointError(f"router training: loss {loss.item()}; lower the learning rate")
+
+
+@torch.no_grad()
+def fit_features(router: Router, model: Any, ids_BT: Tensor, blocks: tuple[int, ...]) -> None:
+    """Set what a learned router centres by, from public text [B, T]; `model` is the base's."""
+    features: Any = getattr(router, "features", None)
+    if features is None:
+        return
+    hidden = model(input_ids=ids_BT, use_cache=False, output_hidden_states=True).hidden_states
+    places = [-1] if router.two_pass else [0] if router.shared else blocks
+    for slot, place in enumerate(places):
+        features.fit(slot, hidden[place][:, 1:].flatten(0, 1))  # not the start token
