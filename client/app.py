@@ -14,16 +14,17 @@ from fedmore.client import progress
 from fedmore.client.checkpoint import Checkpoints
 from fedmore.client.contract import Contract
 from fedmore.client.declared import LOSS_DECIMALS
+from fedmore.client.drawn import drawn
 from fedmore.client.memory import Embedding, Remembered
 from fedmore.client.node import Node
+from fedmore.client.route import routed
 from fedmore.client.train import Schedule, Trained, train
 from fedmore.experts import factors as low_rank
-from fedmore.experts.base import Base
 from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import combine
 from fedmore.experts.spec import Site
-from fedmore.experts.text import sample, tokenize, windows
+from fedmore.experts.text import sample, tokenize
 from fedmore.kernels.determinism import one_thread
 from fedmore.strategies.compression.codec import codecs_of
 from fedmore.strategies.compression.error_feedback import Sent, send
@@ -143,27 +144,12 @@ def _fit(
     scale: float,
     checkpoints: Checkpoints,
 ) -> Trained:
-    if task.threads:
-        torch.set_num_threads(task.threads)
-    node, base = contract.node, contract.node.load()
-    contract.check_text(_tokens(base, node.documents(), node.min_tokens))
-    count, seed = task.steps * task.batch_size, task.seed * 1000 + task.round
-    text = windows(node.documents(), base.tokenizer, task.sequence_length, count, seed)
+    text, base = drawn(contract, task), contract.node.load()
     schedule = Schedule(task.steps, task.batch_size, task.learning_rate, task.round, task.rounds)
     return train(
         base.model, sites, start, frozen, scale, text, schedule, progress.report,
         checkpoints, base.fingerprint,
     )  # fmt: skip
-
-
-def _tokens(base: Base, documents: tuple[str, ...], enough: int) -> int:
-    """Tokens of the documents, counted up to `enough`."""
-    count = 0
-    for text in documents:
-        if count >= enough:
-            break
-        count += len(tokenize(base.tokenizer, text))
-    return count
 
 
 def _metrics(
@@ -177,6 +163,11 @@ def _metrics(
         "numbers": low_rank.numbers(component),
         "payload_bytes": len(sent.data),
     }
+
+
+@app.train("route")
+def _route(message: Message, context: Context) -> Message:
+    return Message(routed(message.content, contract_of(context)), reply_to=message)
 
 
 @app.train("embed")

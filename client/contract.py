@@ -1,18 +1,35 @@
 """The contract of one client: which tasks it does, and that answers are as declared for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message
 
-from fedmore.client.declared import Answer, embed_answer, hello_answer, tokens_of, train_answer
+from fedmore.client.declared import (
+    Answer,
+    embed_answer,
+    hello_answer,
+    route_answer,
+    tokens_of,
+    train_answer,
+)
 from fedmore.client.node import Node
+from fedmore.client.routable import check_route
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import shapes_of
 from fedmore.experts.errors import EgressError
+from fedmore.experts.routing.saved import make_router
 from fedmore.experts.spec import Site
-from fedmore.strategies.compression.codec import codecs_of
+from fedmore.strategies.compression.codec import Codec, codecs_of
 from fedmore.strategies.members import HELLO
 from fedmore.strategies.router import EmbedTask, read_embed_task
+from fedmore.strategies.routes import (
+    ROUTE,
+    RouteTask,
+    change_codecs,
+    read_route_task,
+    trained_shapes,
+)
 from fedmore.strategies.tasks import EMBED, TRAIN, TrainTask, read_task
 
 MIN_DOCUMENTS = 16
@@ -31,10 +48,13 @@ class Contract:
         kind = task.metadata.message_type
         if kind == TRAIN:
             self._check_train(read_task(task.content))
+        elif kind == ROUTE:
+            self._check_route(read_route_task(task.content))
         elif kind == EMBED:
             self._check_embed(read_embed_task(task.content))
         elif kind != HELLO:
-            raise EgressError(f"asked for {kind!r}; only {HELLO}, {TRAIN} and {EMBED} are answered")
+            known = f"{HELLO}, {TRAIN}, {ROUTE} and {EMBED}"
+            raise EgressError(f"asked for {kind!r}; only {known} are answered")
 
     def answer_to(self, task: Message) -> Answer:
         """What may leave as the answer to `task`."""
@@ -43,6 +63,8 @@ class Contract:
             return hello_answer(self.node)
         if kind == EMBED:
             return embed_answer(self.width)
+        if kind == ROUTE:
+            return route_answer(read_route_task(task.content))
         asked = read_task(task.content)
         return train_answer(asked, self.sites(asked))
 
@@ -76,18 +98,30 @@ class Contract:
         chosen = (node.kind, node.target, node.target, node.rank)
         if asked != chosen:
             raise EgressError(f"asked to train {asked}; the owner of this client chose {chosen}")
+        self._check_amount(task)
+        sites = self.sites(task)
+        shapes = low_rank.shapes(sites, {site.path: task.rank for site in sites})
+        self._check_codecs(task.codec, codecs_of(task.codec, shapes))
+
+    def _check_route(self, task: RouteTask) -> None:
+        """A router of this base, over experts that fit it, trained on enough text."""
+        self._check_amount(task)
+        check_route(task, self.width, shapes_of(self.node.load().model))
+        shapes = list(trained_shapes(make_router(task.spec())).values())
+        self._check_codecs(task.codec, change_codecs(task.codec, shapes))
+
+    def _check_amount(self, task: TrainTask | RouteTask) -> None:
         if min(task.steps, task.batch_size, task.sequence_length) < 1:
             raise EgressError(
                 f"asked for an update made of {task.steps} x {task.batch_size} windows"
             )
         self.check_text(tokens_of(task))
-        sites = self.sites(task)
-        shapes = low_rank.shapes(sites, {site.path: task.rank for site in sites})
-        allowed = node.allowed_codecs()
-        used = {codec.tag for codec in codecs_of(task.codec, shapes)}
-        if not used <= set(allowed):
+
+    def _check_codecs(self, name: str, codecs: Sequence[Codec]) -> None:
+        allowed = self.node.allowed_codecs()
+        if not {codec.tag for codec in codecs} <= set(allowed):
             raise EgressError(
-                f"asked for an update as {task.codec!r}; the owner allows {', '.join(allowed)}"
+                f"asked for an update as {name!r}; the owner allows {', '.join(allowed)}"
             )
 
     def _check_embed(self, task: EmbedTask) -> None:

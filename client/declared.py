@@ -7,6 +7,7 @@ chose, the base and the task, never from the answer itself.
 |---|---|
 | `query.hello` | `hello_answer`: the owner's own choices, and how much text there is |
 | `train` | `train_answer`: the change of the owner's factors, and six numbers |
+| `train.route` | `route_answer`: the change of the router's parameters, and the same six numbers |
 | `train.embed` | `embed_answer`: one mean input embedding, the same for ever, and two numbers |
 """
 
@@ -20,9 +21,11 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedmore.client.node import Node
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import EgressError
+from fedmore.experts.routing.saved import make_router
 from fedmore.experts.spec import Site
 from fedmore.protos.stored import payload_of, size_of
-from fedmore.strategies.compression.codec import CODECS, codecs_of
+from fedmore.strategies.compression.codec import CODECS, Codec, codecs_of
+from fedmore.strategies.routes import RouteTask, change_codecs, trained_shapes
 from fedmore.strategies.tasks import STYPE, TrainTask
 
 LOSS_DECIMALS = 4
@@ -130,8 +133,19 @@ def hello_answer(node: Node) -> Answer:
 def train_answer(task: TrainTask, sites: Sequence[Site]) -> Answer:
     """The encoded change of the factors of `sites`, and numbers about the training."""
     shapes = low_rank.shapes(sites, {site.path: task.rank for site in sites})
+    return _update(task, codecs_of(task.codec, shapes), shapes)
+
+
+def route_answer(task: RouteTask) -> Answer:
+    """The encoded change of the router's parameters, and numbers about the training."""
+    shapes = list(trained_shapes(make_router(task.spec())).values())
+    return _update(task, change_codecs(task.codec, shapes), shapes)
+
+
+def _update(
+    task: TrainTask | RouteTask, codecs: Sequence[Codec], shapes: Sequence[Sequence[int]]
+) -> Answer:
     counts = [math.prod(shape) for shape in shapes]
-    codecs = codecs_of(task.codec, shapes)
     size = sum(codec.size(count) for codec, count in zip(codecs, counts, strict=True))
     metrics: Fields = {
         "loss": Number(decimals=LOSS_DECIMALS),
@@ -152,7 +166,7 @@ def embed_answer(width: int) -> Answer:
     )
 
 
-def tokens_of(task: TrainTask) -> int:
+def tokens_of(task: TrainTask | RouteTask) -> int:
     """Tokens that a task trains on."""
     return task.steps * task.batch_size * task.sequence_length
 

@@ -32,6 +32,7 @@ NEEDED = ("name", "data", "base")
 
 @app.query("hello")
 @app.train()
+@app.train("route")
 @app.train("embed")
 def answer(message: Message, context: Context) -> Message:
     """Do one task as the client that the node config describes."""

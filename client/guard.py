@@ -1,5 +1,6 @@
 """The guard of our own app: the contract, with a record of what it let out and what it refused."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from fedmore.client.egress import note_allowed, noted_reason, rounded
 from fedmore.client.node import Node
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import shapes_of
+from fedmore.experts.routing.saved import make_router
 from fedmore.strategies.events import Report
+from fedmore.strategies.routes import ROUTE, read_route_task, trained_shapes
 from fedmore.strategies.tasks import TRAIN, read_task
 
 ENVELOPE = 1 << 20
@@ -32,7 +35,10 @@ class ContractGuard:
 
     @property
     def max_download(self) -> int:
-        """An aggregate of full rank and a component of full rank, for every matrix of the base."""
+        """An aggregate of full rank and a component of full rank, for every matrix of the base.
+
+        Or as much of low-rank experts, which a routing task brings.
+        """
         shapes = shapes_of(self.contract.node.load().model).values()
         numbers = sum(min(out, inner) * (out + inner) for out, inner in shapes)
         return 2 * 4 * numbers + ENVELOPE
@@ -57,7 +63,13 @@ class ContractGuard:
 
     def _matrices(self, task: Message) -> dict[str, Any]:
         """How many factors of which shape the one array of an update holds."""
-        if task.metadata.message_type != TRAIN:
+        kind = task.metadata.message_type
+        if kind == ROUTE:
+            router = make_router(read_route_task(task.content).spec())
+            return {
+                "factors": Counter("x".join(map(str, s)) for s in trained_shapes(router).values())
+            }
+        if kind != TRAIN:
             return {"factors": {f"1x{self.contract.width}": 1}}
         asked = read_task(task.content)
         sites = self.contract.sites(asked)

@@ -17,6 +17,7 @@ from fedmore.experts.factors import Factors, from_state, to_state
 
 SUFFIX = ".component.safetensors"
 EMBEDDING = "embedding.safetensors"
+ROUTING = "routing.safetensors"  # no expert's: theirs end in SUFFIX
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,21 @@ class Embedding:
     mean: Tensor
     documents: int
     tokens: int
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What error feedback owes of the router of `experts`, and the last answer.
+
+    `task` names the task that the last answer was for, `updates` counts the answers.
+    """
+
+    residual: dict[str, Tensor]
+    experts: tuple[str, ...]
+    updates: int
+    task: str
+    answer: bytes
+    metrics: Mapping[str, float | int]
 
 
 class Memory:
@@ -94,6 +110,31 @@ class Memory:
             "metrics": json.dumps(dict(entry.metrics)),
         }
         save(self._file(expert), tensors, meta)
+
+    def routing(self) -> Routing | None:
+        """What is remembered of the router; None where there is nothing."""
+        file = self.directory / ROUTING
+        if not file.is_file():
+            return None
+        with _readable(file):
+            tensors, meta = _load(file)
+            answer = tensors.pop("answer").numpy().tobytes()
+            experts, metrics = tuple(json.loads(meta["experts"])), json.loads(meta["metrics"])
+            updates = int(meta["updates"])
+            residual = {key.removeprefix("residual."): t for key, t in tensors.items()}
+            return Routing(residual, experts, updates, meta["task"], answer, metrics)
+
+    def keep(self, routing: Routing) -> None:
+        """Remember what there is of the router, before it is sent."""
+        tensors = {f"residual.{key}": tensor for key, tensor in routing.residual.items()}
+        tensors["answer"] = torch.frombuffer(bytearray(routing.answer), dtype=torch.uint8)
+        meta = {
+            "experts": json.dumps(routing.experts),
+            "updates": str(routing.updates),
+            "task": routing.task,
+            "metrics": json.dumps(dict(routing.metrics)),
+        }
+        save(self.directory / ROUTING, tensors, meta)
 
     def embedding(self) -> Embedding | None:
         """The embedding that was given; None where none was."""

@@ -5,42 +5,35 @@ goes on from, so a coordinator that was stopped goes on after the last finished 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedmore.coordinator.assemble import EMBEDDINGS, assemble
+from fedmore.coordinator.assemble import assemble
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.evaluate import FORGETTING, Scorer, after_stage, evaluate
+from fedmore.coordinator.recorder import Recorder
 from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.resume import count_tokens
+from fedmore.coordinator.routing import routing_source
 from fedmore.coordinator.rows import RoundRow
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tracking import Tracker
-from fedmore.coordinator.versions import STATE, keep_version
+from fedmore.coordinator.versions import STATE
 from fedmore.coordinator.withdrawal import leave_out
 from fedmore.experts.base import linear_shapes
 from fedmore.experts.errors import ConfigError
 from fedmore.protos.flower import RUN
-from fedmore.strategies.embeddings import Embedding
-from fedmore.strategies.embeddings import dump as dump_embeddings
-from fedmore.strategies.events import (
-    Evaluated,
-    Event,
-    RoundFinished,
-    RoundStarted,
-    StageStarted,
-)
+from fedmore.strategies.events import Evaluated, Event, StageStarted
 from fedmore.strategies.experts import ExpertStrategy, Progress, train_stage
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.router import EmbeddingStrategy
-from fedmore.strategies.snapshot import dump, restore
-from fedmore.strategies.state import ExpertState
+from fedmore.strategies.routing import RoutingStrategy
+from fedmore.strategies.routing_state import restore as restore_routing
+from fedmore.strategies.snapshot import restore
 
 Settle = Callable[[str], None]
 """Told the group of tasks ("experts/1") whose round is on disk: its journal may be cleared."""
@@ -106,6 +99,8 @@ class PlanRun:
             self.observer(StageStarted(index, stage.kind, stage.rounds))
             if stage.kind == "router":
                 self._embed(grid, index, stage, done)
+            elif stage.kind == "routing":
+                self._route(grid, index, stage, done)
             else:
                 self._train(grid, index, stage)
                 self._forgetting(index, stage)
@@ -147,11 +142,24 @@ class PlanRun:
         recorder.begin(1)
         strategy.start(grid, ArrayRecord(), num_rounds=1, timeout=stage.timeout_s)
 
+    def _route(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
+        if len(done) >= stage.rounds:
+            return
+        recorder = Recorder(self, index, stage)
+        source = routing_source(self.config, self.scorer, self.registry, self.store)
+        state = restore_routing(self.store.get(done[-1].metrics[STATE])) if done else None
+        seed = self.config.federation.seed
+        strategy = RoutingStrategy(stage, source, seed, recorder.routed, len(done), state)
+        recorder.begin(len(done) + 1)
+        patient, rounds = strategy.patient(grid), stage.rounds - len(done)
+        strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=stage.timeout_s)
+
     def _forgetting(self, index: int, stage: Stage) -> None:
         entries: list[Any] = self.registry.get_state(FORGETTING, [])
         if any(entry["stage"] == stage.kind for entry in entries):
             return
-        kinds = [train_stage(s.kind) for s in self.config.stages[: index + 1] if s.kind != "router"]
+        stages = self.config.stages[: index + 1]
+        kinds = [train_stage(s.kind) for s in stages if s.kind in TRAINED_BY]
         names = sorted({e.name for e in self.registry.experts() if e.kind in kinds})
         entry = after_stage(self.scorer, self.registry, self.store, stage.kind, names)
         self.registry.set_state(FORGETTING, [*entries, entry])
@@ -179,58 +187,3 @@ class PlanRun:
         )
         self.tracker.evaluation(evaluation)
         self.observer(Evaluated("mixture", evaluation["bits_per_byte"]))
-
-
-class Recorder:
-    """Writes a stage's rounds down: blobs, expert versions, then the round itself."""
-
-    def __init__(self, run: PlanRun, index: int, stage: Stage) -> None:
-        self.run, self.index, self.stage = run, index, stage
-        self._started = datetime.now(UTC)
-
-    def begin(self, number: int) -> None:
-        """Round `number` (from 1) begins."""
-        self._started = datetime.now(UTC)
-        self.run.observer(RoundStarted(self.index, number - 1))
-
-    def trained(
-        self, number: int, metrics: dict[str, Any], states: Mapping[str, ExpertState]
-    ) -> None:
-        """A training round is aggregated."""
-        for name, entry in metrics["experts"].items():
-            at, known = (self.index, number), dict(entry)
-            entry["digest"] = keep_version(
-                self.run.registry, self.run.store, states[name], at, known
-            )
-        self._finish(number, metrics | {STATE: self.run.store.put(dump(states))})
-
-    def embedded(
-        self, number: int, metrics: dict[str, Any], embeddings: Mapping[str, Embedding]
-    ) -> None:
-        """Every client has sent its domain embedding."""
-        digest = self.run.store.put(dump_embeddings(embeddings))
-        self.run.registry.set_state(EMBEDDINGS, digest)
-        self._finish(number, metrics | {STATE: digest})
-
-    def _finish(self, number: int, metrics: dict[str, Any]) -> None:
-        self.run.registry.add_round(
-            stage=self.index,
-            kind=self.stage.kind,
-            round=number,
-            metrics=metrics,
-            started_at=self._started,
-        )
-        if self.stage.kind != "router":
-            count_tokens(self.run.registry)
-        self._clear(number)
-        self.run.tracker.round(self.index, number, metrics)
-        self.run.observer(RoundFinished(self.index, number - 1, metrics))
-        if number < self.stage.rounds:
-            self.begin(number + 1)
-
-    def _clear(self, number: int) -> None:
-        """What only this round needed: its tasks, and the state that it went on from."""
-        self.run.settle(f"{self.stage.kind}/{number}")
-        for row in self.run.registry.rounds():
-            if (row.stage, row.round) == (self.index, number - 1):
-                self.run.store.delete(row.metrics[STATE])

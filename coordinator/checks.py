@@ -4,6 +4,8 @@ from pathlib import Path
 
 from fedmore.coordinator.config import FederationConfig
 from fedmore.experts.errors import BaseError, ConfigError
+from fedmore.experts.routing.spec import LEARNED
+from fedmore.strategies.plan import TRAINED_BY
 
 
 def check_plan(config: FederationConfig) -> None:
@@ -15,6 +17,7 @@ def check_plan(config: FederationConfig) -> None:
         check_text(f"evaluation.texts.{name}", path)
     if config.router.kind == "domain":
         check_domain_router(config)
+    check_routing(config)
 
 
 def check_base(config: FederationConfig) -> None:
@@ -36,6 +39,42 @@ def check_domain_router(config: FederationConfig) -> None:
             'the domains from, or take router.kind = "uniform"'
         )
     check_text("router.public_text", config.router.public_text)
+
+
+def check_routing(config: FederationConfig) -> None:
+    """A router that clients train needs its stage after all experts', and the stage the router."""
+    kinds, section = [stage.kind for stage in config.stages], config.router
+    if section.trained_at != "clients":
+        if "routing" in kinds:
+            raise ConfigError(
+                f'stages[{kinds.index("routing")}].kind: a stage of kind "routing" trains the '
+                'router at the clients; set router.trained_at = "clients" or take the stage out'
+            )
+        return
+    if section.kind not in LEARNED:
+        raise ConfigError(
+            f"router.trained_at: {section.kind} is set, not trained; take one of "
+            f"{', '.join(LEARNED)} as router.kind"
+        )
+    if "routing" not in kinds:
+        raise ConfigError(
+            'router.trained_at: "clients" needs a stage of kind "routing" after the experts\''
+        )
+    if any(kind in TRAINED_BY for kind in kinds[kinds.index("routing") :]):
+        raise ConfigError(
+            f'stages[{kinds.index("routing")}].kind: "routing" comes after every stage that '
+            "trains experts or adapters; move it to the end"
+        )
+    if not section.public_text:
+        raise ConfigError(
+            "router.public_text: name public text; a router's features are centred by it"
+        )
+    check_text("router.public_text", section.public_text)
+    if section.experts_rate:
+        raise ConfigError(
+            "router.experts_rate: clients train the router alone; set it to 0, or "
+            'router.trained_at = "coordinator"'
+        )
 
 
 def check_text(key: str, path: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedmore.coordinator import cli_operators
+from fedmore.coordinator import cli_generate, cli_operators
 from fedmore.coordinator.cli_operators import Place
 
 app = typer.Typer(
@@ -183,6 +183,7 @@ def evaluate(directory: Directory, as_json: AsJson = False) -> None:
     show(found if as_json else evaluation_view(found), as_json)
 
 
+cli_generate.add(app)
 cli_operators.add(app)
 
 

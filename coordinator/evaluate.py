@@ -12,6 +12,7 @@ from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import EVALUATION, MIXTURE
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store, write_durably
+from fedmore.coordinator.tokens_used import tokens_used
 from fedmore.experts import evaluate as scoring
 from fedmore.experts.base import Base
 from fedmore.experts.evaluate import Score
@@ -131,6 +132,7 @@ def evaluate(
         "paired": {text: row["paired"] for text, row in rows.items()},
         "forgetting": [*earlier, _entry("router", mixture.router.spec.kind, seen)],
         "routing": {text: scorer.routing(mixture, text) for text in rows},
+        "tokens": {text: tokens_used(scorer, mixture, text) for text in rows},
     }
     write_durably(directory / EVALUATION, (json.dumps(result, indent=2) + "\n").encode())
     return result

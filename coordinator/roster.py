@@ -6,11 +6,11 @@ key, so a new certificate for the same key changes nothing here.
 
 import secrets
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from fedmore.coordinator.rows import Kind, Member, copied
@@ -121,10 +121,20 @@ class Roster:
                 raise RegistryError(f"no member has node id {node_id}")
             return copied(row, Member)
 
-    def touch(self, name: str) -> None:
-        """`name` was seen just now."""
-        with self._row(name) as row:
-            row.last_seen = now()
+    def account(self, traffic: Mapping[str, tuple[int, int]], seen: Collection[str]) -> None:
+        """Count bytes (up, down) of members, and note others as seen just now, all at once."""
+        mine = update(MemberRecord).where(MemberRecord.name == bindparam("member"))
+        more = {
+            MemberRecord.bytes_up: MemberRecord.bytes_up + bindparam("up"),
+            MemberRecord.bytes_down: MemberRecord.bytes_down + bindparam("down"),
+        }
+        moved = [{"member": n, "up": up, "down": down} for n, (up, down) in traffic.items()]
+        with self._session(write=True) as session:
+            execute = session.connection().execute
+            if moved:
+                execute(mine.values(more), moved)
+            if seen:
+                execute(mine.values(last_seen=now()), [{"member": name} for name in seen])
 
     def add_traffic(self, name: str, up: int, down: int) -> None:
         """Count bytes that came from (`up`) and went to (`down`) a member."""

@@ -9,6 +9,7 @@ bytes of a connection are not lost.
 import contextlib
 import os
 import socket
+import stat
 import struct
 import sys
 from pathlib import Path
@@ -38,19 +39,20 @@ class SocketMeter:
         if not supported():
             raise TransportError("bytes at the socket can be counted on Linux only")
         self._port = port
-        self._sockets: dict[str, tuple[str, socket.socket]] = {}
+        self._sockets: dict[int, tuple[str, socket.socket]] = {}
 
-    def discover(self) -> set[str]:
+    def discover(self) -> set[int]:
         """Take hold of connections not seen before; the inodes of all that gRPC still has."""
         own = {duplicate.fileno() for _, duplicate in self._sockets.values()}
         alive = set()
-        for handle in {int(entry.name) for entry in _FDS.iterdir()} - own:
+        # Every new connection waits for this: plain calls, for it looks at all there are.
+        for handle in {int(name) for name in os.listdir(_FDS)} - own:  # noqa: PTH208
             with contextlib.suppress(OSError):  # closed meanwhile, or not connected
-                inode = str((_FDS / str(handle)).readlink())
-                if inode.startswith("socket:"):
-                    alive.add(inode)
-                    if inode not in self._sockets:
-                        self._adopt(inode, handle)
+                status = os.fstat(handle)
+                if stat.S_ISSOCK(status.st_mode):
+                    alive.add(status.st_ino)
+                    if status.st_ino not in self._sockets:
+                        self._adopt(status.st_ino, handle)
         return alive
 
     def sample(self) -> dict[str, tuple[int, int]]:
@@ -73,7 +75,7 @@ class SocketMeter:
             duplicate.close()
         self._sockets.clear()
 
-    def _adopt(self, inode: str, handle: int) -> None:
+    def _adopt(self, inode: int, handle: int) -> None:
         duplicate = socket.socket(fileno=os.dup(handle))
         try:
             if duplicate.family in (socket.AF_INET, socket.AF_INET6) and (

@@ -36,7 +36,7 @@ COMMENTS: Mapping[str, str] = {
     "server.rejoin_s": "after a restart, how long a plan in progress waits for all of its clients",
     "server.database": "postgresql+psycopg://user@host/name; empty for registry.db in this folder",
     "stages": "The stages, in sequence.",
-    "stages.kind": "experts, language or router",
+    "stages.kind": "experts, language, router (embeddings) or routing (clients train the router)",
     "stages.rounds": "how often the clients train and the results are aggregated",
     "stages.steps": "optimiser steps per client and round",
     "stages.batch_size": "windows per step",

@@ -1,14 +1,17 @@
-"""Versions of experts: what a round, or a withdrawal, makes of them, in store and registry."""
+"""What a round, or a withdrawal, makes of experts and router, in store and registry."""
 
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from safetensors.torch import save
 
+from fedmore.coordinator.assemble import ROUTER
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.rows import Kind
 from fedmore.coordinator.store import Store
 from fedmore.experts.factors import numbers, to_state
+from fedmore.experts.routing.saved import dump_router
+from fedmore.strategies.routing_state import RouterState
 from fedmore.strategies.state import ExpertState
 
 STATE = "state"
@@ -37,6 +40,15 @@ def keep_version(
         metrics=metrics,
     )
     return digest
+
+
+def keep_router(registry: Registry, store: Store, state: RouterState) -> None:
+    """Make this the router of the clients that assembly takes; the one before is no more."""
+    before = registry.get_state(ROUTER)
+    digest = store.put(dump_router(state.router(), state.experts))
+    registry.set_state(ROUTER, digest)
+    if before and before != digest:
+        store.delete(before)
 
 
 def drop_versions(registry: Registry, store: Store, owners: AbstractSet[str]) -> None:

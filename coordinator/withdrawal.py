@@ -1,15 +1,18 @@
-"""Withdrawn owners: their part is taken out of every expert, and its traces out of the store."""
+"""Withdrawn owners: their part is taken out of experts and router, its traces out of the store."""
 
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from fedmore.coordinator.assemble import load_factors
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.rows import RoundRow
 from fedmore.coordinator.store import Store
-from fedmore.coordinator.versions import STATE, drop_versions, keep_version
-from fedmore.strategies.plan import Stage
+from fedmore.coordinator.versions import STATE, drop_versions, keep_router, keep_version
+from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.robust import rule_of
+from fedmore.strategies.routing_state import dump as dump_routing
+from fedmore.strategies.routing_state import restore as restore_routing
 from fedmore.strategies.snapshot import dump, restore
 from fedmore.strategies.state import ExpertState, without
 
@@ -18,15 +21,18 @@ def leave_out(config: FederationConfig, registry: Registry, store: Store) -> lis
     """Make every expert anew that a withdrawn client has a part in; the names of those.
 
     Versions that hold its part go, from the registry and from the store. An expert of withdrawn
-    clients alone is no more. Doing it twice changes nothing.
+    clients alone is no more, nor is its row in a router that clients trained. Doing it twice
+    changes nothing.
     """
     gone = registry.withdrawn()
     drop_versions(registry, store, gone)
     changed: list[str] = []
     for index, stage in enumerate(config.stages):
         rows = [row for row in registry.rounds() if row.stage == index]
-        if rows and stage.kind != "router":
+        if rows and stage.kind in TRAINED_BY:
             changed += _leave_out(stage, rows[-1], gone, registry, store)
+    for row in [row for row in registry.rounds() if row.kind == "routing"][-1:]:
+        _leave_out_of_router(row, gone, registry, store)
     return changed
 
 
@@ -43,6 +49,23 @@ def _leave_out(
         _replace(row, {**row.metrics, "experts": entries, STATE: new}, registry)
         store.delete(old)
     return touched
+
+
+def _leave_out_of_router(
+    row: RoundRow, gone: AbstractSet[str], registry: Registry, store: Store
+) -> None:
+    """The clients' router without the changes of `gone` and rows of experts that are no more."""
+    state = restore_routing(store.get(row.metrics[STATE]))
+    there = {known.name for known in registry.experts()}
+    left = [name for name in state.experts if name in there]
+    if tuple(left) == state.experts and not gone & state.parts.keys():
+        return
+    experts = {name: load_factors(store, registry.latest(name)) for name in left}
+    kept = state.without(gone).of(experts)
+    keep_router(registry, store, kept)
+    old, new = row.metrics[STATE], store.put(dump_routing(kept))
+    _replace(row, {**row.metrics, STATE: new}, registry)
+    store.delete(old)
 
 
 def _kept(

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import Factors, numbers
 from fedmore.experts.lowrank import replace, share
 from fedmore.experts.routed import Gates, LowRank, MixtureFFN, MixtureLinear, routing
@@ -74,7 +75,13 @@ def assemble(
         _install(copied, parent, changes, gates)
     router.to(model.device)
     routing(copied, gates)
+    copied._reorder_cache = _no_beams
     return Mixture(copied, dict(experts), router, gates, moved if trainable else {})
+
+
+def _no_beams(_cache: Any, _beams: Tensor) -> Any:
+    """In place of what beam search does to the cache: the router's memory would not follow."""
+    raise ConfigError("num_beams must be 1: a mixture has no beam search")
 
 
 def _moved(factors: Factors, model: Any, trainable: bool) -> Factors:

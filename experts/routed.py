@@ -54,7 +54,7 @@ class Gates:
         """Have the router decide, or take what is forced."""
         if self.forced is not None:
             size = (len(self.forced), x_BTD.shape[1], self.forced.shape[1])
-            weights = self.forced[:, None].expand(size)
+            weights = self.forced[:, None].expand(size).to(x_BTD.dtype)
         else:
             weights = self.router(x_BTD, slot, self.memory)
         self.weights_BTA = weights
@@ -121,6 +121,7 @@ def routing(model: Any, gates: Gates) -> None:
     """Have the router of `gates` decide in the course of every forward pass of `model`."""
     passing = Passing(model, gates)
     model.register_forward_pre_hook(passing.begin, with_kwargs=True)
+    model.register_forward_hook(passing.end)
     model.get_input_embeddings().register_forward_hook(passing.embedded)
     layers = model.get_decoder().layers
     for slot, block in enumerate(gates.blocks):
@@ -142,17 +143,24 @@ class Passing:
             raise ConfigError("call a mixture with input_ids= or inputs_embeds=")
         cache = named.get("past_key_values")
         cached = 0 if cache is None else int(cache.get_seq_length())
-        mask = named.get("attention_mask")
-        self.gates.memory.begin(tokens.shape[1], mask, cached, tokens.device)
+        mask, memory = named.get("attention_mask"), self.gates.memory
+        if cached:
+            memory.check(cache, cached)
+        memory.begin(tokens.shape[1], mask, cached, tokens.device)
+        memory.belongs_to(cache)
         if self.gates.router.two_pass and self.gates.forced is None:
             self._look_ahead(named)
+
+    def end(self, _model: nn.Module, _inputs: Any, output: Any) -> None:
+        """The cache that the text goes on in, if it does."""
+        self.gates.memory.belongs_to(getattr(output, "past_key_values", None))
 
     def _look_ahead(self, named: Mapping[str, Any]) -> None:
         """The base's pass, with a cache of its own where the text goes on in one."""
         memory = self.gates.memory
         keys = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
         given = {key: named[key] for key in keys if named.get(key) is not None}
-        caching = named.get("use_cache") is not False and not torch.is_grad_enabled()
+        caching = named.get("use_cache") is not False
         self._first_pass = True
         try:
             with torch.no_grad():
@@ -161,7 +169,8 @@ class Passing:
                 )
         finally:
             self._first_pass = False
-        memory.cache = found.past_key_values if caching else None
+        if caching:
+            memory.cache = found.past_key_values
         self.gates.router.plan(found.last_hidden_state, memory)
 
     def embedded(self, _module: nn.Module, _inputs: Any, embeddings_BTD: Tensor) -> None:

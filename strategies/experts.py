@@ -16,7 +16,7 @@ from fedmore.experts.spec import Shapes
 from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.patience import RoundGrid, quorum
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.robust import rule_of
 from fedmore.strategies.state import Contribution, ExpertState, advance, fresh, without
 from fedmore.strategies.tasks import (
@@ -35,7 +35,7 @@ OnRound = Callable[[int, RoundMetrics, Mapping[str, ExpertState]], None]
 
 def train_stage(kind: str) -> str:
     """The kind of client that a stage trains: `experts` trains "expert", `language` "adapter"."""
-    return {"experts": "expert", "language": "adapter"}[kind]
+    return TRAINED_BY[kind]
 
 
 def nobody() -> AbstractSet[str]:

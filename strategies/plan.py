@@ -16,6 +16,9 @@ from fedmore.strategies.compression.policy import policy_of
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
+TRAINED_BY = {"experts": "expert", "language": "adapter"}
+"""The kinds of stages that make experts, and the kind of client that trains in each."""
+
 T = TypeVar("T")
 
 
@@ -67,12 +70,15 @@ class Stage:
     answered. What comes later is refused, or (`late`) kept for the next round, where its owner's
     weight is multiplied by `staleness` for every round that it is behind.
 
+    A stage of kind `router` collects domain embeddings; one of kind `routing` has the clients train
+    the router, with these same settings (what comes late is refused there).
+
     `aggregation` is the mean, or for experts with many owners Flower's Krum or trimmed mean, which
     withstand a `hostile` part of them. An update whose numbers have a root mean square above
     `max_rms` is refused; 0 takes four times what AdamW can move in the steps of a round.
     """
 
-    kind: Literal["experts", "language", "router"]
+    kind: Literal["experts", "language", "router", "routing"]
     rounds: int = 3
     steps: int = 10
     batch_size: int = 4
@@ -115,6 +121,8 @@ class Stage:
         check_codecs(self.codec, self.download_codec)
         if not 0 <= self.hostile < 0.5:
             raise ValueError(f"hostile must be at least 0 and below 0.5, not {self.hostile}")
+        if self.kind == "routing" and self.aggregation != "mean":
+            raise ValueError(f"aggregation: a router is the mean, not {self.aggregation}")
         if self.deadline_s > self.timeout_s:
             raise ValueError(f"deadline_s {self.deadline_s} is after timeout_s {self.timeout_s}")
 

@@ -145,14 +145,14 @@ def read_update(content: RecordDict, sites: Sequence[Site], rank: int, codec: st
     return low_rank.from_tensors(unpack(record["change"], low_rank.shapes(sites, ranks)), sites)
 
 
-def check_size(change: Factors, max_rms: float) -> None:
-    """Raise `WireError` where a factor's root mean square is above `max_rms`.
+def check_size(change: Mapping[str, Sequence[Tensor]], max_rms: float) -> None:
+    """Raise `WireError` where a tensor's root mean square is above `max_rms`.
 
     AdamW moves a number by about the learning rate in a step, whatever the gradient, so an honest
     change is bounded; one that is not would drown those of all other owners.
     """
-    for path, factors in change.items():
-        rms = max(float(f.double().square().mean().sqrt()) if f.numel() else 0.0 for f in factors)
+    for path, tensors in change.items():
+        rms = max(float(t.double().square().mean().sqrt()) if t.numel() else 0.0 for t in tensors)
         if not rms <= max_rms:
             raise WireError(
                 f"the change of {path} has a root mean square of {rms:.3g}, above "
@@ -179,7 +179,7 @@ def pack(codec: str, tensors: Sequence[Tensor]) -> Array:
     return _array(encode(codecs, tensors), codec)
 
 
-def unpack(array: Array, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+def unpack(array: Array, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     """The inverse of `pack`; raises `WireError`."""
     return decode(codecs_of(array.stype.removeprefix(STYPE), shapes), array.data, shapes)
 

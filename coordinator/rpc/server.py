@@ -204,11 +204,10 @@ class Server:
         await asyncio.to_thread(self._write_down, fresh, seen)
 
     def _write_down(self, fresh: dict[str, tuple[int, int]], seen: set[str]) -> None:
+        if fresh or seen:
+            self._parts.registry.account(fresh, seen)
         for name, (up, down) in fresh.items():
-            self._parts.registry.add_traffic(name, up, down)
             self._events.put(Traffic(name, up, down))
-        for name in seen:
-            self._parts.registry.touch(name)
 
     async def _stop(self) -> None:
         self._tending.cancel()

@@ -13,10 +13,10 @@ from fedmore.coordinator.rpc.admission import check_fingerprint
 from fedmore.coordinator.rpc.identity import caller
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.coordinator.rpc.stream import Stream
-from fedmore.experts.errors import FedmoreError, WireError
+from fedmore.experts.errors import FedmoreError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import FederationServicer
-from fedmore.protos.status import abort, plain
+from fedmore.protos.status import abort, describe, plain
 from fedmore.strategies.events import Withdrawn
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -113,6 +113,9 @@ async def failures(context: Context) -> AsyncIterator[None]:
         yield
     except grpc.aio.AbortError:
         raise
+    except grpc.aio.InternalError as error:  # nobody is there to be told
+        log.info("a connection was lost: %s", describe(error))
+        raise
     except FedmoreError as error:
         await abort(context, error)
     except Exception as error:
@@ -126,7 +129,8 @@ async def first(context: Context, kind: str, within_s: float | None = None) -> A
     try:
         message = await asyncio.wait_for(context.read(), within_s)
     except TimeoutError:
-        raise WireError(f"the stream began without {kind!r} for {within_s:g} s") from None
+        # A slow machine, at either end: the client is to come again.
+        raise TransportError(f"the stream began without {kind!r} for {within_s:g} s") from None
     if message is grpc.aio.EOF or getattr(message, kind, None) is None:
         raise WireError(f"the stream must begin with {kind!r}")
     field = message.WhichOneof("event" if kind == "hello" else "part")
@@ -140,4 +144,7 @@ async def chunks(context: Context) -> AsyncIterator[bytes]:
     while (message := await context.read()) is not grpc.aio.EOF:
         if message.WhichOneof("part") != "chunk":
             raise WireError("an upload has one start, and chunks after it")
-        yield message.chunk
+        chunk = message.chunk
+        del message  # which has a copy
+        yield chunk
+        del chunk  # or it stays until the next one is here

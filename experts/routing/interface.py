@@ -92,6 +92,16 @@ def keep_top(arms_A: Tensor, k: int) -> Tensor:
     experts = arms_A[..., 1:]
     if not 0 < k < experts.shape[-1]:
         return arms_A
-    chosen = experts.topk(k, dim=-1).indices
-    kept = experts * torch.zeros_like(experts).scatter_(-1, chosen, 1.0)
-    return torch.cat([1 - kept.sum(-1, keepdim=True), kept], dim=-1)
+    kept = experts * torch.zeros_like(experts).scatter_(-1, largest(experts, k), 1.0)
+    return with_public(kept)
+
+
+def largest(values_A: Tensor, k: int) -> Tensor:
+    """Indices [..., K] of the k largest; of equal ones the first, whatever the batch."""
+    return values_A.argsort(dim=-1, descending=True, stable=True)[..., :k]
+
+
+def with_public(experts_E: Tensor) -> Tensor:
+    """The experts' shares, with what they leave in front; rounding leaves nothing below 0."""
+    public = (1 - experts_E.sum(-1, keepdim=True)).clamp_min(0)
+    return torch.cat([public, experts_E], dim=-1)

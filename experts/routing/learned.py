@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmore.experts.routing.features import Features
-from fedmore.experts.routing.interface import Router, keep_top
+from fedmore.experts.routing.interface import Router, keep_top, largest
 from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.spec import RouterSpec
 
@@ -116,7 +116,7 @@ class RemixRouter(LinearRouter):
         features = self.features(x_BTD, slot, memory)
         log_q = self.log_q(features, slot)
         if memory.draw is None:
-            chosen = log_q.topk(self.spec.top_k, dim=-1).indices
+            chosen = largest(log_q, self.spec.top_k)
         else:
             chosen = memory.draw(slot, features, log_q)
         return self.weights_of(chosen).to(x_BTD.dtype)

@@ -73,7 +73,8 @@ class LossTable:
         missing = list(wanted)
         for start in range(0, len(missing), CHUNK):
             self._compute(missing[start : start + CHUNK])
-        return torch.tensor([[self.known[key] for key in of_row] for of_row in keys])
+        found = [[self.known[key] for key in of_row] for of_row in keys]
+        return torch.tensor(found, device=self.windows_WT.device)
 
     def _compute(self, keys: list[tuple[int, frozenset[int]]]) -> None:
         router: Any = self.mixture.router

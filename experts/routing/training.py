@@ -30,7 +30,8 @@ class Training:
 
     `samples` (M) and `entropy` are ReMix's; `balance` (MixLoRA's and Switch's load-balance loss)
     and `z_loss` the softmax routers'. With `experts_rate` above 0 the experts are trained too, at
-    that learning rate; the mixture must have been assembled `trainable`.
+    that learning rate; the mixture must have been assembled `trainable`. With `only`, nothing but
+    what the router knows of these arms is trained: an expert that was added.
     """
 
     steps: int = 24
@@ -41,6 +42,7 @@ class Training:
     balance: float = 0.01
     z_loss: float = 1e-3
     experts_rate: float = 0.0
+    only: tuple[int, ...] = ()
     seed: int = 0
 
     def rate(self, step: int) -> float:
@@ -92,6 +94,8 @@ def train_router(
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * training.rate(step)
         loss = steps.step(step, rows)
+        if training.only:
+            _mask(router, training.only)
         for group in optimiser.param_groups:
             nn.utils.clip_grad_norm_(group["params"], CLIP)
         optimiser.step()
@@ -120,6 +124,19 @@ def _groups(mixture: Mixture, training: Training) -> Iterator[dict[str, Any]]:
         yield {"params": factors, "lr": training.experts_rate}
 
 
+def _mask(router: Router, arms: tuple[int, ...]) -> None:
+    """Leave the gradient of these arms alone."""
+    for name, parameter in router.named_parameters():
+        if parameter.grad is None:
+            continue
+        axis = router.arm_axes.get(name)
+        kept = torch.zeros_like(parameter.grad)
+        if axis is not None:
+            index = torch.tensor(arms, device=kept.device)
+            kept.index_copy_(axis, index, parameter.grad.index_select(axis, index))
+        parameter.grad = kept
+
+
 class ByGradient:
     """Back-propagation through the mixture to the router's weights."""
 
@@ -132,11 +149,13 @@ class ByGradient:
         router: Any = self.mixture.router
         gates = self.mixture.gates
         router.recorded, gates.watch = [], []
-        loss = window_losses(self.mixture.model, self.windows_WT[rows]).mean()
-        finite(loss)
-        (loss + self._auxiliary(router)).backward()  # type: ignore[no-untyped-call]
-        self.ess = [float(effective_size(w.detach()).mean()) for w in gates.watch]
-        router.recorded = gates.watch = None
+        try:
+            loss = window_losses(self.mixture.model, self.windows_WT[rows]).mean()
+            finite(loss)
+            (loss + self._auxiliary(router)).backward()  # type: ignore[no-untyped-call]
+            self.ess = [float(effective_size(w.detach()).mean()) for w in gates.watch]
+        finally:
+            router.recorded = gates.watch = None
         return loss.item()
 
     def _auxiliary(self, router: SoftmaxRouter | XLoraRouter) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedmore.experts.factors import Factors
 from fedmore.experts.routing.features import normalised
-from fedmore.experts.routing.interface import Router, keep_top
+from fedmore.experts.routing.interface import Router, keep_top, largest, with_public
 from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.spec import layer_of
@@ -118,11 +118,12 @@ class ArrowRouter(Router):
         scores = scores.masked_fill(~self.present_LE[slot], -torch.inf)
         k = self.spec.top_k or self.spec.experts
         if k < self.spec.experts:
-            least = scores.topk(k, dim=-1).values[..., -1:]
-            scores = scores.masked_fill(scores < least, -torch.inf)
+            chosen = largest(scores, k)
+            others = torch.full_like(scores, -torch.inf)
+            scores = others.scatter(-1, chosen, scores.gather(-1, chosen))
         # Where no expert is present a softmax would be NaN: there the public one does it all.
         weights = torch.softmax(scores, dim=-1).nan_to_num(0.0)
-        return torch.cat([1 - weights.sum(-1, keepdim=True), weights], -1).to(x_BTD.dtype)
+        return with_public(weights).to(x_BTD.dtype)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from fedmore.experts.errors import RoundError
@@ -14,6 +14,8 @@ from fedmore.sims.bench.large import exchange
 from fedmore.sims.engines.processes import Processes, quiet_environment
 
 SETTLE_S = 5.0
+EACH = 125
+"""So many clients live in one process of the swarm: above, its threads starve each other."""
 Swarm = Callable[..., AbstractContextManager[Callable[[], float]]]
 
 
@@ -22,9 +24,10 @@ def many_clients(folder: Path, quick: bool) -> Iterator[Row]:
     idle, uploads, size = (100, 20, MIB) if quick else (1000, 200, 4 * MIB)
     with waiting(folder / "idle", idle) as (pid, swarm):
         before = memory(pid)
-        with swarm("idle"):
+        with swarm("idle") as leave:
             time.sleep(SETTLE_S)  # what was needed for the handshakes alone is given back
             each = (memory(pid) - before) / idle / 1024
+            leave()  # fails for a client that was no longer connected
     yield Row(f"memory per connected client, {idle} idle", each, None, None, "KiB")
     with waiting(folder / "uploads", uploads) as (pid, swarm):
         before = memory(pid)
@@ -52,34 +55,47 @@ def large_update(folder: Path, quick: bool) -> Iterator[Row]:
 @contextmanager
 def waiting(folder: Path, clients: int) -> Iterator[tuple[int, Swarm]]:
     """A coordinator that waits for one client more: its id, and how to start the others."""
-    # A heartbeat of 2 s from each would keep the one process busy that plays them all.
+    # A heartbeat of 2 s from each would keep the processes busy that play them all.
     echo = Echo(folder, rounds=1, clients=clients, expected=clients + 1, heartbeat_s=20.0)
     echo.create()
     with Processes(quiet_environment()) as processes:
         coordinator = start_coordinator(processes, echo)
-        yield coordinator.process.pid, lambda *work: swarming(folder, *work)
+        yield coordinator.process.pid, lambda *work: swarming(folder, clients, *work)
 
 
 @contextmanager
-def swarming(folder: Path, *work: str) -> Iterator[Callable[[], float]]:
+def swarming(folder: Path, clients: int, kind: str, *more: str) -> Iterator[Callable[[], float]]:
     """The swarm, ready; call what is given to have it work, for the seconds that it took."""
-    command = [sys.executable, "-m", "fedmore.sims.bench.swarm", work[0], str(folder), *work[1:]]
+    with ExitStack() as stack:
+        parts = []
+        for first in range(0, clients, EACH):
+            share = (str(first), str(min(first + EACH, clients)))
+            parts.append(stack.enter_context(_part(kind, str(folder), *share, *more)))
+
+        def go() -> float:
+            began = time.perf_counter()
+            for part in parts:
+                if part.stdin:
+                    part.stdin.write("\n")
+                    part.stdin.flush()
+            for part in parts:
+                _expect(part, "done")
+            return time.perf_counter() - began
+
+        yield go
+
+
+@contextmanager
+def _part(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """One process of the swarm, ready; killed with the block."""
+    command = [sys.executable, "-m", "fedmore.sims.bench.swarm", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         command, env=quiet_environment(), stdin=pipe, stdout=pipe, text=True
     ) as child:
         try:
             _expect(child, "ready")
-
-            def go() -> float:
-                began = time.perf_counter()
-                if child.stdin:
-                    child.stdin.write("\n")
-                    child.stdin.flush()
-                _expect(child, "done")
-                return time.perf_counter() - began
-
-            yield go
+            yield child
         finally:
             child.kill()
 

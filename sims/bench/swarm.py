@@ -1,95 +1,117 @@
 """Many clients in one process: connected and idle, or all uploading at once.
 
-`python -m fedmore.sims.bench.swarm idle|upload FOLDER [SIZE]` takes the invites in FOLDER, enrols
-with each, says `ready`, waits for a line on its input, works, and says `done`.
+`python -m fedmore.sims.bench.swarm idle|upload FOLDER FIRST LAST [SIZE]` takes the invites of the
+clients `c<FIRST>` up to before `c<LAST>` in FOLDER, enrols with each, says `ready`, waits for a
+line on its input, works, and says `done`.
 """
 
 import secrets
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 from fedmore.client.invite import Identity, enrol
 from fedmore.client.outbox import Outbox
+from fedmore.client.patience import persist
 from fedmore.client.rpc import Link
+from fedmore.experts.errors import TransportError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.invite import read_invite
 
-AT_ONCE = 25
-"""So many connect at a time: all at once they would wait for each other's handshakes."""
+T = TypeVar("T")
+AT_ONCE = 8
+"""So many enrol and connect at a time: all at once they would wait for each other's handshakes."""
+PATIENCE_S = 120.0
+"""For so long a client tries again where it does not get through, as ours does."""
 
 
 def main() -> None:
     """What the command line says."""
-    work, folder = sys.argv[1], Path(sys.argv[2])
-    invites = sorted(folder.glob("*.json"))
-    with ThreadPoolExecutor(8) as pool:
+    work, folder, first, last = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:5])
+    invites = [folder / f"c{index}.json" for index in range(first, last)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         identities = list(pool.map(_enrolled, invites))
     links = [identity.link() for identity in identities]
     if work == "idle":
         _idle(links)
     else:
-        _upload(links, identities, int(sys.argv[3]))
+        _upload(links, identities, int(sys.argv[5]))
     for link in links:
         link.close()
 
 
 def _enrolled(invite: Path) -> Identity:
     state = invite.with_suffix("")
-    return enrol(read_invite(invite), state, kind="app", target="", rank=0)
+    read = read_invite(invite)
+    return _persist(lambda: enrol(read, state, kind="app", target="", rank=0))
+
+
+def _idle(links: Sequence[Link]) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        clients = list(pool.map(_connected, links))
+        _say("ready")
+        sys.stdin.readline()
+        for _ in pool.map(Idle.leave, clients):
+            pass
+    _say("done")
+
+
+def _connected(link: Link) -> "Idle":
+    session = secrets.token_hex(8)
+    return _persist(lambda: Idle(link, session))
+
+
+class Idle:
+    """A client that is welcomed and has nothing to do but its heartbeat.
+
+    Nobody reads on after the welcome: there is nothing, and each thread that waits in gRPC wakes up
+    ten times a second.
+    """
+
+    def __init__(self, link: Link, session: str) -> None:
+        self._outbox = Outbox(pb.Hello(session=session))
+        self._events = iter(link.connect(self._outbox))
+        try:
+            self._outbox.beat(next(self._events).welcome.heartbeat_s)
+        except TransportError:
+            self._outbox.close()
+            raise
+
+    def leave(self) -> None:
+        """End the stream; raises what it had ended with before."""
+        self._outbox.leave("the bench is over")
+        for _ in self._events:
+            pass
+
+
+def _upload(links: Sequence[Link], identities: Sequence[Identity], size: int) -> None:
+    blobs = [identity.name.encode().ljust(64, b".") * (size // 64) for identity in identities]
+    digests = [sha256(blob).hexdigest() for blob in blobs]
+    for link in links:
+        _persist(link.describe)
+    with ThreadPoolExecutor(len(links)) as pool:
+        _say("ready")
+        sys.stdin.readline()
+        sent = [
+            pool.submit(link.upload, *blob)
+            for link, *blob in zip(links, digests, blobs, strict=True)
+        ]
+        for upload in sent:
+            upload.result()
+    _say("done")
+
+
+def _persist(action: Callable[[], T]) -> T:
+    return persist(action, PATIENCE_S, threading.Event())
 
 
 def _say(word: str) -> None:
     sys.stdout.write(word + "\n")
     sys.stdout.flush()
-
-
-def _idle(links: list[Link]) -> None:
-    outboxes: list[Outbox] = []
-    for start in range(0, len(links), AT_ONCE):
-        batch = [_connected(link) for link in links[start : start + AT_ONCE]]
-        for outbox, welcomed in batch:
-            if not welcomed.wait(120.0):
-                raise TimeoutError("a client was not welcomed")
-            outboxes.append(outbox)
-    _say("ready")
-    sys.stdin.readline()
-    for outbox in outboxes:
-        outbox.leave("the bench is over")
-    _say("done")
-
-
-def _connected(link: Link) -> tuple[Outbox, threading.Event]:
-    outbox, welcomed = Outbox(pb.Hello(session=secrets.token_hex(8))), threading.Event()
-    threading.Thread(target=_listen, args=(link, outbox, welcomed), daemon=True).start()
-    return outbox, welcomed
-
-
-def _listen(link: Link, outbox: Outbox, welcomed: threading.Event) -> None:
-    for event in link.connect(outbox):
-        if event.WhichOneof("event") == "welcome":
-            outbox.beat(event.welcome.heartbeat_s)
-            welcomed.set()
-
-
-def _upload(links: list[Link], identities: list[Identity], size: int) -> None:
-    blobs = [identity.name.encode().ljust(64, b".") * (size // 64) for identity in identities]
-    digests = [sha256(blob).hexdigest() for blob in blobs]
-    for link in links:
-        link.describe()
-    _say("ready")
-    sys.stdin.readline()
-    threads = [
-        threading.Thread(target=link.upload, args=(digest, blob))
-        for link, digest, blob in zip(links, digests, blobs, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    _say("done")
 
 
 if __name__ == "__main__":

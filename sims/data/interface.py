@@ -1,4 +1,4 @@
-"""Strings of user interfaces, in Galician and in English, from two packages' catalogues.
+"""Strings of user interfaces, in English and translated, from two packages' catalogues.
 
 Home Assistant has flat JSON files, one per panel; Django has compiled gettext catalogues, whose
 keys are the English strings.
@@ -19,43 +19,58 @@ _SPACE = re.compile(r"\s+")
 _PLURAL = re.compile(r"\{\s*\w+\s*,\s*(plural|select)")
 _TRANSLATIONS = "hass_frontend/static/translations"
 
-Pair = tuple[str, str, str]  # group, Galician, English
+Pair = tuple[str, str, str]  # group, translation, English
 
 
 def galician() -> list[Item]:
-    """Galician strings that are not left in English."""
-    pairs = [(group, tidy(gl), tidy(en)) for group, gl, en in catalogue()]
-    return [Item(gl, group, group) for group, gl, en in pairs if gl and _differ(gl, en)]
+    """Galician strings."""
+    return translated("gl")
+
+
+def estonian() -> list[Item]:
+    """Estonian strings."""
+    return translated("et")
+
+
+def spanish() -> list[Item]:
+    """Spanish strings."""
+    return translated("es")
+
+
+def translated(language: str) -> list[Item]:
+    """The strings of a language that are not left in English."""
+    pairs = [(group, tidy(there), tidy(en)) for group, there, en in catalogue(language)]
+    return [Item(there, group, group) for group, there, en in pairs if there and _differ(there, en)]
 
 
 def plain() -> list[Item]:
-    """The English strings, sorted into the same groups as the Galician ones."""
-    strings = [(group, tidy(en)) for group, _, en in catalogue()]
+    """The English strings, sorted into the same groups as the translated ones."""
+    strings = [(group, tidy(en)) for group, _, en in catalogue("gl")]
     return [Item(en, group, group) for group, en in strings if en]
 
 
-def catalogue() -> Iterator[Pair]:
-    """Group, Galician and English of every string; either may be empty."""
-    yield from home_assistant(fetch("home-assistant-frontend") / _TRANSLATIONS)
-    yield from django(fetch("django"))
+def catalogue(language: str) -> Iterator[Pair]:
+    """Group, translation and English of every string; either may be empty."""
+    yield from home_assistant(fetch("home-assistant-frontend") / _TRANSLATIONS, language)
+    yield from django(fetch("django"), language)
 
 
-def home_assistant(root: Path) -> Iterator[Pair]:
+def home_assistant(root: Path, language: str) -> Iterator[Pair]:
     """Strings of the panels; a group is a section of a panel, such as `ui.panel.config.tag`."""
     for folder in sorted({path.parent for path in root.rglob("*.json")}):
-        english, translated = _leaves(folder, "en"), _leaves(folder, "gl")
-        for key in sorted({*english, *translated}):
+        english, other = _leaves(folder, "en"), _leaves(folder, language)
+        for key in sorted({*english, *other}):
             parts = key.split(".")
             section = ".".join(parts[: 4 if parts[1:2] == ["panel"] else 3])
-            yield f"home-assistant/{section}", translated.get(key, ""), english.get(key, "")
+            yield f"home-assistant/{section}", other.get(key, ""), english.get(key, "")
 
 
-def django(root: Path) -> Iterator[Pair]:
+def django(root: Path, language: str) -> Iterator[Pair]:
     """Strings of Django's applications; a group is a catalogue."""
-    for path in sorted(root.rglob("*.mo")):
+    for path in sorted(root.rglob(f"{language}/LC_MESSAGES/*.mo")):
         group = "/".join(["django", *path.relative_to(root).parts[1:-4], path.stem])
-        for english, translated in sorted(read_mo(path.read_bytes()).items()):
-            yield group, translated, english
+        for english, other in sorted(read_mo(path.read_bytes()).items()):
+            yield group, other, english
 
 
 def read_mo(data: bytes) -> dict[str, str]:

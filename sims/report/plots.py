@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedmore.sims.report.draw_run import draw_aggregation, draw_loss, draw_traffic
 from fedmore.sims.report.draw_scores import draw_forgetting, draw_routing, draw_scores
+from fedmore.sims.report.draw_tokens import draw_tokens, drawable
 from fedmore.sims.report.study import Study
 
 
@@ -62,6 +63,14 @@ PLOTS = (
         lambda study: bool(study.routing),
     ),
     Plot(
+        "tokens",
+        "The first tokens of one held-out document of each text, and the weight of every expert by "
+        "which the mixture predicts each, averaged over the layers: the stronger the colour, the "
+        "larger.",
+        draw_tokens,
+        drawable,
+    ),
+    Plot(
         "aggregation_error",
         "What the aggregate loses against the exact weighted sum of the clients' products, "
         "although their ranks differ. Rounding of float32 is the least that is possible.",
@@ -72,7 +81,7 @@ PLOTS = (
 
 
 def draw_plots(study: Study, folder: Path) -> tuple[Drawn, ...]:
-    """Draw every plot that this run has numbers for as `folder`/NAME.png, 1200 x 705 pixels."""
+    """Draw every plot that this run has numbers for as `folder`/NAME.png, 1200 pixels wide."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for plot in PLOTS:

@@ -38,6 +38,14 @@ class Change:
 
 
 @dataclass(frozen=True, config=_OPEN)
+class Token:
+    """A token of a held-out document and its weights, in the order of the text's `routing`."""
+
+    text: str
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, config=_OPEN)
 class StageEntry:
     """One entry of evaluation.json's `forgetting`; a stage is named or numbered."""
 
@@ -48,7 +56,7 @@ class StageEntry:
 
 @dataclass(frozen=True, config=_OPEN)
 class Evaluation:
-    """The part of evaluation.json that is reported; `paired` and `routing` may be missing."""
+    """The part of evaluation.json that is reported; what has a default may be missing."""
 
     base: Base
     mixture: "MixtureEntry"
@@ -56,6 +64,7 @@ class Evaluation:
     forgetting: tuple[StageEntry, ...] = ()
     routing: dict[str, dict[str, float]] = field(default_factory=dict)
     paired: dict[str, Change] = field(default_factory=dict)
+    tokens: dict[str, tuple[Token, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_OPEN)
@@ -106,6 +115,7 @@ class Study:
     rounds: tuple[Round, ...]
     routing: dict[str, dict[str, float]]
     paired: dict[str, Change]
+    tokens: dict[str, tuple[Token, ...]]
 
 
 def read_study(directory: Path, *, scenario: str, engine: str, seed: int, wall_s: float) -> Study:
@@ -134,7 +144,7 @@ def read_study(directory: Path, *, scenario: str, engine: str, seed: int, wall_s
         forgetting=tuple(_stage(entry, config) for entry in evaluation.forgetting),
     )
     trained = tuple(r for r in rounds if r.clients)
-    return Study(report, trained, evaluation.routing, evaluation.paired)
+    return Study(report, trained, evaluation.routing, evaluation.paired, evaluation.tokens)
 
 
 def _evaluation(path: Path) -> Evaluation:

@@ -16,8 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from fedmore.coordinator.palette import COLOURS
+
 BASE, OWN, MIXTURE = "#6b6b6b", "#0072B2", "#D55E00"
-CYCLE = ("#0072B2", "#C8500A", "#007F5C", "#AF4A8A", "#3A8FC7", "#8A6D00", "#000000")
+CYCLE = (*COLOURS, "#000000")
 MARKERS = "osD^vPX"
 INK, SOFT, GRID = "#1f2328", "#57606a", "#dfe3e8"
 WIDTH, HEIGHT, DPI = 8.0, 4.7, 150
@@ -48,14 +50,18 @@ _SETTINGS: Any = {
 
 
 @contextmanager
-def canvas(path: Path, title: str, subtitle: str) -> Iterator[Figure]:
-    """An empty figure with its title; what is drawn inside the block is saved as `path`."""
+def canvas(path: Path, title: str, subtitle: str, height: float = HEIGHT) -> Iterator[Figure]:
+    """An empty figure with its title; what is drawn inside the block is saved as `path`.
+
+    `height` is in inches; the title takes as much of it in every figure.
+    """
+    part = HEIGHT / height
     with mpl.rc_context(_SETTINGS):
-        layout = ConstrainedLayoutEngine(rect=(0.008, 0.012, 0.984, 0.845))
-        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout=layout, facecolor="white")
+        layout = ConstrainedLayoutEngine(rect=(0.008, 0.012, 0.984, 0.988 - 0.143 * part))
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.text(0.016, 0.945, title, fontsize=14, fontweight="bold", va="center")
-        figure.text(0.016, 0.885, subtitle, fontsize=10.5, color=SOFT, va="center")
+        figure.text(0.016, 1 - 0.055 * part, title, fontsize=14, fontweight="bold", va="center")
+        figure.text(0.016, 1 - 0.115 * part, subtitle, fontsize=10.5, color=SOFT, va="center")
         yield figure
         figure.savefig(path, metadata={"Software": None})
 

@@ -4,10 +4,15 @@ from collections.abc import Callable
 
 from fedmore.experts.errors import ConfigError
 from fedmore.sims.scenarios.quickstart import quickstart
+from fedmore.sims.scenarios.routing import routing
 from fedmore.sims.scenarios.scenario import Scenario
 from fedmore.sims.scenarios.smoke import smoke
 
-SCENARIOS: dict[str, Callable[[], Scenario]] = {"quickstart": quickstart, "smoke": smoke}
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
+    "quickstart": quickstart,
+    "routing": routing,
+    "smoke": smoke,
+}
 
 
 def scenario(name: str) -> Scenario:

@@ -189,13 +189,25 @@ def test_traffic_and_tokens_add_up_over_threads(registry: Registry) -> None:
     def work(_: int) -> None:
         registry.add_traffic("amt", 3, 5)
         registry.add_tokens("amt", 7)
-        registry.touch("amt")
+        registry.account({"amt": (1, 2)}, ["amt"])
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(10)))
     member = registry.members()[0]
-    assert (member.bytes_up, member.bytes_down, member.train_tokens) == (30, 50, 70)
+    assert (member.bytes_up, member.bytes_down, member.train_tokens) == (40, 70, 70)
     assert member.last_seen is not None
     assert member.last_seen.tzinfo is UTC
     with pytest.raises(RegistryError, match="'nobody'"):
-        registry.touch("nobody")
+        registry.add_traffic("nobody", 1, 1)
+
+
+def test_accounts_are_of_those_who_are_named_and_of_nobody_else(registry: Registry) -> None:
+    for index, name in enumerate(("ada", "amt", "bob")):
+        registry.enrol(registry.invite(name), name, "app", "", 0, str(index))
+    before = {m.name: m.last_seen for m in registry.members()}
+    registry.account({"ada": (1, 2), "bob": (30, 40)}, {"amt"})
+    registry.account({}, set())
+    after = {m.name: m for m in registry.members()}
+    counts = {name: (m.bytes_up, m.bytes_down) for name, m in after.items()}
+    assert counts == {"ada": (1, 2), "amt": (0, 0), "bob": (30, 40)}
+    assert [n for n, m in after.items() if m.last_seen != before[n]] == ["amt"]

@@ -63,7 +63,7 @@ def test_compiled_catalogues_are_read_as_gettext_wrote_them(tmp_path):
     catalogue.save_as_mofile(str(folder / "django.mo"))
     found = read_mo((folder / "django.mo").read_bytes())
     assert found == {"Are you sure?": "Está seguro?", "Open it": "Ábreo", "%d day": "%d día"}
-    assert {group for group, _, _ in django(tmp_path)} == {"django/contrib/admin/django"}
+    assert {group for group, _, _ in django(tmp_path, "gl")} == {"django/contrib/admin/django"}
 
 
 def test_both_languages_of_a_panel_share_their_sections(tmp_path):
@@ -72,7 +72,7 @@ def test_both_languages_of_a_panel_share_their_sections(tmp_path):
     english = {"ui.panel.config.tag.add": "Add tag", "ui.panel.config.tag.remove": "Remove tag"}
     (folder / "en-0.json").write_text(json.dumps(english), encoding="utf-8")
     (folder / "gl-0.json").write_text('{"ui.panel.config.tag.add": "Engadir"}', encoding="utf-8")
-    assert list(home_assistant(tmp_path)) == [
+    assert list(home_assistant(tmp_path, "gl")) == [
         ("home-assistant/ui.panel.config.tag", "Engadir", "Add tag"),
         ("home-assistant/ui.panel.config.tag", "", "Remove tag"),
     ]

@@ -208,7 +208,7 @@ def test_a_stream_that_says_nothing_is_ended(federation, monkeypatch):
         over.wait(20)
         yield from ()
 
-    refused = pytest.raises(WireError, match=r"without 'hello' for 0\.3 s")
+    refused = pytest.raises(TransportError, match=r"without 'hello' for 0\.3 s")
     with federation.enrol("ada").link() as link, refused:
         list(link.connect(silence()))
     over.set()

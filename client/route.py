@@ -1,0 +1,117 @@
+"""The work of a routing task: the router trained on the owner's text, over frozen experts."""
+
+import copy
+import time
+
+import torch
+from flwr.app import ArrayRecord, RecordDict
+
+from fedmore.client import progress
+from fedmore.client.checkpoint import key_of
+from fedmore.client.contract import Contract
+from fedmore.client.declared import LOSS_DECIMALS, tokens_of
+from fedmore.client.drawn import drawn
+from fedmore.client.memory import Routing
+from fedmore.experts.base import shapes_of
+from fedmore.experts.mixture import assemble
+from fedmore.experts.routing.interface import Router
+from fedmore.experts.routing.training import Report, Trace, train_router
+from fedmore.protos.stored import digest_of_payload, payload_of
+from fedmore.strategies.compression.error_feedback import Sent, send
+from fedmore.strategies.routes import (
+    RouteTask,
+    change_codecs,
+    read_experts,
+    read_route_task,
+    read_router,
+    trained_shapes,
+)
+from fedmore.strategies.routing_state import Change
+from fedmore.strategies.tasks import update_content
+
+
+def routed(content: RecordDict, contract: Contract) -> RecordDict:
+    """The answer to a routing task; the same task again gives the same bytes."""
+    task, memory = read_route_task(content), contract.node.memory(contract.node_id)
+    entry, key = memory.routing(), _key(content, task)
+    if entry is None or entry.task != key:
+        entry = _work(content, contract, task, entry, key)
+        memory.keep(entry)
+    return update_content(entry.answer, task.codec, entry.metrics)
+
+
+def _key(content: RecordDict, task: RouteTask) -> str:
+    """What tells a task from every other: an owner's withdrawal changes a round's, too."""
+    state = content.array_records.get("state", ArrayRecord())
+    digests = [digest_of_payload(payload_of(state[name])) for name in sorted(state)]
+    return key_of([repr(task), *digests])
+
+
+def _work(
+    content: RecordDict, contract: Contract, task: RouteTask, entry: Routing | None, key: str
+) -> Routing:
+    base = contract.node.load()
+    router = read_router(content, task)
+    experts = read_experts(content, task, shapes_of(base.model))
+    owed = _owed(entry, task, router)
+    start = moved(router, owed)
+    mixture = assemble(base.model, experts, copy.deepcopy(start))
+    text, training = drawn(contract, task), task.training(contract.node.name)
+    trace = train_router(mixture, text, training, _reporting(task))
+    change = difference(mixture.router, start)
+    codecs = change_codecs(task.codec, list(trained_shapes(router).values()))
+    sent = send(codecs, list(change.values()), list(owed.values()))
+    residual = dict(zip(owed, sent.residual, strict=True))
+    metrics = _metrics(trace, sent, task, len(contract.node.documents()))
+    return Routing(residual, task.experts, task.updates + 1, key, sent.data, metrics)
+
+
+def _owed(entry: Routing | None, task: RouteTask, router: Router) -> Change:
+    """What error feedback owes: nothing where the coordinator has not all that was sent.
+
+    Nor after the router has become one of other experts.
+    """
+    shapes = trained_shapes(router)
+    if entry is None or (entry.updates, entry.experts) != (task.updates, task.experts):
+        return {name: torch.zeros(shape) for name, shape in shapes.items()}
+    return {name: entry.residual[name] for name in shapes}
+
+
+@torch.no_grad()
+def moved(router: Router, change: Change) -> Router:
+    """A copy of `router`, by `change` further."""
+    made = copy.deepcopy(router)
+    for name, parameter in made.named_parameters():
+        parameter.add_(change[name])
+    return made
+
+
+def difference(new: Router, old: Router) -> Change:
+    """``new - old`` of every parameter, on the CPU."""
+    before = dict(old.named_parameters())
+    return {
+        name: parameter.detach().cpu() - before[name].detach().cpu()
+        for name, parameter in new.named_parameters()
+    }
+
+
+def _reporting(task: RouteTask) -> Report:
+    began, each = time.perf_counter(), tokens_of(task) // task.steps
+
+    def report(step: int, steps: int, loss: float) -> None:
+        speed = step * each / (time.perf_counter() - began)
+        progress.report(step, steps, loss, speed, step * each)
+
+    return report
+
+
+def _metrics(trace: Trace, sent: Sent, task: RouteTask, documents: int) -> dict[str, float | int]:
+    tokens = tokens_of(task)
+    return {
+        "loss": round(sum(trace.losses) / len(trace.losses), LOSS_DECIMALS),
+        "tokens": tokens,
+        "tokens_per_s": float(round(tokens / sum(trace.seconds))),
+        "documents": documents,
+        "numbers": sum(tensor.numel() for tensor in sent.residual),
+        "payload_bytes": len(sent.data),
+    }

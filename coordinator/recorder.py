@@ -1,0 +1,81 @@
+"""What a plan's rounds leave: blobs, versions, rows."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fedmore.coordinator.assemble import EMBEDDINGS
+from fedmore.coordinator.resume import count_tokens
+from fedmore.coordinator.versions import STATE, keep_router, keep_version
+from fedmore.strategies.embeddings import Embedding
+from fedmore.strategies.embeddings import dump as dump_embeddings
+from fedmore.strategies.events import RoundFinished, RoundStarted
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.routing_state import RouterState
+from fedmore.strategies.routing_state import dump as dump_routing
+from fedmore.strategies.snapshot import dump
+from fedmore.strategies.state import ExpertState
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.app import PlanRun
+
+
+class Recorder:
+    """Writes a stage's rounds down: blobs, expert versions, then the round itself."""
+
+    def __init__(self, run: "PlanRun", index: int, stage: Stage) -> None:
+        self.run, self.index, self.stage = run, index, stage
+        self._started = datetime.now(UTC)
+
+    def begin(self, number: int) -> None:
+        """Round `number` (from 1) begins."""
+        self._started = datetime.now(UTC)
+        self.run.observer(RoundStarted(self.index, number - 1))
+
+    def trained(
+        self, number: int, metrics: dict[str, Any], states: Mapping[str, ExpertState]
+    ) -> None:
+        """A training round is aggregated."""
+        for name, entry in metrics["experts"].items():
+            at, known = (self.index, number), dict(entry)
+            entry["digest"] = keep_version(
+                self.run.registry, self.run.store, states[name], at, known
+            )
+        self._finish(number, metrics | {STATE: self.run.store.put(dump(states))})
+
+    def embedded(
+        self, number: int, metrics: dict[str, Any], embeddings: Mapping[str, Embedding]
+    ) -> None:
+        """Every client has sent its domain embedding."""
+        digest = self.run.store.put(dump_embeddings(embeddings))
+        self.run.registry.set_state(EMBEDDINGS, digest)
+        self._finish(number, metrics | {STATE: digest})
+
+    def routed(self, number: int, metrics: dict[str, Any], state: RouterState) -> None:
+        """The clients have moved the router."""
+        keep_router(self.run.registry, self.run.store, state)
+        digest = self.run.store.put(dump_routing(state))
+        self._finish(number, metrics | {STATE: digest})
+
+    def _finish(self, number: int, metrics: dict[str, Any]) -> None:
+        self.run.registry.add_round(
+            stage=self.index,
+            kind=self.stage.kind,
+            round=number,
+            metrics=metrics,
+            started_at=self._started,
+        )
+        if self.stage.kind != "router":
+            count_tokens(self.run.registry)
+        self._clear(number)
+        self.run.tracker.round(self.index, number, metrics)
+        self.run.observer(RoundFinished(self.index, number - 1, metrics))
+        if number < self.stage.rounds:
+            self.begin(number + 1)
+
+    def _clear(self, number: int) -> None:
+        """What only this round needed: its tasks, and the state that it went on from."""
+        self.run.settle(f"{self.stage.kind}/{number}")
+        for row in self.run.registry.rounds():
+            if (row.stage, row.round) == (self.index, number - 1):
+                self.run.store.delete(row.metrics[STATE])

@@ -1,0 +1,55 @@
+"""The router that clients train, between registry, store and the routing stage."""
+
+from collections.abc import Callable, Mapping
+
+from fedmore.coordinator.assemble import load_factors
+from fedmore.coordinator.config import FederationConfig
+from fedmore.coordinator.evaluate import Scorer
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.routers import initial_router
+from fedmore.coordinator.store import Store
+from fedmore.coordinator.withdrawal import leave_out
+from fedmore.experts.base import shapes_of
+from fedmore.experts.factors import Factors
+from fedmore.experts.routing.interface import Router
+from fedmore.kernels.determinism import one_thread
+from fedmore.strategies.routing import RoutingSource
+
+
+def routing_source(
+    config: FederationConfig, scorer: Scorer, registry: Registry, store: Store
+) -> RoutingSource:
+    """What the routing stage works on: newest experts, an untrained router, `router.*`."""
+    base, section = scorer.base, config.router
+
+    def initial(experts: Mapping[str, Factors]) -> Router:
+        with one_thread():  # the same wherever it is made again
+            return initial_router(config, base, experts).cpu()
+
+    return RoutingSource(
+        shapes=shapes_of(base.model),
+        experts=_experts(config, registry, store),
+        initial=initial,
+        samples=section.samples,
+        entropy=section.entropy,
+        z_loss=section.z_loss,
+        withdrawn=registry.withdrawn,
+    )
+
+
+def _experts(
+    config: FederationConfig, registry: Registry, store: Store
+) -> Callable[[], dict[str, Factors]]:
+    """The newest version of every expert, without what withdrawn owners had in it."""
+    known: dict[frozenset[str], dict[str, Factors]] = {}
+
+    def experts() -> dict[str, Factors]:
+        gone = frozenset(registry.withdrawn())
+        if gone not in known:
+            leave_out(config, registry, store)
+            names = sorted({row.name for row in registry.experts()})
+            known.clear()
+            known[gone] = {name: load_factors(store, registry.latest(name)) for name in names}
+        return known[gone]
+
+    return experts

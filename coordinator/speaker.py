@@ -1,0 +1,73 @@
+"""A federation's mixture, ready to make text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmore.coordinator.assemble import base_of
+from fedmore.coordinator.config import load_config
+from fedmore.coordinator.federation import MIXTURE
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.generation import Generated, OnToken, Settings, generate
+from fedmore.experts.mixture import Mixture
+from fedmore.experts.pieces import Piece, pieces
+from fedmore.experts.saved import Entry, load_mixture, read_recipe
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """The mixture, its base's tokenizer, and its experts in the router's order."""
+
+    mixture: Mixture
+    tokenizer: Any
+    experts: tuple[Entry, ...]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names: the public expert, then the others."""
+        return ("public", *(entry.name for entry in self.experts))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The block of every decision; none where all layers share one."""
+        return () if self.mixture.router.shared else self.mixture.gates.blocks
+
+    def speak(
+        self, ids: Sequence[int], settings: Settings, on_token: OnToken | None = None
+    ) -> Generated:
+        """Go on with `ids`."""
+        return generate(self.mixture, self.tokenizer, ids, settings, on_token)
+
+    def given(self, text: Generated) -> list[Piece]:
+        """What was there before; not its first token, which has no weights."""
+        end = text.prompt
+        return pieces(self.tokenizer, text.ids[:end], text.weights_LTA[:, : end - 1])
+
+    def made(self, text: Generated) -> list[Piece]:
+        """What is new."""
+        start = text.prompt - 1
+        return pieces(self.tokenizer, text.ids[start:], text.weights_LTA[:, start:])
+
+
+def open_speaker(directory: Path, folder: Path | None = None) -> Speaker:
+    """The mixture in `folder`, by default DIR/mixture; raises `RegistryError` where there is none.
+
+    What is wrong with the folder is said before the base is loaded.
+    """
+    config = load_config(directory)
+    place = folder or directory / MIXTURE
+    recipe = read_recipe(place)
+    base = base_of(config)
+    return Speaker(load_mixture(place, base), base.tokenizer, recipe.experts)
+
+
+def said(text: str) -> str:
+    """Text as a person gave it; raises `ConfigError` where there is none, or it is not UTF-8."""
+    if not text.strip():
+        raise ConfigError("the prompt is empty: give some text to go on from")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the prompt is not UTF-8 text: {error.reason}") from error
+    return text

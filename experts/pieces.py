@@ -1,0 +1,80 @@
+"""Tokens as pieces of text that can be shown: a character of several tokens is one piece.
+
+Shape suffixes: L decisions (layers), T tokens, A arms.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BROKEN = "\ufffd"
+"""What decoders write for bytes that are no character, or not yet a whole one."""
+
+LONGEST = 3
+"""Tokens that a character's beginning has at most, for it has at most four bytes."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text of `tokens` tokens, and the mean of their weights."""
+
+    text: str
+    tokens: int
+    weights_LA: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Weights [A]: the mean over the decisions."""
+        return self.weights_LA.mean(0)
+
+
+class Pieces:
+    """Joins tokens one after another; `before` are the ones that they follow.
+
+    A token's text depends on what stands before it (some tokenizers drop a text's first space), so
+    it is what the decoded text grows by.
+    """
+
+    def __init__(self, tokenizer: Any, before: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self._before, self._ids = list(before), list[int]()
+        self._weights: list[Tensor] = []
+
+    def add(self, token: int, weights_LA: Tensor) -> Piece | None:
+        """The piece that is whole now, if one is."""
+        self._ids.append(token)
+        self._weights.append(weights_LA)
+        text = self._text(len(self._ids))
+        if text and not text.endswith(BROKEN):
+            return self._piece(len(self._ids))
+        return self._piece(1) if len(self._ids) > LONGEST else None
+
+    def rest(self) -> Piece | None:
+        """What is left at the end, whole or not."""
+        return self._piece(len(self._ids)) if self._ids else None
+
+    def _text(self, count: int) -> str:
+        known = self._decode(self._before)
+        return self._decode([*self._before, *self._ids[:count]])[len(known) :]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _piece(self, count: int) -> Piece:
+        piece = Piece(self._text(count), count, torch.stack(self._weights[:count]).mean(0))
+        self._before = self._ids[:count]
+        del self._ids[:count], self._weights[:count]
+        return piece
+
+
+def pieces(tokenizer: Any, ids: Sequence[int], weights_LTA: Tensor) -> list[Piece]:
+    """Of all tokens but the first, which has no weights."""
+    joined = Pieces(tokenizer, ids[:1])
+    added = [joined.add(*each) for each in zip(ids[1:], weights_LTA.unbind(1), strict=True)]
+    return [piece for piece in (*added, joined.rest()) if piece is not None]

@@ -1,0 +1,1 @@
+"""The routing study: every router over the same frozen federated experts."""

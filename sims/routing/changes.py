@@ -1,0 +1,85 @@
+"""Experts that come and go under a trained router: the cost of one more, the harm of one less.
+
+The router is ReMix with k = 1, whose losses are in a table.
+"""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+from fedmore.experts.mixture import Mixture, assemble
+from fedmore.experts.routing.interface import Router
+from fedmore.experts.routing.training import Training, train_router
+from fedmore.sims.routing.material import Material
+from fedmore.sims.routing.trial import fit, fresh, score_text
+from fedmore.sims.routing.variants import AT, Size, Variant
+
+VARIANT = Variant("ReMix", "remix", 1, samples=4, trained_at=AT)
+PART = 0.1
+"""Steps for a new expert, as a part of those of a whole training."""
+
+
+def added(material: Material, size: Size, seed: int) -> dict[str, Any]:
+    """The last expert is added to a router of the others, and the whole trained anew beside it."""
+    names = list(material.experts)
+    old = trained(material.only(names[:-1]), size, seed).router
+    short = replace(size, table_steps=max(1, math.floor(PART * size.table_steps) - 1))
+    began = time.perf_counter()
+    mixture = assemble(material.base.model, material.experts, old.with_new())
+    train_new(mixture, material, short, seed, arm=len(names))
+    adding_s = time.perf_counter() - began
+    began = time.perf_counter()
+    whole = trained(material, size, seed)
+    whole_s = time.perf_counter() - began
+    return {
+        "expert": names[-1],
+        "steps": short.table_steps,
+        "steps_of_retraining": size.table_steps,
+        "seconds": adding_s,
+        "seconds_of_retraining": whole_s,
+        "bpb": _own(mixture, material, size),
+        "bpb_of_retraining": _own(whole, material, size),
+    }
+
+
+def withdrawn(material: Material, size: Size, seed: int) -> dict[str, float]:
+    """Mean bits per byte of the texts that are left, after each expert in turn is withdrawn."""
+    router = trained(material, size, seed).router
+    found = {}
+    for index, name in enumerate(material.experts):
+        left = [n for n in material.experts if n != name]
+        kept = [i for i in range(len(material.experts)) if i != index]
+        fewer = material.only(left)
+        found[name] = _own(_with(fewer, router.keeping(kept)), fewer, size)
+    return found
+
+
+def trained(material: Material, size: Size, seed: int) -> Mixture:
+    """A mixture whose router was trained over all of its experts."""
+    mixture = _with(material, fresh(material, VARIANT))
+    fit(mixture, material, VARIANT, size, seed)
+    return mixture
+
+
+def train_new(mixture: Mixture, material: Material, size: Size, seed: int, arm: int) -> None:
+    """Train the row of one arm alone."""
+    training = Training(
+        steps=size.table_steps,
+        batch_size=size.batch,
+        learning_rate=3 * size.learning_rate,
+        samples=VARIANT.samples,
+        only=(arm,),
+        seed=seed,
+    )
+    train_router(mixture, material.windows, training)
+
+
+def _with(material: Material, router: Router) -> Mixture:
+    return assemble(material.base.model, material.experts, router)
+
+
+def _own(mixture: Mixture, material: Material, size: Size) -> float:
+    """Mean over the experts' own texts."""
+    names = list(material.experts)
+    return sum(score_text(mixture.model, material, n, size) for n in names) / len(names)

@@ -1,0 +1,101 @@
+"""What a seed's routers have in common: base, frozen experts, text to train on and to score."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedmore.coordinator import routers
+from fedmore.coordinator.assemble import base_of, domain_means, load_factors
+from fedmore.coordinator.config import FederationConfig
+from fedmore.coordinator.federation import open_federation
+from fedmore.experts import text as texts_of
+from fedmore.experts.base import Base
+from fedmore.experts.factors import Factors
+from fedmore.experts.mixture import routed_blocks
+from fedmore.experts.text import read_documents, sample
+from fedmore.sims.routing.variants import Size
+
+MIXED = "mixed"
+"""Documents of two domains, one half each."""
+
+PIECE = 160
+"""Characters of a half."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Of one seed; `texts` maps names to held-out documents, an expert's own under its name.
+
+    `windows` [W, T + 1] are to train on, of every domain as many; `public` [N, D] are embeddings of
+    public text, `public_windows` [W, T] its tokens.
+    """
+
+    base: Base
+    config: FederationConfig
+    experts: dict[str, Factors]
+    blocks: tuple[int, ...]
+    windows: Tensor
+    texts: dict[str, list[str]]
+    means: dict[str, Tensor]
+    public: Tensor
+    public_windows: Tensor
+
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding."""
+        return int(self.public.shape[1])
+
+    def only(self, names: list[str]) -> "Material":
+        """The same with some of the experts."""
+        kept = {name: self.experts[name] for name in names}
+        return Material(**{**self.__dict__, "experts": kept, "blocks": routed_blocks(kept)})
+
+
+def load(directory: Path, size: Size) -> Material:
+    """From the folder of a finished scenario, clients' folders included."""
+    with open_federation(directory) as federation:
+        config, registry, store = federation.config, federation.registry, federation.store
+        base = base_of(config)
+        names = sorted({row.name for row in registry.experts()})
+        experts = {name: load_factors(store, registry.latest(name)) for name in names}
+        means = domain_means(registry, store, names)
+        owners: dict[str, str] = {m.target: m.name for m in registry.members()}
+    rows = [
+        _windows(directory / "clients" / owners[name] / "data", base, size, config.federation.seed)
+        for name in names
+    ]
+    order = torch.randperm(
+        len(names) * size.windows, generator=torch.Generator().manual_seed(config.federation.seed)
+    )
+    texts = _texts(config, size)
+    texts[MIXED] = _mixed([texts[name] for name in names], size.documents)
+    return Material(
+        base, config, experts, routed_blocks(experts), torch.cat(rows)[order], texts, means,
+        routers.public_embeddings(config, base), routers.public_windows(config, base),
+    )  # fmt: skip
+
+
+def _windows(data: Path, base: Base, size: Size, seed: int) -> Tensor:
+    documents = read_documents(data)
+    return texts_of.windows(documents, base.tokenizer, size.tokens, size.windows, 77 + seed)
+
+
+def _texts(config: FederationConfig, size: Size) -> dict[str, list[str]]:
+    files: Any = config.evaluation.texts
+    return {name: sample(read_documents(Path(path)), size.documents, 0)
+            for name, path in files.items()}  # fmt: skip
+
+
+def _mixed(texts: list[list[str]], count: int) -> list[str]:
+    """Halves of documents of two different domains."""
+    generator = random.Random(0)
+    found = []
+    for index in range(count):
+        one, other = generator.sample(range(len(texts)), 2)
+        halves = [texts[i][index % len(texts[i])][:PIECE] for i in (one, other)]
+        found.append("\n".join(halves))
+    return found

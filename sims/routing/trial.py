@@ -1,0 +1,122 @@
+"""One router of the study: made, trained, scored."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fedmore.experts import evaluate as scoring
+from fedmore.experts.lowrank import with_change
+from fedmore.experts.mixture import Mixture, assemble
+from fedmore.experts.routing.interface import Router
+from fedmore.experts.routing.sampling import effective_size
+from fedmore.experts.routing.saved import make_router
+from fedmore.experts.routing.training import Trace, Training, fit_features, train_router
+from fedmore.experts.routing.untrained import arrow_router, domain_router
+from fedmore.experts.routing.usage import by_decision
+from fedmore.experts.text import tokenize
+from fedmore.sims.routing.material import Material
+from fedmore.sims.routing.variants import Size, Variant
+
+Scores = dict[str, float]
+
+
+@dataclass
+class Trial:
+    """What one router gave in one seed: bits per byte of every text, ESS, cost and training."""
+
+    variant: dict[str, Any]
+    bits_per_byte: Scores
+    ess: list[float]
+    active_params: int
+    router_params: int
+    steps_per_s: float | None = None
+    losses: list[float] = field(default_factory=list)
+    ess_steps: list[list[float]] = field(default_factory=list)
+
+
+def run(material: Material, variant: Variant, size: Size, seed: int) -> Trial:
+    """Make the router, train it unless it is set, and score the mixture."""
+    router = fresh(material, variant)
+    mixture = assemble(material.base.model, material.experts, router)
+    trace = fit(mixture, material, variant, size, seed) if variant.trained_at else None
+    return measured(mixture, material, variant, size, trace)
+
+
+def fresh(material: Material, variant: Variant) -> Router:
+    """A router before any training."""
+    spec = variant.spec(len(material.experts), material.width, len(material.blocks))
+    if variant.kind == "arrow":
+        return arrow_router(spec, material.experts, material.blocks)
+    if variant.kind == "domain":
+        means = [material.means[name] for name in material.experts]
+        return domain_router(spec, means, material.public)
+    router = make_router(spec)
+    fit_features(router, material.base.model, material.public_windows, material.blocks)
+    return router
+
+
+def fit(
+    mixture: Mixture,
+    material: Material,
+    variant: Variant,
+    size: Size,
+    seed: int,
+    report: Callable[[int, int, float], None] | None = None,
+) -> Trace:
+    """Train the mixture's router as the variant says."""
+    tabled = variant.kind == "remix" and not variant.per_layer and variant.level != "token"
+    training = Training(
+        steps=size.table_steps if tabled else size.steps,
+        batch_size=size.batch,
+        learning_rate=size.learning_rate,
+        samples=variant.samples,
+        seed=seed,
+    )
+    return train_router(mixture, material.windows, training, report)
+
+
+def measured(
+    mixture: Mixture, material: Material, variant: Variant, size: Size, trace: Trace | None
+) -> Trial:
+    """Bits per byte of every text, and how the router spreads its weights."""
+    spec = mixture.router.spec
+    return Trial(
+        variant=asdict(variant),
+        bits_per_byte=score_all(mixture.model, material, size),
+        ess=_ess(mixture, material, size),
+        active_params=mixture.active_params(spec.top_k),
+        router_params=sum(p.numel() for p in mixture.router.parameters()),
+        steps_per_s=trace.steps_per_s if trace else None,
+        losses=trace.losses if trace else [],
+        ess_steps=trace.ess if trace else [],
+    )
+
+
+def score_all(model: Any, material: Material, size: Size) -> Scores:
+    """Bits per byte of every text."""
+    return {text: score_text(model, material, text, size) for text in material.texts}
+
+
+def score_text(model: Any, material: Material, text: str, size: Size) -> float:
+    """Bits per byte of one text's documents together."""
+    scores = scoring.score(model, material.base.tokenizer, material.texts[text], size.tokens)
+    return scoring.mean_bits_per_byte(scores)
+
+
+def oracle(material: Material, size: Size) -> Scores:
+    """Every domain under its own expert alone."""
+    return {
+        name: score_text(with_change(material.base.model, factors), material, name, size)
+        for name, factors in material.experts.items()
+    }
+
+
+def _ess(mixture: Mixture, material: Material, size: Size) -> list[float]:
+    """Mean effective sample size of each decision, over one document a domain."""
+    import torch
+
+    rows = []
+    for name in material.experts:
+        ids = tokenize(material.base.tokenizer, material.texts[name][0])[: size.tokens]
+        rows.append(effective_size(by_decision(mixture, torch.tensor([ids])))[:, 1:].mean(1))
+    return [float(x) for x in torch.stack(rows).mean(0)]
