@@ -48,6 +48,7 @@ def load_base(
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseError(f"base {name!r} cannot be loaded: {error}") from error
     model.requires_grad_(False).train(False)
+    _keep_unpacked(model)
     return Base(name, model, tokenizer, fingerprint_of(name))
 
 
@@ -67,6 +68,18 @@ def _four_bit(quantization: str) -> Any:
 
     config: Any = BitsAndBytesConfig
     return config(load_in_4bit=True, bnb_4bit_quant_type=quantization)
+
+
+def _keep_unpacked(model: nn.Module) -> None:
+    """Have 4-bit layers compute alike on every CPU.
+
+    With AVX-512 BF16 bitsandbytes would repack the weights in place at the first forward pass in
+    eval mode: only where the rows are a multiple of 32, and under those who share the weights.
+    """
+    modules: Any = model.modules()
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def compute_dtype(dtype: str, device: str = "cpu") -> torch.dtype:

@@ -19,6 +19,10 @@ from fedmore.experts.mixture import Mixture
 from fedmore.experts.text import start_token
 
 
+COLDEST = 1e-3
+"""Temperature below which logits that are divided by it may overflow."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How text is made: `temperature` 0 takes the likeliest token, above 0 draws by `seed`.
@@ -38,10 +42,12 @@ class Settings:
         """Raise `ConfigError` for what nobody can mean."""
         if self.max_tokens < 1:
             raise ConfigError(f"max-tokens must be 1 or more, not {self.max_tokens}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature must be 0 or more, not {self.temperature}")
+        if self.temperature != 0 and not COLDEST <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature must be 0 or from {COLDEST} up, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be from 0 to {2**63 - 1}, not {self.seed}")
         if self.num_beams != 1:
             raise ConfigError(
                 f"num_beams must be 1, not {self.num_beams}: a mixture has no beam search"

@@ -5,6 +5,7 @@ Shape suffixes: L decisions (layers), T tokens, A arms.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,11 +51,23 @@ class Pieces:
         text = self._text(len(self._ids))
         if text and not text.endswith(BROKEN):
             return self._piece(len(self._ids))
-        return self._piece(1) if len(self._ids) > LONGEST else None
+        broken = self._broken() if len(self._ids) > LONGEST else 0
+        return self._piece(broken) if broken else None
 
     def rest(self) -> Piece | None:
         """What is left at the end, whole or not."""
         return self._piece(len(self._ids)) if self._ids else None
+
+    def _broken(self) -> int:
+        """How many of the first tokens will never be a character; 0 where that is open.
+
+        Their text stays as it is, and the next token begins another character.
+        """
+        texts = [self._text(count) for count in range(1, len(self._ids) + 1)]
+        for count, (text, longer) in enumerate(pairwise(texts), 1):
+            if text != longer and texts[-1].startswith(text):
+                return count
+        return 0
 
     def _text(self, count: int) -> str:
         known = self._decode(self._before)

@@ -91,7 +91,13 @@ class LossTable:
 class Reinforce:
     """Gradients of one step by REINFORCE with a leave-one-out baseline."""
 
-    def __init__(self, mixture: Mixture, windows_WT: Tensor, training: Training) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        windows_WT: Tensor,
+        training: Training,
+        table: LossTable | None = None,
+    ) -> None:
         self.mixture, self.windows_WT, self.training = mixture, windows_WT, training
         router: Any = mixture.router
         self.router = router
@@ -99,7 +105,7 @@ class Reinforce:
         self.generator = torch.Generator().manual_seed(training.seed)
         # A table is for experts that stay as they are, and decisions that all layers share.
         remembers = router.shared and not self.by_token and not training.experts_rate
-        self.table = LossTable(mixture, windows_WT) if remembers else None
+        self.table = (table or LossTable(mixture, windows_WT)) if remembers else None
         decisions = 1 if router.shared else len(mixture.gates.blocks)
         self.ess = [float(router.spec.top_k)] * decisions  # by construction
 

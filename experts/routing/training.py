@@ -6,7 +6,7 @@ Shape suffixes: W windows, B of them in a batch, T tokens, A arms, L decisions, 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from fedmore.experts.mixture import Mixture
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.learned import SoftmaxRouter, XLoraRouter
 from fedmore.experts.routing.sampling import effective_size
+
+if TYPE_CHECKING:  # it imports this module
+    from fedmore.experts.routing.reinforce import LossTable
 
 Report = Callable[[int, int, float], None]  # step, steps, loss in nats per token
 
@@ -72,20 +75,22 @@ def window_losses(model: Any, ids_BT: Tensor, copies: int = 1) -> Tensor:
 
 
 def train_router(
-    mixture: Mixture, windows_WT: Tensor, training: Training, report: Report | None = None
+    mixture: Mixture,
+    windows_WT: Tensor,
+    training: Training,
+    report: Report | None = None,
+    table: "LossTable | None" = None,
 ) -> Trace:
     """Train the mixture's router in place on windows [W, T + 1]; the same seed, the same numbers.
 
-    Windows are gone through in their order, again from the first when they are used up. Raises
+    Windows are gone through in their order, again from the first when they are used up. `table`
+    holds losses that are known already, of the same windows, experts and weights. Raises
     `ConfigError` for a router that is not trained.
     """
-    from fedmore.experts.routing.reinforce import Reinforce
-
     router = mixture.router
     if not any(p.requires_grad for p in router.parameters()):
         raise ConfigError(f"the router {router.spec.kind!r} is set, not trained")
-    method: Any = Reinforce if router.spec.kind == "remix" else ByGradient
-    steps = method(mixture, windows_WT.to(mixture.model.device), training)
+    steps = _method(mixture, windows_WT.to(mixture.model.device), training, table)
     optimiser = torch.optim.AdamW(list(_groups(mixture, training)), weight_decay=0.0)
     rates = [group["lr"] for group in optimiser.param_groups]
     trace = Trace()
@@ -106,6 +111,16 @@ def train_router(
         if report:
             report(step + 1, training.steps, loss)
     return trace
+
+
+def _method(
+    mixture: Mixture, windows_WT: Tensor, training: Training, table: "LossTable | None"
+) -> Any:
+    from fedmore.experts.routing.reinforce import Reinforce
+
+    if mixture.router.spec.kind == "remix":
+        return Reinforce(mixture, windows_WT, training, table)
+    return ByGradient(mixture, windows_WT, training)
 
 
 def batches(count: int, training: Training) -> Iterator[list[int]]:

@@ -97,8 +97,8 @@ def _upload(links: Sequence[Link], identities: Sequence[Identity], size: int) ->
         _say("ready")
         sys.stdin.readline()
         sent = [
-            pool.submit(link.upload, *blob)
-            for link, *blob in zip(links, digests, blobs, strict=True)
+            pool.submit(link.upload, digest, blob)
+            for link, digest, blob in zip(links, digests, blobs, strict=True)
         ]
         for upload in sent:
             upload.result()

@@ -6,14 +6,15 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from fedmore.coordinator.assemble import EMBEDDINGS, assemble, base_of, public_embeddings
+from fedmore.coordinator.assemble import EMBEDDINGS, assemble, base_of
 from fedmore.coordinator.config import parse_config
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.routers import public_embeddings
 from fedmore.coordinator.store import Store
 from fedmore.experts.base import shapes_of
 from fedmore.experts.errors import ConfigError, DataError, RegistryError
 from fedmore.experts.factors import numbers, to_state
-from fedmore.experts.router import DomainRouter, UniformRouter
+from fedmore.experts.routing.untrained import DomainRouter, UniformRouter
 from fedmore.experts.saved import load_mixture, read_recipe
 from fedmore.experts.spec import ExpertSpec
 from fedmore.experts.text import tokenize
@@ -97,7 +98,7 @@ def test_the_newest_versions_are_put_together(kept):
         ("legal", "expert", 4),
     ]
     assert recipe.experts[1].digest == kept.newest
-    assert (recipe.router, recipe.top_k) == ("domain", 2)
+    assert (recipe.router["kind"], recipe.router["top_k"]) == ("domain", 2)
     mixture = load_mixture(folder, base_of(kept.config))
     assert isinstance(mixture.router, DomainRouter)
     assert mixture.router.rows_ED.shape == (2, 64)

@@ -18,7 +18,8 @@ from fedmore.experts.errors import RegistryError
 from fedmore.experts.factors import numbers, to_state
 from fedmore.experts.lowrank import with_change
 from fedmore.experts.mixture import assemble as build
-from fedmore.experts.router import UniformRouter
+from fedmore.experts.routing.spec import RouterSpec
+from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.spec import ExpertSpec
 from fedmore.sims.tiny import make_tiny_base
 
@@ -89,7 +90,9 @@ class Made:
 
 @pytest.fixture
 def mixture(made):
-    return build(made.base.model, {"legal": made.change}, UniformRouter(1))
+    return build(
+        made.base.model, {"legal": made.change}, UniformRouter(RouterSpec("uniform", 1, 64))
+    )
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -9,23 +9,28 @@ from fedmore.experts.errors import BaseError, RegistryError
 from fedmore.experts.factors import numbers
 from fedmore.experts.lowrank import with_change
 from fedmore.experts.mixture import assemble
-from fedmore.experts.router import DomainRouter, UniformRouter
+from fedmore.experts.routing.interface import Router
+from fedmore.experts.routing.spec import RouterSpec
+from fedmore.experts.routing.untrained import DomainRouter, UniformRouter
 from fedmore.experts.saved import Entry, Recipe, load_mixture, read_recipe, save_mixture
 from fedmore.experts.spec import ExpertSpec
 
 IDS = torch.arange(60).view(3, 20) * 7 % 257
 
 
-class Fixed:
-    """The same weights for every token."""
-
-    kind = "fixed"
+class Fixed(Router):
+    """The same weights of the experts for every token."""
 
     def __init__(self, *weights):
-        self.weights = weights
+        super().__init__(RouterSpec("uniform", len(weights), 64))
+        self.weights = [1 - sum(weights), *weights]
 
-    def __call__(self, embeddings):
-        return torch.tensor(self.weights).expand(*embeddings.shape[:2], -1)
+    def forward(self, x_BTD, slot, memory):
+        return torch.tensor(self.weights).expand(*x_BTD.shape[:2], -1)
+
+
+def uniform(experts):
+    return UniformRouter(RouterSpec("uniform", experts, 64))
 
 
 @pytest.fixture
@@ -41,8 +46,9 @@ def experts(changes):
 @pytest.fixture
 def domain_router(base):
     torch.manual_seed(5)
-    rows = torch.randn(3, 64) * 20
-    return DomainRouter(rows, torch.zeros(3), torch.zeros(64), 2)
+    router = DomainRouter(RouterSpec("domain", 3, 64, top_k=2))
+    router.rows_ED.copy_(torch.randn(3, 64) * 20)
+    return router
 
 
 def test_all_weights_zero_is_the_base_bit_for_bit(base, experts, logits):
@@ -70,7 +76,7 @@ def test_a_uniform_mixture_of_one_is_half_of_each_ffn(base, changes, logits):
                 b, a = change[f"model.layers.{index}.mlp.{name}"]
                 getattr(changed, name).weight += b @ a
         block.mlp = Half(block.mlp, changed)
-    mixture = assemble(base.model, {"legal": change}, UniformRouter(1))
+    mixture = assemble(base.model, {"legal": change}, uniform(1))
     expected = logits(dense, IDS)
     torch.testing.assert_close(logits(mixture.model, IDS), expected, rtol=1e-4, atol=1e-5)
 
@@ -131,34 +137,34 @@ def test_parameters_are_counted(base, experts, domain_router):
     assert mixture.active_params(9) == base.parameters + sum(sizes)
 
 
-def recipe(base, experts, router="domain"):
+def recipe(base, experts, router):
     entries = tuple(Entry(name, "expert", name, 4, numbers(f), "ab") for name, f in experts.items())
-    return Recipe(base.name, base.fingerprint, router, 2, entries)
+    return Recipe(base.name, base.fingerprint, router.spec.table(), entries)
 
 
 @pytest.mark.parametrize("kind", ["domain", "uniform"])
 def test_a_saved_mixture_comes_back(base, experts, domain_router, logits, tmp_path, kind):
-    router = domain_router if kind == "domain" else UniformRouter(3)
-    made = recipe(base, experts, kind)
+    router = domain_router if kind == "domain" else uniform(3)
+    made = recipe(base, experts, router)
     save_mixture(tmp_path, made, experts, router)
     assert read_recipe(tmp_path) == made
     loaded = load_mixture(tmp_path, base)
     assert list(loaded.experts) == list(experts)
-    assert loaded.router.kind == kind
+    assert loaded.router.spec == router.spec
     expected = logits(assemble(base.model, experts, router).model, IDS)
     assert torch.equal(logits(loaded.model, IDS), expected)
 
 
 def test_saving_again_leaves_nothing_of_the_old_one(base, experts, domain_router, tmp_path):
-    save_mixture(tmp_path, recipe(base, experts), experts, domain_router)
+    save_mixture(tmp_path, recipe(base, experts, domain_router), experts, domain_router)
     fewer = {"gl": experts["gl"]}
-    save_mixture(tmp_path, recipe(base, fewer, "uniform"), fewer, UniformRouter(1))
+    save_mixture(tmp_path, recipe(base, fewer, uniform(1)), fewer, uniform(1))
     assert [f.stem for f in (tmp_path / "experts").iterdir()] == ["gl"]
     assert list(load_mixture(tmp_path, base).experts) == ["gl"]
 
 
 def test_another_base_is_refused(base, experts, domain_router, tmp_path):
-    save_mixture(tmp_path, recipe(base, experts), experts, domain_router)
+    save_mixture(tmp_path, recipe(base, experts, domain_router), experts, domain_router)
     other = Base("other", base.model, base.tokenizer, "sha256:00")
     with pytest.raises(BaseError, match=r"not sha256:00"):
         load_mixture(tmp_path, other)
@@ -171,7 +177,7 @@ def test_no_mixture_says_what_to_do(base, tmp_path):
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"base": "x"}', '{"experts": [{"name": "x"}]}'])
 def test_a_damaged_recipe_is_named(base, experts, domain_router, tmp_path, damage):
-    save_mixture(tmp_path, recipe(base, experts), experts, domain_router)
+    save_mixture(tmp_path, recipe(base, experts, domain_router), experts, domain_router)
     (tmp_path / saved.FILE).write_text(damage)
     with pytest.raises(RegistryError, match="damaged"):
         read_recipe(tmp_path)
@@ -180,7 +186,7 @@ def test_a_damaged_recipe_is_named(base, experts, domain_router, tmp_path, damag
 @pytest.mark.parametrize("file", ["experts/gl.safetensors", "router.safetensors"])
 @pytest.mark.parametrize("damage", [None, b"", b"\x10" * 40])
 def test_damaged_or_missing_tensors_are_named(base, experts, domain_router, tmp_path, file, damage):
-    save_mixture(tmp_path, recipe(base, experts), experts, domain_router)
+    save_mixture(tmp_path, recipe(base, experts, domain_router), experts, domain_router)
     if damage is None:
         (tmp_path / file).unlink()
     else:
@@ -190,14 +196,14 @@ def test_damaged_or_missing_tensors_are_named(base, experts, domain_router, tmp_
 
 
 def test_an_interrupted_save_is_no_mixture(base, experts, domain_router, tmp_path, monkeypatch):
-    save_mixture(tmp_path, recipe(base, experts), experts, domain_router)
+    save_mixture(tmp_path, recipe(base, experts, domain_router), experts, domain_router)
 
     def full(*_):
         raise OSError("no space left")
 
     monkeypatch.setattr(saved, "save_file", full)
     with pytest.raises(OSError, match="no space"):
-        save_mixture(tmp_path, recipe(base, experts), experts, domain_router)
+        save_mixture(tmp_path, recipe(base, experts, domain_router), experts, domain_router)
     with pytest.raises(RegistryError, match="no mixture"):
         read_recipe(tmp_path)
 

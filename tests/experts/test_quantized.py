@@ -7,7 +7,8 @@ from fedmore.experts import factors as low_rank
 from fedmore.experts.base import linear_shapes, load_base, shapes_of
 from fedmore.experts.evaluate import score
 from fedmore.experts.mixture import assemble
-from fedmore.experts.router import UniformRouter
+from fedmore.experts.routing.spec import RouterSpec
+from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.spec import ExpertSpec
 from fedmore.sims.tiny import make_tiny_base
 
@@ -28,14 +29,11 @@ def test_a_base_at_four_bits_trains_and_mixes(tmp_path):
     assert all(bool(b.abs().sum() > 0) for b, _ in change.values())
     text = ["Ola, mundo: isto é galego."]
     plain = score(base.model, base.tokenizer, text, 32)
-    mixed = score(
-        assemble(base.model, {"gl": change}, UniformRouter(1)).model, base.tokenizer, text, 32
-    )
+    router = UniformRouter(RouterSpec("uniform", 1, 64))
+    mixed = score(assemble(base.model, {"gl": change}, router).model, base.tokenizer, text, 32)
     assert mixed[0].nats != plain[0].nats
     nothing = {p: (b * 0, a) for p, (b, a) in change.items()}
-    off = score(
-        assemble(base.model, {"gl": nothing}, UniformRouter(1)).model, base.tokenizer, text, 32
-    )
+    off = score(assemble(base.model, {"gl": nothing}, router).model, base.tokenizer, text, 32)
     torch.testing.assert_close(off[0].nats, plain[0].nats)
 
 

@@ -38,7 +38,7 @@ def test_list_names_every_scenario():
 def test_errors_are_one_line_and_leave_nothing(tmp_path):
     unknown = fedmore("sim", "run", "nothing", cwd=tmp_path)
     assert unknown.returncode == 2
-    assert "there are quickstart, smoke" in unknown.stderr
+    assert "there are quickstart, routing, smoke" in unknown.stderr
     setting = fedmore("sim", "run", "smoke", "--set", "stages.7.steps=1", cwd=tmp_path)
     assert setting.returncode == 2
     assert "stages.7.steps" in setting.stderr
