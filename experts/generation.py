@@ -18,6 +18,8 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.mixture import Mixture
 from fedmore.experts.text import start_token
 
+SEEDS = 2**63
+"""A seed is from 0 to below this."""
 
 COLDEST = 1e-3
 """Temperature below which logits that are divided by it may overflow."""
@@ -46,8 +48,8 @@ class Settings:
             raise ConfigError(f"temperature must be 0 or from {COLDEST} up, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top-p must be above 0 and at most 1, not {self.top_p}")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed must be from 0 to {2**63 - 1}, not {self.seed}")
+        if not 0 <= self.seed < SEEDS:
+            raise ConfigError(f"seed must be from 0 to {SEEDS - 1}, not {self.seed}")
         if self.num_beams != 1:
             raise ConfigError(
                 f"num_beams must be 1, not {self.num_beams}: a mixture has no beam search"

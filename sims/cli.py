@@ -1,6 +1,7 @@
 """`fedmore`: run scenarios. Imports nothing heavy, so that `--help` answers at once."""
 
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -42,7 +43,7 @@ def root(
 
 @sim.command("list")
 def list_scenarios() -> None:
-    """List the scenarios."""
+    """List the scenarios and studies."""
     from rich.console import Console
     from rich.table import Table
 
@@ -71,16 +72,22 @@ def fetch_scenario(
 def run_scenario(
     name: Annotated[str, typer.Argument(help="Which scenario; `fedmore sim list` names them.")],
     engine: Annotated[
-        Engine,
+        Engine | None,
         typer.Option(
-            help="grpc: real processes; local: all in this one; ray: Flower's simulation."
+            help="grpc: real processes; local: all in this one; ray: Flower's simulation. "
+            "By default grpc, for a study local."
         ),
-    ] = Engine.grpc,
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of everything random; by default the scenario's.")
+        int | None,
+        typer.Option(help="Of everything random; by default the scenario's, for a study 0, 1, 2."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder for the run; by default runs/NAME-TIME.")
+        Path | None,
+        typer.Option(
+            help="A new folder for the run; by default runs/NAME-TIME. A study goes on in the "
+            "folder where it stopped; by default runs/NAME."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -90,20 +97,60 @@ def run_scenario(
             help="Change a key of federation.toml, such as stages.0.steps=5; repeat for more.",
         ),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A study's whole path on a tiny base, in two minutes.")
+    ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Where a study's JSON and plots go; by default its folder."),
+    ] = None,
 ) -> None:
-    """Run a scenario and write report.json, report.html and the plots."""
+    """Run a scenario and write report.json, report.html and the plots; or a study of many runs."""
     from rich.console import Console
 
+    from fedmore.experts.errors import ConfigError
     from fedmore.protos.exits import interruptible
     from fedmore.sims.engines.prepare import prepare
     from fedmore.sims.engines.run import run
-    from fedmore.sims.scenarios.catalogue import scenario
+    from fedmore.sims.scenarios.catalogue import STUDIES, scenario
 
-    chosen = scenario(name)
+    if name in STUDIES:
+        tag = engine.value if engine else "local"
+        _run_study(name, tag, seed, out, settings or (), quick=quick, results=results)
+        return
+    if quick or results:
+        raise ConfigError(f"--quick and --results are for studies: {', '.join(STUDIES)}")
+    chosen, engine = scenario(name), engine or Engine.grpc
     directory = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     prepared = prepare(chosen, directory, seed=seed, settings=settings or ())
     with interruptible(f"what was done by then is in {directory}"):
         run(prepared, engine.value, Console())
+
+
+def _run_study(
+    name: str,
+    engine: str,
+    seed: int | None,
+    out: Path | None,
+    settings: Sequence[str],
+    *,
+    quick: bool,
+    results: Path | None,
+) -> None:
+    from rich.console import Console
+
+    from fedmore.protos.exits import interruptible
+    from fedmore.sims.scenarios.catalogue import STUDIES
+
+    folder = out or Path("runs") / (f"{name}-quick" if quick else name)
+    seeds = None if seed is None else (seed,)
+    console = Console()
+    with interruptible(f"what is done is in {folder}; the same command goes on from there"):
+        path = STUDIES[name]()(
+            out=folder, seeds=seeds, quick=quick, engine=engine, settings=settings,
+            results_in=results, console=console,
+        )  # fmt: skip
+    console.print(path)
 
 
 @sim.command("codecs")

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.spec import RouterSpec
 
+HAIR = 1e-3
+"""What a new expert's bias lacks to the public one's: more than rounding would tell apart."""
+
 
 class Router(nn.Module):
     """What a mixture needs of a router."""
@@ -58,7 +61,8 @@ class Router(nn.Module):
     def with_new(self, count: int = 1) -> "Router":
         """The router of `count` experts more, after the others; a new one is as yet never better.
 
-        Its numbers are those of the public expert where there are such, else zeros.
+        Its numbers are those of the public expert where there are such, else zeros; its bias is a
+        `HAIR` less, so that no rounding puts it before the public one.
         """
         other = type(self)(self.spec.of(self.spec.experts + count))
         old, state = self.state_dict(), other.state_dict()
@@ -69,6 +73,8 @@ class Router(nn.Module):
                 continue
             first = tensor.narrow(axis, 0, 1)
             fresh = first if name in self.arm_axes else torch.zeros_like(first)
+            if name == "bias_LA":
+                fresh = fresh - HAIR
             state[name] = torch.cat([tensor, *[fresh] * count], axis)
         other.load_state_dict(state)
         return other.train(self.training)

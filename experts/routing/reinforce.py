@@ -125,7 +125,7 @@ class Reinforce:
         if differentiated:
             target = target + losses_BM.mean()
         target.backward()  # type: ignore[no-untyped-call]
-        return float(losses_BM.mean())
+        return float(losses_BM.detach().mean())
 
     def _forward(self, rows: list[int], draws: Draws) -> Tensor:
         """Losses [B * M] of selections that are drawn on the way through the model."""

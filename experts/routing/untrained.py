@@ -61,7 +61,7 @@ class DomainRouter(Router):
             total = evidence * memory.evidence[..., None]
         else:
             total = memory.running(slot, evidence, limit)[0]
-        public = torch.zeros_like(total[..., :1])
+        public = total.new_zeros(*total.shape[:-1], 1)
         arms = torch.softmax(torch.cat([public, TEMPERATURE * total], dim=-1), dim=-1)
         return keep_top(arms, self.spec.top_k).to(x_BTD.dtype)
 

@@ -24,6 +24,13 @@ class Op(StrEnum):
     sign1 = "sign1"
 
 
+class Device(StrEnum):
+    """Where the ops run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 @app.command("kernels")
 def bench_kernels(
     json: Json = False,
@@ -33,13 +40,17 @@ def bench_kernels(
     only: Annotated[
         list[Op] | None, typer.Option(help="Only this op; repeat for more. By default all.")
     ] = None,
+    device: Annotated[
+        Device,
+        typer.Option(help="cuda: an NVIDIA GPU, with the parts of its peaks that are reached."),
+    ] = Device.cpu,
     out: Out = None,
 ) -> None:
     """Every op against the obvious way; exit code 1 if one differs from its specification."""
     from fedmore.sims.bench.kernels import rows
     from fedmore.sims.bench.table import publish
 
-    found = rows([op.value for op in only or Op], quick=quick)
+    found = rows([op.value for op in only or Op], quick=quick, device=device.value)
     publish(found, "fedmore bench kernels", as_json=json, out=out)
     if not all(row["verified"] for row in found):
         raise typer.Exit(1)

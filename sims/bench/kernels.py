@@ -7,19 +7,28 @@ from importlib import import_module
 from rich.console import Console
 from rich.progress import track
 
-from fedmore.kernels.bench import Result
+from fedmore.experts.errors import ConfigError
+from fedmore.kernels.bench import Result, place
+from fedmore.kernels.choose import KernelError
 from fedmore.sims.bench.table import Row
 
 
-def rows(ops: Sequence[str], *, quick: bool) -> list[Row]:
-    """The results of all ops, in order; what is being done is shown on stderr of a terminal."""
+def rows(ops: Sequence[str], *, quick: bool, device: str) -> list[Row]:
+    """The results of all ops, in order; what is being done is shown on stderr of a terminal.
+
+    Raises `ConfigError` where the device, or something that a bench needs, is not there.
+    """
     console = Console(stderr=True)
     steps = track(
-        _results(ops, quick), "measuring", console=console, disable=not console.is_terminal
+        _results(ops, quick, device), "measuring", console=console, disable=not console.is_terminal
     )
-    return [asdict(result) for result in steps]
+    try:
+        return [asdict(result) for result in steps]
+    except KernelError as error:
+        raise ConfigError(str(error)) from error
 
 
-def _results(ops: Sequence[str], quick: bool) -> Iterator[Result]:
+def _results(ops: Sequence[str], quick: bool, device: str) -> Iterator[Result]:
+    where = place(device)
     for op in ops:
-        yield from import_module(f"fedmore.kernels.{op}.bench").results(quick)
+        yield from import_module(f"fedmore.kernels.{op}.bench").results(quick, where)

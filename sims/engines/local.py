@@ -4,6 +4,8 @@ The bytes counted are payload, without framing. `MailboxGrid` puts replies in th
 messages, so no result depends on which client was faster.
 """
 
+from pathlib import Path
+
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
@@ -60,7 +62,13 @@ def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tup
     """Let a client in, as an invite would; its node id and what its app is given."""
     token = federation.registry.invite(client.name)
     member = federation.registry.enrol(token, client.name, client.kind, client.target, client.rank)
-    base = federation.config.base
+    state = prepared.folder(client) / "state"
+    return member.node_id, node_of(prepared, client, member.node_id, state)
+
+
+def node_of(prepared: Prepared, client: ClientSpec, node_id: int, state: Path) -> Node:
+    """A client that is a member already, with `state` as the folder of what it remembers."""
+    base = prepared.config.base
     node_config: dict[str, bool | float | int | str] = {
         "name": client.name,
         "kind": client.kind,
@@ -71,10 +79,9 @@ def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tup
         "dtype": base.dtype,
         "quantization": base.quantization,
         "device": device(),
-        "state": str(prepared.folder(client) / "state"),
+        "state": str(state),
     }
-    context = Context(RUN, member.node_id, node_config, RecordDict(), {})
-    return member.node_id, Node(client.name, context)
+    return Node(client.name, Context(RUN, node_id, node_config, RecordDict(), {}))
 
 
 class Listener:

@@ -11,11 +11,12 @@ from fedmore.coordinator.palette import colour
 from fedmore.sims.report.study import Study, Token
 from fedmore.sims.report.style import SOFT, canvas
 
-COLUMNS, LETTERS = 40, 9
+COLUMNS, LETTERS, UPRIGHT = 40, 9, 2
 HEAD, ROW, FOOT = 0.8, 0.15, 0.62
 """Inches: above all; of an expert's row; of a text's title and the tokens below it."""
 
-SIGNS = {"\n": "↵", "\t": "⇥", "": "␣"}
+SIGNS = {"\n": "↵", "\r": "↵", "\t": "⇥"}
+SPACE = "␣"
 MISSING = "□"
 
 
@@ -52,17 +53,24 @@ def _strip(axes: Axes, text: str, experts: list[str], tokens: tuple[Token, ...])
     axes.set_xlim(-0.5, COLUMNS - 0.5)
     axes.set_title(text, loc="left", fontsize=9, fontweight="bold", pad=3)
     axes.set_yticks(range(len(experts)), experts, fontsize=7)
-    axes.set_xticks(
-        range(len(tokens)), [label(token.text) for token in tokens], rotation=90, fontsize=6
-    )
     axes.tick_params(pad=2, colors=SOFT)
+    _labels(axes, [label(token.text) for token in tokens])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
 
 
+def _labels(axes: Axes, texts: list[str]) -> None:
+    """From top to bottom, or upright on one line where all are short."""
+    if max(map(len, texts)) <= UPRIGHT:
+        axes.set_xticks(range(len(texts)), texts, fontsize=6, va="baseline")
+        axes.tick_params(axis="x", pad=8)
+    else:
+        axes.set_xticks(range(len(texts)), texts, fontsize=6, rotation=90)
+
+
 def label(text: str) -> str:
     """A token below the map: short, white space as a sign, and only letters that the font has."""
-    short = text.strip(" ")[:LETTERS]
-    shown = SIGNS.get(short, short)
+    short = text.strip(" ")[:LETTERS] or SPACE
     known = get_font(findfont(FontProperties())).get_charmap()
+    shown = (SIGNS.get(letter, letter) for letter in short)
     return "".join(letter if ord(letter) in known else MISSING for letter in shown)

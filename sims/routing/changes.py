@@ -8,11 +8,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from fedmore.experts.mixture import Mixture, assemble
+from fedmore.experts.mixture import Mixture
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.training import Training, train_router
 from fedmore.sims.routing.material import Material
-from fedmore.sims.routing.trial import fit, fresh, score_text
+from fedmore.sims.routing.trial import Scores, fit, fresh, mixed, score_text
 from fedmore.sims.routing.variants import AT, Size, Variant
 
 VARIANT = Variant("ReMix", "remix", 1, samples=4, trained_at=AT)
@@ -26,7 +26,7 @@ def added(material: Material, size: Size, seed: int) -> dict[str, Any]:
     old = trained(material.only(names[:-1]), size, seed).router
     short = replace(size, table_steps=max(1, math.floor(PART * size.table_steps) - 1))
     began = time.perf_counter()
-    mixture = assemble(material.base.model, material.experts, old.with_new())
+    mixture = mixed(material, old.with_new())
     train_new(mixture, material, short, seed, arm=len(names))
     adding_s = time.perf_counter() - began
     began = time.perf_counter()
@@ -43,21 +43,32 @@ def added(material: Material, size: Size, seed: int) -> dict[str, Any]:
     }
 
 
-def withdrawn(material: Material, size: Size, seed: int) -> dict[str, float]:
-    """Mean bits per byte of the texts that are left, after each expert in turn is withdrawn."""
-    router = trained(material, size, seed).router
-    found = {}
-    for index, name in enumerate(material.experts):
-        left = [n for n in material.experts if n != name]
-        kept = [i for i in range(len(material.experts)) if i != index]
-        fewer = material.only(left)
-        found[name] = _own(_with(fewer, router.keeping(kept)), fewer, size)
-    return found
+def withdrawn(material: Material, size: Size, seed: int) -> dict[str, Any]:
+    """Each expert in turn is withdrawn: bits per byte of the texts that are left, and the harm.
+
+    `{before: {text}, after: {withdrawn: {text}}, harm: {withdrawn: largest rise of a text}}`
+    """
+    names = list(material.experts)
+    mixture = trained(material, size, seed)
+    before = {name: score_text(mixture.model, material, name, size) for name in names}
+    after = {name: _without(name, mixture.router, material, size) for name in names}
+    harm = {
+        name: max(there[text] - before[text] for text in there) for name, there in after.items()
+    }
+    return {"before": before, "after": after, "harm": harm}
+
+
+def _without(name: str, router: Router, material: Material, size: Size) -> Scores:
+    names = list(material.experts)
+    left = [n for n in names if n != name]
+    fewer = material.only(left)
+    mixture = mixed(fewer, router.keeping([names.index(n) for n in left]))
+    return {text: score_text(mixture.model, fewer, text, size) for text in left}
 
 
 def trained(material: Material, size: Size, seed: int) -> Mixture:
     """A mixture whose router was trained over all of its experts."""
-    mixture = _with(material, fresh(material, VARIANT))
+    mixture = mixed(material, fresh(material, VARIANT))
     fit(mixture, material, VARIANT, size, seed)
     return mixture
 
@@ -73,10 +84,6 @@ def train_new(mixture: Mixture, material: Material, size: Size, seed: int, arm: 
         seed=seed,
     )
     train_router(mixture, material.windows, training)
-
-
-def _with(material: Material, router: Router) -> Mixture:
-    return assemble(material.base.model, material.experts, router)
 
 
 def _own(mixture: Mixture, material: Material, size: Size) -> float:

@@ -1,15 +1,12 @@
 """How much the ReMix estimate of the gradient varies with the number of selections M."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from fedmore.experts.mixture import assemble
-from fedmore.experts.routing.reinforce import Reinforce
+from fedmore.experts.routing.reinforce import LossTable, Reinforce
 from fedmore.experts.routing.training import Training
 from fedmore.sims.routing.material import Material
-from fedmore.sims.routing.trial import fresh
+from fedmore.sims.routing.trial import fresh, mixed
 from fedmore.sims.routing.variants import AT, Size, Variant
 
 SAMPLES = (2, 4, 8, 16)
@@ -22,13 +19,12 @@ def variance(material: Material, size: Size, seed: int) -> dict[str, float]:
     The batch is the same every time; only the selections differ.
     """
     variant = Variant("ReMix", "remix", 2, samples=2, trained_at=AT)
-    mixture = assemble(material.base.model, material.experts, fresh(material, variant))
-    table: Any = None
+    mixture = mixed(material, fresh(material, variant))
+    table = LossTable(mixture, material.windows)  # losses are the same for every M
     found = {}
     for samples in SAMPLES:
         training = Training(batch_size=size.batch, samples=samples, seed=seed)
-        method = Reinforce(mixture, material.windows, training)
-        method.table = table = table or method.table  # losses are the same for every M
+        method = Reinforce(mixture, material.windows, training, table)
         draws = torch.stack([_gradient(method, size.batch) for _ in range(REPEATS)])
         found[str(samples)] = float(draws.var(0).sum())
     return found

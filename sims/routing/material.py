@@ -3,7 +3,6 @@
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,13 +24,16 @@ MIXED = "mixed"
 PIECE = 160
 """Characters of a half."""
 
+Texts = dict[str, list[str]]
+
 
 @dataclass(frozen=True)
 class Material:
     """Of one seed; `texts` maps names to held-out documents, an expert's own under its name.
 
-    `windows` [W, T + 1] are to train on, of every domain as many; `public` [N, D] are embeddings of
-    public text, `public_windows` [W, T] its tokens.
+    `windows` [W, T + 1] are the coordinator's to train on, of every domain as many, from held-out
+    documents that are not scored: no client has them. `public` [N, D] are embeddings of public
+    text, `public_windows` [W, T] its tokens.
     """
 
     base: Base
@@ -39,7 +41,7 @@ class Material:
     experts: dict[str, Factors]
     blocks: tuple[int, ...]
     windows: Tensor
-    texts: dict[str, list[str]]
+    texts: Texts
     means: dict[str, Tensor]
     public: Tensor
     public_windows: Tensor
@@ -56,22 +58,21 @@ class Material:
 
 
 def load(directory: Path, size: Size) -> Material:
-    """From the folder of a finished scenario, clients' folders included."""
+    """From the folder of a finished scenario."""
     with open_federation(directory) as federation:
         config, registry, store = federation.config, federation.registry, federation.store
         base = base_of(config)
         names = sorted({row.name for row in registry.experts()})
         experts = {name: load_factors(store, registry.latest(name)) for name in names}
         means = domain_means(registry, store, names)
-        owners: dict[str, str] = {m.target: m.name for m in registry.members()}
+    seed = config.federation.seed
+    scored, proxies = _texts(config, size)
     rows = [
-        _windows(directory / "clients" / owners[name] / "data", base, size, config.federation.seed)
+        texts_of.windows(proxies[name], base.tokenizer, size.tokens, size.windows, seed)
         for name in names
     ]
-    order = torch.randperm(
-        len(names) * size.windows, generator=torch.Generator().manual_seed(config.federation.seed)
-    )
-    texts = _texts(config, size)
+    order = torch.randperm(len(names) * size.windows, generator=torch.Generator().manual_seed(seed))
+    texts = dict(scored)
     texts[MIXED] = _mixed([texts[name] for name in names], size.documents)
     return Material(
         base, config, experts, routed_blocks(experts), torch.cat(rows)[order], texts, means,
@@ -79,15 +80,15 @@ def load(directory: Path, size: Size) -> Material:
     )  # fmt: skip
 
 
-def _windows(data: Path, base: Base, size: Size, seed: int) -> Tensor:
-    documents = read_documents(data)
-    return texts_of.windows(documents, base.tokenizer, size.tokens, size.windows, 77 + seed)
-
-
-def _texts(config: FederationConfig, size: Size) -> dict[str, list[str]]:
-    files: Any = config.evaluation.texts
-    return {name: sample(read_documents(Path(path)), size.documents, 0)
-            for name, path in files.items()}  # fmt: skip
+def _texts(config: FederationConfig, size: Size) -> tuple[Texts, Texts]:
+    """Held-out documents of every text: those that are scored, and the others."""
+    scored, others = {}, {}
+    for name, path in config.evaluation.texts.items():
+        documents = read_documents(Path(path))
+        scored[name] = sample(documents, size.documents, 0)
+        known = set(scored[name])
+        others[name] = [text for text in documents if text not in known]
+    return scored, others
 
 
 def _mixed(texts: list[list[str]], count: int) -> list[str]:

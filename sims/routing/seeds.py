@@ -4,19 +4,23 @@ What is done is in ``<out>/seed-<n>/trials/``, one file a router: a study that w
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fedmore.sims.engines.prepare import prepare
+from fedmore.coordinator.config import load_config
+from fedmore.sims.engines.prepare import Prepared, prepare
 from fedmore.sims.engines.run import run as run_scenario
-from fedmore.sims.routing import changes, estimator, trial
+from fedmore.sims.routing import changes, cost, estimator, trial
+from fedmore.sims.routing.clients import trained_by_clients
 from fedmore.sims.routing.material import Material, load
+from fedmore.sims.routing.tables import Shared
 from fedmore.sims.routing.trial import Scores, Trial
-from fedmore.sims.routing.variants import Size, Variant
+from fedmore.sims.routing.variants import CLIENTS, Size, Variant
 from fedmore.sims.scenarios.scenario import Scenario
 
 
@@ -33,8 +37,9 @@ class SeedResult:
     oracle: Scores
     trials: list[Trial]
     added: dict[str, Any]
-    withdrawn: dict[str, float]
+    withdrawn: dict[str, Any]
     variance: dict[str, float]
+    cost: dict[str, Any]
 
     def mean(self, scores: Scores) -> float:
         """Over the experts' own texts."""
@@ -43,7 +48,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class Study:
-    """What is run: the federation, and the routers over it."""
+    """What is run: the federation, and the routers over it; `settings` change the federation's."""
 
     scenario: Scenario
     variants: tuple[Variant, ...]
@@ -51,44 +56,57 @@ class Study:
     unseen: str
     out: Path
     say: Callable[[str], None]
+    engine: str = "local"
+    settings: Sequence[str] = ()
 
 
-def federation(study: Study, seed: int) -> Path:
-    """The folder of the seed's finished federation, run now if it is not there."""
+def federation(study: Study, seed: int) -> Prepared:
+    """The seed's finished federation, run now if it is not there."""
     directory = study.out / f"seed-{seed}"
     if not (directory / "report.json").is_file():
         study.say(f"seed {seed}: training the experts")
-        run_scenario(prepare(study.scenario, directory, seed=seed), "local", Console(quiet=True))
-    return directory
+        prepared = prepare(study.scenario, directory, seed=seed, settings=study.settings)
+        run_scenario(prepared, study.engine, Console(quiet=True))
+    return Prepared(study.scenario, directory, load_config(directory))
 
 
 def run_seed(study: Study, seed: int) -> SeedResult:
     """Every router of one seed."""
-    directory = federation(study, seed)
-    material = load(directory, study.size)
-    kept = Kept(directory / "trials", study.say, f"seed {seed}")
-    size = study.size
+    prepared, size = federation(study, seed), study.size
+    material = load(prepared.directory, size)
+    kept = Kept(prepared.directory / "trials", study.say, f"seed {seed}")
     base = kept.get("base", lambda: trial.score_all(material.base.model, material, size))
     oracle = kept.get("oracle", lambda: trial.oracle(material, size))
-    trials = [
-        Trial(**kept.get(_name(index, v), lambda v=v: asdict(_trial(study, material, v, seed))))
-        for index, v in enumerate(study.variants)
-    ]
-    added = kept.get("added", lambda: changes.added(material, size, seed))
-    withdrawn = kept.get("withdrawn", lambda: changes.withdrawn(material, size, seed))
-    variance = kept.get("variance", lambda: estimator.variance(material, size, seed))
     return SeedResult(
         seed, Path(material.base.name).name, list(material.experts), study.unseen, asdict(size),
-        base, oracle, trials, added, withdrawn, variance,
+        base, oracle, _trials(study, prepared, material, seed, kept),
+        added=kept.get("added", lambda: changes.added(material, size, seed)),
+        withdrawn=kept.get("withdrawn", lambda: changes.withdrawn(material, size, seed)),
+        variance=kept.get("variance", lambda: estimator.variance(material, size, seed)),
+        cost=kept.get("cost", lambda: cost.cost(material, size, seed)),
     )  # fmt: skip
 
 
-def _trial(study: Study, material: Material, variant: Variant, seed: int) -> Trial:
-    return trial.run(material, variant, study.size, seed)
+def _trials(
+    study: Study, prepared: Prepared, material: Material, seed: int, kept: "Kept"
+) -> list[Trial]:
+    shared = Shared()
+
+    def tried(variant: Variant) -> dict[str, Any]:
+        if variant.trained_at == CLIENTS:
+            return asdict(_at_clients(study, prepared, material, variant, seed))
+        return asdict(trial.run(material, variant, study.size, seed, shared))
+
+    return [Trial(**kept.get(v.slug, partial(tried, v))) for v in study.variants]
 
 
-def _name(index: int, variant: Variant) -> str:
-    return f"{index:02d}-{variant.kind}-k{variant.k}-m{variant.samples}"
+def _at_clients(
+    study: Study, prepared: Prepared, material: Material, variant: Variant, seed: int
+) -> Trial:
+    router, losses = trained_by_clients(material, prepared, variant, study.size, seed)
+    found = trial.measured(trial.mixed(material, router), material, variant, study.size, None)
+    found.losses = losses
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """One router of the study: made, trained, scored."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from fedmore.experts.routing.untrained import arrow_router, domain_router
 from fedmore.experts.routing.usage import by_decision
 from fedmore.experts.text import tokenize
 from fedmore.sims.routing.material import Material
+from fedmore.sims.routing.tables import ChargedTable, Shared
 from fedmore.sims.routing.variants import Size, Variant
 
 Scores = dict[str, float]
@@ -22,7 +22,11 @@ Scores = dict[str, float]
 
 @dataclass
 class Trial:
-    """What one router gave in one seed: bits per byte of every text, ESS, cost and training."""
+    """What one router gave in one seed: bits per byte of every text, ESS, cost and training.
+
+    `steps_per_s` is null for a router that is set, and for one that clients train, who do so at
+    the same time; of these `losses` has one number a round.
+    """
 
     variant: dict[str, Any]
     bits_per_byte: Scores
@@ -34,12 +38,18 @@ class Trial:
     ess_steps: list[list[float]] = field(default_factory=list)
 
 
-def run(material: Material, variant: Variant, size: Size, seed: int) -> Trial:
+def run(
+    material: Material, variant: Variant, size: Size, seed: int, shared: Shared | None = None
+) -> Trial:
     """Make the router, train it unless it is set, and score the mixture."""
-    router = fresh(material, variant)
-    mixture = assemble(material.base.model, material.experts, router)
-    trace = fit(mixture, material, variant, size, seed) if variant.trained_at else None
+    mixture = mixed(material, fresh(material, variant))
+    trace = fit(mixture, material, variant, size, seed, shared) if variant.trained_at else None
     return measured(mixture, material, variant, size, trace)
+
+
+def mixed(material: Material, router: Router) -> Mixture:
+    """The mixture of all experts under `router`."""
+    return assemble(material.base.model, material.experts, router)
 
 
 def fresh(material: Material, variant: Variant) -> Router:
@@ -61,18 +71,22 @@ def fit(
     variant: Variant,
     size: Size,
     seed: int,
-    report: Callable[[int, int, float], None] | None = None,
+    shared: Shared | None = None,
 ) -> Trace:
-    """Train the mixture's router as the variant says."""
-    tabled = variant.kind == "remix" and not variant.per_layer and variant.level != "token"
+    """Train the mixture's router as the variant says; with losses that others have computed."""
     training = Training(
-        steps=size.table_steps if tabled else size.steps,
+        steps=size.table_steps if variant.tabled else size.steps,
         batch_size=size.batch,
         learning_rate=size.learning_rate,
         samples=variant.samples,
         seed=seed,
     )
-    return train_router(mixture, material.windows, training, report)
+    if not variant.tabled:
+        return train_router(mixture, material.windows, training)
+    table = ChargedTable(mixture, material.windows, shared or Shared())
+    trace = train_router(mixture, material.windows, training, table=table)
+    trace.seconds[0] += table.charged
+    return trace
 
 
 def measured(

@@ -1,6 +1,7 @@
 """Which routers the study compares, and how much work each seed gets."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 from fedmore.experts.routing.spec import PER_LAYER, Kind, Level, RouterSpec, Scaling
 
@@ -20,11 +21,30 @@ class Variant:
 
     def spec(self, experts: int, width: int, blocks: int) -> RouterSpec:
         """Over so many experts in so many blocks."""
-        layered = self.per_layer or self.kind in PER_LAYER
         return RouterSpec(
-            self.kind, experts, width, blocks if layered else 1, self.level,
+            self.kind, experts, width, blocks if self.layered else 1, self.level,
             top_k=self.k, scaling=self.scaling,
         )  # fmt: skip
+
+    @property
+    def layered(self) -> bool:
+        """A decision in every routed block."""
+        return self.per_layer or self.kind in PER_LAYER
+
+    @property
+    def tabled(self) -> bool:
+        """A ReMix whose losses are numbers for ever: one decision for all layers and the text."""
+        return self.kind == "remix" and not self.layered and self.level != "token"
+
+    @property
+    def slug(self) -> str:
+        """What tells it from all others, as a file name."""
+        return "-".join(self._parts())
+
+    def _parts(self) -> Iterator[str]:
+        for key, value in asdict(self).items():
+            if key != "name" and value:
+                yield str(value) if isinstance(value, str) else f"{key}{int(value)}"
 
 
 @dataclass(frozen=True)
@@ -33,41 +53,46 @@ class Size:
 
     Every domain gives `windows` windows of `tokens` tokens to train on, and every text `documents`
     documents of so many tokens to score. A step is `batch` windows; a router is trained for `steps`
-    of them, a ReMix whose losses are in a table for `table_steps`.
+    of them, a ReMix whose losses are in a table for `table_steps`. At the clients it is trained in
+    `rounds` rounds of `client_steps` steps of half a batch each.
     """
 
-    windows: int = 16
-    tokens: int = 64
+    windows: int = 12
+    tokens: int = 48
     steps: int = 20
     batch: int = 8
     table_steps: int = 200
     documents: int = 8
     learning_rate: float = 0.03
+    rounds: int = 2
+    client_steps: int = 8
 
 
-FULL, QUICK = Size(), Size(windows=4, tokens=32, steps=3, batch=4, table_steps=12, documents=2)
+FULL = Size()
+QUICK = Size(4, 32, steps=3, batch=4, table_steps=12, documents=2, rounds=1, client_steps=4)
 
 AT, CLIENTS = "coordinator", "clients"
 
-VARIANTS = (
-    Variant("uniform", "uniform"),
-    Variant("domain embeddings", "domain", 1),
-    Variant("domain embeddings", "domain", 2),
-    Variant("domain embeddings", "domain", 4),
-    Variant("Arrow", "arrow", 2, "token"),
-    Variant("softmax, dense", "softmax", 0, trained_at=AT),
-    Variant("softmax, dense, tokens, layers", "softmax", 0, "token", True, trained_at=AT),
-    Variant("softmax, top-k", "softmax", 1, trained_at=AT),
-    Variant("softmax, top-k", "softmax", 2, trained_at=AT),
-    Variant("softmax, top-k", "softmax", 4, trained_at=AT),
-    Variant("X-LoRA gate", "xlora", 0, "token", True, trained_at=AT),
-    Variant("ReMix", "remix", 1, samples=4, trained_at=AT),
-    Variant("ReMix", "remix", 2, samples=2, trained_at=AT),
-    Variant("ReMix", "remix", 2, samples=4, trained_at=AT),
-    Variant("ReMix", "remix", 2, samples=8, trained_at=AT),
-    Variant("ReMix", "remix", 2, samples=16, trained_at=AT),
-    Variant("ReMix", "remix", 4, samples=4, trained_at=AT),
-    Variant("ReMix, rank-stabilised", "remix", 2, samples=4, scaling="rank_stabilised",
-            trained_at=AT),
-    Variant("ReMix, layers", "remix", 2, per_layer=True, samples=4, trained_at=AT),
-)  # fmt: skip
+
+def _variants() -> Iterator[Variant]:
+    yield Variant("uniform", "uniform")
+    for k in (1, 2, 4):
+        yield Variant("domain embeddings", "domain", k)
+    yield Variant("Arrow", "arrow", 2, "token")
+    yield Variant("softmax, dense", "softmax", 0, trained_at=AT)
+    yield Variant("softmax, dense, tokens, layers", "softmax", 0, "token", True, trained_at=AT)
+    for k in (1, 2, 4):
+        yield Variant("softmax, top-k", "softmax", k, trained_at=AT)
+    yield Variant("X-LoRA gate", "xlora", 0, "token", True, trained_at=AT)
+    for k, samples in ((1, 4), (2, 2), (2, 4), (2, 8), (2, 16), (4, 4)):
+        yield Variant("ReMix", "remix", k, samples=samples, trained_at=AT)
+    yield Variant("ReMix, request", "remix", 2, "request", samples=4, trained_at=AT)
+    yield Variant(
+        "ReMix, rank-stabilised", "remix", 2, samples=4, scaling="rank_stabilised", trained_at=AT
+    )
+    yield Variant("ReMix, layers", "remix", 2, per_layer=True, samples=4, trained_at=AT)
+    yield Variant("softmax, top-k", "softmax", 2, trained_at=CLIENTS)
+    yield Variant("ReMix", "remix", 2, samples=4, trained_at=CLIENTS)
+
+
+VARIANTS = tuple(_variants())

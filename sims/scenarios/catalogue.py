@@ -1,6 +1,7 @@
 """Every scenario by name; adding one is adding a row."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from fedmore.experts.errors import ConfigError
 from fedmore.sims.scenarios.quickstart import quickstart
@@ -13,6 +14,16 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "routing": routing,
     "smoke": smoke,
 }
+
+
+def _routing_study() -> Callable[..., Path]:
+    from fedmore.sims.routing.study import run  # imports torch
+
+    return run
+
+
+STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {"routing": _routing_study}
+"""What `fedmore sim run` does for a scenario that is one of many runs."""
 
 
 def scenario(name: str) -> Scenario:
