@@ -68,6 +68,7 @@ def draw_training(result: Result, path: Path) -> None:
             axes.plot(np.linspace(0, 1, len(losses)), losses, color=colour)
             labels.append((float(losses[-1]), label(router), colour))
         axes.set_xlabel("part of the steps done")
+        axes.set_xticks(np.linspace(0, 1, 6))
         axes.set_xlim(0, 1.45)
         end_labels(axes, 1.0, labels)
 
@@ -98,6 +99,7 @@ def draw_ess(result: Result, path: Path) -> None:
             colour = CYCLE[number % len(CYCLE)]
             labels.append((_ess_line(axes, router, colour), label(router), colour))
         axes.set_xlabel("part of the steps done")
+        axes.set_xticks(np.linspace(0, 1, 6))
         axes.set_ylim(bottom=0.8)
         axes.set_xlim(0, 1.45)
         end_labels(axes, 1.0, labels)

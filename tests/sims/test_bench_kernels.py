@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 from typer.testing import CliRunner
 
+from fedmore.experts.errors import ConfigError
 from fedmore.kernels.bench import Result
 from fedmore.kernels.choose import FORMS
 from fedmore.kernels.sign1 import bench as sign1_bench
@@ -24,7 +25,7 @@ def run(*arguments):
 @pytest.fixture
 def results(monkeypatch):
     def use(*made):
-        monkeypatch.setattr(sign1_bench, "results", lambda quick: iter(made))
+        monkeypatch.setattr(sign1_bench, "results", lambda quick, device: iter(made))
 
     return use
 
@@ -57,6 +58,14 @@ def test_one_that_is_not_equal_is_an_error(results):
     result = run("--only", "sign1", "--json")
     assert result.exit_code == 1
     assert [row["verified"] for row in json.loads(result.stdout)] == [True, False]
+
+
+def test_a_gpu_that_is_not_there_is_a_wrong_option(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = run("--only", "sign1", "--device", "cuda")
+    assert isinstance(result.exception, ConfigError)
+    assert "torch finds no CUDA device" in str(result.exception)
+    assert run("--device", "tpu").exit_code == 2
 
 
 def test_a_table_names_the_machine_and_a_file_holds_both(results, tmp_path):
