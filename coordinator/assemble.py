@@ -1,6 +1,6 @@
 """From the registry's experts to a mixture in DIR/mixture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from fedmore.experts.factors import Factors, from_state
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import load_router
 from fedmore.experts.routing.spec import LEARNED
-from fedmore.experts.saved import Entry, Recipe, save_mixture
+from fedmore.experts.saved import Entry, Recipe, load_router_of, save_mixture
 from fedmore.strategies import embeddings
 
 EMBEDDINGS = "embeddings"
@@ -48,20 +48,41 @@ def assemble(
     registry: Registry,
     store: Store,
     experts: Sequence[str],
+    keep_router: bool = False,
 ) -> Path:
     """Write the mixture of the newest versions of `experts`; returns its folder.
 
-    Raises `RegistryError` for an expert whose owners sent no domain embedding yet.
+    With `keep_router` the router is that of the mixture that is there, and only what it does not
+    know is trained. Raises `RegistryError` for an expert whose owners sent no domain embedding yet.
     """
     base = base_of(config)
-    rows = [registry.latest(name) for name in experts]
-    factors = {row.name: load_factors(store, row) for row in rows}
-    made = assemble_router(config, base, registry, store, factors)
+    known = {name: registry.latest(name) for name in experts}
+    factors = {name: load_factors(store, row) for name, row in known.items()}
+    if keep_router:
+        means = means_for(config, registry, store, factors)
+        made = _kept_router(config, base, directory / MIXTURE, factors, means)
+    else:
+        made = assemble_router(config, base, registry, store, factors)
+    rows = [known[name] for name in made.experts]
     entries = tuple(Entry(r.name, r.kind, r.target, r.rank, r.params, r.digest) for r in rows)
     table = made.router.spec.table()
     recipe = Recipe(config.base.model, base.fingerprint, table, entries)
     save_mixture(directory / MIXTURE, recipe, made.experts, made.router)
     return directory / MIXTURE
+
+
+def _kept_router(
+    config: FederationConfig,
+    base: Base,
+    mixture: Path,
+    experts: Mapping[str, Factors],
+    means: Mapping[str, Tensor] | None,
+) -> Trained:
+    from fedmore.coordinator.grown import grown_router
+
+    recipe, router = load_router_of(mixture)
+    known = tuple(e.name for e in recipe.experts)
+    return grown_router(config, base, experts, router, known, means)
 
 
 def assemble_router(
@@ -72,15 +93,19 @@ def assemble_router(
     experts: Mapping[str, Factors],
 ) -> Trained:
     """The router of `experts`, trained where the configuration says so, and the experts then."""
-    means = None
-    if config.router.kind == "domain":
-        means = domain_means(registry, store, list(experts))
-    fresh = initial_router(config, base, experts, means)
+    if config.router.kind in LEARNED and config.router.trained_at == "clients":
+        return Trained(from_clients(registry, store, list(experts)), dict(experts))
+    fresh = initial_router(config, base, experts, means_for(config, registry, store, experts))
     if config.router.kind not in LEARNED:
         return Trained(fresh, dict(experts))
-    if config.router.trained_at == "clients":
-        return Trained(from_clients(registry, store, list(experts)), dict(experts))
     return train_at_coordinator(config, base, experts, fresh)
+
+
+def means_for(
+    config: FederationConfig, registry: Registry, store: Store, experts: Iterable[str]
+) -> dict[str, Tensor] | None:
+    """The domain embeddings of `experts`, where the configured router needs them."""
+    return domain_means(registry, store, list(experts)) if config.router.embeds else None
 
 
 def domain_means(registry: Registry, store: Store, names: Sequence[str]) -> dict[str, Tensor]:

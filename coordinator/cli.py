@@ -161,16 +161,29 @@ def experts(directory: Directory, as_json: AsJson = False) -> None:
 def assemble(
     directory: Directory,
     router: Annotated[
-        str, typer.Option(help="How it chooses experts: domain or uniform.")
-    ] = "domain",
+        str | None,
+        typer.Option(
+            help="uniform, domain, arrow, softmax, xlora or remix; by default federation.toml's."
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help="Experts a token; 0: all. By default as configured.")
+    ] = None,
     experts: Annotated[
         str, typer.Option(help="Names, with commas between; by default all of them.")
     ] = "",
+    keep_router: Annotated[
+        bool,
+        typer.Option(
+            "--keep-router", help="Keep what DIR/mixture's router learned; train new experts' rows."
+        ),
+    ] = False,
 ) -> None:
     """Put base, experts and router together as DIR/mixture."""
-    from fedmore.coordinator.results import assemble_mixture
+    from fedmore.coordinator.results import Wanted, assemble_mixture
 
-    say(f"assembled: {assemble_mixture(directory, router, names(experts))}")
+    wanted = Wanted(router, top_k, names(experts), keep_router)
+    say(f"assembled: {assemble_mixture(directory, wanted)}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.routing.spec import Kind, Level, Scaling
+from fedmore.experts.routing.spec import STARTED, Kind, Level, Scaling, Start
 from fedmore.strategies.plan import STRICT, Plan, Stage, not_negative, parse, positive
 
 FILE = "federation.toml"
@@ -85,6 +85,7 @@ class RouterSection:
     prefix: int = 32
     per_layer: bool = False
     scaling: Scaling = "lora"
+    start: Start = "zero"
     trained_at: Literal["coordinator", "clients"] = "coordinator"
     proxy_texts: dict[str, str] = Field(default_factory=dict)
     steps: int = 24
@@ -96,6 +97,11 @@ class RouterSection:
     balance: float = 0.01
     z_loss: float = 1e-3
     experts_rate: float = 0.0
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it is made from the clients' domain embeddings."""
+        return self.kind == "domain" or self.start == "domain"
 
     def __post_init__(self) -> None:
         """Reject values that no router could use."""
@@ -117,6 +123,10 @@ class RouterSection:
             raise ValueError(f"samples must be 2 or more for ReMix, not {self.samples}")
         if self.kind == "remix" and self.top_k < 1:
             raise ValueError("top_k must be 1 or more for ReMix")
+        if self.start == "domain" and (self.kind not in STARTED or self.per_layer):
+            raise ValueError(
+                f"start: domain embeddings are for {' and '.join(STARTED)} without per_layer"
+            )
 
 
 @dataclass(frozen=True, config=STRICT)

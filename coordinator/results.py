@@ -1,36 +1,56 @@
 """`coordinator assemble` and `coordinator evaluate`: checks first, then the heavy part."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
+from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import Federation, open_federation
 from fedmore.experts.errors import ConfigError, RegistryError
+from fedmore.experts.routing.spec import KINDS
 
-ROUTERS = ("domain", "uniform")
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a mixture is to be; what is None is as federation.toml says, of `experts` all.
+
+    With `keep_router` it goes on from the router of the mixture that is there.
+    """
+
+    router: str | None = None
+    top_k: int | None = None
+    experts: tuple[str, ...] | None = None
+    keep_router: bool = False
+
+    def configured(self, config: FederationConfig) -> FederationConfig:
+        """`config` with these choices; raises `ConfigError` for a router that there is not."""
+        section = config.router
+        kind = section.kind if self.router is None else self.router
+        if kind not in KINDS:
+            raise ConfigError(f"--router {kind}: there are {', '.join(KINDS)}")
+        top_k = section.top_k if self.top_k is None else self.top_k
+        return replace(config, router=replace(section, kind=kind, top_k=top_k))
 
 
-def assemble_mixture(directory: Path, router: str, experts: tuple[str, ...] | None) -> Path:
-    """Put the latest versions of `experts` (None: all) together; returns where the mixture is."""
-    if router not in ROUTERS:
-        raise ConfigError(f"--router {router}: there are {', '.join(ROUTERS)}")
+def assemble_mixture(directory: Path, wanted: Wanted) -> Path:
+    """Put the latest versions of experts together; returns where the mixture is."""
     with open_federation(directory) as federation:
         if federation.registry.withdrawn():
             from fedmore.coordinator.withdrawal import leave_out
 
             leave_out(federation.config, federation.registry, federation.store)
-        names = known_experts(federation, experts)
+        config = wanted.configured(federation.config)
+        names = known_experts(federation, wanted.experts)
         from fedmore.coordinator.assemble import assemble
 
-        kind = cast("Literal['domain', 'uniform']", router)
-        config = replace(federation.config, router=replace(federation.config.router, kind=kind))
         assemble(
             config=config,
             directory=directory,
             registry=federation.registry,
             store=federation.store,
             experts=names,
+            keep_router=wanted.keep_router,
         )
     return directory / "mixture"
 

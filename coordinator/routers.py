@@ -1,8 +1,9 @@
 """The router that the configuration asks for, over the experts that there are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import PER_LAYER, RouterSpec
 from fedmore.experts.routing.training import Trace, Training, fit_features, train_router
-from fedmore.experts.routing.untrained import arrow_router, domain_router
+from fedmore.experts.routing.untrained import DomainRouter, arrow_router, domain_router
 from fedmore.experts.text import read_documents, sample, tokenize, windows
 from fedmore.strategies.router import DOCUMENTS, TOKENS
 
@@ -24,9 +25,13 @@ PUBLIC_WINDOWS = 32
 
 
 def router_spec(config: FederationConfig, base: Base, experts: Mapping[str, Factors]) -> RouterSpec:
-    """What `router.*` of the configuration says, for these experts."""
-    section = config.router
+    """What `router.*` of the configuration says, for these experts.
+
+    ReMix chooses from as many arms as there are: owners may withdraw.
+    """
+    section, arms = config.router, len(experts) + 1
     layered = section.per_layer or section.kind in PER_LAYER
+    top_k = min(section.top_k, arms) if section.kind == "remix" else section.top_k
     return RouterSpec(
         kind=section.kind,
         experts=len(experts),
@@ -34,8 +39,9 @@ def router_spec(config: FederationConfig, base: Base, experts: Mapping[str, Fact
         layers=len(routed_blocks(experts)) if layered else 1,
         level=section.level,
         prefix=section.prefix,
-        top_k=section.top_k,
+        top_k=top_k,
         scaling=section.scaling,
+        start=section.start,
     )
 
 
@@ -50,15 +56,29 @@ def initial_router(
     if spec.kind == "arrow":
         return arrow_router(spec, experts, routed_blocks(experts))
     if spec.kind == "domain":
-        if means is None:
-            raise ConfigError("router.kind: domain needs the clients' domain embeddings")
-        public = public_embeddings(config, base)
-        return domain_router(spec, [means[name] for name in experts], public)
-    router = make_router(spec)
+        return _domain_router(config, base, spec, experts, means)
+    router: Any = make_router(spec)
     if hasattr(router, "features"):
         ids = public_windows(config, base)
         fit_features(router, base.model, ids, routed_blocks(experts))
-    return router
+    if spec.start == "domain":
+        known = _domain_router(config, base, router.domain.spec, experts, means)
+        router.domain.load_state_dict(known.state_dict())
+    started: Router = router
+    return started
+
+
+def _domain_router(
+    config: FederationConfig,
+    base: Base,
+    spec: RouterSpec,
+    experts: Iterable[str],
+    means: Mapping[str, Tensor] | None,
+) -> DomainRouter:
+    if means is None:
+        raise ConfigError("the router needs the clients' domain embeddings")
+    public = public_embeddings(config, base)
+    return domain_router(spec, [means[name] for name in experts], public)
 
 
 @dataclass(frozen=True)
@@ -74,8 +94,20 @@ def train_at_coordinator(
     config: FederationConfig, base: Base, experts: Mapping[str, Factors], router: Router
 ) -> Trained:
     """Train `router` on the proxy texts; with `router.experts_rate`, copies of the experts too."""
+    training = training_of(config)
+    mixture = assemble(base.model, experts, router, trainable=training.experts_rate > 0)
+    trace = train_router(mixture, proxy_windows(config, base), training)
+    changed = {
+        name: {path: (b.detach().cpu(), a.detach().cpu()) for path, (b, a) in factors.items()}
+        for name, factors in mixture.trained.items()
+    }
+    return Trained(router.cpu(), changed or dict(experts), trace)
+
+
+def training_of(config: FederationConfig) -> Training:
+    """What `router.*` says of a training at the coordinator."""
     section = config.router
-    training = Training(
+    return Training(
         steps=section.steps,
         batch_size=section.batch_size,
         learning_rate=section.learning_rate,
@@ -86,13 +118,6 @@ def train_at_coordinator(
         experts_rate=section.experts_rate,
         seed=config.federation.seed,
     )
-    mixture = assemble(base.model, experts, router, trainable=section.experts_rate > 0)
-    trace = train_router(mixture, proxy_windows(config, base), training)
-    changed = {
-        name: {path: (b.detach().cpu(), a.detach().cpu()) for path, (b, a) in factors.items()}
-        for name, factors in mixture.trained.items()
-    }
-    return Trained(router.cpu(), changed or dict(experts), trace)
 
 
 def proxy_windows(config: FederationConfig, base: Base) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from fedmore.coordinator.assemble import load_factors
+from fedmore.coordinator.assemble import load_factors, means_for
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.evaluate import Scorer
 from fedmore.coordinator.registry import Registry
@@ -24,7 +24,8 @@ def routing_source(
 
     def initial(experts: Mapping[str, Factors]) -> Router:
         with one_thread():  # the same wherever it is made again
-            return initial_router(config, base, experts).cpu()
+            means = means_for(config, registry, store, experts)
+            return initial_router(config, base, experts, means).cpu()
 
     return RoutingSource(
         shapes=shapes_of(base.model),

@@ -64,6 +64,7 @@ COMMENTS: Mapping[str, str] = {
     "router.prefix": "a request is decided by so many of its first tokens",
     "router.per_layer": "a decision for every layer, or one that all share",
     "router.scaling": "of ReMix's constant weights: lora (1/k) or rank_stabilised (1/sqrt k)",
+    "router.start": "softmax, remix: before training, zero (all alike) or domain (embeddings)",
     "router.trained_at": "coordinator (on proxy_texts) or clients (a stage of kind routing)",
     "router.proxy_texts": "name = path of public text like a domain's, to train the router on",
     "router.steps": "optimiser steps at the coordinator",

@@ -81,14 +81,19 @@ def load_experts(directory: Path, recipe: Recipe) -> dict[str, Factors]:
     return {e.name: from_state(_tensors(folder / f"{e.name}.safetensors")) for e in recipe.experts}
 
 
+def load_router_of(directory: Path) -> tuple[Recipe, Router]:
+    """A mixture's recipe and router, without its experts."""
+    recipe = read_recipe(directory)
+    return recipe, restore_router(recipe.router, _tensors(directory / "router.safetensors"))
+
+
 def load_mixture(directory: Path, base: Base) -> Mixture:
     """The mixture over `base`; raises `BaseError` when it was made over another one."""
-    recipe = read_recipe(directory)
+    recipe, router = load_router_of(directory)
     if recipe.fingerprint != base.fingerprint:
         raise BaseError(
             f"{directory}: made over {recipe.base} ({recipe.fingerprint}), not {base.fingerprint}"
         )
-    router = restore_router(recipe.router, _tensors(directory / "router.safetensors"))
     return assemble(base.model, load_experts(directory, recipe), router)
 
 

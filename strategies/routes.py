@@ -20,7 +20,7 @@ from fedmore.experts.errors import ConfigError, RegistryError, WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import make_router, restore_router
-from fedmore.experts.routing.spec import Kind, Level, RouterSpec, Scaling
+from fedmore.experts.routing.spec import Kind, Level, RouterSpec, Scaling, Start
 from fedmore.experts.routing.training import Training
 from fedmore.experts.spec import Shapes, Site
 from fedmore.strategies.compression.codec import Codec, codecs_of, decode
@@ -67,13 +67,14 @@ class RouteTask:
     threads: int
     seed: int
     updates: int
+    start: Start = "zero"
 
     def spec(self) -> RouterSpec:
         """The router's; raises `WireError` for what no router can be."""
         try:
             return RouterSpec(
                 self.kind, len(self.experts), self.width, self.layers, self.level, self.prefix,
-                self.top_k, self.scaling, self.hidden,
+                self.top_k, self.scaling, self.hidden, self.start,
             )  # fmt: skip
         except ConfigError as error:
             raise WireError(f"not a router of this version: {error}") from error

@@ -141,6 +141,7 @@ class RoutingStrategy(TrainOnly):
             threads=stage.threads,
             seed=self.seed,
             updates=self.state.updates(member.name),
+            start=spec.start,
         )
 
     def aggregate_train(

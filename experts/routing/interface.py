@@ -26,7 +26,7 @@ class Router(nn.Module):
     """What a mixture needs of a router."""
 
     arm_axes: ClassVar[dict[str, int]] = {}
-    """State tensors with an entry per arm: which axis it is."""
+    """State tensors with an entry per arm, where there are such: which axis it is."""
 
     expert_axes: ClassVar[dict[str, int]] = {}
     """The same for tensors with an entry per expert, without the public one."""
@@ -83,10 +83,9 @@ class Router(nn.Module):
         state: dict[str, Tensor] = self.state_dict()
         chosen = torch.tensor(list(experts), dtype=torch.long)
         arms = torch.cat([torch.zeros(1, dtype=torch.long), chosen + 1])
-        for name, axis in self.arm_axes.items():
-            state[name] = state[name].index_select(axis, arms.to(state[name].device))
-        for name, axis in self.expert_axes.items():
-            state[name] = state[name].index_select(axis, chosen.to(state[name].device))
+        for axes, index in ((self.arm_axes, arms), (self.expert_axes, chosen)):
+            for name in axes.keys() & state.keys():
+                state[name] = state[name].index_select(axes[name], index.to(state[name].device))
         return state
 
 

@@ -3,6 +3,7 @@
 Shape suffixes: B sequences, T tokens, D width, A arms, L decisions (layers), K chosen.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,24 +13,51 @@ from fedmore.experts.routing.features import Features
 from fedmore.experts.routing.interface import Router, keep_top, largest
 from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.spec import RouterSpec
+from fedmore.experts.routing.untrained import TEMPERATURE, DomainRouter
 
 
 class LinearRouter(Router):
-    """A row and a bias per arm and decision; all zero at the start: every arm alike."""
+    """A row and a bias per arm and decision, all zero at the start: every arm alike.
 
-    arm_axes: ClassVar[dict[str, int]] = {"rows_LAD": 1, "bias_LA": 1}
+    One that starts from domain embeddings adds the domain router's logits, and decides as that one
+    does before any training (FlexOlmo's router tuning, arXiv 2507.07024, section 3). What is
+    trained then is also how far evidence is trusted, and what every token more speaks for an arm
+    whatever it is: the domain router's temperature and threshold.
+    """
+
+    arm_axes: ClassVar[dict[str, int]] = {"rows_LAD": 1, "bias_LA": 1, "lean_A": 0}
+    expert_axes: ClassVar[dict[str, int]] = {"domain.rows_ED": 0, "domain.bias_E": 0}
 
     def __init__(self, spec: RouterSpec) -> None:
         super().__init__(spec)
         self.features = Features(spec)
         self.rows_LAD = nn.Parameter(torch.zeros(spec.layers, spec.arms, spec.width))
         self.bias_LA = nn.Parameter(torch.zeros(spec.layers, spec.arms))
+        self.domain: DomainRouter | None = None
+        if spec.start == "domain":
+            self.domain = DomainRouter(replace(spec, kind="domain", start="zero"))
+            self.trust = nn.Parameter(torch.full((1,), TEMPERATURE))
+            self.lean_A = nn.Parameter(torch.zeros(spec.arms))
 
-    def logits(self, features_D: Tensor, slot: int) -> Tensor:
+    def inputs(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
+        """What a decision is made from [B, T, …]: features, then the number of tokens, evidence."""
+        features: Tensor = self.features(x_BTD, slot, memory)
+        if self.domain is None:
+            return features
+        evidence_BTE, count_BT1 = self.domain.evidence(x_BTD, memory)
+        counts = count_BT1.float().expand(*evidence_BTE.shape[:-1], 1)
+        return torch.cat([features, counts, evidence_BTE], dim=-1)
+
+    def logits(self, inputs: Tensor, slot: int) -> Tensor:
         """Of every arm [..., A], float32."""
-        scale = self.spec.width**-0.5
-        logits: Tensor = scale * features_D @ self.rows_LAD[slot].T + self.bias_LA[slot]
-        return logits
+        width = self.spec.width
+        rows, bias = self.rows_LAD[slot], self.bias_LA[slot]
+        logits: Tensor = width**-0.5 * inputs[..., :width] @ rows.T + bias
+        if self.domain is None:
+            return logits
+        count, evidence = inputs[..., width : width + 1], inputs[..., width + 1 :]
+        known = nn.functional.pad(self.trust * evidence, (1, 0))
+        return logits + known + TEMPERATURE * count * self.lean_A
 
 
 class SoftmaxRouter(LinearRouter):
@@ -46,7 +74,7 @@ class SoftmaxRouter(LinearRouter):
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Weights of one decision."""
-        logits = self.logits(self.features(x_BTD, slot, memory), slot)
+        logits = self.logits(self.inputs(x_BTD, slot, memory), slot)
         if self.recorded is not None:
             self.recorded.append(logits)
         return keep_top(torch.softmax(logits, dim=-1), self.spec.top_k).to(x_BTD.dtype)
@@ -101,9 +129,9 @@ class RemixRouter(LinearRouter):
     (rank_stabilised). The public expert is an arm like the others, whose change is nothing.
     """
 
-    def log_q(self, features_D: Tensor, slot: int) -> Tensor:
+    def log_q(self, inputs: Tensor, slot: int) -> Tensor:
         """Log probabilities of a single draw [..., A]."""
-        return torch.log_softmax(self.logits(features_D, slot), dim=-1)
+        return torch.log_softmax(self.logits(inputs, slot), dim=-1)
 
     @property
     def weight(self) -> float:
@@ -113,12 +141,12 @@ class RemixRouter(LinearRouter):
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Weights of one decision; drawn where the memory says so."""
-        features = self.features(x_BTD, slot, memory)
-        log_q = self.log_q(features, slot)
+        inputs = self.inputs(x_BTD, slot, memory)
+        log_q = self.log_q(inputs, slot)
         if memory.draw is None:
             chosen = largest(log_q, self.spec.top_k)
         else:
-            chosen = memory.draw(slot, features, log_q)
+            chosen = memory.draw(slot, inputs, log_q)
         return self.weights_of(chosen).to(x_BTD.dtype)
 
     def weights_of(self, chosen_K: Tensor) -> Tensor:

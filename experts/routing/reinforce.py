@@ -145,7 +145,7 @@ class Reinforce:
         with torch.no_grad():
             # Past the hook on the embeddings, which would decide for a forward pass.
             x_BTD = embedded.forward(ids)
-            features = self.router.features(x_BTD, 0, memory)
+            features = self.router.inputs(x_BTD, 0, memory)
             log_q = self.router.log_q(features, 0)
         chosen = draws.draw(0, features, log_q, k, len(rows))[:, 0]
         assert self.table is not None

@@ -8,9 +8,11 @@ from fedmore.experts.errors import ConfigError
 Kind = Literal["uniform", "domain", "arrow", "softmax", "xlora", "remix"]
 Level = Literal["token", "sequence", "request"]
 Scaling = Literal["lora", "rank_stabilised"]
+Start = Literal["zero", "domain"]
 
 KINDS: tuple[Kind, ...] = ("uniform", "domain", "arrow", "softmax", "xlora", "remix")
 LEARNED: tuple[Kind, ...] = ("softmax", "xlora", "remix")
+STARTED: tuple[Kind, ...] = ("softmax", "remix")
 PER_LAYER: tuple[Kind, ...] = ("arrow", "xlora")
 
 
@@ -22,7 +24,8 @@ class RouterSpec:
     number of routed blocks, each with a decision made from its own input. `level` says what a
     decision is made from: the token; all tokens so far; or, for the whole request, its first
     `prefix` tokens. `top_k` arms are used at most (0: all); for ReMix the public expert is one of
-    them. `scaling` is ReMix's; `hidden` the width of the X-LoRA gate.
+    them. `scaling` is ReMix's; `hidden` the width of the X-LoRA gate. A softmax or ReMix router may
+    `start` from domain embeddings in place of nothing, where one decision is for all layers.
     """
 
     kind: Kind
@@ -34,6 +37,7 @@ class RouterSpec:
     top_k: int = 2
     scaling: Scaling = "lora"
     hidden: int = 64
+    start: Start = "zero"
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for what no router can be."""
@@ -45,6 +49,11 @@ class RouterSpec:
             )
         if min(self.layers, self.width, self.prefix, self.hidden) < 1 or self.top_k < 0:
             raise ConfigError("layers, width, prefix and hidden of a router are 1 or more")
+        if self.start == "domain" and (self.kind not in STARTED or self.layers > 1):
+            raise ConfigError(
+                f"a start from domain embeddings is for {' and '.join(STARTED)} with one decision "
+                f"for all layers, not for {self.kind} with {self.layers}"
+            )
 
     @property
     def arms(self) -> int:

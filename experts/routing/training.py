@@ -174,12 +174,16 @@ class ByGradient:
         return loss.item()
 
     def _auxiliary(self, router: SoftmaxRouter | XLoraRouter) -> Tensor:
-        """Load balance over the batch, and the logits' size (ST-MoE, arXiv 2202.08906)."""
+        """Load balance over the batch, and the logits' size (ST-MoE, arXiv 2202.08906).
+
+        Logits that start from domain embeddings are large by right: evidence adds up.
+        """
         total = torch.zeros(())
+        z_loss = 0.0 if router.spec.start == "domain" else self.training.z_loss
         for logits in router.recorded or ():
             flat = logits.flatten(0, 1)
             total = total + self.training.balance * balance_loss(flat, router.spec.top_k)
-            total = total + self.training.z_loss * flat.logsumexp(-1).square().mean()
+            total = total + z_loss * flat.logsumexp(-1).square().mean()
         return total / max(1, len(router.recorded or ()))
 
 

@@ -19,6 +19,8 @@ from fedmore.experts.spec import layer_of
 SHRINKAGE = 0.1
 TEMPERATURE = 0.3
 THRESHOLD = 0.55
+EVIDENCE = -1
+"""Where the memory keeps it: no layer's slot."""
 
 
 class UniformRouter(Router):
@@ -54,16 +56,23 @@ class DomainRouter(Router):
         self.register_buffer("origin_D", torch.zeros(spec.width))
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """Weights; a sequence's start token is no evidence."""
+        """Weights of the one decision."""
+        experts = TEMPERATURE * self.evidence(x_BTD, memory)[0]
+        public = experts.new_zeros(*experts.shape[:-1], 1)
+        arms = torch.softmax(torch.cat([public, experts], dim=-1), dim=-1)
+        return keep_top(arms, self.spec.top_k).to(x_BTD.dtype)
+
+    def evidence(self, x_BTD: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """For every expert [B, T, E], float32, and from how many tokens [B, T, 1].
+
+        A sequence's start token is none.
+        """
         evidence = (x_BTD.float() - self.origin_D) @ self.rows_ED.T - self.bias_E
         limit = self.spec.prefix if self.spec.level == "request" else 0
         if self.spec.level == "token":
-            total = evidence * memory.evidence[..., None]
-        else:
-            total = memory.running(slot, evidence, limit)[0]
-        public = total.new_zeros(*total.shape[:-1], 1)
-        arms = torch.softmax(torch.cat([public, TEMPERATURE * total], dim=-1), dim=-1)
-        return keep_top(arms, self.spec.top_k).to(x_BTD.dtype)
+            counted = memory.evidence[..., None].float()
+            return evidence * counted, counted
+        return memory.running(EVIDENCE, evidence, limit)
 
 
 def domain_router(spec: RouterSpec, means: Sequence[Tensor], public_ND: Tensor) -> DomainRouter:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from fedmore.coordinator.grown import PART, RATE
 from fedmore.experts.mixture import Mixture
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.training import Training, train_router
@@ -16,15 +17,13 @@ from fedmore.sims.routing.trial import Scores, fit, fresh, mixed, score_text
 from fedmore.sims.routing.variants import AT, Size, Variant
 
 VARIANT = Variant("ReMix", "remix", 1, samples=4, trained_at=AT)
-PART = 0.1
-"""Steps for a new expert, as a part of those of a whole training."""
 
 
 def added(material: Material, size: Size, seed: int) -> dict[str, Any]:
     """The last expert is added to a router of the others, and the whole trained anew beside it."""
     names = list(material.experts)
     old = trained(material.only(names[:-1]), size, seed).router
-    short = replace(size, table_steps=max(1, math.floor(PART * size.table_steps) - 1))
+    short = replace(size, table_steps=max(1, math.ceil(PART * size.table_steps) - 1))
     began = time.perf_counter()
     mixture = mixed(material, old.with_new())
     train_new(mixture, material, short, seed, arm=len(names))
@@ -78,7 +77,7 @@ def train_new(mixture: Mixture, material: Material, size: Size, seed: int, arm: 
     training = Training(
         steps=size.table_steps,
         batch_size=size.batch,
-        learning_rate=3 * size.learning_rate,
+        learning_rate=RATE * VARIANT.rate,
         samples=VARIANT.samples,
         only=(arm,),
         seed=seed,

@@ -22,7 +22,11 @@ Checked = tuple[dict[str, Any], bool]
 
 
 def _learned(result: Result, kind: str) -> list[dict[str, Any]]:
-    return [r for r in result["routers"] if r["kind"] == kind and r["trained_at"] == "coordinator"]
+    """Those that the coordinator trains from nothing."""
+    return [
+        r for r in result["routers"]
+        if r["kind"] == kind and r["trained_at"] == "coordinator" and r["start"] == "zero"
+    ]  # fmt: skip
 
 
 def _gap(result: Result) -> Checked:

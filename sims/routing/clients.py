@@ -47,7 +47,7 @@ def trained_by_clients(
     if variant.samples:
         source = replace(source, samples=variant.samples)
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the study says what it does
-    strategy = RoutingStrategy(stage_of(size), source, seed, on_round)
+    strategy = RoutingStrategy(stage_of(variant, size), source, seed, on_round)
     mailbox = Mailbox()
     with tempfile.TemporaryDirectory(prefix="fedmore-") as state:
         nodes = members(prepared, Path(state))
@@ -58,7 +58,7 @@ def trained_by_clients(
     return states[-1].router(), losses
 
 
-def stage_of(size: Size) -> Stage:
+def stage_of(variant: Variant, size: Size) -> Stage:
     """What the clients are asked for."""
     return Stage(
         kind="routing",
@@ -66,7 +66,7 @@ def stage_of(size: Size) -> Stage:
         steps=size.client_steps,
         batch_size=max(2, size.batch // 2),
         sequence_length=size.tokens,
-        learning_rate=size.learning_rate,
+        learning_rate=variant.rate,
     )
 
 

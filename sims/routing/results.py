@@ -21,7 +21,7 @@ from fedmore.sims.routing.trial import Trial
 
 RESULT = "routing.json"
 PACKAGES = ("torch", "transformers", "flwr", "numpy")
-SHOWN = ("name", "kind", "k", "samples", "level", "per_layer", "scaling")
+SHOWN = ("name", "kind", "k", "samples", "level", "per_layer", "scaling", "start", "rate")
 
 
 def build(results: Sequence[SeedResult], command: str) -> dict[str, Any]:

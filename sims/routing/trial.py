@@ -9,6 +9,7 @@ from fedmore.experts.mixture import Mixture, assemble
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.sampling import effective_size
 from fedmore.experts.routing.saved import make_router
+from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.training import Trace, Training, fit_features, train_router
 from fedmore.experts.routing.untrained import arrow_router, domain_router
 from fedmore.experts.routing.usage import by_decision
@@ -58,11 +59,18 @@ def fresh(material: Material, variant: Variant) -> Router:
     if variant.kind == "arrow":
         return arrow_router(spec, material.experts, material.blocks)
     if variant.kind == "domain":
-        means = [material.means[name] for name in material.experts]
-        return domain_router(spec, means, material.public)
-    router = make_router(spec)
+        return _domain_router(material, spec)
+    router: Any = make_router(spec)
     fit_features(router, material.base.model, material.public_windows, material.blocks)
-    return router
+    if spec.start == "domain":
+        router.domain.load_state_dict(_domain_router(material, router.domain.spec).state_dict())
+    started: Router = router
+    return started
+
+
+def _domain_router(material: Material, spec: RouterSpec) -> Router:
+    means = [material.means[name] for name in material.experts]
+    return domain_router(spec, means, material.public)
 
 
 def fit(
@@ -77,7 +85,7 @@ def fit(
     training = Training(
         steps=size.table_steps if variant.tabled else size.steps,
         batch_size=size.batch,
-        learning_rate=size.learning_rate,
+        learning_rate=variant.rate,
         samples=variant.samples,
         seed=seed,
     )

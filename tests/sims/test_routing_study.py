@@ -112,7 +112,8 @@ def router(kind, k, bpb, *, gap=0.0, ess=None, samples=0):
     steps = [[[4.0], [ess or float(k)]]]
     return {
         "name": "ReMix" if kind == "remix" else kind, "kind": kind, "k": k, "samples": samples,
-        "trained_at": "coordinator", "mean_bpb": bpb, "gap_closed": gap, "gap_closed_seeds": [gap],
+        "trained_at": "coordinator", "start": "zero", "mean_bpb": bpb, "gap_closed": gap,
+        "gap_closed_seeds": [gap],
         "ess_steps": steps,
     }  # fmt: skip
 
