@@ -102,7 +102,7 @@ def test_a_folder_without_a_federation_is_a_clear_error(command: str, tmp_path: 
     ("arguments", "error", "says"),
     [
         (["assemble"], RegistryError, "no expert yet"),
-        (["assemble", "--router", "magic"], ConfigError, "domain, uniform"),
+        (["assemble", "--router", "magic"], ConfigError, "uniform, domain, arrow"),
         (["evaluate"], RegistryError, "no expert yet"),
     ],
 )

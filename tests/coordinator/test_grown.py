@@ -1,0 +1,155 @@
+"""A trained router that goes on over other experts: what stays, what is trained, what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from fedmore.coordinator.assemble import EMBEDDINGS, assemble, base_of
+from fedmore.coordinator.config import parse_config
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.results import Wanted
+from fedmore.coordinator.store import Store
+from fedmore.experts.base import shapes_of
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.factors import numbers, to_state
+from fedmore.experts.saved import load_mixture, load_router_of
+from fedmore.experts.spec import ExpertSpec
+from fedmore.sims.tiny import make_tiny_base
+from fedmore.strategies.embeddings import Embedding, dump
+
+TEXTS = {"public": "read the letter today", "legal": "the parties agree", "code": "x = y + 1"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+class Hub:
+    """A registry of experts, put together with a trained router."""
+
+    def __init__(self, registry, directory, tiny):
+        self.registry, self.directory = registry, directory
+        self.store = Store(directory / "blobs")
+        for name, text in TEXTS.items():
+            (directory / f"{name}.txt").write_text(text * 30, encoding="utf-8")
+        self.config = parse_config(
+            {
+                "federation": {"name": "test"},
+                "base": {"model": str(tiny), "dtype": "float32"},
+                "router": {
+                    "kind": "remix", "top_k": 1, "public_text": str(directory / "public.txt"),
+                    "proxy_texts": {n: str(directory / f"{n}.txt") for n in ("legal", "code")},
+                    "steps": 30, "batch_size": 2, "sequence_length": 16, "samples": 3,
+                },
+            },
+            "test",
+        )  # fmt: skip
+        self.shapes = shapes_of(base_of(self.config).model)
+        means = {f"owner of {n}": Embedding(n, 9, torch.randn(64)) for n in ("legal", "gl", "code")}
+        registry.set_state(EMBEDDINGS, self.store.put(dump(means)))
+
+    def add(self, name, rank):
+        sites = ExpertSpec(name, "expert", name, rank).sites(self.shapes)
+        change = {
+            s.path: (torch.randn(s.out, rank) * 0.1, torch.randn(rank, s.inner)) for s in sites
+        }
+        self.registry.add_expert(
+            name=name, kind="expert", target=name, rank=rank, params=numbers(change), stage=0,
+            round=1, digest=self.store.put(save(to_state(change))),
+        )  # fmt: skip
+
+    def build(self, *experts, keep_router=False, **router):
+        config = replace(self.config, router=replace(self.config.router, **router))
+        return assemble(
+            config=config, directory=self.directory, registry=self.registry, store=self.store,
+            experts=experts, keep_router=keep_router,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def hub(tiny, tmp_path):
+    with Registry.open(tmp_path) as registry:
+        made = Hub(registry, tmp_path, tiny)
+        for name, rank in (("legal", 4), ("gl", 3), ("code", 5)):
+            made.add(name, rank)
+        yield made
+
+
+def rows(folder):
+    recipe, router = load_router_of(folder)
+    names = ["public", *(e.name for e in recipe.experts)]
+    return {n: (router.rows_LAD[0, i], router.bias_LA[0, i]) for i, n in enumerate(names)}
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("start", ["zero", "domain"])
+def test_a_new_expert_is_trained_alone(hub, start):
+    before = rows(hub.build("gl", "legal", start=start))
+    folder = hub.build("code", "gl", "legal", keep_router=True, start=start)
+    after = rows(folder)
+    assert list(after) == ["public", "gl", "legal", "code"]  # the new one behind the others
+    assert all(same(after[name], before[name]) for name in before)
+    assert not same(after["code"], after["public"])
+    assert any(t.abs().sum() > 0 for t in before["legal"])
+    mixture = load_mixture(folder, base_of(hub.config))
+    ids = torch.arange(12)[None]
+    assert torch.isfinite(mixture.model(input_ids=ids, use_cache=False).logits).all()
+    if start == "domain":
+        assert mixture.router.domain.rows_ED[2].abs().sum() > 0
+
+
+def test_an_expert_that_is_no_more_takes_its_row_with_it(hub):
+    before = rows(hub.build("code", "gl", "legal"))
+    after = rows(hub.build("code", "legal", keep_router=True))
+    assert list(after) == ["public", "code", "legal"]
+    assert all(same(after[name], before[name]) for name in after)
+
+
+def test_fewer_than_a_tenth_of_the_steps_are_done(hub, monkeypatch):
+    from fedmore.coordinator import grown
+
+    done = []
+
+    def watched(_mixture, _windows, training):
+        done.append(training)
+
+    hub.build("gl", "legal")
+    monkeypatch.setattr(grown, "train_router", watched)
+    hub.build("code", "gl", "legal", keep_router=True)
+    (training,) = done
+    assert 0 < training.steps < 0.1 * hub.config.router.steps
+    assert training.only == (3,)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "says"),
+    [
+        ({"kind": "arrow"}, {"kind": "arrow"}, "arrow is set, not trained"),
+        ({}, {"top_k": 2}, "the configuration asks for"),
+        ({}, {"kind": "softmax"}, "the configuration asks for"),
+    ],
+)
+def test_a_router_that_cannot_go_on_is_refused(hub, first, then, says):
+    hub.build("gl", "legal", **first)
+    with pytest.raises(ConfigError, match=says):
+        hub.build("code", "gl", "legal", keep_router=True, **then)
+
+
+def test_what_is_not_chosen_is_as_configured(hub):
+    config = hub.config
+    assert Wanted().configured(config) == config
+    chosen = Wanted(router="arrow", top_k=3).configured(config).router
+    assert (chosen.kind, chosen.top_k) == ("arrow", 3)
+    assert replace(chosen, kind="remix", top_k=1) == config.router
