@@ -1,4 +1,4 @@
-"""A trained router that goes on over other experts: what stays, what is trained, what is refused."""
+"""A trained router over other experts: what stays, what is trained, what is refused."""
 
 from dataclasses import replace
 
