@@ -176,7 +176,8 @@ def _line_of_plan(event: Event) -> str:
         case RoundStarted():
             return f"round {event.round + 1} begins"
         case RoundFinished():
-            return f"round {event.round + 1} done{_mean_loss(event)}"
+            done = f"round {event.round + 1} done{_mean_loss(event)}"
+            return "; ".join([done, *event.metrics.get("warnings", ())])
         case Evaluated():
             return f"evaluated {event.name}"
     return ""

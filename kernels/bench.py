@@ -1,6 +1,6 @@
 """How kernels are measured: equal first, then timed in turn with an opponent, in one process.
 
-Every op has `kernels/<op>/bench.py` with ``results(quick: bool) -> Iterator[Result]``.
+Every op has `kernels/<op>/bench.py` with ``results(quick, device) -> Iterator[Result]``.
 """
 
 import ctypes
@@ -11,6 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from fedmore.kernels.choose import KernelError
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -48,11 +52,14 @@ def compare(
 ) -> Result:
     """Time `ours` and `opponent` in turn, in milliseconds, if `verify` says that they are equal.
 
-    A slow opponent may have fewer repeats; they are spread over the first ones of ours.
+    An opponent that takes minutes may have fewer repeats; its name then says so.
     """
+    opponent_repeats = opponent_repeats or repeats
+    if opponent_repeats != repeats:
+        opponent_name += f" (runs: {opponent_repeats}, of ours {repeats})"
     if not verify():
         return Result(name, case, None, None, opponent_name, "ms", None, goal, verified=False)
-    ours_ms, opponent_ms = in_turn(ours, opponent, repeats, opponent_repeats or repeats)
+    ours_ms, opponent_ms = in_turn(ours, opponent, repeats, opponent_repeats)
     ratio = opponent_ms / ours_ms
     return Result(name, case, ours_ms, opponent_ms, opponent_name, "ms", ratio, goal, verified=True)
 
@@ -69,13 +76,35 @@ def in_turn(
     gc.disable()
     try:
         for i in range(repeats):
-            times[0].append(_time(ours))
+            times[0].append(timed(ours))
             if i < opponent_repeats:
-                times[1].append(_time(opponent))
+                times[1].append(timed(opponent))
     finally:
         if enabled:
             gc.enable()
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Milliseconds of one call, what it began on a GPU included, and nothing from before."""
+    finish()
+    start = time.perf_counter()
+    call()
+    finish()
+    return (time.perf_counter() - start) * 1000
+
+
+def finish() -> None:
+    """Wait for the GPU, if this process uses one."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+
+
+def place(device: str) -> torch.device:
+    """The device of a bench; raises `KernelError` for a GPU that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise KernelError("--device cuda: torch finds no CUDA device here; --device cpu needs none")
+    return torch.device(device)
 
 
 def compare_memory(
@@ -113,9 +142,3 @@ def _status(key: str) -> int:
         if line.startswith(key + ":"):
             return int(line.split()[1])
     raise RuntimeError(f"{STATUS} has no {key}")
-
-
-def _time(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1000

@@ -17,7 +17,7 @@ from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of,
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import TRAINED_BY, Stage
-from fedmore.strategies.robust import rule_of
+from fedmore.strategies.robust import rule_of, unguarded
 from fedmore.strategies.state import Contribution, ExpertState, advance, fresh, without
 from fedmore.strategies.tasks import (
     METRICS,
@@ -137,12 +137,14 @@ class ExpertStrategy(TrainOnly):
             most = "no client" if not answers else f"{in_time} of {len(self._sent)} clients"
             raise RoundError(f"round {number}: {most} succeeded: " + "; ".join(failures))
         experts = self._advance(answers, number)
+        owners = {name: len(entry["owners"]) for name, entry in experts.items()}
         metrics = {
             "stage": self.stage.kind,
             "round": number,
             "clients": clients,
             "experts": experts,
             "failures": failures,
+            "warnings": unguarded(self.stage, owners),
             "late": to_rows(self._late),
         }
         self.on_round(number, metrics, self.states)

@@ -6,6 +6,11 @@ product is ``s_k B_k A_k = Q_B C_k Q_A^T``, and distances between the cores C_k 
 between the products. Krum chooses the same owner as it would on the products; the trimmed mean is
 taken coordinate by coordinate in that basis, where the paper takes it in the basis of the weights.
 Neither weighs owners by the size of their text, which they could lie about.
+
+The bases are the left singular vectors of the owners' B side by side, and of their A likewise.
+These are the eigenvectors of ``sum_k B_k B_k^T``, so the owners' order, which their names decide,
+shows in nothing but signs, and turning a coordinate's sign only turns that of its trimmed mean. (In
+the bases of a QR, which follow the order, most coordinates were one owner's alone, and trimmed.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,13 +112,32 @@ def rule_of(stage: Stage) -> Rule:
     return rules[stage.aggregation]
 
 
+def unguarded(stage: Stage, owners: Mapping[str, int]) -> list[str]:
+    """What to tell an operator whose rule has too few owners of an expert to cut anybody off."""
+    if stage.aggregation == "mean" or not stage.hostile:
+        return []
+    return [
+        f"{name}: {stage.aggregation} withstands no hostile owner: {count} "
+        f"{'owner is' if count == 1 else 'owners are'} fewer than 1 / hostile ({stage.hostile})"
+        for name, count in sorted(owners.items())
+        if not int(stage.hostile * count)
+    ]
+
+
 def shared_basis(products: Sequence[Term]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Q_B [m, R], Q_A [n, R] and every C_k [R, R], float64, with ``s B_k A_k = Q_B C_k Q_A^T``."""
     ranks = [b.shape[1] for b, _, _ in products]
-    q_b, r_b = torch.linalg.qr(torch.cat([b.double() for b, _, _ in products], dim=1))
-    q_a, r_a = torch.linalg.qr(torch.cat([a.double().T for _, a, _ in products], dim=1))
-    pairs = zip(r_b.split(ranks, dim=1), r_a.split(ranks, dim=1), products, strict=True)
+    q_b, r_b = singular(torch.cat([b.double() for b, _, _ in products], dim=1))
+    q_a, r_a = singular(torch.cat([a.double().T for _, a, _ in products], dim=1))
+    pairs = zip(torch.split(r_b, ranks, 1), torch.split(r_a, ranks, 1), products, strict=True)
     return q_b, q_a, [scale * left @ right.T for left, right, (_, _, scale) in pairs]
+
+
+def singular(stacked: Tensor) -> tuple[Tensor, Tensor]:
+    """The left singular vectors of a matrix, and the matrix in their basis."""
+    q, r = torch.linalg.qr(stacked)
+    u = torch.linalg.svd(r, full_matrices=False).U
+    return q @ u, u.T @ r
 
 
 def ask(strategy: Strategy, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -5,84 +5,100 @@ from collections.abc import Iterator
 import torch
 
 from fedmore.kernels.bench import Result, compare, compare_memory, peak_memory
+from fedmore.kernels.choose import choose
 from fedmore.kernels.delta import cpu, reference
 from fedmore.kernels.determinism import one_thread
 
+CPU = torch.device("cpu")
 RANKS = (4, 8, 12, 16, 24, 32, 48, 64)
+# Size of the matrices, what ranks are divided by, runs of the dense way, layers.
+QUICK, FULL = (512, 4, 5, 12), (4096, 1, 1, 60)
 
 
-def results(quick: bool) -> Iterator[Result]:
-    """Aggregate of 8 clients: time and peak memory; small layers one by one and together.
+def results(quick: bool, device: torch.device) -> Iterator[Result]:
+    """Aggregate of 8 clients: time and, on a CPU, peak memory; layers one by one and together.
 
     Everything in one thread, as the coordinator aggregates. In full the dense SVD of 4096 x 4096
-    is run once, for time and memory: minutes.
+    takes minutes: it is run once for the time and once for the memory. It is on the CPU always.
     """
+    size, parts, runs, layers = QUICK if quick else FULL
     with one_thread():
-        size, ranks = (512, tuple(r // 4 for r in RANKS)) if quick else (4096, RANKS)
-        yield from _aggregate(size, ranks)
-        yield _layers(quick)
+        yield from _aggregate(size, tuple(r // parts for r in RANKS), runs, device)
+        yield _layers(layers, device)
 
 
-def _aggregate(size: int, ranks: tuple[int, ...]) -> Iterator[Result]:
-    terms = [_term(size, size, rank, k) for k, rank in enumerate(ranks)]
+def _aggregate(
+    size: int, ranks: tuple[int, ...], runs: int, device: torch.device
+) -> Iterator[Result]:
+    form = choose("delta", device)
+    terms, there = (
+        [_term(size, size, rank, k, where) for k, rank in enumerate(ranks)]
+        for where in (CPU, device)
+    )
     rank = sum(ranks)
     case = f"{len(ranks)} clients, ranks {min(ranks)}-{max(ranks)}, {size} x {size}"
-    seen: list[float | None] = []
 
-    def dense() -> None:
-        # The memory and the time of one run: it takes minutes.
-        seen.append(peak_memory(lambda: reference.aggregate(terms, rank)))
+    def ours() -> cpu.Factors:
+        factors: cpu.Factors = form.aggregate(there, rank)
+        return factors
+
+    def dense() -> cpu.Factors:
+        return reference.aggregate(terms, rank)
 
     def verify() -> bool:
-        b, a = cpu.aggregate(terms, rank)
-        pairs = zip(cpu.dense_blocks([(b, a, 1.0)]), cpu.dense_blocks(terms), strict=True)
-        return all(float((ours - exact).norm() / exact.norm()) < 1e-9 for ours, exact in pairs)
+        return _exact(ours(), terms)
 
-    yield compare(
+    time = compare(
         "delta aggregate",
         case,
-        lambda: cpu.aggregate(terms, rank),
+        ours,
         dense,
         opponent_name="SVD of the dense sum",
         verify=verify,
         goal=50,
         repeats=5,
-        opponent_repeats=1,
+        opponent_repeats=runs,
     )
-    ours = peak_memory(lambda: cpu.aggregate(terms, rank))
-    memory = compare_memory(
-        "delta aggregate, peak memory",
-        case,
-        ours,
-        seen[0] if seen else None,
-        "SVD of the dense sum",
-        20,
-    )
-    if memory:
-        yield memory
+    yield time
+    if time.verified and device.type == "cpu":
+        figures = peak_memory(ours), peak_memory(dense)
+        name, who = "delta aggregate, peak memory", "SVD of the dense sum"
+        memory = compare_memory(name, case, *figures, who, 20)
+        if memory:
+            yield memory
 
 
-def _layers(quick: bool) -> Result:
-    count, ranks = (12 if quick else 60), (4, 4, 8)
-    layers = [[_term(96, 64, rank, i + k) for k, rank in enumerate(ranks)] for i in range(count)]
+def _layers(count: int, device: torch.device) -> Result:
+    form, ranks = choose("delta", device), (4, 4, 8)
+    terms, layers = (
+        [[_term(96, 64, rank, i + k, where) for k, rank in enumerate(ranks)] for i in range(count)]
+        for where in (CPU, device)
+    )
 
     def one_by_one() -> list[cpu.Factors]:
-        return [cpu.aggregate(terms, 16) for terms in layers]
+        return [form.aggregate(layer, 16) for layer in layers]
 
     def verify() -> bool:
-        pairs = zip(cpu.aggregate_layers(layers, 16), one_by_one(), strict=True)
-        return all(torch.allclose(b @ a, d @ c) for (b, a), (d, c) in pairs)
+        return all(map(_exact, form.aggregate_layers(layers, 16), terms))
 
     return compare(
         "delta aggregate of layers",
         f"{count} layers of 96 x 64, ranks 4, 4, 8",
-        lambda: cpu.aggregate_layers(layers, 16),
+        lambda: form.aggregate_layers(layers, 16),
         one_by_one,
         opponent_name="one layer after the other",
         verify=verify,
     )
 
 
-def _term(m: int, n: int, rank: int, seed: int) -> cpu.Term:
+def _exact(factors: cpu.Factors, terms: list[cpu.Term]) -> bool:
+    """Whether the factors' product is the dense sum."""
+    b, a = (factor.cpu() for factor in factors)
+    exact = reference.dense(terms)
+    return float((b @ a - exact).norm() / exact.norm()) < 1e-9
+
+
+def _term(m: int, n: int, rank: int, seed: int, device: torch.device) -> cpu.Term:
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(m, rank, generator=g), torch.randn(rank, n, generator=g), 0.1 * (seed + 1)
+    b, a = torch.randn(m, rank, generator=g), torch.randn(rank, n, generator=g)
+    return b.to(device), a.to(device), 0.1 * (seed + 1)

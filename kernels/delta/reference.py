@@ -9,8 +9,11 @@ Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], weight
 
 
 def dense(terms: Sequence[Term]) -> Tensor:
-    """``sum_k w_k B_k A_k`` as a float64 [m, n] matrix."""
-    return torch.stack([w * (b.double() @ a.double()) for b, a, w in terms]).sum(0)
+    """``sum_k w_k B_k A_k`` as a float64 [m, n] matrix, the only one of its size that is made."""
+    total = torch.zeros(len(terms[0][0]), terms[0][1].shape[1], dtype=torch.float64)
+    for b, a, w in terms:
+        total.addmm_(b.double(), a.double(), alpha=w)
+    return total
 
 
 def aggregate(terms: Sequence[Term], max_rank: int) -> tuple[Tensor, Tensor]:

@@ -12,20 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from fedmore.kernels.bench import Result, compare
-from fedmore.kernels.choose import KernelError
-from fedmore.kernels.lora_mix import cpu, plain
+from fedmore.kernels.choose import KernelError, choose
+from fedmore.kernels.lora_mix import plain
 
 WIDTH, RANKS = 576, (4, 8, 8, 16, 16, 32, 32, 64)
+# Sequences, tokens of each.
+QUICK, FULL = ((16, 1), (64, 1), (16, 8)), ((16, 1), (64, 1), (16, 128))
 
 
-def results(quick: bool) -> Iterator[Result]:
+def results(quick: bool, device: torch.device) -> Iterator[Result]:
     """A batch over 8 adapters of ranks 4 to 64, width 576: one token a sequence, and many."""
     if find_spec("peft") is None:
         raise KernelError("the bench of lora_mix compares with PEFT: install fedmore[bench]")
     repeats = 5 if quick else 25
-    for sequences, length in ((16, 1), (64, 1), (16, 8 if quick else 128)):
+    for sequences, length in QUICK if quick else FULL:
         torch.manual_seed(0)
-        case = _Case(sequences, length)
+        case = _Case(sequences, length, device)
         yield case.against_peft(repeats, alone=True)
         yield case.against_peft(repeats, alone=False)
     yield case.against_torch(repeats)
@@ -34,17 +36,19 @@ def results(quick: bool) -> Iterator[Result]:
 class _Case:
     """A batch of sequences, each with its own adapter of weight 1."""
 
-    def __init__(self, sequences: int, length: int) -> None:
+    def __init__(self, sequences: int, length: int, device: torch.device) -> None:
+        self.form: Any = choose("lora_mix", device)
         self.adapters = [
-            (torch.randn(WIDTH, r) * r**-0.5, torch.randn(r, WIDTH) * WIDTH**-0.5) for r in RANKS
+            (_numbers(WIDTH, r, device) * r**-0.5, _numbers(r, WIDTH, device) * WIDTH**-0.5)
+            for r in RANKS
         ]
         self.own = [i % len(RANKS) for i in range(sequences)]
-        self.x = torch.randn(sequences, length, WIDTH)
-        self.linear = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.x = torch.randn(sequences, length, WIDTH).to(device)
+        self.linear = nn.Linear(WIDTH, WIDTH, bias=False).to(device)
         self.flat = self.x.flatten(0, 1)
         self.y = self.linear(self.flat).detach()
-        self.gates = torch.eye(len(RANKS))[self.own].repeat_interleave(length, 0)
-        self.prepared = cpu.prepare(self.adapters)
+        self.gates = torch.eye(len(RANKS))[self.own].repeat_interleave(length, 0).to(device)
+        self.prepared = self.form.prepare(self.adapters)
         self.text = f"{sequences} x {length} tokens, 8 adapters, float32"
 
     def against_peft(self, repeats: int, alone: bool) -> Result:
@@ -52,8 +56,7 @@ class _Case:
         theirs = self._peft(_Given(self.y.view_as(self.x)) if alone else self.linear)
 
         def ours() -> Tensor:
-            y = self.y if alone else self.linear(self.flat)
-            return cpu.lora_mix(y, self.flat, self.gates, self.prepared)
+            return self._ours(self.y if alone else self.linear(self.flat), self.gates)
 
         return _compare(
             "lora_mix" if alone else "lora_mix with its linear layer",
@@ -66,12 +69,16 @@ class _Case:
         return _compare(
             "lora_mix, two adapters a token",
             self.text,
-            lambda: cpu.lora_mix(self.y, self.flat, gates, self.prepared),
+            lambda: self._ours(self.y, gates),
             lambda: plain.lora_mix(self.y, self.flat, gates, self.adapters),
             "torch operators",
             None,
             repeats,
         )
+
+    def _ours(self, y: Tensor, gates: Tensor) -> Tensor:
+        mixed: Tensor = self.form.lora_mix(y, self.flat, gates, self.prepared)
+        return mixed
 
     def _peft(self, linear: nn.Module) -> Callable[[], Tensor]:
         """PEFT's own layer with the same adapters."""
@@ -92,6 +99,10 @@ class _Case:
         names = [str(i) for i in self.own]
         result: Callable[[], Tensor] = lambda: layer(self.x, adapter_names=names)  # noqa: E731
         return result
+
+
+def _numbers(rows: int, columns: int, device: torch.device) -> Tensor:
+    return torch.randn(rows, columns).to(device)
 
 
 class _Given(nn.Module):

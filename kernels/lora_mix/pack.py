@@ -99,9 +99,11 @@ class Stack:
         numbers = torch.zeros(sum(sizes))
         for expert, part in enumerate(torch.split(numbers, sizes)):
             if used[expert]:
-                shape = (-1, lengths[expert], WIDTH) if wide else (1, -1, lengths[expert])
-                block = part.view(shape)
-                self._fill(block if wide else block.mT, expert)
+                length, width = lengths[expert], self.width[expert]
+                if wide:
+                    self._fill(part.view(strips(width), length, WIDTH), expert)
+                else:
+                    self._fill(part.view(1, width, length).mT, expert)
         tables = torch.tensor([_firsts(sizes), self.lengths, ranks])
         return Held(loops.Matrices(address(numbers), *map(address, tables)), (numbers, tables))
 
@@ -112,7 +114,7 @@ class Stack:
         for factor, first, rank in parts:
             rows = dense(factor).detach()
             rows = pad(rows.T if self.transposed else rows, (0, -self.width[expert] % width))
-            block[:, first : first + rank] = rows.view(rank, -1, width).transpose(0, 1)
+            block[:, first : first + rank] = rows.view(rank, len(block), width).transpose(0, 1)
 
 
 def _firsts(sizes: Sequence[int]) -> list[int]:

@@ -2,24 +2,30 @@
 
 Four of seven experts of rank 16 are active. Backward passes are timed alone: with the experts
 frozen (gradients of x and the router's weights) against a dense FFN with frozen weights, with the
-experts trained against a dense FFN that is trained.
+experts trained against a dense FFN that is trained. On a GPU numbers are bfloat16 and batches 16
+times as large, and there are rows with the part of the matrix units' speed that is reached.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from fedmore.kernels.bench import Result, compare
-from fedmore.kernels.moe_ffn import cpu, plain
+from fedmore.kernels import peak
+from fedmore.kernels.bench import Result, compare, timed
+from fedmore.kernels.choose import choose
+from fedmore.kernels.moe_ffn import plain
 from fedmore.kernels.moe_ffn.reference import Expert
 
 ACTIVE, EXPERTS, RANK = 4, 7, 16
+ERROR = {torch.float32: 1e-5, torch.bfloat16: 3e-2}  # relative RMS
 Runs = Sequence[Callable[[], Tensor]]
+There = dict[str, Any]  # device and dtype
 
 
 @dataclass(frozen=True)
@@ -37,33 +43,43 @@ SIZES = Size("SmolLM2-135M", 576, 1536, 1024, 1.35), Size("1B class", 2048, 8192
 QUICK = Size("SmolLM2-135M", 576, 1536, 128, 1.35), Size("1B class", 2048, 8192, 32, 1.2)
 
 
-def results(quick: bool) -> Iterator[Result]:
+def results(quick: bool, device: torch.device) -> Iterator[Result]:
     """Forward and backward of both sizes."""
-    repeats = 3 if quick else 9
+    on_gpu, best = device.type == "cuda", None
+    there: There = {"device": device, "dtype": torch.bfloat16 if on_gpu else torch.float32}
+    if on_gpu:
+        best = peak.matrices(device, torch.bfloat16)
     for size in QUICK if quick else SIZES:
         torch.manual_seed(0)
-        case = _Case(size, repeats)
+        tokens = size.tokens * (16 if on_gpu else 1)
+        case = _Case(replace(size, tokens=tokens), 3 if quick else 9, there)
+        if best:
+            yield case.part_of(best)
         yield from case.forward()
         yield from case.backward()
 
 
 class _Case:
-    def __init__(self, size: Size, repeats: int) -> None:
+    def __init__(self, size: Size, repeats: int, there: There) -> None:
         self.size, self.repeats = size, repeats
+        self.form: Any = choose("moe_ffn", there["device"])
         d, h, count = size.width, size.hidden, size.tokens
-        self.weights = [torch.randn(*s) * s[1] ** -0.5 for s in ((h, d), (h, d), (d, h))]
+        weights = [torch.randn(*s) * s[1] ** -0.5 for s in ((h, d), (h, d), (d, h))]
+        self.weights = [weight.to(**there) for weight in weights]
         gate, up, down = map(_linear, self.weights)
         self.base = gate, up, down
-        self.experts = [_expert(d, h) for _ in range(EXPERTS)]
-        self.x, chances = torch.randn(count, d), torch.randn(count, EXPERTS + 1).softmax(1)
+        self.experts = [_expert(d, h, there) for _ in range(EXPERTS)]
+        x, chances = torch.randn(count, d), torch.randn(count, EXPERTS + 1).softmax(1)
         top = chances[:, :EXPERTS].topk(ACTIVE, 1)
-        self.gates = torch.zeros(count, EXPERTS).scatter(1, top.indices, top.values)
-        self.prepared = cpu.prepare(self.experts)
+        gates = torch.zeros(count, EXPERTS).scatter(1, top.indices, top.values)
+        self.x, self.gates = x.to(**there), gates.to(there["device"])
+        self.prepared = self.form.prepare(self.experts)
         self.text = f"{size.name} ({d}, {h}), {count} tokens, {ACTIVE} of {EXPERTS}, rank {RANK}"
 
     def ours(self) -> Tensor:
         """Our forward pass."""
-        return cpu.moe_ffn(self.x, self.gates, self.base, self.prepared, silu)
+        y: Tensor = self.form.moe_ffn(self.x, self.gates, self.base, self.prepared, silu)
+        return y
 
     def dense(self) -> Tensor:
         """One FFN of the base."""
@@ -89,11 +105,11 @@ class _Case:
             yield self._compare("forward", text, self.dense, "one dense FFN", goal)
             yield self._compare("forward", text, self.plain, "torch operators", None)
             opponent = "FlexOlmo: 4 dense experts and the base"
-            yield self._compare("forward", text, lambda: flexolmo(True), opponent, 3.3)
-            self.gates /= self.gates.sum(1, keepdim=True)
+            yield self._compare("forward", text, lambda: flexolmo(True), opponent, None)
+            self.gates /= self.gates.sum(1, keepdim=True)  # then the base has no weight there
             text += ", weights sum to 1"
-            opponent = "FlexOlmo: 4 dense experts"
-            yield self._compare("forward", text, lambda: flexolmo(False), opponent, None)
+            opponent = "FlexOlmo: the same 4 experts made dense"
+            yield self._compare("forward", text, lambda: flexolmo(False), opponent, 3.3)
 
     def _compare(
         self, name: str, text: str, other: Callable[[], Tensor], who: str, goal: float | None
@@ -103,6 +119,17 @@ class _Case:
             verify=lambda: _close(self.ours(), self.plain()) and (who == "one dense FFN" or _close(
                 self.ours(), other())), repeats=self.repeats,
         )  # fmt: skip
+
+    def part_of(self, best: peak.Peak) -> Result:
+        """The forward pass's products: the base's three, and two thin ones for each of theirs."""
+        d, h, routed = self.size.width, self.size.hidden, ACTIVE * self.size.tokens
+        work = 6 * self.size.tokens * d * h + 6 * routed * RANK * (d + h)
+        with torch.no_grad():
+            return peak.part_of(
+                best, "moe_ffn forward, part of the matrix peak", f"{self.text}, bfloat16",
+                self.ours, work, verify=lambda: _close(self.ours(), self.plain()),
+                repeats=self.repeats,
+            )  # fmt: skip
 
     def backward(self) -> Iterator[Result]:
         """Frozen against frozen, trained against trained."""
@@ -116,7 +143,8 @@ class _Case:
         weights = [w.clone().requires_grad_() for w in self.weights]
 
         def ours() -> Tensor:
-            return cpu.moe_ffn(x, gates, self.base, self.experts, silu)
+            y: Tensor = self.form.moe_ffn(x, gates, self.base, self.experts, silu)
+            return y
 
         leaves = [x, gates, *factors], [x, *weights], [x, gates, *factors]
         runs = ours, lambda: _ffn(x, weights), self.plain
@@ -128,12 +156,15 @@ def _linear(weight: Tensor) -> plain.Linear:
     return lambda x: linear(x, weight)
 
 
-def _expert(width: int, hidden: int) -> Expert:
-    return _pair(hidden, width), _pair(hidden, width), _pair(width, hidden)
+def _expert(width: int, hidden: int, there: There) -> Expert:
+    shapes = (hidden, width), (hidden, width), (width, hidden)
+    gate, up, down = (_pair(out, inner, there) for out, inner in shapes)
+    return gate, up, down
 
 
-def _pair(out: int, inner: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(out, RANK) * RANK**-0.5 * 0.3, torch.randn(RANK, inner) * inner**-0.5
+def _pair(out: int, inner: int, there: There) -> tuple[Tensor, Tensor]:
+    b, a = torch.randn(out, RANK) * RANK**-0.5 * 0.3, torch.randn(RANK, inner) * inner**-0.5
+    return b.to(**there), a.to(**there)
 
 
 def _ffn(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -145,6 +176,7 @@ def _flexolmo(
     x: Tensor, gates: Tensor, public: Sequence[Tensor] | None, experts: Sequence[Sequence[Tensor]]
 ) -> Tensor:
     """Full-size experts on their tokens, gathered and added up; the base with the rest's weight."""
+    gates = gates.to(x.dtype)
     rest = 1 - gates.sum(1, keepdim=True)
     y = torch.zeros_like(x) if public is None else rest * _ffn(x, public)
     for i, expert in enumerate(experts):
@@ -153,8 +185,10 @@ def _flexolmo(
     return y
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return float((a - b).norm() / b.norm()) < 1e-5
+def _close(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """To the rounding of `dtype`, in which they were computed; by default their own."""
+    error = (a.double() - b.double()).norm() / b.double().norm()
+    return float(error) < ERROR[dtype or a.dtype]
 
 
 def _backward(
@@ -162,19 +196,20 @@ def _backward(
     repeats: int,
 ) -> Result:  # fmt: skip
     """The backward pass of the first run against that of the second; the third verifies."""
-    seed = torch.randn(runs[0]().shape)
+    seed = torch.randn_like(runs[0]())
 
     def gradients(which: int) -> tuple[Tensor, ...]:
         return torch.autograd.grad(runs[which](), leaves[which], seed)
 
-    if not all(map(_close, gradients(0), gradients(2))):
+    gradients(1)
+    pairs = zip(gradients(0), gradients(2), strict=True)
+    if not all(_close(a, b, seed.dtype) for a, b in pairs):
         return Result(name, case, None, None, who, "ms", None, goal, verified=False)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for which in (0, 1):
-            y = runs[which]()
-            start = time.perf_counter()
-            torch.autograd.grad(y, leaves[which], seed)
-            times[which].append((time.perf_counter() - start) * 1000)
+            times[which].append(
+                timed(partial(torch.autograd.grad, runs[which](), leaves[which], seed))
+            )
     ours, other = map(statistics.median, times)
     return Result(name, case, ours, other, who, "ms", other / ours, goal, verified=True)

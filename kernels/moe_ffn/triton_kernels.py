@@ -172,7 +172,8 @@ def row_gradients(
     mine_g, mine_u = gate + tl.load(tables + e), up + tl.load(tables + 2 * experts + e)
     local = j - tl.load(starts + e)
     row = tl.load(low_at + e) + local * (gate_rank + up_rank)
-    for r0 in range(0, tl.maximum(gate_rank, up_rank), RANKS):
+    # Once at least: of rank 0 too there is a weight's gradient, and what is kept.
+    for r0 in range(0, tl.maximum(tl.maximum(gate_rank, up_rank), 1), RANKS):
         r = r0 + tl.arange(0, RANKS)
         total_g = tl.zeros((TOKENS, RANKS), tl.float32)
         total_u = tl.zeros((TOKENS, RANKS), tl.float32)

@@ -1,125 +1,162 @@
-"""sign1 against `memcpy` and against numpy done the obvious way."""
+"""sign1 against `memcpy`, numpy done the obvious way and, on a GPU, the speed of its memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedmore.kernels import peak
 from fedmore.kernels.bench import Result, compare
-from fedmore.kernels.sign1 import cpu
+from fedmore.kernels.choose import choose
+from fedmore.kernels.sign1.sizes import Encoded
 
-BLOCK = 256
+BLOCK, UPDATES = 256, 16
+COUNT = {"cpu": (1 << 20, 1 << 23), "cuda": (1 << 24, 1 << 26)}  # quick, full
 Floats = NDArray[np.float32]
 
 
-def results(quick: bool) -> Iterator[Result]:
+def results(quick: bool, device: torch.device) -> Iterator[Result]:
     """Encode with residual, encode, decode and weighted sums, of 8M numbers (quick: 1M).
 
     Ours, torch's `memcpy` and what numpy leaves to threads run in torch's number of threads. The
     residual is updated in place, as a client's is; it is copied with the change, 8 bytes a number.
+    On a GPU there are more numbers, since 8M are in its cache, and numpy only verifies.
     """
-    count = 1 << (20 if quick else 23)
-    yield from _encoding(count, 5 if quick else 15)
-    yield from _decoding(count, 5 if quick else 15)
+    count = COUNT[device.type][not quick]
+    case = _Case(count, 5 if quick else 15, device)
+    yield from case.encoding()
+    yield from case.summing()
+    if device.type == "cuda":
+        yield from case.parts_of(peak.memory(device))
 
 
-def _encoding(count: int, repeats: int) -> Iterator[Result]:
-    change, residual = torch.randn(count), torch.randn(count)
-    both, copy = torch.cat([change, residual]), torch.zeros(2 * count)
-    case = f"{_case(count)}, in place"
+class _Case:
+    def __init__(self, count: int, repeats: int, device: torch.device) -> None:
+        self.count, self.repeats, self.device = count, repeats, device
+        self.form: Any = choose("sign1", device)
+        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        self.text = f"{count / 2**20:g}M numbers, blocks of {BLOCK}{threads}"
+        self.change, self.residual = self._numbers(), self._numbers()
+        self.encoded = [self.form.encode(self._numbers(), BLOCK) for _ in range(UPDATES)]
+        self.out = torch.zeros(count, device=device)
 
-    def ours() -> tuple[Tensor, Tensor, Tensor]:
-        return cpu.encode_with_residual(change, residual, BLOCK, out=residual)
+    def _numbers(self) -> Tensor:
+        return torch.randn(self.count).to(self.device)
 
-    def verify() -> bool:
-        wanted = change + residual
-        bits, scales, left = ours()
-        same = np.array_equal(bits.numpy(), np.packbits(wanted >= 0, bitorder="little"))
-        sent = cpu.decode(bits, scales, count, BLOCK)
-        return same and torch.allclose(sent + left, wanted, atol=1e-5)
+    def encode(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Error feedback, in place."""
+        residual = self.residual
+        found: tuple[Tensor, Tensor, Tensor] = self.form.encode_with_residual(
+            self.change, residual, BLOCK, out=residual
+        )
+        return found
 
-    yield compare(
-        "sign1 encode with residual",
-        case,
-        ours,
-        lambda: copy.copy_(both),
-        opponent_name="memcpy of both inputs",
-        verify=verify,
-        goal=0.6,
-        repeats=repeats,
-    )
-    yield compare(
-        "sign1 encode with residual",
-        case,
-        ours,
-        lambda: numpy_encode(change.numpy(), residual.numpy()),
-        opponent_name="numpy packbits and scale",
-        verify=verify,
-        goal=10,
-        repeats=repeats,
-        opponent_repeats=min(repeats, 7),
-    )
-    half = change.bfloat16()
-    yield compare(
-        "sign1 encode",
-        f"{_case(count)}, bfloat16",
-        lambda: cpu.encode(half, BLOCK),
-        lambda: copy[: count // 2].copy_(both[: count // 2]),
-        opponent_name="memcpy of the input",
-        verify=lambda: torch.equal(cpu.encode(half, BLOCK)[1], cpu.encode(half.float(), BLOCK)[1]),
-        repeats=repeats,
-    )
+    def right(self) -> bool:
+        """Bits and scales as numpy's; what is owed is what was not sent."""
+        wanted = self.change + self.residual
+        bits, scales, left = self.encode()
+        sent = self.form.decode(bits, scales, self.count, BLOCK)
+        return same((bits, scales), wanted) and torch.allclose(sent + left, wanted, atol=1e-5)
+
+    def encoding(self) -> Iterator[Result]:
+        """Against copies, and against numpy on a CPU."""
+        both = torch.cat([self.change, self.residual])
+        copy, half = torch.zeros_like(both), self.change.bfloat16()
+        fair = partial(compare, repeats=self.repeats)
+        name, text = "sign1 encode with residual", f"{self.text}, in place"
+        yield fair(
+            name, text, self.encode, lambda: copy.copy_(both),
+            opponent_name="memcpy of both inputs", verify=self.right, goal=0.6,
+        )  # fmt: skip
+        if self.device.type == "cpu":
+            yield fair(
+                name, text, self.encode,
+                lambda: numpy_encode(self.change.numpy(), self.residual.numpy()),
+                opponent_name="numpy packbits and scale", verify=self.right, goal=10,
+            )  # fmt: skip
+        yield fair(
+            "sign1 encode",
+            f"{self.text}, bfloat16",
+            lambda: self.form.encode(half, BLOCK),
+            lambda: copy[: self.count // 2].copy_(both[: self.count // 2]),
+            opponent_name="memcpy of the input",
+            verify=lambda: same(self.form.encode(half, BLOCK), half.float()),
+        )
+
+    def summing(self) -> Iterator[Result]:
+        """Many updates and one, against numpy on a CPU."""
+        if self.device.type == "cpu":
+            yield self._sum(f"sign1 weighted sum of {UPDATES}", self.encoded, 40)
+            yield self._sum("sign1 decode", self.encoded[:1], None)
+
+    def _sum(self, name: str, encoded: list[Encoded], goal: float | None) -> Result:
+        return compare(
+            name, self.text, self.adder(encoded), lambda: numpy_sum(encoded, self.count),
+            opponent_name="numpy unpackbits, scale and add", verify=lambda: self.added(encoded),
+            goal=goal, repeats=self.repeats,
+        )  # fmt: skip
+
+    def adder(self, encoded: list[Encoded]) -> Callable[[], Tensor]:
+        """The weighted sum of updates, into memory that is there."""
+        return partial(
+            self.form.weighted_sum, encoded, weights_of(encoded), self.count, BLOCK, out=self.out
+        )
+
+    def added(self, encoded: list[Encoded]) -> bool:
+        """Whether that is numpy's."""
+        ours = self.adder(encoded)().cpu().numpy()
+        return bool(np.allclose(ours, numpy_sum(encoded, self.count), rtol=1e-5, atol=1e-6))
+
+    def parts_of(self, memory: peak.Peak) -> Iterator[Result]:
+        """What of the memory's speed is reached: numbers, bits and scales moved once each."""
+        code = self.count / 8 + 2 * self.count / BLOCK
+        yield peak.part_of(
+            memory, "sign1 encode with residual, part of the memory's speed", self.text,
+            self.encode, 12 * self.count + code, verify=self.right, repeats=self.repeats,
+        )  # fmt: skip
+        yield peak.part_of(
+            memory, f"sign1 weighted sum of {UPDATES}, part of the memory's speed", self.text,
+            self.adder(self.encoded), 4 * self.count + UPDATES * code,
+            verify=lambda: self.added(self.encoded), repeats=self.repeats,
+        )  # fmt: skip
 
 
-def _decoding(count: int, repeats: int) -> Iterator[Result]:
-    encoded = [cpu.encode(torch.randn(count), BLOCK) for _ in range(16)]
-    yield _sum("sign1 weighted sum of 16", encoded, count, 40, repeats)
-    yield _sum("sign1 decode", encoded[:1], count, None, repeats)
+def same(encoded: Encoded, wanted: Tensor) -> bool:
+    """Whether signs are as numpy packs them, and scales its means, rounded to bfloat16."""
+    (bits, scales), numbers = encoded, wanted.cpu().numpy()
+    packed, means = np.packbits(numbers >= 0, bitorder="little"), numpy_scales(numbers)
+    close = np.allclose(scales.float().cpu().numpy(), means, rtol=1.001 * 2**-8, atol=0)
+    return close and np.array_equal(bits.cpu().numpy(), packed)
 
 
-def _sum(
-    name: str, encoded: list[tuple[Tensor, Tensor]], count: int, goal: float | None, repeats: int
-) -> Result:
-    weights, out = [(k + 1) / 136 for k in range(len(encoded))], torch.zeros(count)
-
-    def ours() -> Tensor:
-        return cpu.weighted_sum(encoded, weights, count, BLOCK, out=out)
-
-    def theirs() -> Floats:
-        return numpy_sum(encoded, weights, count)
-
-    return compare(
-        name,
-        _case(count),
-        ours,
-        theirs,
-        opponent_name="numpy unpackbits, scale and add",
-        verify=lambda: bool(np.allclose(ours().numpy(), theirs(), rtol=1e-5, atol=1e-6)),
-        goal=goal,
-        repeats=repeats,
-        opponent_repeats=3,
-    )
+def numpy_scales(numbers: Floats) -> Floats:
+    """Means of blocks, in float32."""
+    means: Floats = np.abs(numbers).reshape(-1, BLOCK).mean(axis=1)
+    return means
 
 
 def numpy_encode(change: Floats, residual: Floats) -> tuple[NDArray[np.uint8], Floats, Floats]:
     """The obvious way; sums in float32 and leaves the scales there."""
     wanted = change + residual
-    scales = np.abs(wanted).reshape(-1, BLOCK).mean(axis=1)
+    scales = numpy_scales(wanted)
     positive = wanted >= 0
     sent = np.where(positive, np.float32(1), np.float32(-1)) * np.repeat(scales, BLOCK)
     return np.packbits(positive, bitorder="little"), scales, wanted - sent
 
 
-def numpy_sum(encoded: list[tuple[Tensor, Tensor]], weights: list[float], count: int) -> Floats:
+def numpy_sum(encoded: list[Encoded], count: int) -> Floats:
     """The obvious way: decode every update, then add it."""
     total = np.zeros(count, np.float32)
-    for (bits, scales), weight in zip(encoded, weights, strict=True):
-        signs = np.unpackbits(bits.numpy(), bitorder="little").astype(np.float32) * 2 - 1
-        total += np.float32(weight) * signs * np.repeat(scales.float().numpy(), BLOCK)
+    for (bits, scales), weight in zip(encoded, weights_of(encoded), strict=True):
+        signs = np.unpackbits(bits.cpu().numpy(), bitorder="little").astype(np.float32) * 2 - 1
+        total += np.float32(weight) * signs * np.repeat(scales.cpu().float().numpy(), BLOCK)
     return total
 
 
-def _case(count: int) -> str:
-    return f"{count >> 20}M numbers, blocks of {BLOCK}, {torch.get_num_threads()} threads"
+def weights_of(encoded: list[Encoded]) -> list[float]:
+    """Unlike ones."""
+    return [(k + 1) / 136 for k in range(len(encoded))]

@@ -27,8 +27,8 @@ def encode(
     """Encode ``values + residual`` [n] and write what is still owed to `owed`.
 
     With an empty `residual` there is no error feedback and `owed` is not touched; `owed` may be
-    `residual`. `bits` must be zeros unless `block` is a multiple of 8. Returns whether all scales
-    are finite, which they are not for NaN or Inf.
+    `residual`. `bits` must be zeros unless `block` is a multiple of 8. Returns whether all means
+    are finite, before rounding (which turns some NaN into -0) and after (which may make Inf).
     """
     wanted, sums = np.zeros((block + 7) // 8 * 8, np.float32), np.empty(block, np.float64)
     feedback, finite = residual.shape[0] > 0, True
@@ -43,8 +43,9 @@ def encode(
                 wanted[i] = values[start + i]
         for i in range(size, block):
             wanted[i] = 0
-        scales[b] = round_to_bfloat16(np.float32(sum_by_halves(wanted, sums, block) / size))
-        finite &= (scales[b] & 0x7F80) != 0x7F80
+        mean = np.float32(sum_by_halves(wanted, sums, block) / size)
+        scales[b] = round_to_bfloat16(mean)
+        finite &= is_finite(mean) and (scales[b] & 0x7F80) != 0x7F80
         pack(wanted, bits, start, size)
         if feedback:
             scale = widen(scales[b])
@@ -77,8 +78,14 @@ def sum_by_halves(wanted: Floats, sums: Doubles, block: int) -> float:
 
 
 @inlined
+def is_finite(number: np.float32) -> bool:
+    """Whether the exponent is not the one of NaN and Inf."""
+    return bool((np.float32(number).view(np.uint32) & np.uint32(0x7F800000)) != 0x7F800000)
+
+
+@inlined
 def round_to_bfloat16(number: np.float32) -> np.uint16:
-    """The bits of the nearest bfloat16, ties to even."""
+    """The bits of the nearest bfloat16, ties to even; of NaN, anything."""
     raw = np.float32(number).view(np.uint32)
     odd = (raw >> np.uint32(16)) & np.uint32(1)
     return np.uint16((raw + np.uint32(0x7FFF) + odd) >> np.uint32(16))

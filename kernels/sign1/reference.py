@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def encode(values_N: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Encode 1-D `values_N` to (bits uint8 [ceil(N/8)], scales bfloat16 [ceil(N/block)])."""
+    """Encode 1-D `values_N` to (bits uint8 [ceil(N/8)], scales bfloat16 [ceil(N/block)]).
+
+    Raises `ValueError` for NaN, Inf or a mean beyond bfloat16.
+    """
     values = values_N.float().tolist()
     scales = []
     for start in range(0, len(values), block):
@@ -17,7 +20,11 @@ def encode(values_N: Tensor, block: int) -> tuple[Tensor, Tensor]:
     for i, value in enumerate(values):
         packed[i // 8] |= int(value >= 0) << (i % 8)
     bits = torch.tensor(list(packed), dtype=torch.uint8)
-    return bits, torch.tensor(scales, dtype=torch.float32).to(torch.bfloat16)
+    means = torch.tensor(scales, dtype=torch.float32)
+    rounded = means.to(torch.bfloat16)
+    if not bool(torch.isfinite(means).all() & torch.isfinite(rounded).all()):
+        raise ValueError("sign1 cannot encode NaN or Inf")
+    return bits, rounded
 
 
 def sum_by_halves(values: list[float]) -> float:

@@ -44,9 +44,12 @@ def _encode(
     size_R = tl.minimum(count - b_R * BLOCK, BLOCK)
     mean_R = (tl.reshape(sums, (ROWS,)) / tl.maximum(size_R, 1)).to(tl.float32)
     raw_R = mean_R.to(tl.uint32, bitcast=True)
+    # A GPU's NaN is 0x7FFFFFFF, which rounding carries over into -0: so it is looked for before.
+    bad_R = (raw_R & 0x7F800000) == 0x7F800000
     raw_R = (raw_R + 0x7FFF + ((raw_R >> 16) & 1)) >> 16  # to the nearest bfloat16, ties to even
     tl.store(scales + b_R, raw_R.to(tl.uint16), mask=size_R > 0)
-    tl.store(bad + b_R, ((raw_R & 0x7F80) == 0x7F80).to(tl.uint8), mask=size_R > 0)
+    bad_R |= (raw_R & 0x7F80) == 0x7F80
+    tl.store(bad + b_R, bad_R.to(tl.uint8), mask=size_R > 0)
     positive_RB = p_RB >= 0
     bytes_R8 = tl.reshape((positive_RB & inside_RB).to(tl.int32), (ROWS, BLOCK // 8, 8))
     bytes_R8 = tl.sum(bytes_R8 << tl.arange(0, 8)[None, None, :], axis=2)

@@ -3,6 +3,8 @@
 The full-size expert is the teacher, ``W + alpha sign(D)`` the student; only the scales alpha, one a
 matrix, are trained, so that the student's logits come near the teacher's on a calibration text.
 Nobody's labels are used, and a few hundred windows are enough, since there is so little to fit.
+
+No stage of a plan calls this yet: a plan trains low-rank experts, not full-size ones.
 """
 
 from collections.abc import Mapping

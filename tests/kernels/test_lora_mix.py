@@ -21,7 +21,7 @@ def some(tokens, count):
 
 
 @pytest.mark.parametrize("tokens", [1, 12])
-@pytest.mark.parametrize("ranks", [(1,), (2, 5), (6, 1, 3)])
+@pytest.mark.parametrize("ranks", [(1,), (2, 5), (6, 1, 3), (0,), (2, 0)])
 def test_equals_the_reference_with_gradients(tokens, ranks):
     y, x, gates = some(tokens, len(ranks))
     mix = adapters(*ranks)

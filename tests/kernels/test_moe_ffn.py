@@ -7,7 +7,7 @@ from torch.nn.functional import linear, silu
 from fedmore.kernels.moe_ffn import cpu, reference
 
 D, H = 6, 10
-RANKS = [(1, 3, 2), (4, 1, 5), (6, 6, 6)]
+RANKS = [(1, 3, 2), (4, 1, 5), (6, 6, 6), (0, 0, 2), (3, 2, 0)]
 
 
 def expert(ranks):
@@ -42,7 +42,7 @@ def grads(output, inputs):
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 13])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 3, 5])
 def test_equals_the_reference_with_gradients(layer, tokens, count):
     weights, base = layer
     experts = [expert(ranks) for ranks in RANKS[:count]]
@@ -65,7 +65,7 @@ def test_the_gates_of_routed_tokens_have_the_references_gradient(layer):
     weights, base = layer
     experts = [expert(ranks) for ranks in RANKS]
     x = torch.randn(7, D, dtype=torch.float64)
-    gates = some_gates(7, 3).requires_grad_(True)
+    gates = some_gates(7, len(RANKS)).requires_grad_(True)
     (found,) = grads(cpu.moe_ffn(x, gates, base, experts, silu), [gates])
     (wanted,) = grads(reference.moe_ffn(x, gates, weights, experts, silu), [gates])
     torch.testing.assert_close(found, wanted * (gates != 0), rtol=1e-9, atol=1e-11)
@@ -92,7 +92,7 @@ def test_all_gates_zero_is_the_base_bit_for_bit(layer, dtype):
     experts = [tuple((b.to(dtype), a.to(dtype)) for b, a in expert(r)) for r in RANKS]
     x = torch.randn(9, D).to(dtype)
     gate, up, down = base
-    found = cpu.moe_ffn(x, torch.zeros(9, 3, dtype=dtype), base, experts, silu)
+    found = cpu.moe_ffn(x, torch.zeros(9, len(RANKS), dtype=dtype), base, experts, silu)
     assert torch.equal(found, down(silu(gate(x)) * up(x)))
 
 
@@ -100,7 +100,7 @@ def test_a_token_without_expert_is_the_bases_bit_for_bit(layer):
     _, base = layer
     gate, up, down = base
     x = torch.randn(8, D, dtype=torch.float64)
-    gates = torch.rand(8, 3, dtype=torch.float64)
+    gates = torch.rand(8, len(RANKS), dtype=torch.float64)
     gates[2] = gates[5] = 0
     found = cpu.moe_ffn(x, gates, base, [expert(r) for r in RANKS], silu)
     assert torch.equal(found[[2, 5]], down(silu(gate(x)) * up(x))[[2, 5]])
@@ -120,7 +120,7 @@ def test_nan_in_a_row_stays_in_its_row(layer, routed):
     _, base = layer
     experts = [expert(r) for r in RANKS]
     x = torch.randn(6, D, dtype=torch.float64)
-    gates = some_gates(6, 3) + 0.1
+    gates = some_gates(6, len(RANKS)) + 0.1
     gates[3] = 0.5 if routed else 0
     clean = cpu.moe_ffn(x, gates, base, experts, silu)
     x[3] = float("nan")

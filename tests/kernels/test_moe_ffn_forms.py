@@ -1,5 +1,7 @@
 """Every form of moe_ffn against the specification in float64: values, gradients, shapes, NaN."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn.functional import gelu, linear, silu
@@ -15,12 +17,14 @@ CASES = [
     (5, 7, 13, [(1, 3, 2), (4, 1, 5)]),
     (37, 20, 70, [(1, 3, 2), (20, 4, 64), (33, 40, 5)]),
     (9, 24, 136, [(8, 8, 8), (16, 16, 16), (64, 2, 17)]),
+    (11, 24, 136, [(0, 0, 3), (0, 2, 0), (5, 0, 4), (0, 0, 0), (3, 4, 5)]),
+    (3, 7, 13, [(0, 0, 2)]),
 ]
 LARGE = [(130, 40, 264, [(2, 64, 9), (16, 16, 16)] * 3), (6, 130, 260, [(130, 129, 140)])]
 
 
 def numbers(*shape, dtype=torch.float32):
-    return (torch.randn(*shape) * shape[-1] ** -0.5).to(dtype)
+    return (torch.randn(*shape) * max(1, shape[-1]) ** -0.5).to(dtype)
 
 
 def layer(case, dtype=torch.float32, device="cpu"):
@@ -63,13 +67,13 @@ def error(found, wanted):
 @pytest.fixture
 def poisoned(monkeypatch):
     """New memory is full of NaN, so that what is not written shows."""
-    empty = torch.empty
 
-    def poison(*args, **kwargs):
-        made = empty(*args, **kwargs)
+    def poison(make, *args, **kwargs):
+        made = make(*args, **kwargs)
         return made.fill_(float("nan")) if made.is_floating_point() else made
 
-    monkeypatch.setattr(torch, "empty", poison)
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, partial(poison, getattr(torch, name)))
 
 
 FORMS_AND_TYPES = [

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedmore.experts.errors import WireError
 from fedmore.strategies.compression.cast import Cast
 from fedmore.strategies.compression.codec import CODECS, codec_of, decode, encode
+from fedmore.strategies.compression.error_feedback import send
 from fedmore.strategies.compression.policy import TAGS
 
 SHAPES = st.lists(
@@ -25,6 +26,21 @@ BITS = {
 }
 ERROR = {"fp32": 0, "bf16": 2**-8, "int8": 0.02, "nf4": 0.11, "sign1": 0.62, "bitdelta": 0.62}
 """Relative root mean square of what a codec loses of Gaussian numbers, at most."""
+FARTHEST = {
+    "fp32": 0,
+    "bf16": 2**-8,  # half a unit in the last of 8 binary places
+    "int8": 0.0071,  # of the map's largest steps half
+    "nf4": 0.152,
+    "sign1": 0.254,  # the mean of 1, 1, 0.5 and 0.5, and its rounding to bfloat16
+    "bitdelta": 0.2501,
+}
+"""How far from 1, -1, 0.5 and -0.5 a codec's numbers are, at most; zeros would be 1 away."""
+NAN = {
+    torch.float32: [0x7FFFFFFF, 0xFFFFFFFF, 0x7FFF8000, 0x7FC00000, 0x7F800001, 0x7F800000],
+    torch.bfloat16: [0x7FFF, 0xFFFF, 0x7FC0, 0x7F80],
+    torch.float16: [0x7FFF, 0xFFFF, 0x7FFC, 0x7C01, 0x7C00],
+}
+"""Bits of NaN and Inf, those among them that rounding by adding half a unit turns into -0."""
 
 
 def tensors_of(shapes, seed=0, size=1.0):
@@ -38,7 +54,7 @@ def codec(request):
 
 
 def test_every_codec_is_in_this_file_and_in_the_policies():
-    assert list(BITS) == list(ERROR) == list(CODECS) == list(TAGS)
+    assert list(BITS) == list(ERROR) == list(FARTHEST) == list(CODECS) == list(TAGS)
     assert all(codec.tag == tag for tag, codec in CODECS.items())
 
 
@@ -70,11 +86,20 @@ def test_zeros_stay_zeros(codec):
     assert not found.any()
 
 
-@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e30])
+@pytest.mark.parametrize("size", [1e-37, 1e-30, 1.0, 1e30, 3e38])
 def test_no_scale_of_numbers_breaks_a_codec(codec, size):
     x = torch.tensor([[1.0, -1.0, 0.5, -0.5]]) * size
     (found,) = decode(codec, encode(codec, [x]), [(1, 4)])
-    assert (found - x).abs().max() <= 2 * x.abs().max()
+    assert (found - x).abs().max() <= FARTHEST[codec.tag] * x.abs().max()
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-40])
+def test_of_numbers_too_small_for_float32_none_gets_larger_or_turns(codec, size):
+    """There a scale, or one over it, has no bits left: zeros are what one may expect."""
+    x = torch.tensor([[1.0, -1.0, 0.5, -0.5]]) * size
+    (found,) = decode(codec, encode(codec, [x]), [(1, 4)])
+    assert found.abs().max() <= x.abs().max()
+    assert (found * x.sign() >= 0).all()
 
 
 def test_the_same_tensors_are_the_same_bytes(codec):
@@ -115,6 +140,16 @@ def test_what_is_not_finite_is_refused_at_both_ends(codec, bad):
         encode(codec, [torch.tensor([[1.0, bad]])])
     with pytest.raises(WireError, match="NaN or Inf"):
         decode(codec, b"\xff" * codec.size(8), [(8, 1)])
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(d, b) for d, all_ in NAN.items() for b in all_])
+def test_no_bits_of_nan_or_inf_come_into_what_is_sent_or_owed(codec, dtype, bits):
+    unsigned = torch.uint32 if dtype == torch.float32 else torch.uint16
+    good, bad = torch.ones(16), torch.ones(16, dtype=dtype)
+    bad[3:4] = torch.tensor([bits], dtype=unsigned).view(dtype)
+    for change, owed in ((bad, good), (good, bad.float())):
+        with pytest.raises(ValueError, match="cannot encode NaN"):
+            send(codec, [change], [owed])
 
 
 @pytest.mark.parametrize("tag", TAGS)

@@ -1,13 +1,24 @@
 """Krum and the trimmed mean on cores, against the same on dense products."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
+from flwr.app import ArrayRecord
 
 from fedmore.experts.spec import Site
 from fedmore.protos.flower import identify
+from fedmore.strategies.experts import ExpertStrategy
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.robust import MEAN, OneOwner, TrimmedMean, rule_of, shared_basis
+from fedmore.strategies.robust import (
+    MEAN,
+    OneOwner,
+    TrimmedMean,
+    rule_of,
+    shared_basis,
+    unguarded,
+)
 from fedmore.strategies.state import Contribution, advance, fresh
 
 SITES = (Site("model.layers.0.mlp.up_proj", 30, 20), Site("model.layers.0.mlp.down_proj", 20, 30))
@@ -102,6 +113,63 @@ def test_the_trimmed_mean_without_anything_to_trim_is_the_plain_mean(crowd):
         assert float((found(state, site.path) - exact).norm() / exact.norm()) < 1e-6
 
 
+WIDE = Site("model.layers.0.mlp.up_proj", 96, 120)
+
+
+def trained(name, rank, common):
+    """An owner whose A was drawn for its name alone, and whose B then learnt what all learn."""
+    g = torch.Generator().manual_seed(sum(map(ord, name)))
+    a = torch.randn(rank, WIDE.inner, generator=g) * WIDE.inner**-0.5
+    own = common + 0.02 * torch.randn(common.shape, generator=g)
+    return {WIDE.path: (own @ a.T, a)}
+
+
+@pytest.fixture
+def own_starts():
+    """Six owners of mixed ranks, each from an A of its own."""
+    u, v = torch.randn(WIDE.out, 12), torch.randn(12, WIDE.inner)
+    common = u @ (2.0 ** -torch.arange(12.0)).diag() @ v / WIDE.out
+    ranks = {"ana": 2, "bo": 4, "cy": 3, "di": 4, "ed": 2, "fay": 3}
+    return {name: trained(name, rank, common) for name, rank in ranks.items()}
+
+
+def aggregated(named, rule):
+    items = [Contribution(name, after, 1.0, 2.0) for name, after in named]
+    state, _ = advance(fresh("legal", "expert", (WIDE,)), items, 512, rule)
+    return found(state, WIDE.path)
+
+
+@pytest.mark.parametrize("rule", [OneOwner(0.2), TrimmedMean(0.2), TrimmedMean(0.4)], ids=str)
+@pytest.mark.parametrize("evil", [1.0, -50.0])
+def test_what_the_owners_are_called_does_not_matter(own_starts, rule, evil):
+    b, a = own_starts["ed"][WIDE.path]
+    own_starts["ed"] = {WIDE.path: (evil * b, a)}
+    wanted = aggregated(own_starts.items(), rule)
+    for seed in range(4):
+        names = random.Random(seed).sample(sorted(own_starts), len(own_starts))
+        other = aggregated(zip(names, own_starts.values(), strict=True), rule)
+        assert float((other - wanted).norm() / wanted.norm()) < 1e-6
+
+
+def test_honest_owners_are_not_trimmed_away(own_starts):
+    """No farther from their mean than the paper's trimmed mean, of all weights one by one."""
+    every = [2.0 * b.double() @ a.double() for b, a in (f[WIDE.path] for f in own_starts.values())]
+    middle = torch.stack(every).mean(0)
+    papers = torch.stack(every).sort(dim=0).values[1:-1].mean(0)
+    ours = aggregated(own_starts.items(), TrimmedMean(0.2))
+    assert float((ours - middle).norm()) < 1.2 * float((papers - middle).norm())
+
+
+@pytest.mark.parametrize("rule", ["krum", "trimmed_mean"])
+def test_a_rule_that_cuts_nobody_off_is_told(rule):
+    stage = Stage("experts", aggregation=rule)
+    assert unguarded(stage, {"legal": 5, "medical": 12}) == []
+    (told,) = unguarded(stage, {"legal": 5, "medical": 4})
+    assert told.startswith(f"medical: {rule} withstands no hostile owner: 4 ")
+    assert unguarded(Stage("experts"), {"medical": 1}) == []
+    assert unguarded(Stage("experts", aggregation=rule, hostile=0.0), {"medical": 1}) == []
+
+
 def test_a_stage_names_its_rule():
     assert rule_of(Stage("experts")) is MEAN
     assert rule_of(Stage("experts", aggregation="krum", hostile=0.3)) == OneOwner(0.3)
@@ -113,3 +181,12 @@ def test_one_owner_alone_is_its_own_aggregate(crowd):
         state, _ = advance(fresh("legal", "expert", SITES), crowd[:1], 512, rule)
         exact = dense(crowd[0], SITES[0].path)
         assert float((found(state, SITES[0].path) - exact).norm() / exact.norm()) < 1e-6
+
+
+def test_a_round_whose_rule_cuts_nobody_off_says_so(fake_grid, clients, shapes, new_log):
+    stage = Stage("experts", 1, 2, learning_rate=0.1, aggregation="trimmed_mean", hostile=0.4)
+    log = new_log()
+    strategy = ExpertStrategy(stage, shapes, 7, log)
+    strategy.start(strategy.patient(fake_grid(clients())), ArrayRecord(), num_rounds=1, timeout=0.2)
+    ((_, metrics, _),) = log
+    assert [text.split(":")[0] for text in metrics["warnings"]] == ["legal", "medical"]
