@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.names import check_name
 from fedmore.experts.routing.spec import Kind, Level, Scaling
 from fedmore.strategies.plan import STRICT, Plan, Stage, not_negative, parse, positive
 
@@ -32,8 +33,13 @@ class FederationSection:
     run_config: dict[str, bool | float | int | str] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """A federation has at least one client."""
+        """A federation has at least one client, and what is trained a plain name."""
         positive(clients=self.clients)
+        for name in (*self.domains, *self.languages):
+            try:
+                check_name(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 
 from fedmore.coordinator.rows import Kind, Member, copied
 from fedmore.coordinator.tables import EventRecord, MemberRecord, now
-from fedmore.coordinator.tokens import check_name, secret_hash, usable
+from fedmore.coordinator.tokens import secret_hash, usable
 from fedmore.experts.errors import NameTakenError, RegistryError, TokenError
+from fedmore.experts.names import check_name
 
 LONGEST_REASON = 500
 """So many characters of it are kept."""
