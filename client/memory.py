@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedmore.experts.errors import DataError
 from fedmore.experts.factors import Factors, from_state, to_state
+from fedmore.protos.files import PRIVATE, private_folder, sync_folder
 
 SUFFIX = ".component.safetensors"
 EMBEDDING = "embedding.safetensors"
@@ -168,13 +169,16 @@ def save(
 
     Of the machine too, if it is to be `lasting`; else only of this process.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(file.parent)
     temporary = file.with_suffix(".writing")
     save_file(dict(tensors), temporary, dict(meta))
+    temporary.chmod(PRIVATE)
     if lasting:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
     temporary.replace(file)
+    if lasting:
+        sync_folder(file.parent)
 
 
 def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -171,7 +171,7 @@ def _line_of_client(event: Event) -> str:
         case Received() if event.failure:
             return f"{event.name} failed: {event.failure}"
         case Refused():
-            return f"{event.name}: a reply was refused: {event.reason}"
+            return f"{event.name}: refused: {event.reason}"
     return ""
 
 

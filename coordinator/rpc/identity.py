@@ -14,7 +14,8 @@ from fedmore.coordinator.certificates import Role, Subject, subject_of
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.security import OPERATOR
 from fedmore.coordinator.tokens import check_not_barred, secret_hash
-from fedmore.experts.errors import MembershipError, TokenError
+from fedmore.experts.errors import FedmoreError, MembershipError, TokenError
+from fedmore.protos.status import plain
 
 if TYPE_CHECKING:
     from fedmore.coordinator.registry import Registry
@@ -60,6 +61,18 @@ class Gate:
         self._traffic.identify(context.peer(), member.name)
         return member
 
+    async def name_of(self, context: Context) -> str:
+        """Who calls, as the log says it: the member, the certificate's subject, or the address."""
+        try:
+            if self._insecure:
+                found = await asyncio.to_thread(self._registry.authenticate, secret_of(context))
+                return found.name
+            subject = _subject(context)
+        except FedmoreError:
+            return context.peer().rpartition(":")[0]
+        name = plain(subject.name, 64)
+        return name if subject.role is Role.CLIENT else f"{subject.role} {name}"
+
     async def operator(self, context: Context) -> str:
         """The operator that calls, by name: the folder's own, or one with an access file."""
         if self._insecure:
@@ -77,15 +90,19 @@ class Gate:
 
 def caller(context: Context) -> Subject:
     """Whose certificate the connection has: one of this federation's, or TLS had refused it."""
-    certificate = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
-    if certificate is None:
-        raise TokenError("the call carries no certificate; join with an invite first")
-    subject = subject_of(certificate)
+    subject = _subject(context)
     if subject.expires <= datetime.now(UTC):
         raise TokenError(
             f"the certificate of {subject.name!r} expired {subject.expires:%Y-%m-%d %H:%M} UTC"
         )
     return subject
+
+
+def _subject(context: Context) -> Subject:
+    certificate = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
+    if certificate is None:
+        raise TokenError("the call carries no certificate; join with an invite first")
+    return subject_of(certificate)
 
 
 def _client(context: Context) -> Subject:

@@ -20,6 +20,7 @@ from fedmore.coordinator.rpc.identity import Gate
 from fedmore.coordinator.rpc.operator import Office, OperatorService
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.coordinator.rpc.reflection import add_reflection
+from fedmore.coordinator.rpc.refusals import Refusals
 from fedmore.coordinator.rpc.service import FederationService
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.rpc.uploads import Limits, Uploads
@@ -118,6 +119,7 @@ class Server:
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
 
         def parts(traffic: TrafficBook) -> Parts:
+            gate = Gate(registry, traffic, insecure=tls is None)
             return Parts(
                 registry=registry,
                 mailbox=mailbox,
@@ -126,7 +128,8 @@ class Server:
                 downloads=Downloads(journal),
                 connections=self._connections,
                 traffic=traffic,
-                gate=Gate(registry, traffic, insecure=tls is None),
+                gate=gate,
+                refusals=Refusals(gate, self._events.put),
                 desk=Desk(registry, config, info, tls.ca if tls else None),
                 config=config,
                 info=info,
@@ -178,7 +181,7 @@ class Server:
             service = OperatorService(self._parts, self._office)
             serve_operators(service, self._server)  # type: ignore[no-untyped-call]
             services.append(OPERATOR_SERVICE)
-        await _add_standard_services(self._server, self._parts.gate, services)
+        await _add_standard_services(self._server, self._parts, services)
         await self._server.start()
         self._tending = asyncio.create_task(self._tend())
 
@@ -233,10 +236,10 @@ async def _cancel_the_rest() -> None:
 
 
 async def _add_standard_services(
-    server: grpc.aio.Server, gate: Gate, services: Sequence[str]
+    server: grpc.aio.Server, parts: Parts, services: Sequence[str]
 ) -> None:
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     for name in ("", *services):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    add_reflection(server, gate, (*services, health.SERVICE_NAME))
+    add_reflection(server, parts, (*services, health.SERVICE_NAME))

@@ -20,6 +20,7 @@ from fedmore.coordinator.ledger import Ledger
 from fedmore.experts.errors import StoreError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import CHUNK, MAX_BLOB
+from fedmore.protos.files import PRIVATE, private_folder
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Uploads:
         return self._incoming / f"{node_id}-{blob.digest}"
 
     def _check_room(self, wanted: int) -> None:
-        self._incoming.mkdir(parents=True, exist_ok=True)
+        private_folder(self._incoming)
         free = shutil.disk_usage(self._incoming).free
         if wanted + self.limits.free > free:
             raise StoreError(f"no room for {wanted} bytes: {free} are free on the disk")
@@ -156,8 +157,7 @@ class Partial:
 
     def open(self, offset: int) -> None:
         """Go on at `offset`, which must not be beyond what is here."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
+        self.path.touch(mode=PRIVATE)
         file = self._file = self.path.open("r+b", buffering=0)
         here = self.path.stat().st_size
         if offset > here:

@@ -33,38 +33,42 @@ def refused(call):
         ({"size": (1 << 64) - 1}, "above the limit"),
     ],
 )
-def test_an_upload_that_is_not_what_it_says(federation, peer, lie, says):
+def test_an_upload_that_is_not_what_it_says(federation, peer, told, lie, says):
     _, details = refused(lambda: peer("eve").upload(DATA, **lie))
     assert says in details
     stored = [p for p in federation.store.root.rglob("*") if p.is_file()]
     assert not any(p.read_bytes() == DATA for p in stored if "incoming" not in p.parts)
+    assert says in told("eve", "Upload")
 
 
-def test_it_cannot_begin_in_the_middle(peer):
+def test_it_cannot_begin_in_the_middle(peer, told):
     blob = pb.Blob(digest=digest_of(DATA), size=len(DATA))
     for offset in (1, len(DATA), 1 << 62):
         start = pb.UploadRequest(start=pb.UploadStart(blob=blob, offset=offset))
         eve = peer("eve")
         assert refused(lambda start=start, eve=eve: eve.stub.Upload(iter([start])))
+    assert "cannot resume at" in told("eve", "Upload")
 
 
-def test_two_starts_and_none(peer):
+def test_two_starts_and_none(peer, told):
     eve = peer("eve")
     start = pb.UploadRequest(start=pb.UploadStart(blob=pb.Blob(digest="0" * 64, size=4)))
     for parts in ([start, start], [pb.UploadRequest(chunk=b"x")], [], [pb.UploadRequest()]):
         refused(lambda parts=parts: eve.stub.Upload(iter(parts)))
+    assert "must begin with 'start'" in told("eve", "Upload")
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "", "../lock", "x" * 100_000])
-def test_a_download_of_what_no_task_of_its_names(federation, peer, digest):
+def test_a_download_of_what_no_task_of_its_names(federation, peer, told, digest):
     federation.store.put(DATA)
     for asked in (digest, digest_of(DATA)):
         code, _ = refused(lambda a=asked: list(peer("eve").stub.Download(
             pb.DownloadRequest(digest=a))))  # fmt: skip
         assert code == grpc.StatusCode.NOT_FOUND
+    assert "no task of yours names the blob" in told("eve", "Download")
 
 
-def test_a_reply_that_names_what_another_uploaded(round_of):
+def test_a_reply_that_names_what_another_uploaded(round_of, caplog):
     """Bob's blob would do as Eve's update: she has not sent it."""
     bob = type(round_of.eve)(round_of.federation.enrol("bob"))
     data = bytes(4 * 3 * 4 * 20)
@@ -78,6 +82,7 @@ def test_a_reply_that_names_what_another_uploaded(round_of):
     task_id = round_of.eve.task("train").task_id
     round_of.eve.say(reply=pb.Reply(task_id=task_id, content=pb.Content(records=records)))
     assert "was not uploaded" in round_of.end()["failures"][0]
+    assert "eve: its task " in caplog.text
 
 
 def test_a_blob_for_an_array_whose_shape_is_a_lie(round_of):
@@ -105,7 +110,7 @@ def test_a_blob_for_an_array_whose_shape_is_a_lie(round_of):
         ({"identity": ""}, None),
     ],
 )
-def test_an_enrolment_of_nonsense(federation, words, code):
+def test_an_enrolment_of_nonsense(federation, told, words, code):
     invite = federation.invite("mallory")
     keys = invite_keys(invite)
     key = own_key(federation.directory / "mallory")
@@ -118,6 +123,7 @@ def test_an_enrolment_of_nonsense(federation, words, code):
         found, _ = refused(lambda: FederationStub(channel).Enrol(pb.EnrolRequest(**(true | words))))
     assert found not in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
     assert code in (None, found)
+    assert told("invite mallory", "Enrol")
 
 
 def test_whether_a_blob_is_here_is_not_told(federation, peer):
