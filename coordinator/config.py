@@ -66,11 +66,18 @@ class ServerSection:
     heartbeat_s: float = 2.0
     dead_after_s: float = 10.0
     rejoin_s: float = 60.0
+    upload_bytes: int = 32 << 30
+    content_bytes: int = 64 << 20
     database: str = ""
 
     def __post_init__(self) -> None:
         """A client must have the time for more than one heartbeat."""
-        positive(heartbeat_s=self.heartbeat_s, rejoin_s=self.rejoin_s)
+        positive(
+            heartbeat_s=self.heartbeat_s,
+            rejoin_s=self.rejoin_s,
+            upload_bytes=self.upload_bytes,
+            content_bytes=self.content_bytes,
+        )
         if self.dead_after_s < 2 * self.heartbeat_s:
             raise ValueError("dead_after_s must be at least twice heartbeat_s")
 

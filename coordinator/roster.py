@@ -75,6 +75,11 @@ class Roster:
             row.certificate_expires = certificate_expires
             return copied(row, Member)
 
+    def check_token(self, token: str, name: str) -> None:
+        """Raise `TokenError` or `MembershipError` unless `enrol` could use `token` for `name`."""
+        with self._session() as session:
+            usable(session, token, name)
+
     def authenticate(self, identity: str) -> Member:
         """Whose `identity` this is; raises `TokenError` when it is nobody's."""
         query = select(MemberRecord).filter_by(identity=identity)

@@ -11,6 +11,7 @@ import grpc
 
 from fedmore.coordinator.access import OPERATORS
 from fedmore.coordinator.certificates import Role, Subject, subject_of
+from fedmore.coordinator.rpc.crowd import Crowd
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.security import OPERATOR
 from fedmore.coordinator.tokens import check_not_barred, secret_hash
@@ -31,6 +32,7 @@ class Gate:
         self._registry = registry
         self._traffic = traffic
         self._insecure = insecure
+        self._crowd = Crowd()
 
     async def anybody(self, context: Context) -> None:
         """An invited client, an operator, or a member, also one that has withdrawn."""
@@ -58,6 +60,7 @@ class Gate:
         identity = secret_of(context) if self._insecure else _client(context).identity
         member = await asyncio.to_thread(self._registry.authenticate, identity)
         check_not_barred(member)
+        self._crowd.enter(member.node_id, context)
         self._traffic.identify(context.peer(), member.name)
         return member
 

@@ -17,6 +17,7 @@ from fedmore.coordinator.rpc.pace import Pace
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.chunks import MAX_MESSAGE
 from fedmore.protos.status import describe, plain
 from fedmore.protos.wire import MAX_REASON
 from fedmore.strategies.events import Progress, Received, Refused, Sent
@@ -115,6 +116,9 @@ class Stream:
                 reason = plain(event.leave.reason, MAX_REASON)
                 self._connections.leave(self._connection, reason)
                 return
+        if self._connection.ending is None:
+            why = f"the connection was lost, or a message was above {MAX_MESSAGE} bytes"
+            log.warning("%s: the stream ended without a word: %s", self._member.name, why)
 
     def _look_for_lost(self, in_hand: frozenset[str]) -> None:
         """Send again what was sent on this stream and is in nobody's hands."""

@@ -13,6 +13,18 @@ from fedmore.strategies.tasks import METRICS
 DATA = b"change" * 1000
 
 
+@pytest.fixture
+def asked(federation, peer):
+    """Call it with a name: a hostile member that has a task."""
+
+    def make(name):
+        made = peer(name)
+        federation.ask(made.identity.node_id)
+        return made
+
+    return make
+
+
 def refused(call):
     """The status and the words that a call ends with."""
     with pytest.raises(grpc.RpcError) as raised:
@@ -33,19 +45,19 @@ def refused(call):
         ({"size": (1 << 64) - 1}, "above the limit"),
     ],
 )
-def test_an_upload_that_is_not_what_it_says(federation, peer, told, lie, says):
-    _, details = refused(lambda: peer("eve").upload(DATA, **lie))
+def test_an_upload_that_is_not_what_it_says(federation, asked, told, lie, says):
+    _, details = refused(lambda: asked("eve").upload(DATA, **lie))
     assert says in details
     stored = [p for p in federation.store.root.rglob("*") if p.is_file()]
     assert not any(p.read_bytes() == DATA for p in stored if "incoming" not in p.parts)
     assert says in told("eve", "Upload")
 
 
-def test_it_cannot_begin_in_the_middle(peer, told):
+def test_it_cannot_begin_in_the_middle(asked, told):
     blob = pb.Blob(digest=digest_of(DATA), size=len(DATA))
     for offset in (1, len(DATA), 1 << 62):
         start = pb.UploadRequest(start=pb.UploadStart(blob=blob, offset=offset))
-        eve = peer("eve")
+        eve = asked("eve")
         assert refused(lambda start=start, eve=eve: eve.stub.Upload(iter([start])))
     assert "cannot resume at" in told("eve", "Upload")
 
@@ -72,6 +84,7 @@ def test_a_reply_that_names_what_another_uploaded(round_of, caplog):
     """Bob's blob would do as Eve's update: she has not sent it."""
     bob = type(round_of.eve)(round_of.federation.enrol("bob"))
     data = bytes(4 * 3 * 4 * 20)
+    round_of.federation.ask(bob.identity.node_id)
     bob.upload(data)
     bob.close()
     array = pb.Array(dtype="uint8", shape=[len(data)], stype="fedmore.fp32",
@@ -124,6 +137,14 @@ def test_an_enrolment_of_nonsense(federation, told, words, code):
     assert found not in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
     assert code in (None, found)
     assert told("invite mallory", "Enrol")
+
+
+def test_an_upload_that_nobody_asked_for(federation, peer, told):
+    code, details = refused(lambda: peer("eve").upload(DATA))
+    assert code == grpc.StatusCode.NOT_FOUND
+    assert "no task of yours is open" in details
+    assert not list(federation.store.root.rglob("*-*"))
+    assert "RegistryError" in told("eve", "Upload")
 
 
 def test_whether_a_blob_is_here_is_not_told(federation, peer):
