@@ -71,7 +71,7 @@ def pack(records: RecordDict) -> Packed:
             return Packed(pb.Content(records=message), blobs)
         _refuse_large(message.ByteSize(), MAX_CONTENT)
         data = message.SerializeToString()
-        check_parts(data, pb.Records.DESCRIPTOR)
+        check_parts(data)
     return Packed(pb.Content(blob=_as_blob(data, blobs)), blobs)
 
 
@@ -86,11 +86,11 @@ def unpack(content: pb.Content, fetch: Fetch, limit: int | None = None) -> Recor
     limit = MAX_CONTENT if limit is None else limit
     if where == "records":
         if content.records.ByteSize() > INLINE_ARRAY:  # less cannot become much
-            check_parts(content.records.SerializeToString(), pb.Records.DESCRIPTOR)
+            check_parts(content.records.SerializeToString())
         return _decode(content.records, fetch)
     _refuse_large(content.blob.size, limit)
     data = read_payload(_fetched(content.blob, fetch))
-    check_parts(data, pb.Records.DESCRIPTOR)
+    check_parts(data)
     return loads(data, fetch)
 
 

@@ -6,10 +6,12 @@ bytes alone is none. `check_parts` walks the wire format along the schema and bu
 
 from collections.abc import Iterator
 from functools import cache
+from typing import cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from fedmore.experts.errors import WireError
+from fedmore.protos import federation_pb2 as pb
 
 MAX_PARTS = 1 << 20
 OBJECT = 4
@@ -19,13 +21,13 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _OBJECTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE)
 
 
-def check_parts(data: bytes, kind: Descriptor, limit: int = MAX_PARTS) -> None:
-    """Raise `WireError` where `data`, of the message `kind`, has more than `limit` parts.
+def check_parts(data: bytes, limit: int = MAX_PARTS) -> None:
+    """Raise `WireError` where `data`, a `Records`, has more than `limit` parts.
 
     Also where it is not protobuf at all, or has more digits, nesting or groups than ours have.
     """
     count = 0
-    for cost in _parts(data, 0, len(data), kind):
+    for cost in _parts(data, 0, len(data), cast("Descriptor", pb.Records.DESCRIPTOR)):
         count += cost
         if count > limit:
             raise WireError(f"a content of more than {limit} parts; put small values together")

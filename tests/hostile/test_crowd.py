@@ -20,12 +20,12 @@ def test_a_member_has_so_many_calls_open_and_others_are_not_held_up(federation, 
         yield pb.UploadRequest()
 
     eve = peer("eve")
-    for _ in range(3):
-        eve.stub.Upload.future(silent())
+    calls = [eve.stub.Upload.future(silent()) for _ in range(3)]
     blob = pb.Blob(digest="0" * 64, size=1)
     federation.eventually(lambda: "calls are open" in held_or_error(eve, blob))
     assert "calls are open" not in held_or_error(peer("bob"), blob)
     release.set()
+    assert all(call.exception(20) for call in calls)
     federation.eventually(lambda: held_or_error(eve, blob) == "")
 
 
@@ -39,12 +39,12 @@ def test_a_member_has_so_many_connections(federation, peer, monkeypatch, told):
 
     blob = pb.Blob(digest="0" * 64, size=1)
     peers = [peer("eve"), peer("eve")]
-    for each in peers:
-        each.stub.Upload.future(silent())
+    calls = [each.stub.Upload.future(silent()) for each in peers]
     third = peer("eve")
     federation.eventually(lambda: "2 connections of yours" in held_or_error(third, blob))
     assert "2 connections of yours" in told("eve", "Held")
     release.set()
+    assert all(call.exception(20) for call in calls)
     federation.eventually(lambda: held_or_error(third, blob) == "")
 
 

@@ -13,8 +13,6 @@ from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.records import dumps, unpack
 from fedmore.protos.scan import OBJECT, check_parts
 
-RECORDS = pb.Records.DESCRIPTOR
-
 
 def records(**values):
     return dumps(RecordDict({"c": ConfigRecord(values)}))
@@ -26,7 +24,7 @@ def count(data):
     while low < high:
         middle = (low + high) // 2
         try:
-            check_parts(data, RECORDS, middle)
+            check_parts(data, middle)
             high = middle
         except WireError:
             low = middle + 1
@@ -45,7 +43,7 @@ def test_a_number_of_a_list_is_a_part_and_an_object_several():
 @given(st.binary(max_size=100))
 def test_any_bytes_are_counted_or_refused(data):
     try:
-        check_parts(data, RECORDS)
+        check_parts(data)
     except WireError:
         return
     assert count(data) <= OBJECT * len(data)
@@ -56,7 +54,7 @@ def test_any_bytes_are_counted_or_refused(data):
 )
 def test_what_does_not_end_is_refused(data):
     with pytest.raises(WireError, match="not a Records message"):
-        check_parts(data, RECORDS)
+        check_parts(data)
 
 
 BOMB = """
