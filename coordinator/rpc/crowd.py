@@ -7,8 +7,9 @@ import grpc
 
 from fedmore.experts.errors import TransportError
 
-CALLS, CONNECTIONS = 32, 8
-"""Calls and connections that a member may have; our client has about six calls on two."""
+CALLS, CONNECTIONS = 64, 16
+"""Calls and connections that a member may have; our client has about six calls on two, and
+more for half a minute where its connection is lost again and again."""
 
 
 class Crowd:
