@@ -100,13 +100,14 @@ def test_a_reply_that_names_what_another_uploaded(round_of, caplog):
 
 def test_a_blob_for_an_array_whose_shape_is_a_lie(round_of):
     data = b"x" * 100_000
+    round_of.eve.introduce()
+    task_id = round_of.eve.task("train").task_id
     round_of.eve.upload(data)
     content = RecordDict({
         "update": ArrayRecord({"change": Array("uint8", (1 << 40,), "fedmore.fp32", data)}),
         "metrics": MetricRecord(dict.fromkeys(METRICS, 1.0)),
     })  # fmt: skip
-    round_of.eve.introduce()
-    round_of.eve.reply(round_of.eve.task("train").task_id, content)
+    round_of.eve.reply(task_id, content)
     assert "100000 bytes where the shapes ask for" in round_of.end()["failures"][0]
 
 
