@@ -11,7 +11,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmore.client import progress
-from fedmore.client.checkpoint import Checkpoints
+from fedmore.client.checkpoint import Checkpoints, key_of_task
 from fedmore.client.contract import Contract
 from fedmore.client.declared import LOSS_DECIMALS
 from fedmore.client.drawn import drawn
@@ -78,8 +78,8 @@ def _train(message: Message, context: Context) -> Message:
     contract, task = contract_of(context), read_task(message.content)
     memory = contract.node.memory(context.node_id)
     entry = memory.read(task.expert)
-    key = f"{task.stage}/{task.round}/{task.updates}"
-    if entry is None or entry.task != key or entry.updates != task.updates + 1:
+    key = key_of_task(task, message.content)
+    if entry is None or entry.task != key:
         checkpoints = Checkpoints(memory.checkpoint(task.expert))
         entry = _work(message.content, contract, task, entry, key, checkpoints)
         memory.write(task.expert, entry)
@@ -112,7 +112,8 @@ def _work(
     component = low_rank.total(held, low_rank.from_tensors(sent.decoded, sites))
     owed = low_rank.from_tensors(sent.residual, sites)
     metrics = _metrics(trained, sent, component, len(node.documents()))
-    return Remembered(component, owed, task.updates + 1, key, sent.data, metrics)
+    before = (held, residual)
+    return Remembered(component, owed, task.updates + 1, key, sent.data, metrics, before)
 
 
 def _held(
@@ -129,6 +130,8 @@ def _held(
         return returned, nothing
     if entry is not None and entry.updates == task.updates:
         return entry.component, entry.residual
+    if entry is not None and entry.before and entry.updates == task.updates + 1:
+        return entry.before  # its last answer was of no use: asked again, in another way
     if task.updates == 0:
         return initial, nothing
     known = entry.updates if entry else 0

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from fedmore.client.slots import Slots
 from fedmore.experts.errors import EgressError
+from fedmore.protos.files import PRIVATE, private_folder
 
 FILE = "audit.jsonl"
 HEAD = "audit.head"
@@ -46,7 +47,8 @@ class Audit:
         self.path = folder / FILE
         self._clock = clock
         with self._written():
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
+            self.path.touch(mode=PRIVATE)
             self._head = Slots(folder / HEAD)
         with self._writing():
             pass

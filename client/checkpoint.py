@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import ArrayRecord, RecordDict
 from safetensors import safe_open
 from torch import Tensor
 
 from fedmore.client.memory import save
+from fedmore.protos.stored import digest_of_payload, payload_of
 
 INTERVAL_S = 30.0
 SHARE = 0.05
@@ -107,6 +109,17 @@ def key_of(parts: Iterable[str | Tensor]) -> str:
         total.update(len(data).to_bytes(8, "little"))
         total.update(data)
     return total.hexdigest()
+
+
+def key_of_task(task: object, content: RecordDict) -> str:
+    """What tells a task from every other: its settings, and the state that it brings.
+
+    The same round may be asked for again with other settings, or after an owner's withdrawal.
+    """
+    parts = [repr(task)]
+    for name, array in sorted(content.array_records.get("state", ArrayRecord()).items()):
+        parts += [name, array.stype, digest_of_payload(payload_of(array))]
+    return key_of(parts)
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -15,6 +15,7 @@ from pathlib import Path
 from fedmore.client.patience import Patience, persist
 from fedmore.client.rpc import Link
 from fedmore.experts.errors import StoreError, WireError
+from fedmore.protos.files import private_folder
 
 TRIES = 3
 """How often a blob that came damaged is fetched from its beginning."""
@@ -82,7 +83,7 @@ class Downloads:
 
     def _open(self, part: Path, size: int, sha256: "hashlib._Hash") -> int:
         """Take in what an earlier try left; returns its size."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self._folder)
         had = part.stat().st_size if part.is_file() else 0
         free = shutil.disk_usage(self._folder).free
         if free < size - had:

@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, Message
 from fedmore.client.audit import Audit
 from fedmore.experts.errors import EgressError, RankError, TransportError, WireError
 from fedmore.protos.chunks import MAX_BLOB
+from fedmore.protos.records import MAX_CONTENT
 from fedmore.protos.status import describe
 from fedmore.protos.stored import digest_of_payload, payload_of, size_of
 from fedmore.strategies.events import Report
@@ -32,6 +33,11 @@ class Guard(Protocol):
     @property
     def max_download(self) -> int:
         """Bytes of the largest blob that a task can have reason to bring."""
+        ...
+
+    @property
+    def max_content(self) -> int:
+        """Bytes of the largest task, beside its large arrays."""
         ...
 
     def check_task(self, task: Message) -> None:
@@ -55,6 +61,7 @@ class Foreign:
     """The guard of a foreign Flower app: its answers are let through and noted."""
 
     max_download = MAX_BLOB
+    max_content = MAX_CONTENT
 
     def __init__(self, audit: Audit) -> None:
         self.audit = audit

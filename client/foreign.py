@@ -16,13 +16,14 @@ from flwr.clientapp import ClientApp
 from fedmore.client.audit import Audit
 from fedmore.client.egress import Foreign
 from fedmore.client.invite import Identity, enrol
-from fedmore.client.join import DOWNLOADS, Say, default_state, patiently
+from fedmore.client.join import DOWNLOADS, LOG, Say, default_state, patiently
 from fedmore.client.kept import Memory
 from fedmore.client.session import Session
 from fedmore.protos.apps import Value, load_app
 from fedmore.protos.exits import interruptible
 from fedmore.protos.flower import RUN, make_reply
 from fedmore.protos.invite import Invite, read_invite
+from fedmore.protos.logs import also, logged
 
 FOLDER = "app"
 
@@ -50,7 +51,8 @@ def take_part(options: AppOptions, say: Say) -> None:
     invite = read_invite(options.invite)
     app = load_app(options.app, ClientApp)
     state = options.state or default_state(invite)
-    with Audit(state) as audit:
+    with Audit(state) as audit, logged(state / LOG) as log:
+        say = also(log, say)
         identity = patiently(
             lambda: come_in(invite, state, options, audit), options.patience_s, say
         )

@@ -13,6 +13,7 @@ from fedmore.client.node import Node
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import shapes_of
 from fedmore.experts.routing.saved import make_router
+from fedmore.protos.records import OUR_CONTENT
 from fedmore.strategies.events import Report
 from fedmore.strategies.routes import ROUTE, read_route_task, trained_shapes
 from fedmore.strategies.tasks import TRAIN, read_task
@@ -32,6 +33,8 @@ class ContractGuard:
     def __init__(self, contract: Contract, audit: Audit) -> None:
         self.contract = contract
         self.audit = audit
+
+    max_content = OUR_CONTENT
 
     @property
     def max_download(self) -> int:

@@ -21,8 +21,9 @@ from fedmore.client.outgoing import Recorder
 from fedmore.client.rpc import UNRECORDED, Link
 from fedmore.experts.errors import ConfigError, TokenError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.files import write_private
 from fedmore.protos.info import FederationInfo
-from fedmore.protos.invite import Invite, host_of, is_loopback, read_invite, write_private
+from fedmore.protos.invite import Invite, host_of, is_loopback, read_invite
 
 __all__ = ["Identity", "Invite", "describe", "enrol", "keep", "read_identity", "read_invite"]
 

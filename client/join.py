@@ -21,12 +21,14 @@ from fedmore.experts.errors import BaseError, ConfigError, TransportError
 from fedmore.protos.exits import interruptible
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite, read_invite
+from fedmore.protos.logs import also, logged
 from fedmore.strategies.compression.policy import TAGS
 
 Kind = Literal["expert", "adapter"]
 Say = Callable[[str], None]
 T = TypeVar("T")
 DOWNLOADS = "downloads"
+LOG = "client.log"
 DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
 
 
@@ -84,7 +86,8 @@ def take_part(options: JoinOptions, say: Say) -> None:
     state = options.state or default_state(invite)
     device = prepare_device(options, say)
     check_data(options.data, say)
-    with Audit(state) as audit:
+    with Audit(state) as audit, logged(state / LOG) as log:
+        say = also(log, say)
         identity, fingerprint, config = enter(options, invite, state, device, audit, say)
         session = Session(
             identity,

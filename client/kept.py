@@ -1,6 +1,5 @@
 """What a foreign app keeps between its tasks, and its last answers: on disk before they leave."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedmore.experts.errors import DataError, WireError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.files import private_folder, writing
 from fedmore.protos.records import Packed, dumps, loads, pack, unpack
 from fedmore.protos.stored import Payload
 
@@ -47,7 +47,7 @@ class Memory:
 
     def write(self, task_id: str, state: RecordDict, answer: RecordDict) -> None:
         """Keep both, or neither where it is cut short; forgets what is older than `ANSWERS`."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._folder)
         parts = [pack(state), pack(answer)]
         for part in parts:
             self._write_blobs(part)
@@ -95,13 +95,9 @@ class Memory:
 
 def replace(path: Path, data: Payload) -> None:
     """Write a file; a crash leaves the old one, or none, or the new one."""
-    temporary = path.with_suffix(".writing")
-    with temporary.open("wb") as file:
+    with writing(path) as file:
         if isinstance(data, Path):
             with data.open("rb") as source:
                 shutil.copyfileobj(source, file)
         else:
             file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fedmore.experts.errors import ConfigError
-from fedmore.protos.invite import Invite, write_private
+from fedmore.protos.files import write_private
+from fedmore.protos.invite import Invite
 
 KEY = "key.pem"
 SECRET = "secret"  # noqa: S105 - the name of a file

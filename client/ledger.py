@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DECISIONS = ("allowed", "refused")
+COLUMNS = (
+    "time", "task", "asked", "what left", "shape", "numbers", "bits each", "bytes", "digest",
+)  # fmt: skip
+LONGEST_CELL = 1_000
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,15 @@ def view(ledger: Ledger) -> "RenderableType":
     """What was decided, answer by answer, and all bytes by kind of message."""
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    answers = Table("time", "asked", "what left", "numbers", "bits each", "bytes", "digest")
+    from fedmore.protos.status import plain
+
+    answers = Table(*COLUMNS)
     for line in ledger.lines:
         if line["call"] in DECISIONS:
             for row in _rows(line):
-                answers.add_row(*row)
+                answers.add_row(*(Text(plain(cell, LONGEST_CELL)) for cell in row))
     sent = Table("message", "times", "bytes")
     for call, entry in ledger.totals.items():
         sent.add_row(call, f"{entry['messages']:,}", f"{entry['bytes']:,}")
@@ -106,18 +113,25 @@ def view(ledger: Ledger) -> "RenderableType":
 
 
 def _rows(line: Line) -> list[tuple[str, ...]]:
-    time, kind = line["time"][:19], line.get("type", "")
+    about = (line["time"][:19], line.get("task", "")[:8], line.get("type", ""))
     if line["call"] == "refused":
-        return [(time, kind, f"REFUSED: {line['reason']}", "", "", "", "")]
+        return [(*about, f"REFUSED: {line['reason']}", *[""] * 5)]
     rows = []
     for array in line.get("arrays", ()):
         numbers = numbers_of(array)
         bits = f"{8 * array['bytes'] / numbers:.4g}" if numbers else ""
         what = f"{array['name']} ({array['codec']})"
-        row = (what, f"{numbers:,}", bits, f"{array['bytes']:,}", array["digest"][:12])
-        rows.append((time, kind, *row))
+        row = (shape_of(array), f"{numbers:,}", bits, f"{array['bytes']:,}", array["digest"][:12])
+        rows.append((*about, what, *row))
     values = ", ".join(f"{k.partition('/')[2]} {v}" for k, v in line.get("values", {}).items())
-    return [*rows, (time, kind, values, "", "", "", "")]
+    return [*rows, (*about, values, *[""] * 5)]
+
+
+def shape_of(array: dict[str, Any]) -> str:
+    """The shape of an array or, where it holds factors, theirs and how many of each there are."""
+    if factors := array.get("factors"):
+        return ", ".join(f"{times} of {shape}" for shape, times in factors.items())
+    return "x".join(map(str, array["shape"]))
 
 
 def numbers_of(array: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedmore.experts.errors import DataError
 from fedmore.experts.factors import Factors, from_state, to_state
+from fedmore.protos.files import PRIVATE, private_folder, sync_folder
 
 SUFFIX = ".component.safetensors"
 EMBEDDING = "embedding.safetensors"
@@ -24,7 +25,9 @@ ROUTING = "routing.safetensors"  # no expert's: theirs end in SUFFIX
 class Remembered:
     """The mirrored component, what error feedback still owes, and the last answer.
 
-    `task` names the task that the last answer was for, so that doing it again gives the same bytes.
+    `task` names the task that the last answer was for, so that doing it again gives the same bytes;
+    `before` is the component and the residual that it began with, for when it is asked in another
+    way: the coordinator has not taken the answer then.
     """
 
     component: Factors
@@ -33,6 +36,7 @@ class Remembered:
     task: str
     answer: bytes
     metrics: Mapping[str, float | int]
+    before: tuple[Factors, Factors] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Memory:
             return None
         with _readable(file):
             tensors, meta = _load(file)
+            before = _part(tensors, "before."), _part(tensors, "owed.")
             return Remembered(
                 _part(tensors, "component."),
                 _part(tensors, "residual."),
@@ -96,12 +101,15 @@ class Memory:
                 meta["task"],
                 tensors["answer"].numpy().tobytes(),
                 json.loads(meta["metrics"]),
+                before if before[0] else None,
             )
 
     def write(self, expert: str, entry: Remembered) -> None:
         """Remember; a crash leaves the old file or the new one."""
-        tensors = {f"component.{k}": t for k, t in to_state(entry.component).items()}
-        tensors |= {f"residual.{k}": t for k, t in to_state(entry.residual).items()}
+        parts = {"component": entry.component, "residual": entry.residual}
+        if entry.before:
+            parts |= {"before": entry.before[0], "owed": entry.before[1]}
+        tensors = {f"{p}.{k}": t for p, each in parts.items() for k, t in to_state(each).items()}
         # Not in the header, which safetensors limits to 100 MB.
         tensors["answer"] = torch.frombuffer(bytearray(entry.answer), dtype=torch.uint8)
         meta = {
@@ -161,13 +169,16 @@ def save(
 
     Of the machine too, if it is to be `lasting`; else only of this process.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(file.parent)
     temporary = file.with_suffix(".writing")
     save_file(dict(tensors), temporary, dict(meta))
+    temporary.chmod(PRIVATE)
     if lasting:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
     temporary.replace(file)
+    if lasting:
+        sync_folder(file.parent)
 
 
 def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

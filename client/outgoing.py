@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from flwr.app import Message
 
 from fedmore.protos.chunks import MAX_BLOB
+from fedmore.protos.records import MAX_CONTENT
 from fedmore.protos.status import describe
 from fedmore.strategies.events import Report
 
@@ -36,6 +37,7 @@ class Unguarded:
     """A guard that lets everything through."""
 
     max_download = MAX_BLOB
+    max_content = MAX_CONTENT
 
     def check_task(self, task: Message) -> None:
         """Any."""

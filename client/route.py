@@ -4,10 +4,10 @@ import copy
 import time
 
 import torch
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import RecordDict
 
 from fedmore.client import progress
-from fedmore.client.checkpoint import key_of
+from fedmore.client.checkpoint import key_of_task
 from fedmore.client.contract import Contract
 from fedmore.client.declared import LOSS_DECIMALS, tokens_of
 from fedmore.client.drawn import drawn
@@ -16,7 +16,6 @@ from fedmore.experts.base import shapes_of
 from fedmore.experts.mixture import assemble
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.training import Report, Trace, train_router
-from fedmore.protos.stored import digest_of_payload, payload_of
 from fedmore.strategies.compression.error_feedback import Sent, send
 from fedmore.strategies.routes import (
     RouteTask,
@@ -33,18 +32,11 @@ from fedmore.strategies.tasks import update_content
 def routed(content: RecordDict, contract: Contract) -> RecordDict:
     """The answer to a routing task; the same task again gives the same bytes."""
     task, memory = read_route_task(content), contract.node.memory(contract.node_id)
-    entry, key = memory.routing(), _key(content, task)
+    entry, key = memory.routing(), key_of_task(task, content)
     if entry is None or entry.task != key:
         entry = _work(content, contract, task, entry, key)
         memory.keep(entry)
     return update_content(entry.answer, task.codec, entry.metrics)
-
-
-def _key(content: RecordDict, task: RouteTask) -> str:
-    """What tells a task from every other: an owner's withdrawal changes a round's, too."""
-    state = content.array_records.get("state", ArrayRecord())
-    digests = [digest_of_payload(payload_of(state[name])) for name in sorted(state)]
-    return key_of([repr(task), *digests])
 
 
 def _work(

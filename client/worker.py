@@ -132,7 +132,8 @@ class Worker:
     def _perform(self, task: pb.Task) -> PackedReply:
         try:
             self._check_wanted(task.task_id)
-            message = unpack_task(task, lambda *blob: self._fetch(task.task_id, *blob))
+            limit = self._guard.max_content
+            message = unpack_task(task, lambda *blob: self._fetch(task.task_id, *blob), limit)
             self._guard.check_task(message)
             with reporting(self._sink(task.task_id)):
                 reply = self._answer(message)

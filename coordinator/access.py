@@ -14,8 +14,8 @@ from fedmore.coordinator.federation import open_federation
 from fedmore.coordinator.invites import address_of, bracketed, check_out, port_of, write_out
 from fedmore.coordinator.security import AUTHORITY, OPERATOR, read_pair
 from fedmore.coordinator.tables import now
-from fedmore.coordinator.tokens import check_name
 from fedmore.experts.errors import ConfigError, RegistryError
+from fedmore.experts.names import check_name
 
 OPERATORS = "operators"
 """State key: the identity of each access file, by the operator's name."""

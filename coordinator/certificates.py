@@ -141,6 +141,13 @@ def is_due(certificate: bytes, now: dt.datetime | None = None) -> bool:
     return end - (now or dt.datetime.now(dt.UTC)) < (end - start) / 3
 
 
+def belong_together(pair: KeyPair) -> bool:
+    """Whether the key is the certificate's; raises `ValueError` for what is neither."""
+    certificate = x509.load_pem_x509_certificate(pair.certificate)
+    key = serialization.load_pem_private_key(pair.key, password=None)
+    return key.public_key() == certificate.public_key()
+
+
 def _sign(
     ca: KeyPair,
     key: ec.EllipticCurvePublicKey,

@@ -223,7 +223,9 @@ def say(text: str) -> None:
 def main() -> None:
     """Entry point of the console script."""
     from fedmore.protos.exits import run
+    from fedmore.protos.files import UMASK
 
+    os.umask(UMASK)
     run(app)
 
 

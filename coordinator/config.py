@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.names import check_name
 from fedmore.experts.routing.spec import STARTED, Kind, Level, Scaling, Start
 from fedmore.strategies.plan import STRICT, Plan, Stage, not_negative, parse, positive
 
@@ -32,8 +33,13 @@ class FederationSection:
     run_config: dict[str, bool | float | int | str] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """A federation has at least one client."""
+        """A federation has at least one client, and what is trained a plain name."""
         positive(clients=self.clients)
+        for name in (*self.domains, *self.languages):
+            try:
+                check_name(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,11 +66,18 @@ class ServerSection:
     heartbeat_s: float = 2.0
     dead_after_s: float = 10.0
     rejoin_s: float = 60.0
+    upload_bytes: int = 32 << 30
+    content_bytes: int = 64 << 20
     database: str = ""
 
     def __post_init__(self) -> None:
         """A client must have the time for more than one heartbeat."""
-        positive(heartbeat_s=self.heartbeat_s, rejoin_s=self.rejoin_s)
+        positive(
+            heartbeat_s=self.heartbeat_s,
+            rejoin_s=self.rejoin_s,
+            upload_bytes=self.upload_bytes,
+            content_bytes=self.content_bytes,
+        )
         if self.dead_after_s < 2 * self.heartbeat_s:
             raise ValueError("dead_after_s must be at least twice heartbeat_s")
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmore.coordinator.board import Board, Client, apply
+from fedmore.protos.status import plain
 from fedmore.strategies.events import (
     Evaluated,
     Event,
@@ -32,6 +33,7 @@ from fedmore.strategies.events import (
 )
 
 PROGRESS_EVERY_S = 5.0
+LONGEST_LINE, LONGEST_CELL = 5_000, 200
 
 
 class Observer(Protocol):
@@ -143,7 +145,12 @@ class LogObserver:
 
 def line(event: Event) -> str:
     """An event as one line; empty for those that only move a number."""
-    return _line_of_client(event) or _line_of_plan(event)
+    return plain(_line_of_client(event) or _line_of_plan(event), LONGEST_LINE)
+
+
+def cell(text: object) -> Text:
+    """What others say, in a table: no markup of ours, no control characters of a terminal."""
+    return Text(plain(str(text), LONGEST_CELL))
 
 
 def _line_of_client(event: Event) -> str:
@@ -164,7 +171,7 @@ def _line_of_client(event: Event) -> str:
         case Received() if event.failure:
             return f"{event.name} failed: {event.failure}"
         case Refused():
-            return f"{event.name}: a reply was refused: {event.reason}"
+            return f"{event.name}: refused: {event.reason}"
     return ""
 
 
@@ -220,8 +227,8 @@ def _clients(board: Board) -> Table:
 def _row(client: Client) -> tuple[RenderableType, ...]:
     style = {"gone": "dim strike", "failed": "red"}.get(client.state, "")
     return (
-        Text(client.name, style=style),
-        f"{client.kind} {client.target}",
+        Text(plain(client.name, LONGEST_CELL), style=style),
+        cell(f"{client.kind} {client.target}"),
         str(client.rank),
         ProgressBar(total=max(client.steps, 1), completed=client.step),
         f"{client.step}/{client.steps}" if client.steps else client.state,

@@ -8,6 +8,7 @@ read that turns into a write would otherwise fail, or let two clients use up one
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
@@ -80,6 +81,14 @@ class Database:
             found = session.scalar(text("PRAGMA quick_check(1)"))
         if found != "ok":
             raise RegistryError(f"{self.url}: damaged ({found}); restore it from a copy")
+
+    def look(self) -> None:
+        """Raise `RegistryError` where the database does not answer, or its file is gone."""
+        file = self._engine.url.database
+        if not self.shared and file and not Path(file).is_file():
+            raise RegistryError(f"{self.url}: is gone; stop, and restore it from a copy")
+        with self.session() as session:
+            session.execute(text("SELECT 1"))
 
     def close(self) -> None:
         """Give back every connection."""

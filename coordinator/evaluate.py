@@ -11,7 +11,7 @@ from fedmore.coordinator.assemble import base_of, load_factors
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import EVALUATION, MIXTURE
 from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.store import Store, write_durably
+from fedmore.coordinator.store import Store
 from fedmore.coordinator.tokens_used import tokens_used
 from fedmore.experts import evaluate as scoring
 from fedmore.experts.base import Base
@@ -25,6 +25,7 @@ from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.routing.usage import usage
 from fedmore.experts.saved import load_mixture, read_recipe
 from fedmore.experts.text import read_documents, sample, tokenize
+from fedmore.protos.files import write_durably
 
 PLAIN = "plain"
 """The text whose scores show forgetting: plain English, in every stage."""

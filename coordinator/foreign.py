@@ -25,9 +25,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import Federation
-from fedmore.coordinator.store import write_durably
 from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.apps import Value, load_app
+from fedmore.protos.files import write_durably
 from fedmore.protos.flower import RUN
 from fedmore.protos.records import dumps
 from fedmore.protos.status import describe

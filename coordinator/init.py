@@ -9,9 +9,9 @@ from fedmore.coordinator import config as configs
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import BLOBS, database_url
 from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.store import write_durably
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.protos.apps import Value, split
+from fedmore.protos.files import make_folder, private_folder, write_durably
 from fedmore.strategies.plan import Plan
 
 EVERY_NETWORK = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
@@ -29,10 +29,10 @@ def create(directory: Path, config: FederationConfig) -> FederationConfig:
             "another one needs another folder"
         )
     config = with_fingerprint(config)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(directory)
     write_certificates(directory, config)
     open_fresh(directory, config)
-    (directory / BLOBS).mkdir(exist_ok=True)
+    private_folder(directory / BLOBS)
     text = render_text(config)
     write_durably(directory / configs.FILE, text.encode())
     return config

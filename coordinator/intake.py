@@ -37,11 +37,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Intake:
-    """Takes replies for tasks of the journal and for queries."""
+    """Takes replies for tasks of the journal and for queries.
+
+    `max_content` is the most bytes that one may have without its large arrays.
+    """
 
     database: Database
     ledger: Ledger
     queries: Queries
+    max_content: int
 
     def take(self, node_id: int, reply: pb.Reply) -> Verdict:
         """Check a reply and keep it: when this returns it is on disk, or will never be of use.
@@ -80,7 +84,8 @@ class Intake:
     ) -> tuple[pb.Reply, str]:
         """The reply, or the failure that it amounts to, and why; fills `sizes` of its blobs."""
         try:
-            message = unpack_reply(reply, head_of(task), self._fetch(node_id, reply, sizes))
+            fetch = self._fetch(node_id, reply, sizes)
+            message = unpack_reply(reply, head_of(task), fetch, self.max_content)
             check_claims(self.database, node_id, message)
         except WireError as error:
             sizes.clear()

@@ -8,7 +8,8 @@ from fedmore.coordinator.federation import Federation, open_federation
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.tables import now
 from fedmore.experts.errors import ConfigError
-from fedmore.protos.invite import Invite, is_loopback, write_private
+from fedmore.protos.files import write_private
+from fedmore.protos.invite import Invite, is_loopback
 
 DAY_S = 86_400.0
 LONGEST_S = 366 * DAY_S

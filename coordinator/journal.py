@@ -23,7 +23,7 @@ from fedmore.coordinator.tables import now
 from fedmore.experts.errors import FedmoreError, RegistryError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import make_failure
-from fedmore.protos.records import Fetch
+from fedmore.protos.records import MAX_CONTENT, Fetch
 from fedmore.protos.status import describe
 from fedmore.protos.wire import pack_failure, unpack_reply
 
@@ -37,7 +37,8 @@ class Journal:
     """A carrier (`fedmore.coordinator.carrier`) for a `MailboxGrid`; used from any thread.
 
     `registered` gives the digests that the registry names. Messages that name no group are in
-    `group`, where that is not empty: a foreign app's are.
+    `group`, where that is not empty: a foreign app's are. A reply has at most `max_content` bytes
+    beside its large arrays.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class Journal:
         store: Store,
         registered: Callable[[], Collection[str]] = frozenset,
         group: str = "",
+        max_content: int = MAX_CONTENT,
     ) -> None:
         self.ledger = Ledger(database, store, registered)
         self._database = database
         self._queries = Queries()
-        self._intake = Intake(database, self.ledger, self._queries)
-        self._group = group
+        self._intake = Intake(database, self.ledger, self._queries, max_content)
+        self._group, self._max_content = group, max_content
         self._unsendable: dict[str, Failed] = {}
         self._unknown: set[str] = set()
         self._pulled: set[str] = set()
@@ -114,7 +116,7 @@ class Journal:
         self._pulled.add(task.id)
         try:
             reply = (query and query.reply) or self._reply(task.id)
-            return unpack_reply(reply, head, self._fetch(reply))
+            return unpack_reply(reply, head, self._fetch(reply), self._max_content)
         except FedmoreError as error:  # it was whole when it came: the disk has lost something
             return make_failure(head, describe(error))
 
@@ -126,6 +128,10 @@ class Journal:
     def may_fetch(self, node_id: int, digest: str) -> bool:
         """Whether an open task of the node names the blob `digest`."""
         return self._queries.names(node_id, digest) or self.ledger.sent(node_id, digest)
+
+    def busy(self, node_id: int) -> bool:
+        """Whether the node has an open task."""
+        return self._queries.busy(node_id) or self.ledger.busy(node_id)
 
     def take(self, node_id: int, reply: pb.Reply) -> Verdict:
         """Check a reply and keep it: when this returns it is on disk, or will never be of use.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from fedmore.coordinator.database import Database
@@ -56,6 +56,20 @@ class Ledger:
         with self._database.session() as session:
             known = session.get(UploadRecord, (node_id, digest)) is not None
         return known and self.store.has(digest)
+
+    def unnamed(self, node_id: int, but: str) -> int:
+        """Bytes of the node's uploads, the blob `but` apart, that no reply names."""
+        named = select(BlobRecord.digest).where(~BlobRecord.sent)
+        query = select(func.sum(UploadRecord.size)).where(UploadRecord.node_id == node_id)
+        query = query.where(UploadRecord.digest != but, UploadRecord.digest.not_in(named))
+        with self._database.session() as session:
+            return int(session.scalar(query) or 0)
+
+    def busy(self, node_id: int) -> bool:
+        """Whether a task of the node is open."""
+        query = select(TaskRecord.id).where(TaskRecord.node_id == node_id)
+        with self._database.session() as session:
+            return session.scalar(query.where(TaskRecord.reply.is_(None)).limit(1)) is not None
 
     def sent(self, node_id: int, digest: str) -> bool:
         """Whether an open task of `node_id` names `digest`."""

@@ -111,10 +111,10 @@ def check_health(place: Path) -> None:
 def renew(directory: Path) -> None:
     """New certificates for the server and the folder's operator, from the next start on."""
     from fedmore.coordinator.init import certificate_hosts
-    from fedmore.coordinator.security import make_tls, read_tls
+    from fedmore.coordinator.security import make_tls, read_authority
 
     with open_federation(directory) as federation:
-        read_tls(directory)
+        read_authority(directory)  # alone: the others may be lost, or not fit
         config = federation.config
         make_tls(directory, config.federation.name, certificate_hosts(config))
 

@@ -33,6 +33,11 @@ class Queries:
         """The query, forgotten here."""
         return self._by_id.pop(task_id, None)
 
+    def busy(self, node_id: int) -> bool:
+        """Whether a query to the node is open."""
+        queries = list(self._by_id.values())
+        return any(q.task.node_id == node_id and q.reply is None for q in queries)
+
     def names(self, node_id: int, digest: str) -> bool:
         """Whether an open query to the node names the blob."""
         return any(

@@ -1,5 +1,6 @@
 """What a plan's rounds leave: blobs, versions, rows."""
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedmore.coordinator.assemble import EMBEDDINGS
 from fedmore.coordinator.resume import count_tokens
 from fedmore.coordinator.versions import STATE, keep_router, keep_version
+from fedmore.protos.status import plain
 from fedmore.strategies.embeddings import Embedding
 from fedmore.strategies.embeddings import dump as dump_embeddings
 from fedmore.strategies.events import RoundFinished, RoundStarted
@@ -18,6 +20,9 @@ from fedmore.strategies.state import ExpertState
 
 if TYPE_CHECKING:
     from fedmore.coordinator.app import PlanRun
+
+log = logging.getLogger(__name__)
+LONGEST_REASON = 1_000
 
 
 class Recorder:
@@ -68,6 +73,9 @@ class Recorder:
         if self.stage.kind != "router":
             count_tokens(self.run.registry)
         self._clear(number)
+        log.info("round %d of %s is done", number, self.stage.kind)
+        for failure in metrics.get("failures", ()):
+            log.warning("round %d went on without: %s", number, plain(str(failure), LONGEST_REASON))
         self.run.tracker.round(self.index, number, metrics)
         self.run.observer(RoundFinished(self.index, number - 1, metrics))
         if number < self.stage.rounds:

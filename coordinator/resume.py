@@ -13,6 +13,7 @@ from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.registry import Registry
 from fedmore.experts.errors import RoundError
+from fedmore.protos.records import OUR_CONTENT
 
 LATE = "late"
 """Key of a round's metrics: the tasks that may still be answered, each with its `id`."""
@@ -24,8 +25,9 @@ DISMISSED = "dismissed"
 def open_journal(federation: Federation) -> Journal:
     """The federation's journal; a foreign app's messages, which name no group, are in it too."""
     registry = federation.registry
-    group = GROUP if federation.config.federation.app else ""
-    return Journal(registry.database, federation.store, registry.digests, group)
+    app, limit = federation.config.federation.app, federation.config.server.content_bytes
+    group, limit = (GROUP, limit) if app else ("", OUR_CONTENT)
+    return Journal(registry.database, federation.store, registry.digests, group, limit)
 
 
 def put_in_order(journal: Journal, registry: Registry) -> bool:

@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 
 from fedmore.coordinator.rows import Kind, Member, copied
 from fedmore.coordinator.tables import EventRecord, MemberRecord, now
-from fedmore.coordinator.tokens import check_name, secret_hash, usable
+from fedmore.coordinator.tokens import secret_hash, usable
 from fedmore.experts.errors import NameTakenError, RegistryError, TokenError
+from fedmore.experts.names import check_name
 
 LONGEST_REASON = 500
 """So many characters of it are kept."""
@@ -73,6 +74,11 @@ class Roster:
                 )
             row.certificate_expires = certificate_expires
             return copied(row, Member)
+
+    def check_token(self, token: str, name: str) -> None:
+        """Raise `TokenError` or `MembershipError` unless `enrol` could use `token` for `name`."""
+        with self._session() as session:
+            usable(session, token, name)
 
     def authenticate(self, identity: str) -> Member:
         """Whose `identity` this is; raises `TokenError` when it is nobody's."""

@@ -4,7 +4,6 @@ An invite carries the authority's certificate, so a client trusts this federatio
 """
 
 import datetime as dt
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,14 @@ from fedmore.coordinator.certificates import (
     SERVER_DAYS,
     KeyPair,
     Role,
+    belong_together,
     is_due,
     make_ca,
     make_pair,
     make_server_certificate,
 )
 from fedmore.experts.errors import ConfigError
+from fedmore.protos.files import private_folder, write_durably
 
 FOLDER = "tls"
 AUTHORITY, SERVER, OPERATOR = "ca", "server", "operator"
@@ -39,7 +40,7 @@ def make_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
     changed `advertise` takes effect, and the time until they expire begins again.
     """
     exists = (directory / FOLDER / f"{AUTHORITY}.key").exists()
-    ca = read_pair(directory, AUTHORITY) if exists else make_ca(name)
+    ca = read_authority(directory) if exists else make_ca(name)
     if not exists:
         write_pair(directory, AUTHORITY, ca)
     server = make_server_certificate(ca, hosts)
@@ -50,32 +51,31 @@ def make_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
 
 
 def read_tls(directory: Path) -> Tls:
-    """What `make_tls` wrote; raises `ConfigError` where it is missing."""
-    return Tls(read_pair(directory, AUTHORITY), read_pair(directory, SERVER))
+    """What `make_tls` wrote; raises `ConfigError` where it is missing, or does not fit together."""
+    return Tls(read_authority(directory), _whole(directory, SERVER))
+
+
+def read_authority(directory: Path) -> KeyPair:
+    """The federation's authority; raises `ConfigError` where it is missing or damaged."""
+    return _whole(directory, AUTHORITY)
 
 
 def fresh_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
     """The same; what has less than a third of its time left is made anew first."""
     found = read_tls(directory)
-    try:
-        due = is_due(found.server.certificate)
-    except ValueError as error:
-        raise ConfigError(
-            f"{directory / FOLDER / SERVER}.pem is damaged ({error}); run "
-            f"`coordinator renew {directory}`"
-        ) from error
-    return make_tls(directory, name, hosts) if due else found
+    return make_tls(directory, name, hosts) if is_due(found.server.certificate) else found
 
 
 def write_pair(directory: Path, stem: str, pair: KeyPair) -> None:
-    """Write `directory`/tls/`stem`.pem and, readable by its owner alone, `stem`.key."""
+    """Write `directory`/tls/`stem`.pem and `stem`.key; each is whole, whatever happens meanwhile.
+
+    A kill between leaves two that do not fit, which `read_tls` notices; of an authority the
+    certificate alone, and then it is made anew.
+    """
     folder = directory / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.pem").write_bytes(pair.certificate)
-    key = folder / f"{stem}.key"
-    key.unlink(missing_ok=True)
-    with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pair.key)
+    private_folder(folder)
+    write_durably(folder / f"{stem}.pem", pair.certificate)
+    write_durably(folder / f"{stem}.key", pair.key)
 
 
 def read_pair(directory: Path, stem: str) -> KeyPair:
@@ -85,5 +85,24 @@ def read_pair(directory: Path, stem: str) -> KeyPair:
         return KeyPair((folder / f"{stem}.pem").read_bytes(), (folder / f"{stem}.key").read_bytes())
     except OSError as error:
         raise ConfigError(
-            f"{error.filename}: {error.strerror}; run `coordinator init {directory}` first"
+            f"{error.filename}: {error.strerror}; {_help(directory, stem)}"
         ) from error
+
+
+def _whole(directory: Path, stem: str) -> KeyPair:
+    pair, place = read_pair(directory, stem), directory / FOLDER / stem
+    try:
+        fits = belong_together(pair)
+    except ValueError as error:
+        raise ConfigError(f"{place}.pem is damaged ({error}); {_help(directory, stem)}") from error
+    if not fits:
+        raise ConfigError(f"{place}.key is not the key of {place}.pem; {_help(directory, stem)}")
+    return pair
+
+
+def _help(directory: Path, stem: str) -> str:
+    if stem != AUTHORITY:
+        return f"run `coordinator renew {directory}`"
+    return (
+        f"restore it from a copy, or run `coordinator init {directory}` where there is nothing yet"
+    )

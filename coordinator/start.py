@@ -6,7 +6,7 @@ The server is up before anything heavy is imported; torch and the rest come whil
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -15,12 +15,9 @@ from fedmore.coordinator import foreign, status
 from fedmore.coordinator.checks import check_plan
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.console import make_observer
-from fedmore.coordinator.federation import (
-    Federation,
-    open_federation,
-    running_alone,
-)
+from fedmore.coordinator.federation import BLOBS, Federation, open_federation, running_alone
 from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.happened import write_down
 from fedmore.coordinator.init import certificate_hosts
 from fedmore.coordinator.invites import PORT, bracketed
 from fedmore.coordinator.mailbox import Mailbox
@@ -33,14 +30,19 @@ from fedmore.coordinator.resume import (
     wait_for_clients,
 )
 from fedmore.coordinator.rpc.server import Server, serve
-from fedmore.coordinator.security import fresh_tls
+from fedmore.coordinator.security import FOLDER, fresh_tls
 from fedmore.coordinator.tracking import MlflowTracker, NullTracker, Tracker
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos.apps import Value
 from fedmore.protos.exits import interruptible
+from fedmore.protos.files import private_folder
 from fedmore.protos.info import FederationInfo
+from fedmore.protos.logs import logged
 from fedmore.protos.status import describe
-from fedmore.strategies.events import Event, Joined, Left, Progress
+from fedmore.strategies.events import Event, Progress
+
+LOG = "coordinator.log"
+log = logging.getLogger(__name__)
 
 PlanRunner = Callable[..., object]
 """`fedmore.coordinator.app.run_plan`, or what a test puts in its place."""
@@ -71,7 +73,10 @@ def start(
         open_federation(directory) as federation,
         running_alone(directory),
         federation.registry.database.alone(),
+        logged(directory / LOG),
     ):
+        for folder in (FOLDER, BLOBS):
+            private_folder(directory / folder)
         if federation.registry.get_state(status.PHASE) == status.FINISHED:
             if not federation.registry.get_state(DISMISSED, False):
                 Run(federation, console, settings, run_plan).dismiss()
@@ -178,9 +183,9 @@ class Run:
         config = self._federation.config
         address = f"{bracketed(config.server.host)}:{server.port}"
         safe = "" if not self._settings.insecure else ", INSECURE: no TLS"
-        self._observer.say(
-            f"ready on {address} ({config.federation.clients} clients expected{safe})"
-        )
+        ready = f"ready on {address} ({config.federation.clients} clients expected{safe})"
+        log.info("%s", ready)
+        self._observer.say(ready)
 
     def _wait_for_clients(self, begun: bool) -> None:
         """For all of them; a plan that had begun goes on without those who are long in coming."""
@@ -192,9 +197,7 @@ class Run:
     def _on_event(self, event: Event) -> None:
         """From the transport; runs in a thread of its own."""
         self._observer(event)
-        if isinstance(event, Joined | Left):
-            payload = {k: v for k, v in asdict(event).items() if k != "name"}
-            self._federation.registry.add_event(type(event).__name__.lower(), event.name, payload)
+        write_down(self._federation.registry, event)
         if isinstance(event, Progress):
             self._tracker.client_step(
                 event.name,
@@ -210,6 +213,7 @@ class Run:
         if registry.get_state(status.PHASE) != status.FINISHED:
             registry.set_state(status.PHASE, status.INTERRUPTED if stopped else status.FAILED)
             registry.set_state("failure", None if stopped else describe(error))
+            log.error("ended: %s", "stopped" if stopped else describe(error))
         with suppress(FedmoreError):  # the first error is the one to report
             self._tracker.finish("KILLED" if stopped else "FAILED")
 

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedmore.coordinator.console import size
+from fedmore.coordinator.console import cell, size
 from fedmore.coordinator.federation import EVALUATION, MIXTURE, Federation, is_running
 from fedmore.coordinator.registry import FILE, ExpertRow, Member
 
@@ -108,8 +108,8 @@ def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
     table = narrow_table("client", "trains", "rank", "up", "down", "tokens", "last seen")
     for m in members:
         table.add_row(
-            m["name"],
-            f"{m['kind']} {m['target']}",
+            cell(m["name"]),
+            cell(f"{m['kind']} {m['target']}"),
             str(m["rank"]),
             size(m["bytes_up"]),
             size(m["bytes_down"]),
@@ -138,9 +138,9 @@ def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = narrow_table(*headings)
     for v in versions:
         table.add_row(
-            v["name"],
-            v["kind"],
-            v["target"],
+            cell(v["name"]),
+            cell(v["kind"]),
+            cell(v["target"]),
             str(v["rank"]),
             f"{v['params']:,}",
             str(v["stage"] + 1),
@@ -155,7 +155,7 @@ def evaluation_view(evaluation: Mapping[str, Any]) -> Table:
     table = narrow_table("bits/byte", "base", "own expert", "mixture")
     for text, scores in evaluation["bits_per_byte"].items():
         columns = (scores.get(k) for k in ("base", "own_expert", "mixture"))
-        table.add_row(text, *(score(s) for s in columns))
+        table.add_row(cell(text), *(score(s) for s in columns))
     return table
 
 

@@ -8,13 +8,12 @@ and `check` read in pieces.
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from fedmore.experts.errors import RegistryError, StoreError
+from fedmore.protos.files import make_folder, sync_folder, write_durably, writing
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PIECE = 1 << 20
@@ -68,7 +67,7 @@ class Store:
         with self._storing():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             path.replace(target)
             sync_folder(target.parent)
 
@@ -132,36 +131,3 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _corrupt(path: Path) -> StoreError:
     return StoreError(f"{path}: corrupt, its content has another digest; restore it")
-
-
-def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write `data` so that `path` has all of it or is untouched, whatever happens meanwhile."""
-    with writing(path, mode) as file:
-        file.write(data)
-
-
-@contextmanager
-def writing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends well, all at once and durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have renames in `folder` on disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -34,6 +34,8 @@ COMMENTS: Mapping[str, str] = {
     "server.heartbeat_s": "a client reports this often",
     "server.dead_after_s": "and counts as gone after this silence",
     "server.rejoin_s": "after a restart, how long a plan in progress waits for all of its clients",
+    "server.upload_bytes": "of a client that no answer names yet; a full-size expert is large",
+    "server.content_bytes": "of an answer to a Flower app, beside arrays of more than 64 KiB",
     "server.database": "postgresql+psycopg://user@host/name; empty for registry.db in this folder",
     "stages": "The stages, in sequence.",
     "stages.kind": "experts, language, router (embeddings) or routing (clients train the router)",

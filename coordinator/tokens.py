@@ -1,25 +1,13 @@
-"""Names, one-time tokens and members: what may be one, and whether it is still good."""
+"""One-time tokens and members: whether they are still good."""
 
 import hashlib
-import re
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fedmore.coordinator.rows import Member, copied
 from fedmore.coordinator.tables import MemberRecord, now
-from fedmore.experts.errors import ConfigError, MembershipError, TokenError
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-def check_name(name: str) -> None:
-    """Raise `ConfigError` unless `name` can be a member's: it becomes part of file names."""
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot be a name: 1 to 64 letters, digits, '.', '_' or '-', "
-            "starting with a letter or digit"
-        )
+from fedmore.experts.errors import MembershipError, TokenError
 
 
 def secret_hash(secret: str) -> str:

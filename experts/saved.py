@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedmore.experts.base import Base
-from fedmore.experts.errors import BaseError, RegistryError
+from fedmore.experts.errors import BaseError, ConfigError, RegistryError
 from fedmore.experts.factors import Factors, from_state, to_state
 from fedmore.experts.mixture import Mixture, assemble
+from fedmore.experts.names import check_name
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import restore_router
 
@@ -34,6 +35,10 @@ class Entry:
     params: int
     digest: str
 
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a name that is no plain one: it names the expert's file."""
+        check_name(self.name)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,7 +53,12 @@ class Recipe:
 def save_mixture(
     directory: Path, recipe: Recipe, experts: Mapping[str, Factors], router: Router
 ) -> None:
-    """Write the mixture; `mixture.json` comes last, so a folder that has it is whole."""
+    """Write the mixture; `mixture.json` comes last, so a folder that has it is whole.
+
+    Raises `ConfigError` for an expert whose name is no plain one.
+    """
+    for name in experts:
+        check_name(name)
     folder = directory / "experts"
     folder.mkdir(parents=True, exist_ok=True)
     (directory / FILE).unlink(missing_ok=True)
@@ -71,7 +81,7 @@ def read_recipe(directory: Path) -> Recipe:
         raise RegistryError(
             f"{directory}: no mixture; `coordinator assemble {directory.parent} --router domain`"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ConfigError, ValueError, TypeError, KeyError) as error:
         raise RegistryError(f"{directory / FILE}: damaged ({error}); assemble it again") from error
 
 

@@ -1,13 +1,13 @@
 """The file by which an operator invites a client: made by the coordinator, read by the client."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
 from fedmore.experts.errors import ConfigError, TokenError
+from fedmore.protos.files import write_private
 
 _TEXT = ("federation", "name", "address", "token", "expires")
 _PEM = ("ca", "certificate", "key")
@@ -94,14 +94,3 @@ def _parse(table: object, path: str) -> Invite:
     if not aware:
         raise ConfigError(f"{path}: expires: must be an ISO 8601 time with its zone")
     return Invite(**table)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace `path` by `text` at once, with mode 0600."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.scan import check_parts
 from fedmore.protos.stored import (
     Payload,
     StoredArray,
@@ -29,8 +30,11 @@ __all__ = ["Fetch", "Packed", "Payload", "StoredArray", "dumps", "loads", "pack"
 
 INLINE_ARRAY = 64 << 10
 INLINE_CONTENT = 1 << 20
-MAX_CONTENT = 512 << 20
+MAX_CONTENT = 64 << 20
 """Largest content without its large arrays, in bytes: either end holds it in memory."""
+
+OUR_CONTENT = 4 << 20
+"""The largest that our own tasks and answers have reason to be: their arrays are blobs."""
 
 Fetch = Callable[[str, int], Payload]
 """Digest and size of a blob to its bytes or file, already checked against the digest."""
@@ -65,20 +69,29 @@ def pack(records: RecordDict) -> Packed:
         message = _encode(records, blobs)
         if message.ByteSize() <= INLINE_CONTENT:
             return Packed(pb.Content(records=message), blobs)
-        _refuse_large(message.ByteSize())
+        _refuse_large(message.ByteSize(), MAX_CONTENT)
         data = message.SerializeToString()
+        check_parts(data)
     return Packed(pb.Content(blob=_as_blob(data, blobs)), blobs)
 
 
-def unpack(content: pb.Content, fetch: Fetch) -> RecordDict:
-    """Decode a content, calling `fetch` for every blob that it names."""
+def unpack(content: pb.Content, fetch: Fetch, limit: int | None = None) -> RecordDict:
+    """Decode a content, calling `fetch` for every blob that it names.
+
+    `limit` is of the content without its large arrays, in bytes; `MAX_CONTENT` by default.
+    """
     where = content.WhichOneof("where")
     if where is None:
         raise WireError("a content with neither records nor a blob")
+    limit = MAX_CONTENT if limit is None else limit
     if where == "records":
+        if content.records.ByteSize() > INLINE_ARRAY:  # less cannot become much
+            check_parts(content.records.SerializeToString())
         return _decode(content.records, fetch)
-    _refuse_large(content.blob.size)
-    return loads(read_payload(_fetched(content.blob, fetch)), fetch)
+    _refuse_large(content.blob.size, limit)
+    data = read_payload(_fetched(content.blob, fetch))
+    check_parts(data)
+    return loads(data, fetch)
 
 
 def dumps(records: RecordDict) -> bytes:
@@ -94,10 +107,10 @@ def loads(data: bytes, fetch: Fetch | None = None) -> RecordDict:
     return _decode(message, fetch or _no_blobs)
 
 
-def _refuse_large(size: int) -> None:
-    if size > MAX_CONTENT:
+def _refuse_large(size: int, limit: int) -> None:
+    if size > limit:
         raise WireError(
-            f"a content of {size} bytes without its large arrays is above {MAX_CONTENT}; "
+            f"a content of {size} bytes without its large arrays is above {limit}; "
             "put small arrays together"
         )
 

@@ -48,9 +48,9 @@ def pack_task(task: Message) -> PackedTask:
     return PackedTask(message, packed.blobs, packed.size)
 
 
-def unpack_task(message: pb.Task, fetch: Fetch) -> Message:
-    """The instruction as Flower's ClientApp takes it."""
-    content = unpack(message.content, fetch)
+def unpack_task(message: pb.Task, fetch: Fetch, limit: int | None = None) -> Message:
+    """The instruction as Flower's ClientApp takes it; `limit` as in `unpack`."""
+    content = unpack(message.content, fetch, limit)
     try:
         return make_task(
             content,
@@ -81,11 +81,13 @@ def pack_failure(task_id: str, reason: str, code: int) -> PackedReply:
     return PackedReply(pb.Reply(task_id=task_id, failure=failure), size=failure.ByteSize())
 
 
-def unpack_reply(message: pb.Reply, task: Message, fetch: Fetch) -> Message:
+def unpack_reply(
+    message: pb.Reply, task: Message, fetch: Fetch, limit: int | None = None
+) -> Message:
     """The reply to `task`; only content and failure are taken from the wire."""
     result = message.WhichOneof("result")
     if result is None:
         raise WireError(f"reply to task {message.task_id!r} has neither content nor failure")
     if result == "failure":
         return make_failure(task, plain(message.failure.reason, MAX_REASON), message.failure.code)
-    return make_reply(task, unpack(message.content, fetch))
+    return make_reply(task, unpack(message.content, fetch, limit))

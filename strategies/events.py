@@ -85,7 +85,11 @@ class Received:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that a client sent was not taken; the round goes on."""
+    """Something that a client sent, or asked for, was refused; the round goes on.
+
+    `name` is the client's or, where who it is was not known, what its certificate or address says.
+    `task_id` is empty where it was no reply.
+    """
 
     name: str
     task_id: str

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, cast
 
 from fedmore.experts.errors import BaseError, ConfigError, RankError
+from fedmore.experts.names import check_name
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.info import FederationInfo
 
 HIGHEST_RANK = 65_536
-LONGEST_TARGET = 64
 
 if TYPE_CHECKING:
     from fedmore.coordinator.config import FederationConfig
@@ -27,12 +27,12 @@ def check_enrolment(
     targets = known[request.kind]
     if targets and request.target not in targets:
         raise ConfigError(
-            f"{word[request.kind]} {request.target!r} is not in this federation; "
+            f"{word[request.kind]} {request.target[:80]!r} is not in this federation; "
             f"there are: {', '.join(targets)}"
         )
     if not 1 <= request.rank <= HIGHEST_RANK:
         raise RankError(f"the rank must be from 1 to {HIGHEST_RANK}, not {request.rank}")
-    _check_target(request)
+    check_name(request.target)
     check_fingerprint(request.fingerprint, info)
     return cast("Kind", request.kind)
 
@@ -47,13 +47,9 @@ def _check_app(request: pb.EnrolRequest, config: "FederationConfig") -> "Kind":
         raise ConfigError(f"this federation runs the Flower app {app!r}; give --app of your own")
     if request.rank != 0:
         raise RankError(f"the client of a Flower app has rank 0, not {request.rank}")
-    _check_target(request)
+    if request.target:
+        raise ConfigError(f"the client of a Flower app trains no {request.target[:80]!r}")
     return "app"
-
-
-def _check_target(request: pb.EnrolRequest) -> None:
-    if len(request.target) > LONGEST_TARGET:
-        raise ConfigError(f"the target has more than {LONGEST_TARGET} characters")
 
 
 def check_fingerprint(fingerprint: str, info: FederationInfo) -> None:

@@ -1,13 +1,17 @@
 """Blobs on their way out: a member may download what its open tasks name, and nothing else."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fedmore.coordinator.journal import Journal
-from fedmore.experts.errors import RegistryError
+from fedmore.experts.errors import RegistryError, TransportError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import CHUNK
+
+EACH = 4
+"""So many downloads may a member have open; our client has one."""
 
 
 class Downloads:
@@ -15,9 +19,22 @@ class Downloads:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._open: Counter[int] = Counter()
 
     async def send(self, node_id: int, request: pb.DownloadRequest) -> AsyncIterator[pb.Chunk]:
         """The blob's bytes from `request.offset` on."""
+        if self._open[node_id] >= EACH:
+            raise TransportError(f"{EACH} of your downloads are open; end one of them first")
+        self._open[node_id] += 1
+        try:
+            async for chunk in self._chunks(node_id, request):
+                yield chunk
+        finally:
+            self._open[node_id] -= 1
+            if not self._open[node_id]:
+                del self._open[node_id]
+
+    async def _chunks(self, node_id: int, request: pb.DownloadRequest) -> AsyncIterator[pb.Chunk]:
         if not await asyncio.to_thread(self._journal.may_fetch, node_id, request.digest):
             raise RegistryError(f"no task of yours names the blob {request.digest[:12]!r}")
         path, offset = self._journal.ledger.store.path(request.digest), request.offset

@@ -37,6 +37,7 @@ class Desk:
     def enrol(self, request: pb.EnrolRequest, invite: str) -> tuple["Member", pb.EnrolReply]:
         """Use up a token; `invite` is the identity of the key that came with it."""
         kind = check_enrolment(request, self._config, self._info)
+        self._registry.check_token(request.token, request.name)  # nothing is signed without
         certificate, identity, expires = self._certify(request.identity, request.name)
         if identity == invite:  # the operator has seen that key
             raise TokenError("make a key of your own; the invite's is not only yours")

@@ -11,10 +11,12 @@ import grpc
 
 from fedmore.coordinator.access import OPERATORS
 from fedmore.coordinator.certificates import Role, Subject, subject_of
+from fedmore.coordinator.rpc.crowd import Crowd
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.security import OPERATOR
 from fedmore.coordinator.tokens import check_not_barred, secret_hash
-from fedmore.experts.errors import MembershipError, TokenError
+from fedmore.experts.errors import FedmoreError, MembershipError, TokenError
+from fedmore.protos.status import plain
 
 if TYPE_CHECKING:
     from fedmore.coordinator.registry import Registry
@@ -30,6 +32,7 @@ class Gate:
         self._registry = registry
         self._traffic = traffic
         self._insecure = insecure
+        self._crowd = Crowd()
 
     async def anybody(self, context: Context) -> None:
         """An invited client, an operator, or a member, also one that has withdrawn."""
@@ -57,8 +60,21 @@ class Gate:
         identity = secret_of(context) if self._insecure else _client(context).identity
         member = await asyncio.to_thread(self._registry.authenticate, identity)
         check_not_barred(member)
+        self._crowd.enter(member.node_id, context)
         self._traffic.identify(context.peer(), member.name)
         return member
+
+    async def name_of(self, context: Context) -> str:
+        """Who calls, as the log says it: the member, the certificate's subject, or the address."""
+        try:
+            if self._insecure:
+                found = await asyncio.to_thread(self._registry.authenticate, secret_of(context))
+                return found.name
+            subject = _subject(context)
+        except FedmoreError:
+            return context.peer().rpartition(":")[0]
+        name = plain(subject.name, 64)
+        return name if subject.role is Role.CLIENT else f"{subject.role} {name}"
 
     async def operator(self, context: Context) -> str:
         """The operator that calls, by name: the folder's own, or one with an access file."""
@@ -77,15 +93,19 @@ class Gate:
 
 def caller(context: Context) -> Subject:
     """Whose certificate the connection has: one of this federation's, or TLS had refused it."""
-    certificate = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
-    if certificate is None:
-        raise TokenError("the call carries no certificate; join with an invite first")
-    subject = subject_of(certificate)
+    subject = _subject(context)
     if subject.expires <= datetime.now(UTC):
         raise TokenError(
             f"the certificate of {subject.name!r} expired {subject.expires:%Y-%m-%d %H:%M} UTC"
         )
     return subject
+
+
+def _subject(context: Context) -> Subject:
+    certificate = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
+    if certificate is None:
+        raise TokenError("the call carries no certificate; join with an invite first")
+    return subject_of(certificate)
 
 
 def _client(context: Context) -> Subject:

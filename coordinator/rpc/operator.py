@@ -8,7 +8,6 @@ import grpc
 
 from fedmore.coordinator.roster import LONGEST_REASON
 from fedmore.coordinator.rpc.parts import Parts
-from fedmore.coordinator.rpc.service import failures
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import OperatorServicer
 from fedmore.protos.status import plain
@@ -40,7 +39,7 @@ class OperatorService(OperatorServicer):
         self, _request: pb.StatusRequest, context: Context
     ) -> pb.StatusReply:
         """Who takes part and how far the plan is."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Status"):
             await self._parts.gate.operator(context)
             found = await asyncio.to_thread(self._office.status)
             return pb.StatusReply(json=json.dumps(found))
@@ -49,7 +48,7 @@ class OperatorService(OperatorServicer):
         self, request: pb.InviteRequest, context: Context
     ) -> pb.InviteReply:
         """An invite for one client."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Invite"):
             await self._enter(context, "invite", name=request.name)
             made = await asyncio.to_thread(self._office.invite, request.name, request.expires_s)
             return pb.InviteReply(json=made)
@@ -58,7 +57,7 @@ class OperatorService(OperatorServicer):
         self, request: pb.RevokeRequest, context: Context
     ) -> pb.RevokeReply:
         """A member may not take part any more, from now on."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Revoke"):
             reason = plain(request.reason, LONGEST_REASON)
             await self._enter(context, "revoke", name=request.name, reason=reason)
             registry = self._parts.registry
@@ -71,7 +70,7 @@ class OperatorService(OperatorServicer):
         self, request: pb.StopRequest, context: Context
     ) -> pb.StopReply:
         """The coordinator ends once this call is answered."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Stop"):
             reason = plain(request.reason, LONGEST_REASON)
             await self._enter(context, "stop", reason=reason)
             # The stubs have a class here; gRPC takes a function.

@@ -10,6 +10,7 @@ from fedmore.coordinator.rpc.connections import Connections
 from fedmore.coordinator.rpc.downloads import Downloads
 from fedmore.coordinator.rpc.enrolment import Desk
 from fedmore.coordinator.rpc.identity import Gate
+from fedmore.coordinator.rpc.refusals import Refusals
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.rpc.uploads import Uploads
 from fedmore.protos.info import FederationInfo
@@ -32,6 +33,7 @@ class Parts:
     connections: Connections
     traffic: TrafficBook
     gate: Gate
+    refusals: Refusals
     desk: Desk
     config: "FederationConfig"
     info: FederationInfo

@@ -6,30 +6,27 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from fedmore.coordinator.rpc.identity import Context, Gate
-from fedmore.experts.errors import FedmoreError
-from fedmore.protos.status import abort
+from fedmore.coordinator.rpc.identity import Context
+from fedmore.coordinator.rpc.parts import Parts
 
 
-def add_reflection(server: grpc.aio.Server, gate: Gate, names: Iterable[str]) -> None:
+def add_reflection(server: grpc.aio.Server, parts: Parts, names: Iterable[str]) -> None:
     """Let operators ask for the services `names`."""
     servicer = Reflection((*names, reflection.SERVICE_NAME))
-    servicer.gate = gate
+    servicer.parts = parts
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
 
 
 class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
-    """Answers those whom `gate` knows as operators."""
+    """Answers those whom the gate knows as operators."""
 
-    gate: Gate
+    parts: Parts
 
     async def ServerReflectionInfo(  # noqa: N802 - gRPC's spelling
         self, requests: AsyncIterator[Any], context: Context
     ) -> AsyncIterator[Any]:
         """What the services and their messages are."""
-        try:
-            await self.gate.operator(context)
-        except FedmoreError as error:
-            await abort(context, error)
+        async with self.parts.refusals.of(context, "ServerReflectionInfo"):
+            await self.parts.gate.operator(context)
         async for reply in super().ServerReflectionInfo(requests, context):
             yield reply

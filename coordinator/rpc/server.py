@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
@@ -16,10 +15,13 @@ from fedmore.coordinator.rpc.connections import Connections
 from fedmore.coordinator.rpc.dispatcher import Dispatcher
 from fedmore.coordinator.rpc.downloads import Downloads
 from fedmore.coordinator.rpc.enrolment import Desk
+from fedmore.coordinator.rpc.health import NAME as HEALTH_SERVICE
+from fedmore.coordinator.rpc.health import Health
 from fedmore.coordinator.rpc.identity import Gate
 from fedmore.coordinator.rpc.operator import Office, OperatorService
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.coordinator.rpc.reflection import add_reflection
+from fedmore.coordinator.rpc.refusals import Refusals
 from fedmore.coordinator.rpc.service import FederationService
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.rpc.uploads import Limits, Uploads
@@ -44,12 +46,19 @@ OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Whose machine is gone without a word, or who connects and says nothing, is hung up on.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 300_000),
     # What of an upload may wait in memory; gRPC's own estimate grows while the disk is slow.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", CHUNK),
     ("grpc.http2.max_frame_size", CHUNK),
     ("grpc.max_concurrent_streams", 32),  # of one connection: a client has one, and some uploads
 )
+RPCS = 8_192
+"""Calls of all members together; what is above is told to come again."""
 TICK_S = 1.0
 
 
@@ -118,15 +127,17 @@ class Server:
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
 
         def parts(traffic: TrafficBook) -> Parts:
+            gate = Gate(registry, traffic, insecure=tls is None)
             return Parts(
                 registry=registry,
                 mailbox=mailbox,
                 journal=journal,
-                uploads=Uploads(journal.ledger, limits),
+                uploads=Uploads(journal, limits or Limits(member=config.server.upload_bytes)),
                 downloads=Downloads(journal),
                 connections=self._connections,
                 traffic=traffic,
-                gate=Gate(registry, traffic, insecure=tls is None),
+                gate=gate,
+                refusals=Refusals(gate, self._events.put),
                 desk=Desk(registry, config, info, tls.ca if tls else None),
                 config=config,
                 info=info,
@@ -146,6 +157,7 @@ class Server:
 
         Waits up to `timeout` seconds for them to hang up.
         """
+        self._call(self._health.end())
         self._call(self._connections.finish(timeout))
         self._call(self._account())
 
@@ -167,7 +179,7 @@ class Server:
     async def _start(self, parts: Callable[[TrafficBook], Parts], tls: Tls | None) -> None:
         host, port = self._server_config.host, self._server_config.port
         probe(host, port)
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=RPCS)
         self.port = bind(self._server, listen_address(host, port), tls)
         self._parts = parts(TrafficBook(self.port))
         add = federation_pb2_grpc.add_FederationServicer_to_server
@@ -178,7 +190,9 @@ class Server:
             service = OperatorService(self._parts, self._office)
             serve_operators(service, self._server)  # type: ignore[no-untyped-call]
             services.append(OPERATOR_SERVICE)
-        await _add_standard_services(self._server, self._parts.gate, services)
+        self._health = Health(self._parts.registry, self._parts.uploads, services)
+        await self._health.add_to(self._server)
+        add_reflection(self._server, self._parts, (*services, HEALTH_SERVICE))
         await self._server.start()
         self._tending = asyncio.create_task(self._tend())
 
@@ -187,9 +201,11 @@ class Server:
         while True:
             await asyncio.sleep(tick)
             try:
+                await self._health.look()
                 self._connections.sweep()
                 await self._expel_barred()
                 await self._account()
+                await self._parts.uploads.tend()
             except Exception:
                 log.exception("the server could not write down who is here")
 
@@ -211,6 +227,7 @@ class Server:
 
     async def _stop(self) -> None:
         self._tending.cancel()
+        await self._health.end()
         await self._server.stop(grace=0.2)
         await self._account()
         self._parts.traffic.close()
@@ -230,13 +247,3 @@ async def _cancel_the_rest() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _add_standard_services(
-    server: grpc.aio.Server, gate: Gate, services: Sequence[str]
-) -> None:
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    for name in ("", *services):
-        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    add_reflection(server, gate, (*services, health.SERVICE_NAME))

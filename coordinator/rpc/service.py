@@ -1,9 +1,7 @@
 """The Federation service: what each call does, once it is clear who calls."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,14 +11,13 @@ from fedmore.coordinator.rpc.admission import check_fingerprint
 from fedmore.coordinator.rpc.identity import caller
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.coordinator.rpc.stream import Stream
-from fedmore.experts.errors import FedmoreError, TransportError, WireError
+from fedmore.experts.errors import TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import FederationServicer
-from fedmore.protos.status import abort, describe, plain
+from fedmore.protos.status import abort, plain
 from fedmore.strategies.events import Withdrawn
 
 Context = grpc.aio.ServicerContext[Any, Any]
-log = logging.getLogger(__name__)
 FIRST_S = 10.0
 """A stream must say what it is within so many seconds."""
 
@@ -35,7 +32,7 @@ class FederationService(FederationServicer):
         self, _request: pb.DescribeRequest, context: Context
     ) -> pb.FederationInfo:
         """What the federation is."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Describe"):
             await self._parts.gate.anybody(context)
             return self._parts.info.to_proto()
 
@@ -43,7 +40,7 @@ class FederationService(FederationServicer):
         self, request: pb.EnrolRequest, context: Context
     ) -> pb.EnrolReply:
         """Use up a token."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Enrol"):
             invite = self._parts.gate.invited(context, request.name)
             member, reply = await asyncio.to_thread(self._parts.desk.enrol, request, invite)
             self._parts.traffic.identify(context.peer(), member.name)
@@ -53,7 +50,7 @@ class FederationService(FederationServicer):
         self, request: pb.RenewRequest, context: Context
     ) -> pb.RenewReply:
         """A fresh certificate."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Renew"):
             member = await self._parts.gate.member(context)
             identity = caller(context).identity
             return await asyncio.to_thread(self._parts.desk.renew, member, identity, request)
@@ -62,7 +59,7 @@ class FederationService(FederationServicer):
         self, request: pb.WithdrawRequest, context: Context
     ) -> pb.WithdrawReply:
         """The member takes its work back."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Withdraw"):
             member = await self._parts.gate.member(context)
             reason = plain(request.reason, LONGEST_REASON)
             await asyncio.to_thread(self._parts.registry.withdraw, member.name, reason)
@@ -72,7 +69,7 @@ class FederationService(FederationServicer):
 
     async def Connect(self, _: object, context: Context) -> None:  # noqa: N802
         """The stream of one client, until it ends."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Connect"):
             member = await self._parts.gate.member(context)
             hello = await first(context, "hello")
             check_fingerprint(hello.fingerprint, self._parts.info)
@@ -81,17 +78,19 @@ class FederationService(FederationServicer):
                 heartbeat_s=self._parts.config.server.heartbeat_s,
                 federation=self._parts.info.to_proto(),
             )
-            await Stream(connection, context, self._parts).run(pb.ServerEvent(welcome=welcome))
+            stream = Stream(connection, context, self._parts)
+            if ending := await stream.run(pb.ServerEvent(welcome=welcome)):
+                await abort(context, TransportError(ending))  # which is no refusal
 
     async def Held(self, request: pb.Blob, context: Context) -> pb.HeldReply:  # noqa: N802
         """Where to resume an upload."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Held"):
             member = await self._parts.gate.member(context)
             return await asyncio.to_thread(self._parts.uploads.held, member.node_id, request)
 
     async def Upload(self, _: object, context: Context) -> pb.Receipt:  # noqa: N802
         """Receive a blob."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Upload"):
             member = await self._parts.gate.member(context)
             start = await first(context, "start")
             return await self._parts.uploads.receive(member.node_id, start, chunks(context))
@@ -100,27 +99,10 @@ class FederationService(FederationServicer):
         self, request: pb.DownloadRequest, context: Context
     ) -> AsyncIterator[pb.Chunk]:
         """Send a blob."""
-        async with failures(context):
+        async with self._parts.refusals.of(context, "Download"):
             member = await self._parts.gate.member(context)
             async for chunk in self._parts.downloads.send(member.node_id, request):
                 yield chunk
-
-
-@asynccontextmanager
-async def failures(context: Context) -> AsyncIterator[None]:
-    """End the call with the status that an error stands for."""
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except grpc.aio.InternalError as error:  # nobody is there to be told
-        log.info("a connection was lost: %s", describe(error))
-        raise
-    except FedmoreError as error:
-        await abort(context, error)
-    except Exception as error:
-        log.exception("a call failed")
-        await abort(context, error)
 
 
 async def first(context: Context, kind: str, within_s: float | None = None) -> Any:

@@ -15,8 +15,9 @@ from fedmore.coordinator.mailbox import Task
 from fedmore.coordinator.rpc.connections import FINISHED, Connection
 from fedmore.coordinator.rpc.pace import Pace
 from fedmore.coordinator.rpc.parts import Parts
-from fedmore.experts.errors import FedmoreError, TransportError
+from fedmore.experts.errors import FedmoreError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.chunks import MAX_MESSAGE
 from fedmore.protos.status import describe, plain
 from fedmore.protos.wire import MAX_REASON
 from fedmore.strategies.events import Progress, Received, Refused, Sent
@@ -43,12 +44,13 @@ class Stream:
         self._mailbox = parts.mailbox
         self._journal = parts.journal
         self._emit = parts.emit
+        self._refusals = parts.refusals
         self._writing = asyncio.Lock()
         self._sent: dict[str, int] = {}
         self._pace = Pace(rate=10, burst=20)  # our client tells its progress twice a second
 
-    async def run(self, welcome: pb.ServerEvent) -> None:
-        """Until the client leaves, or the connection is told to end."""
+    async def run(self, welcome: pb.ServerEvent) -> str:
+        """Until the client leaves, or the connection is told to end: why, where it is no finish."""
         listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak(welcome))
         ending = asyncio.create_task(self._connection.ended.wait())
@@ -66,8 +68,8 @@ class Stream:
                 task.cancel()
             await asyncio.gather(*every, return_exceptions=True)
             self._connections.detach(self._connection)
-        if self._connection.ending not in (None, FINISHED):
-            raise TransportError(str(self._connection.ending))
+        ending = self._connection.ending or ""
+        return "" if ending == FINISHED else ending
 
     async def _write(self, event: pb.ServerEvent) -> None:
         async with self._writing:
@@ -114,6 +116,9 @@ class Stream:
                 reason = plain(event.leave.reason, MAX_REASON)
                 self._connections.leave(self._connection, reason)
                 return
+        if self._connection.ending is None:
+            why = f"the connection was lost, or a message was above {MAX_MESSAGE} bytes"
+            log.warning("%s: the stream ended without a word: %s", self._member.name, why)
 
     def _look_for_lost(self, in_hand: frozenset[str]) -> None:
         """Send again what was sent on this stream and is in nobody's hands."""
@@ -156,9 +161,10 @@ class Stream:
             return
         if verdict.fresh:
             self._mailbox.reply(task_id, self._journal.answer(task_id))
+            if verdict.failure:
+                log.warning("%s: its task %s failed: %s", name, task_id[:12], verdict.failure)
             self._emit(Received(name, task_id, verdict.size, verdict.failure))
         elif verdict.refused:
-            log.warning("a reply of %s was refused: %s", name, verdict.refused)
-            self._emit(Refused(name, task_id, verdict.refused))
+            self._refusals.tell(name, "a reply", verdict.refused, task_id or "?")
         self._sent.pop(task_id, None)
         await self._write(pb.ServerEvent(taken=pb.Taken(task_id=task_id)))

@@ -5,38 +5,40 @@ disk does not take is a `TransportError`: the client keeps what it has and comes
 """
 
 import asyncio
-import hashlib
 import logging
 import re
-import shutil
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TypeVar
 
-from fedmore.coordinator.ledger import Ledger
-from fedmore.experts.errors import StoreError, TransportError, WireError
+from fedmore.coordinator.journal import Journal
+from fedmore.coordinator.rpc.partial import Partial, to_the_end
+from fedmore.coordinator.rpc.quota import Quota
+from fedmore.experts.errors import RegistryError, StoreError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import CHUNK, MAX_BLOB
+from fedmore.protos.chunks import MAX_BLOB
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-STALE_S = 86_400.0
 
 
 @dataclass(frozen=True)
 class Limits:
     """What uploads may use.
 
-    A blob may have `size` bytes; `free` bytes stay free on the disk. `writers` chunks are written
-    at a time, the others wait, and their senders with them. A client has `each` uploads open. In
-    each `stall_s` seconds `progress` bytes must come.
+    A blob may have `size` bytes, and all that a member has sent and no reply of it names `member`.
+    `free` bytes stay free on the disk. `writers` chunks are written at a time, the others wait, and
+    their senders with them. A client has `each` uploads open. In each `stall_s` seconds `progress`
+    bytes must come. What was left unfinished is looked for every `sweep_s` seconds.
     """
 
     size: int = MAX_BLOB
+    member: int = 32 << 30
+    sweep_s: float = 3_600.0
     free: int = 64 << 20
     writers: int = 8
     each: int = 4
@@ -47,13 +49,25 @@ class Limits:
 class Uploads:
     """Used from the server's loop only; what touches the disk is in threads."""
 
-    def __init__(self, ledger: Ledger, limits: Limits | None = None) -> None:
+    def __init__(self, journal: Journal, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._ledger = ledger
-        self._incoming = ledger.store.root / "incoming"
+        self._journal, self._ledger = journal, journal.ledger
+        self._incoming = self._ledger.store.root / "incoming"
+        self._quota = Quota(self._incoming, self._ledger)
         self._writers = asyncio.Semaphore(self.limits.writers)
         self._open: dict[int, dict[str, Partial]] = {}
-        remove_stale(self._incoming)
+        self._quota.remove_stale()
+        self._swept = time.monotonic()
+
+    def check_room(self) -> None:
+        """Raise `StoreError` where the disk is full; to be called in a thread."""
+        self._quota.check_room(0, 0, self.limits.free)
+
+    async def tend(self) -> None:
+        """Remove what was left unfinished, when it is time; to be called every second or so."""
+        if time.monotonic() - self._swept >= self.limits.sweep_s:
+            self._swept = time.monotonic()
+            await asyncio.to_thread(self._quota.remove_stale)
 
     def held(self, node_id: int, blob: pb.Blob) -> pb.HeldReply:
         """Where to resume; to be called in a thread."""
@@ -67,9 +81,9 @@ class Uploads:
     ) -> pb.Receipt:
         """Write chunks from `start.offset` on; the receipt means that the blob is in the store."""
         blob, path = start.blob, self._partial(node_id, start.blob)
-        partial = Partial(path, blob.size)
+        partial = Partial(path, blob.size, start.offset)
         with self._alone(node_id, blob.digest, partial), _disk(path):
-            self._check_room(blob.size - start.offset)
+            await self._check(node_id, partial)
             try:
                 await self._write(partial, partial.open, start.offset)
                 async for chunk in self._steady(chunks):
@@ -85,7 +99,7 @@ class Uploads:
         async with self._writers, partial.lock:
             if partial.replaced:
                 raise TransportError("the same blob is being uploaded on a newer call")
-            await _to_the_end(step, argument)
+            await to_the_end(step, argument)
 
     async def _steady(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """The chunks, as long as they come at a pace."""
@@ -136,82 +150,17 @@ class Uploads:
             raise WireError(f"a blob of {blob.size} bytes is above the limit of {self.limits.size}")
         return self._incoming / f"{node_id}-{blob.digest}"
 
-    def _check_room(self, wanted: int) -> None:
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self._incoming).free
-        if wanted + self.limits.free > free:
-            raise StoreError(f"no room for {wanted} bytes: {free} are free on the disk")
-
-
-class Partial:
-    """A file that grows up to `size` bytes; its digest is computed on the way."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path, self.size = path, size
-        self.lock = asyncio.Lock()
-        self.replaced = False
-        self._file: BinaryIO | None = None
-        self._digest: Any = hashlib.sha256()
-        self._offset = 0
-
-    def open(self, offset: int) -> None:
-        """Go on at `offset`, which must not be beyond what is here."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
-        file = self._file = self.path.open("r+b", buffering=0)
-        here = self.path.stat().st_size
-        if offset > here:
-            raise WireError(f"cannot resume at {offset}: {here} bytes are here")
-        file.truncate(offset)
-        while piece := file.read(CHUNK):
-            self._digest.update(piece)
-        self._offset = offset
-
-    def write(self, chunk: bytes) -> None:
-        """Append; what does not fit ends the upload and removes the file."""
-        assert self._file is not None
-        if self._offset + len(chunk) > self.size:
-            self.path.unlink(missing_ok=True)
-            raise WireError(f"the upload is longer than the {self.size} bytes it announced")
-        try:
-            view = memoryview(chunk)
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError:
-            self.path.unlink(missing_ok=True)  # make room for others
-            raise
-        self._digest.update(chunk)
-        self._offset += len(chunk)
-
-    def check(self, digest: str) -> None:
-        """Raise `WireError` unless all is here and as announced."""
-        if self._offset != self.size:
-            raise WireError(
-                f"the upload ended after {self._offset} of {self.size} bytes; resume it"
-            )
-        found = self._digest.hexdigest()
-        if found != digest:
-            self.path.unlink(missing_ok=True)
-            raise WireError(f"the upload announced {digest[:12]}… but is {found[:12]}…")
-
-    async def close(self) -> None:
-        """Let go of the file once nobody writes."""
-        async with self.lock:
-            if self._file is not None:
-                self._file.close()
-
-
-async def _to_the_end(step: Callable[[T], None], argument: T) -> None:
-    """Do `step` in a thread, and wait for it when the call is cut off meanwhile.
-
-    The thread goes on regardless: the file must not be closed, or written by a successor, under it.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(step, argument))
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        raise
+    async def _check(self, node_id: int, partial: Partial) -> None:
+        """Whether the upload has a use, and room."""
+        if not await asyncio.to_thread(self._journal.busy, node_id):
+            raise RegistryError("no task of yours is open, so there is nothing to upload for")
+        others = [p for p in self._open[node_id].values() if p is not partial]
+        limit = self.limits.member
+        await asyncio.to_thread(self._quota.check_member, node_id, partial, others, limit)
+        every = [p for of in self._open.values() for p in of.values()]
+        reserved = sum(p.to_come for p in every if p.admitted)
+        self._quota.check_room(partial.to_come, reserved, self.limits.free)
+        partial.admitted = True  # in one step with the check
 
 
 @contextmanager
@@ -222,10 +171,3 @@ def _disk(path: Path) -> Iterator[None]:
     except (OSError, StoreError) as error:
         log.error("%s: an upload cannot be kept: %s", path, error)
         raise TransportError(f"the coordinator cannot keep the upload now: {error}") from error
-
-
-def remove_stale(incoming: Path, older_s: float = STALE_S) -> None:
-    """Remove partial uploads that nobody has gone on with for `older_s` seconds."""
-    for path in incoming.glob("*-*"):
-        if path.stat().st_mtime < time.time() - older_s:
-            path.unlink(missing_ok=True)

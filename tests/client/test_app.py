@@ -139,6 +139,34 @@ def test_the_same_task_again_gives_the_same_bytes_without_training(do, monkeypat
     assert state_files(context) == before
 
 
+def test_a_task_with_other_settings_is_another_task(do, context):
+    """The operator changes `federation.toml` and starts again: the same round, asked otherwise."""
+    do(task(1))
+    old = change_bytes(do(task(2)))
+    changed = do(task(2, steps=2, learning_rate=1e-2))
+    assert change_bytes(changed) != old
+    assert read_metrics(changed, METRICS)["tokens"] == 2 * 2 * 32
+    assert Memory(folder(context)).read("kitchen").updates == 2
+    assert change_bytes(do(task(2))) == old  # as if it had not been asked otherwise meanwhile
+
+
+def test_a_task_with_another_codec_is_answered_in_that_codec(do, context):
+    do(task(1, codec="fp32"))
+    content = do(task(1, codec="sign1"))
+    assert content.array_records["update"]["change"].stype == "fedmore.sign1"
+    assert len(change_bytes(content)) * 28 < 4 * read_metrics(content, METRICS)["numbers"]
+
+
+def test_the_same_settings_with_another_aggregate_are_another_task(do, base):
+    sites = task().spec("a").sites(shapes_of(base.model))
+    torch.manual_seed(0)
+    aggregate = {s.path: (torch.randn(s.out, 2), torch.randn(2, s.inner)) for s in sites}
+    first = change_bytes(do(task(), aggregate))
+    halved = {path: (b / 2, a) for path, (b, a) in aggregate.items()}
+    assert change_bytes(do(task(), halved)) != first
+    assert change_bytes(do(task(), aggregate)) == first
+
+
 def test_a_task_that_was_killed_goes_on_and_ends_with_the_same_bytes(do, monkeypatch, context):
     whole = change_bytes(do(task()))
     for file in folder(context).iterdir():

@@ -220,10 +220,26 @@ def test_the_command(folder):
     assert table["bytes"] == 1617
     assert len(table["lines"]) == 7
     shown = CliRunner().invoke(app, ["audit", str(folder)], env={"COLUMNS": "160"})
-    for words in ("update/change", "fedmore.sign1", "REFUSED", "1,617", "7 lines"):
+    for words in (
+        "update/change",
+        "fedmore.sign1",
+        "REFUSED",
+        "1,617",
+        "7 lines",
+        "t1",
+        "2 of 4x32",
+    ):
         assert words in shown.stdout
     missing = CliRunner().invoke(app, ["audit", str(folder / "..")])
     assert isinstance(missing.exception, ConfigError)
+
+
+def test_what_a_coordinator_asked_for_stays_text(tmp_path):
+    with Audit(tmp_path) as audit:
+        audit.note("refused", "t1", reason="asked for '[/x]\x1b[31m'")
+    shown = CliRunner().invoke(app, ["audit", str(tmp_path)], env={"COLUMNS": "160"})
+    assert "[/x]" in shown.stdout
+    assert "\x1b[31m" not in shown.stdout
 
 
 def test_bits_per_number_come_from_the_factors(folder):

@@ -15,6 +15,7 @@ from fedmore.coordinator.console import (
     render,
     size,
 )
+from fedmore.coordinator.status import experts_view, members_table
 from fedmore.strategies.events import (
     Evaluated,
     Event,
@@ -109,6 +110,31 @@ def test_markup_in_a_name_stays_text() -> None:
     out = io.StringIO()
     LogObserver(Console(file=out), Board("demo", 2))(Left("amt", "[red]x[/red]"))
     assert "[red]x[/red]" in out.getvalue()
+
+
+FOREIGN = "[/x]\x1b[31m\n" + "x" * 500
+
+
+def test_what_a_client_calls_its_target_stays_text() -> None:
+    board = apply(Board("demo", 2), Joined("amt", "expert", FOREIGN, 16))
+    assert "[/x]" in shown(board)
+    assert "\x1b" not in shown(board)
+    assert "\x1b" not in line(Joined("amt", "expert", FOREIGN, 16))
+
+
+def test_so_it_does_in_the_tables_of_members_and_experts() -> None:
+    moment = "2026-01-01T00:00:00+00:00"
+    member = {"name": "amt", "kind": "expert", "target": FOREIGN, "rank": 4, "bytes_up": 0,
+              "bytes_down": 0, "train_tokens": 0, "revoked_at": None, "withdrawn_at": None,
+              "last_seen": moment}  # fmt: skip
+    expert = {"name": FOREIGN, "kind": "expert", "target": FOREIGN, "rank": 4, "params": 1,
+              "stage": 0, "round": 1, "digest": "0" * 64}  # fmt: skip
+    console = Console(file=io.StringIO(), width=200)
+    for table in (members_table([member]), experts_view([expert])):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("[/x]") == 3
+    assert "\x1b" not in console.file.getvalue()
 
 
 def test_a_terminal_gets_the_live_board_and_a_pipe_gets_lines() -> None:

@@ -26,6 +26,7 @@ from fedmore.protos.invite import read_invite
 from fedmore.strategies.plan import Stage
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=20)
+plain = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
 configs = st.builds(
     FederationConfig,
     federation=st.builds(
@@ -33,7 +34,7 @@ configs = st.builds(
         name=text,
         seed=st.integers(-(2**40), 2**40),
         clients=st.integers(1, 9),
-        domains=st.lists(text, max_size=3).map(tuple),
+        domains=st.lists(plain, max_size=3).map(tuple),
     ),
     base=st.builds(BaseSection, model=text.filter(bool), fingerprint=text),
     server=st.builds(ServerSection, port=st.integers(0, 65535), heartbeat_s=st.floats(0.1, 5)),

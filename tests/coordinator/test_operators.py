@@ -18,7 +18,7 @@ from fedmore.client.invite import enrol, read_invite
 from fedmore.coordinator.cli import app as coordinator
 from fedmore.coordinator.invites import PORT
 from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.security import read_pair
+from fedmore.coordinator.security import read_pair, read_tls
 from fedmore.experts.errors import (
     ConfigError,
     FedmoreError,
@@ -140,6 +140,20 @@ def test_renew_keeps_the_authority(federation: Path) -> None:
     assert after["ca"] == before["ca"]
     assert after["server"] != before["server"]
     assert after["operator"] != before["operator"]
+
+
+@pytest.mark.parametrize("lost", ["server.key", "server.pem", "operator.key"])
+def test_renew_needs_the_authority_alone(federation: Path, lost: str) -> None:
+    (federation / "tls" / lost).unlink()
+    run("renew", federation)
+    read_tls(federation)
+
+
+def test_renew_makes_no_new_authority(federation: Path) -> None:
+    (federation / "tls" / "ca.key").unlink()
+    with pytest.raises(ConfigError, match=r"ca\.key.*restore it from a copy"):
+        run("renew", federation)
+    assert not (federation / "tls" / "ca.key").exists()
 
 
 def put(path: Path, text: str) -> Path:

@@ -61,7 +61,7 @@ def test_what_is_missing_is_a_clear_error(tmp_path):
     with pytest.raises(ConfigError, match="coordinator init"):
         read_tls(tmp_path)
     write_pair(tmp_path, "ca", make_ca("fed"))
-    with pytest.raises(ConfigError, match=r"server\.pem.*coordinator init"):
+    with pytest.raises(ConfigError, match=r"server\.pem.*coordinator renew"):
         read_tls(tmp_path)
 
 
@@ -72,6 +72,44 @@ def test_a_damaged_certificate_can_be_renewed(tmp_path):
         fresh_tls(tmp_path, "fed", ["localhost"])
     made = make_tls(tmp_path, "fed", ["localhost"])
     assert fresh_tls(tmp_path, "fed", ["localhost"]) == made
+
+
+def test_a_key_of_another_certificate_can_be_renewed(tmp_path):
+    """What a kill between the two writes leaves."""
+    old = make_tls(tmp_path, "fed", ["localhost"])
+    made = make_tls(tmp_path, "fed", ["localhost"])
+    write_pair(tmp_path, "server", KeyPair(made.server.certificate, old.server.key))
+    with pytest.raises(ConfigError, match=r"server\.key is not the key of .*coordinator renew"):
+        fresh_tls(tmp_path, "fed", ["localhost"])
+
+
+def test_an_authority_that_is_damaged_makes_nothing(tmp_path):
+    made = make_tls(tmp_path, "fed", ["localhost"])
+    write_pair(tmp_path, "ca", KeyPair(made.ca.certificate, made.server.key))
+    before = {p: p.read_bytes() for p in (tmp_path / "tls").iterdir()}
+    with pytest.raises(ConfigError, match=r"ca\.key is not the key of .*restore it"):
+        make_tls(tmp_path, "fed", ["localhost"])
+    assert {p: p.read_bytes() for p in (tmp_path / "tls").iterdir()} == before
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
+def test_a_pair_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch, fails_at):
+    """The key above all: without it the server's certificate is worth nothing."""
+    write_pair(tmp_path, "server", KeyPair(b"a", b"b"))
+    calls = []
+
+    def fsync(_handle):
+        calls.append(1)
+        if len(calls) == fails_at:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(OSError, match="No space"):
+        write_pair(tmp_path, "server", KeyPair(b"c", b"d"))
+    found = read_pair(tmp_path, "server")
+    assert found.certificate in (b"a", b"c")
+    assert found.key in (b"b", b"d")
+    assert {p.name for p in (tmp_path / "tls").iterdir()} == {"server.key", "server.pem"}
 
 
 def test_a_pair_that_is_replaced_stays_private(tmp_path):

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from fedmore.coordinator import status as states
 from fedmore.coordinator.federation import is_running, open_federation, running_alone
 from fedmore.coordinator.invites import write_invite
 from fedmore.coordinator.start import Settings, start
-from fedmore.experts.errors import BaseError, ConfigError, RoundError, TransportError
+from fedmore.experts.errors import BaseError, ConfigError, RoundError, TokenError, TransportError
 from fedmore.protos.flower import make_reply
 from fedmore.protos.invite import read_invite
 
@@ -106,6 +107,38 @@ def test_from_ready_to_the_result(federation: Path) -> None:
         assert states.status(opened)["phase"] == "finished"
         assert [e.kind for e in opened.registry.events()][:2] == ["joined", "joined"]
         assert all(m.bytes_up > 0 for m in opened.registry.members())
+
+
+def test_the_log_has_who_came_and_what_was_refused_and_no_secret(federation: Path) -> None:
+    def ask(**rest: Any) -> None:
+        stranger = read_invite(federation / "amt.json")
+        with suppress(TokenError):
+            enrol(stranger, federation / "other", kind="expert", target="legal", rank=4)
+        ask_everybody(**rest)
+
+    with clients(federation, echo) as out:
+        start(federation, Console(file=out, width=100), run_plan=ask)
+    log = federation / "coordinator.log"
+    assert log.stat().st_mode & 0o777 == 0o600
+    text = log.read_text()
+    assert re.search(r"^20\S+Z INFO ready on 127", text, re.MULTILINE)
+    assert re.search(r"^20\S+Z INFO amt joined", text, re.MULTILINE)
+    assert re.search(r"^20\S+Z WARNING invite amt: Enrol refused: TokenError", text, re.MULTILINE)
+    assert read_invite(federation / "amt.json").token not in text
+    with open_federation(federation) as opened:
+        [row] = [e for e in opened.registry.events() if e.kind == "refused"]
+    assert row.name == "invite amt"
+    assert row.payload["reason"].startswith("Enrol: TokenError")
+
+
+def test_keys_and_blobs_are_closed_to_others_at_every_start(federation: Path) -> None:
+    with open_federation(federation) as opened:
+        opened.registry.set_state("phase", "finished")
+    for name in ("tls", "blobs"):
+        (federation / name).chmod(0o755)
+    start(federation, Console(file=io.StringIO()), run_plan=ask_everybody)
+    for name in ("tls", "blobs"):
+        assert (federation / name).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_finished_federation_is_left_alone(federation: Path) -> None:

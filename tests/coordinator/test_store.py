@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmore.coordinator.store import Store, write_durably
+from fedmore.coordinator.store import Store
 from fedmore.experts.errors import RegistryError, StoreError
+from fedmore.protos.files import write_durably
 
 
 @given(st.binary(max_size=4096))

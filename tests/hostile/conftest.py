@@ -24,6 +24,7 @@ from fedmore.protos.chunks import digest_of
 from fedmore.protos.federation_pb2_grpc import FederationStub
 from fedmore.protos.records import dumps
 from fedmore.strategies.compression.codec import CODECS, encode
+from fedmore.strategies.events import Refused
 from fedmore.strategies.experts import ExpertStrategy
 from fedmore.strategies.members import HELLO, Member, hello
 from fedmore.strategies.plan import Stage
@@ -214,6 +215,25 @@ def peer(federation: Any) -> Iterator[Any]:
     yield enrol
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def told(federation: Any, caplog: pytest.LogCaptureFixture) -> Any:
+    """Call it with a name and a call: what the log and the events say was refused to it."""
+
+    def find(name: str, call: str) -> str:
+        def lines() -> list[str]:
+            begins = f"{name}: {call} refused: "
+            return [m.removeprefix(begins) for m in caplog.messages if m.startswith(begins)]
+
+        def events() -> set[str]:
+            return {e.reason for e in federation.of(Refused) if e.name == name}
+
+        eventually(lines)
+        eventually(lambda: {f"{call}: {line}" for line in lines()} <= events())
+        return "\n".join(lines())
+
+    return find
 
 
 @pytest.fixture

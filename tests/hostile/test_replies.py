@@ -120,6 +120,16 @@ def test_a_blob_of_garbage(round_of):
     assert "are not a Records message" in round_of.end()["failures"][0]
 
 
+def test_a_blob_of_a_hundred_thousand_empty_entries(round_of):
+    round_of.eve.introduce()
+    task_id = round_of.eve.task("train").task_id
+    data = b"\x0a\x00" * 300_000
+    round_of.eve.upload(data)
+    blob = pb.Blob(digest=digest_of(data), size=len(data))
+    round_of.eve.say(reply=pb.Reply(task_id=task_id, content=pb.Content(blob=blob)))
+    assert "more than 1048576 parts" in round_of.end()["failures"][0]
+
+
 def test_a_failure_of_a_megabyte_of_words(round_of):
     round_of.eve.introduce()
     task_id = round_of.eve.task("train").task_id

@@ -25,7 +25,7 @@ def refused(round_of):
     return [e.reason for e in round_of.federation.of(Refused) if e.name == "eve"]
 
 
-def test_a_reply_to_another_clients_task(federation, peer, update):
+def test_a_reply_to_another_clients_task(federation, peer, update, caplog):
     """Eve knows the id, and answers first."""
     grid, alice, eve = federation.grid, peer("alice").connect(), peer("eve").connect()
     message = Message(RecordDict(), dst_node_id=alice.identity.node_id, message_type="train")
@@ -40,6 +40,7 @@ def test_a_reply_to_another_clients_task(federation, peer, update):
     assert reply.content == update()
     (event,) = federation.of(Refused)
     assert (event.name, event.reason) == ("eve", "the task is another client's")
+    assert "eve: a reply refused: the task is another client's" in caplog.text
 
 
 def test_a_reply_to_a_task_that_is_not_there(round_of, update):
@@ -68,11 +69,12 @@ def test_an_old_reply_again_and_another_in_its_place(round_of, update):
     assert "the task is answered already" in refused(round_of)
 
 
-def test_a_message_above_the_limit_ends_the_stream_and_nothing_else(round_of, update):
+def test_a_message_above_the_limit_ends_the_stream_and_nothing_else(round_of, update, caplog):
     round_of.eve.introduce()
     round_of.eve.task("train")
     round_of.eve.say(leave=pb.Leave(reason=LARGE))
     assert round_of.eve.hear("error").code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    round_of.federation.eventually(lambda: "eve: the stream ended without a word" in caplog.text)
     again = type(round_of.eve)(round_of.eve.identity).connect()
     again.reply(again.task("train").task_id, update())
     assert set(round_of.end()["clients"]) == {"alice", "eve"}
@@ -87,8 +89,9 @@ def test_a_compressed_message_is_measured_after_it_is_unpacked(federation, peer)
     assert eve.hear("error").code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_a_compressed_upload_too(peer):
+def test_a_compressed_upload_too(federation, peer, told):
     eve = peer("eve")
+    federation.ask(eve.identity.node_id)
     blob = pb.Blob(digest="0" * 64, size=1 << 30)
     parts = [
         pb.UploadRequest(start=pb.UploadStart(blob=blob)),
@@ -96,19 +99,22 @@ def test_a_compressed_upload_too(peer):
     ]
     error = error_of(lambda: eve.stub.Upload(iter(parts), compression=grpc.Compression.Gzip))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert told("eve", "Upload")
 
 
-def test_the_first_word_must_be_hello(peer):
+def test_the_first_word_must_be_hello(peer, told):
     for event in (pb.ClientEvent(heartbeat=pb.Heartbeat()), pb.ClientEvent()):
         error = error_of(lambda event=event: list(peer("eve").stub.Connect(iter([event]))))
         assert "must begin with" in error.details()
+    assert "must begin with" in told("eve", "Connect")
 
 
-def test_another_base(peer):
+def test_another_base(peer, told):
     hello = pb.ClientEvent(hello=pb.Hello(session="s", fingerprint="sha256:other"))
     error = error_of(lambda: list(peer("eve").stub.Connect(iter([hello]))))
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "fingerprint" in error.details()
+    assert "BaseError" in told("eve", "Connect")
 
 
 def test_a_second_hello_and_garbage_in_between_change_nothing(round_of, update):
@@ -120,7 +126,7 @@ def test_a_second_hello_and_garbage_in_between_change_nothing(round_of, update):
     assert set(round_of.end()["clients"]) == {"alice", "eve"}
 
 
-def test_a_silent_stream_is_ended(peer, monkeypatch):
+def test_a_silent_stream_is_ended(peer, told, monkeypatch):
     """Slow-loris: a call that is opened and says nothing."""
     monkeypatch.setattr(service, "FIRST_S", 0.2)
     release = threading.Event()
@@ -134,6 +140,7 @@ def test_a_silent_stream_is_ended(peer, monkeypatch):
     release.set()
     assert time.monotonic() - began < 10
     assert "began without 'hello' for 0.2 s" in error.details()
+    assert "began without 'hello'" in told("eve", "Connect")
 
 
 def test_huge_words_are_cut(federation, peer):
@@ -175,3 +182,12 @@ def test_heartbeats_of_a_hundred_thousand_tasks(round_of, update):
         round_of.eve.say(heartbeat=pb.Heartbeat(tasks=tasks))
     round_of.eve.reply(task_id, update())
     assert set(round_of.end()["clients"]) == {"alice", "eve"}
+
+
+def test_who_is_refused_often_is_told_of_rarely(federation, peer, caplog):
+    eve = peer("eve").connect()
+    for number in range(500):
+        eve.reply(f"{number}", RecordDict())
+        eve.hear("taken")
+    assert 10 <= len(federation.of(Refused)) <= 60
+    assert caplog.text.count("eve: a reply refused") == len(federation.of(Refused))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from fedmore.client.invite import Identity, Invite, enrol
 from fedmore.client.session import Session
@@ -133,6 +133,15 @@ class Federation:
         invite, state = self.invite(name), self.directory / name
         insecure = self.tls is None
         return enrol(invite, state, kind=kind, target=target, rank=4, insecure=insecure)
+
+    def ask(self, node_id: int, **changes: str) -> str:
+        """An open task for a node, whether it is here or not: its id."""
+        grid = self.grid  # before a message can be made
+        if node_id not in self.mailbox.nodes():
+            self.mailbox.expect([node_id])
+        message = Message(RecordDict(), node_id, "train", **({"group_id": "experts/1"} | changes))
+        [task_id] = grid.push_messages([message])
+        return task_id
 
     def join(self, name: str, handler: Handler, *, patience_s: float = 20.0) -> Running:
         return self.start(self.enrol(name), handler, patience_s=patience_s)

@@ -28,11 +28,14 @@ def ask(config, **fields):
         (NAMED, {"kind": "adapter", "target": "legal", "rank": 4}, ConfigError, "there are: gl"),
         (NAMED, {"kind": "expert", "target": "legal", "rank": 0}, RankError, "from 1 to"),
         (NAMED, {"kind": "expert", "target": "legal", "rank": 2**40}, RankError, "from 1 to"),
-        (OPEN, {"kind": "expert", "target": "x" * 65, "rank": 4}, ConfigError, "more than 64"),
+        *(
+            (OPEN, {"kind": "expert", "target": target, "rank": 4}, ConfigError, "cannot be a name")
+            for target in ("x" * 65, "", "[/x]", "\x1b[31m", "../../x", "a/b", "a b", "-x", "é")
+        ),
         (NAMED, {"kind": "app"}, ConfigError, "trains experts and adapters"),
         (APP, {"kind": "expert", "target": "legal", "rank": 4}, ConfigError, "'theirs:app'"),
         (APP, {"kind": "app", "rank": 1}, RankError, "rank 0"),
-        (APP, {"kind": "app", "target": "x" * 65}, ConfigError, "more than 64"),
+        (APP, {"kind": "app", "target": "x"}, ConfigError, "trains no 'x'"),
     ],
 )
 def test_what_there_is_no_place_for_is_refused(config, fields, error, says):

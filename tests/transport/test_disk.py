@@ -177,7 +177,8 @@ def test_what_was_lost_can_be_uploaded_again(federation, answered):
 
 def test_disk_injected_where_nothing_can_be_mounted(federation, monkeypatch, caplog):
     """The second best: the system call says what it would on a full disk."""
-    real = os.fsync
+    real, identity = os.fsync, federation.enrol("ada")
+    federation.ask(identity.node_id)
 
     def full(handle):
         raise OSError(28, "No space left on device")
@@ -185,7 +186,7 @@ def test_disk_injected_where_nothing_can_be_mounted(federation, monkeypatch, cap
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match=r"No space left.*make room"):
         federation.store.put(b"x")
-    with federation.enrol("ada").link() as link:
+    with identity.link() as link:
         with pytest.raises(TransportError, match=r"cannot keep the upload now.*No space left"):
             link.upload(digest_of(b"y"), b"y")
         assert federation.store.digests() == set()

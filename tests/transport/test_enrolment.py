@@ -9,6 +9,7 @@ from fedmore.client.invite import FILE, describe, enrol, read_identity
 from fedmore.client.keys import Keys, own_key, secret_digest, signing_request
 from fedmore.client.rpc import Link
 from fedmore.coordinator.certificates import make_ca, make_server_certificate
+from fedmore.coordinator.rpc import enrolment
 from fedmore.coordinator.security import Tls
 from fedmore.experts.errors import (
     BaseError,
@@ -83,6 +84,15 @@ def test_another_authority_is_not_trusted(federation):
     invite = replace(federation.invite("ada"), ca=make_ca("evil").certificate.decode())
     with pytest.raises(TransportError, match="not this federation's"):
         describe(invite)
+
+
+def test_nothing_is_signed_for_a_token_that_is_not_good(federation, monkeypatch):
+    signed = []
+    monkeypatch.setattr(enrolment, "sign_client", lambda *a: signed.append(a))
+    invite, state = federation.invite("ada"), federation.directory / "state"
+    with pytest.raises(TokenError, match="not known here"):
+        enrol(replace(invite, token="wrong"), state, **ENROL)
+    assert signed == []
 
 
 def test_a_name_that_the_certificate_does_not_have_is_not_trusted(federation, authority):

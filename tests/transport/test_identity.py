@@ -18,7 +18,7 @@ from fedmore.coordinator.certificates import Role, make_ca, make_pair, sign_clie
 from fedmore.experts.errors import MembershipError, TokenError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import make_reply
-from fedmore.strategies.events import Left, Withdrawn
+from fedmore.strategies.events import Left, Refused, Withdrawn
 
 ENROL = {"kind": "expert", "target": "legal", "rank": 4}
 DAY = dt.timedelta(days=1)
@@ -104,7 +104,7 @@ def test_a_connection_does_not_outlive_its_certificate(federation):
         federation.eventually(expired)
 
 
-def test_an_invites_certificate_describes_and_enrols_only(federation):
+def test_an_invites_certificate_describes_and_enrols_only(federation, caplog):
     invite = federation.invite("ada")
     assert describe(invite) == federation.info
     with Link(invite.address, invite_keys(invite)) as link:
@@ -117,6 +117,9 @@ def test_an_invites_certificate_describes_and_enrols_only(federation):
         ):
             with pytest.raises(MembershipError, match="invite 'ada' is not a member's"):
                 call()
+    for call in ("Connect", "Renew", "Withdraw", "Held", "Download"):
+        assert f"invite ada: {call} refused: MembershipError" in caplog.text
+    assert {event.name for event in federation.of(Refused)} == {"invite ada"}
 
 
 @pytest.mark.parametrize("role", [Role.CLIENT, Role.OPERATOR])
@@ -133,7 +136,7 @@ def test_no_other_certificate_enrols(federation, role, tmp_path):
     assert federation.registry.members() == []
 
 
-def test_a_good_certificate_that_nobody_enrolled_is_unknown(federation, tmp_path):
+def test_a_good_certificate_that_nobody_enrolled_is_unknown(federation, tmp_path, caplog):
     """Signed by the authority, and so past TLS, but not in the registry."""
     key = own_key(tmp_path / "eve")
     certificate, _ = sign_client(federation.ca, signing_request(key, "ada"), "ada")
@@ -143,6 +146,7 @@ def test_a_good_certificate_that_nobody_enrolled_is_unknown(federation, tmp_path
         for call in (lambda: listen(link), link.describe, lambda: link.withdraw("")):
             with pytest.raises(TokenError, match="not known here"):
                 call()
+    assert "ada: Connect refused: TokenError" in caplog.text
 
 
 def test_a_secret_in_the_metadata_is_nothing_where_there_is_tls(federation):
@@ -195,11 +199,12 @@ def test_a_member_that_is_revoked_while_connected_is_out_at_once(federation):
     assert [event.name for event in federation.of(Left)] == ["ada"]
 
 
-def test_a_member_that_is_revoked_while_away_stays_out(federation):
+def test_a_member_that_is_revoked_while_away_stays_out(federation, caplog):
     identity = federation.enrol("ada")
     federation.registry.revoke("ada")
     with pytest.raises(MembershipError, match="revoked by the operator"):
         Session(identity).run(echo)
+    assert "ada: Connect refused: MembershipError: 'ada' was revoked" in caplog.text
     with identity.link() as link, pytest.raises(MembershipError, match="revoked"):
         link.describe()
     invite = replace(federation.invite("bob"), name="ada")

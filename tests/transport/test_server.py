@@ -1,4 +1,7 @@
+import shutil
 import socket
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -36,6 +39,54 @@ def test_health_and_reflection_answer(federation):
         [answer] = reflection.ServerReflectionInfo(iter([request]), timeout=5)
         names = {service.name for service in answer.list_services_response.service}
         assert names >= {"fedmore.v1.Federation", "grpc.health.v1.Health"}
+
+
+def statuses(open_channel):
+    """What the health service says, from now on."""
+    stub, heard = health_pb2_grpc.HealthStub(open_channel), []
+
+    def listen():
+        with suppress(grpc.RpcError):
+            replies = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+            heard.extend(reply.status for reply in replies)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return heard
+
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.mark.parametrize("how", ["stop", "finish"])
+def test_who_stops_serves_no_more(federation, how):
+    with channel(federation) as open_channel:
+        heard = statuses(open_channel)
+        federation.eventually(lambda: heard == [SERVING])
+        getattr(federation.server, how)()
+        federation.eventually(lambda: heard == [SERVING, NOT_SERVING])
+
+
+def test_a_full_disk_is_no_health_and_room_on_it_is(federation, monkeypatch, caplog):
+    full = shutil.disk_usage(federation.directory)._replace(free=1000)
+    with channel(federation) as open_channel:
+        heard = statuses(open_channel)
+        federation.eventually(lambda: heard == [SERVING])
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "disk_usage", lambda _: full)
+            federation.eventually(lambda: heard == [SERVING, NOT_SERVING])
+        federation.eventually(lambda: heard == [SERVING, NOT_SERVING, SERVING])
+    assert caplog.text.count("not serving: StoreError: no room") == 1
+
+
+def test_a_database_that_is_gone_is_no_health(federation):
+    with channel(federation) as open_channel:
+        heard = statuses(open_channel)
+        federation.eventually(lambda: heard == [SERVING])
+        database = federation.directory / "registry.db"
+        database.rename(federation.directory / "away")
+        federation.eventually(lambda: heard == [SERVING, NOT_SERVING])
+        (federation.directory / "away").rename(database)
 
 
 def test_a_message_above_4_mib_is_refused(federation):

@@ -111,7 +111,9 @@ def test_where_nobody_counts_it_says_so(monkeypatch):
 
 def test_an_upload_costs_its_payload_and_less_than_five_percent(federation):
     data = random.Random(1).randbytes(4_000_000)
-    with federation.enrol("ada").link() as link:
+    identity = federation.enrol("ada")
+    federation.ask(identity.node_id)
+    with identity.link() as link:
         link.upload(digest_of(data), data)
     federation.server.finish()
     federation.server.stop()

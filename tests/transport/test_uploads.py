@@ -2,14 +2,16 @@
 
 import os
 import random
+import shutil
 import threading
 import time
 
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from fedmore.coordinator.rpc.uploads import Limits, Uploads, remove_stale
-from fedmore.experts.errors import TransportError, WireError
+from fedmore.coordinator.rpc import quota
+from fedmore.coordinator.rpc.uploads import Limits, Uploads
+from fedmore.experts.errors import RegistryError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import CHUNK, digest_of
 from fedmore.protos.federation_pb2_grpc import FederationStub
@@ -20,7 +22,9 @@ BIG = random.Random(0).randbytes(5 * CHUNK + 123)
 
 @pytest.fixture
 def link(federation):
-    with federation.enrol("ada").link() as made:
+    identity = federation.enrol("ada")
+    federation.ask(identity.node_id)
+    with identity.link() as made:
         yield made
 
 
@@ -178,7 +182,9 @@ def test_a_client_has_so_many_uploads_open_and_others_are_not_held_up(federation
     federation.eventually(lambda: len(uploads._open.get(node, ())) == 2)
     with pytest.raises(TransportError, match="2 of your uploads are open"):
         upload(link, upload_start(b"third"), *parts(b"third"))
-    with federation.enrol("bob").link() as other:
+    bob = federation.enrol("bob")
+    federation.ask(bob.node_id)
+    with bob.link() as other:
         upload(other, upload_start(b"third"), *parts(b"third"))
     goes_on.set()
     for call in calls:
@@ -212,7 +218,75 @@ def test_partial_uploads_of_yesterday_are_removed(federation, tmp_path):
     for path in (old, young):
         path.write_bytes(b"x")
     os.utime(old, (time.time() - 90_000,) * 2)
-    Uploads(federation.journal.ledger)
+    Uploads(federation.journal)
     assert partials(federation) == [young]
-    remove_stale(incoming, older_s=-1)
-    assert partials(federation) == []
+
+
+def test_nor_do_they_stay_while_the_coordinator_runs(federation, link):
+    with pytest.raises(WireError):
+        upload(link, upload_start(BIG), *parts(BIG)[:1])
+    [left] = partials(federation)
+    os.utime(left, (time.time() - 90_000,) * 2)
+    limit(federation, sweep_s=0)
+    federation.eventually(lambda: not partials(federation))
+
+
+def test_an_upload_needs_an_open_task(federation):
+    identity = federation.enrol("bob")
+    with identity.link() as link:
+        with pytest.raises(RegistryError, match="no task of yours is open"):
+            upload(link, upload_start(b"x"), *parts(b"x"))
+        task_id = federation.ask(identity.node_id)
+        upload(link, upload_start(b"x"), *parts(b"x"))
+        federation.grid.withdraw([task_id], "too late")
+        with pytest.raises(RegistryError, match="no task of yours is open"):
+            upload(link, upload_start(b"y"), *parts(b"y"))
+        federation.ask(identity.node_id, group_id="")  # one that is in no journal
+        upload(link, upload_start(b"y"), *parts(b"y"))
+
+
+def test_what_no_reply_names_is_limited_for_each_member(federation, link):
+    limit(federation, member=100)
+    with pytest.raises(WireError, match=r"an upload of 101 bytes .*server\.upload_bytes"):
+        upload(link, upload_start(bytes(101)))
+    upload(link, upload_start(b"a" * 60), *parts(b"a" * 60))
+    upload(link, upload_start(b"a" * 60), *parts(b"a" * 60))  # the same, once more
+    with pytest.raises(WireError, match="ended after 30 of 40"):
+        upload(link, upload_start(b"b" * 40), *parts(b"b" * 30))
+    with pytest.raises(WireError, match="beside the 90 that no reply of yours names"):
+        upload(link, upload_start(b"c" * 11))
+    upload(link, upload_start(b"b" * 40), *parts(b"b" * 40))
+    assert len(federation.store.digests()) == 2
+
+
+def test_a_member_leaves_so_many_files_unfinished(federation, link, monkeypatch):
+    monkeypatch.setattr(quota, "UNFINISHED", 3)
+    for number in range(3):
+        with pytest.raises(WireError, match="ended after"):
+            upload(link, upload_start(bytes([number]) * 9))
+    with pytest.raises(WireError, match="3 of your uploads are unfinished"):
+        upload(link, upload_start(b"another"))
+    upload(link, upload_start(bytes(9)), *parts(bytes(9)))
+
+
+def test_what_was_announced_is_reserved(federation, link, monkeypatch):
+    """Two uploads at once may not count on the same room."""
+    usage = shutil.disk_usage(federation.directory)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    limit(federation, free=100)
+    goes_on = threading.Event()
+
+    def hanging():
+        yield upload_start(b"a" * 600)
+        goes_on.wait(20)
+
+    call = stub(link).Upload.future(hanging())
+    uploads = federation.server._parts.uploads
+    federation.eventually(
+        lambda: any(p.admitted for of in uploads._open.values() for p in of.values())
+    )
+    with pytest.raises(TransportError, match="no room for 301 bytes: 400 are free"):
+        upload(link, upload_start(b"b" * 301), *parts(b"b" * 301))
+    upload(link, upload_start(b"b" * 300), *parts(b"b" * 300))
+    goes_on.set()
+    assert call.exception(20) is not None

@@ -1,0 +1,69 @@
+"""How much of the disk uploads may take: of one member's, and of all that are on their way.
+
+Counted as a member's are its unfinished uploads and those that no reply of it names yet.
+"""
+
+import shutil
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmore.coordinator.ledger import Ledger
+from fedmore.coordinator.rpc.partial import Partial
+from fedmore.experts.errors import StoreError, WireError
+from fedmore.protos.files import private_folder
+
+STALE_S = 86_400.0
+"""A partial upload that nobody has gone on with for so long is removed."""
+
+UNFINISHED = 64
+"""So many files of unfinished uploads may a member leave."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """Of the partial uploads in `incoming` and the store's disk; blocks, so call it in a thread."""
+
+    incoming: Path
+    ledger: Ledger
+
+    def check_member(
+        self, node_id: int, partial: Partial, others: Collection[Partial], limit: int
+    ) -> None:
+        """Raise `WireError` where `partial` beside the node's `others` would be above `limit`."""
+        running = {each.path for each in (partial, *others)}
+        left = [p for p in self.incoming.glob(f"{node_id}-*") if p not in running]
+        if len(left) >= UNFINISHED:
+            raise WireError(f"{len(left)} of your uploads are unfinished; resume one of them")
+        held = self.ledger.unnamed(node_id, partial.path.name.rpartition("-")[2])
+        held += sum(size_of(path) for path in left) + sum(each.size for each in others)
+        if held + partial.size > limit:
+            raise WireError(
+                f"an upload of {partial.size} bytes beside the {held} that no reply of yours names "
+                f"is above the limit of {limit} (server.upload_bytes)"
+            )
+
+    def check_room(self, wanted: int, reserved: int, spare: int) -> None:
+        """Raise `StoreError` unless `wanted` bytes fit beside `reserved` ones, `spare` being left.
+
+        Reserved is what other uploads have announced and not written yet.
+        """
+        private_folder(self.incoming)
+        free = shutil.disk_usage(self.incoming).free - reserved
+        if wanted + spare > free:
+            raise StoreError(f"no room for {wanted} bytes: {max(0, free)} are free on the disk")
+
+    def remove_stale(self, older_s: float = STALE_S) -> None:
+        """Remove partial uploads that nobody has gone on with for `older_s` seconds."""
+        for path in self.incoming.glob("*-*"):
+            if path.stat().st_mtime < time.time() - older_s:
+                path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; of one that is gone meanwhile, none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

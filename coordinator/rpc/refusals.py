@@ -1,0 +1,73 @@
+"""What was refused, and to whom: a line in the log, an event, and the call's status.
+
+Whoever is refused often is told of rarely, with a count: nobody fills the log, or the registry.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+
+from fedmore.coordinator.rpc.identity import Context, Gate
+from fedmore.coordinator.rpc.pace import Pace
+from fedmore.experts.errors import FedmoreError
+from fedmore.protos.status import abort, describe, plain
+from fedmore.strategies.events import Event, Refused
+
+LONGEST = 500
+NAMES = 1_000
+"""Of so many peers it is known how often they were refused lately."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Told:
+    """How often of one peer may be told, and of how many refusals was not."""
+
+    pace: Pace = field(default_factory=lambda: Pace(rate=0.2, burst=20))
+    left_out: int = 0
+
+
+class Refusals:
+    """Used from the server's loop only."""
+
+    def __init__(self, gate: Gate, emit: Callable[[Event], None]) -> None:
+        self._gate = gate
+        self._emit = emit
+        self._told: OrderedDict[str, _Told] = OrderedDict()
+
+    def tell(self, name: str, what: str, why: str, task_id: str = "") -> None:
+        """`what` of `name` was refused."""
+        told = self._told.setdefault(name, _Told())
+        self._told.move_to_end(name)
+        if len(self._told) > NAMES:
+            self._told.popitem(last=False)
+        if not told.pace.allows():
+            told.left_out += 1
+            return
+        more = f" (and {told.left_out} before that)" if told.left_out else ""
+        told.left_out = 0
+        why = plain(why, LONGEST) + more
+        log.warning("%s: %s refused: %s", name, what, why)
+        self._emit(Refused(name, task_id, why if task_id else f"{what}: {why}"))
+
+    @asynccontextmanager
+    async def of(self, context: Context, call: str) -> AsyncIterator[None]:
+        """End the call with the status that an error stands for; what was refused is told."""
+        try:
+            yield
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.InternalError as error:  # nobody is there to be told
+            log.info("%s: a connection was lost: %s", context.peer(), describe(error))
+            raise
+        except FedmoreError as error:
+            self.tell(await self._gate.name_of(context), call, describe(error))
+            await abort(context, error)
+        except Exception as error:
+            log.exception("%s of %s failed", call, await self._gate.name_of(context))
+            await abort(context, error)

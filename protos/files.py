@@ -1,0 +1,70 @@
+"""Files that are there whole or not at all, on disk when the call returns, and private.
+
+A temporary file, fsync, an atomic rename, fsync of the folder; a folder that is made is synced into
+the one that it lies in. What either program writes may be a secret, so it is its owner's alone.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+UMASK = 0o077
+"""Of both programs: what others write for them, such as SQLite and safetensors, is private too."""
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by `text`, with mode 0600."""
+    write_durably(path, text.encode())
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` has all of it or is untouched, whatever happens meanwhile."""
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends well, all at once and durably."""
+    make_folder(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), PRIVATE)
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a private folder, and those above it, where they are missing; durably."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def private_folder(folder: Path) -> None:
+    """A folder that is its owner's alone from now on, if it was not; made where it is missing."""
+    make_folder(folder)
+    if folder.stat().st_mode & 0o777 != PRIVATE_FOLDER:
+        folder.chmod(PRIVATE_FOLDER)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have renames in `folder` on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
