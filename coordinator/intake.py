@@ -19,6 +19,7 @@ from fedmore.protos.stored import Payload
 from fedmore.protos.wire import pack_failure, unpack_reply
 
 ANSWERED = "the task is answered already"
+SETTLED = "no such task: it is settled, or was never asked"
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Intake:
         `RegistryError` where the disk does not take it; nothing is lost then, the node has it.
         """
         owner, task, known = self._asked(reply.task_id)
-        if owner is None:
-            return Verdict(refused="no such task: it is settled, or was never asked")
+        if owner is None:  # a failure of what is settled is no loss to anybody
+            return Verdict(refused="" if reply.HasField("failure") else SETTLED)
         if owner != node_id:
             return Verdict(refused="the task is another client's")
         if known is not None:

@@ -109,7 +109,7 @@ class Journal:
         """The reply as the strategy gets it; large arrays stay in the store until they are read."""
         head = task.content.head
         query = self._queries.pop(task.id)
-        if isinstance(answer, Failed):
+        if isinstance(answer, Failed) and (query or not self._answered(task.id, answer)):
             return make_failure(head, answer.reason, answer.code)
         self._pulled.add(task.id)
         try:
@@ -139,17 +139,21 @@ class Journal:
         """What the mailbox is to hold for a reply that was taken."""
         return HERE
 
-    def settle(self, group: str) -> None:
+    def settle(self, group: str, late: Collection[str] = ()) -> None:
         """The round of `group` is on disk: forget its tasks, and the blobs that only they named.
 
-        A task that is open stays, and so does a late reply until it was pulled and a later group is
-        settled. Twice does nothing.
+        The tasks of this and earlier groups that are `late` stay, open or answered: the strategy
+        still wants them, and nobody else. Twice does nothing.
         """
         self._settled.add(group)
-        done = TaskRecord.group.in_(self._settled), TaskRecord.reply.is_not(None)
-        gone = self._ids(*done) & self._pulled
+        gone = self._ids(TaskRecord.group.in_(self._settled)) - set(late)
         self.ledger.drop(gone)
         self._pulled -= gone
+
+    def unwanted(self, task_ids: Collection[str]) -> set[str]:
+        """Those of `task_ids` that are not open: nobody waits for their replies."""
+        wanted = self._ids(TaskRecord.id.in_(task_ids), TaskRecord.reply.is_(None))
+        return {i for i in task_ids if i not in wanted and not self._queries.get(i)}
 
     def resume(self, groups: Iterable[str], late: Collection[str], retry: bool) -> int:
         """Before anything is sent: what an earlier process has left is put in order.
@@ -179,6 +183,10 @@ class Journal:
         if not packed.task.group_id:
             self._queries.add(packed)
         return packed
+
+    def _answered(self, task_id: str, failed: Failed) -> bool:
+        """Whether there is a reply on disk after all; where there is none, `failed` is it."""
+        return task_id not in self.close([task_id], failed) and bool(self.answers([task_id]))
 
     def _fetch(self, reply: pb.Reply) -> Fetch:
         return lambda digest, _: content_of(reply, digest, self.ledger.store.path(digest))

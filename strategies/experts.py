@@ -15,7 +15,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes
 from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows
 from fedmore.strategies.members import Member, ask_members
-from fedmore.strategies.patience import RoundGrid, quorum
+from fedmore.strategies.patience import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.robust import rule_of
 from fedmore.strategies.state import Contribution, ExpertState, advance, fresh, without
@@ -80,6 +80,7 @@ class ExpertStrategy(TrainOnly):
         self.states, self.done = dict(progress.states), progress.done
         self.on_round, self.withdrawn = on_round, withdrawn
         self._late = from_rows(progress.late)
+        self._patient: RoundGrid | None = None
         self._sent: list[tuple[Message, Asked]] = []
         self._missing: list[str] = []
 
@@ -94,6 +95,7 @@ class ExpertStrategy(TrainOnly):
         number = server_round + self.done
         busy = {asked.node for asked in self._late.values()}
         patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
+        self._patient = patient
         members, self._missing = ask_members(
             patient.grid, self.stage.timeout_s, f"{self.stage.kind}/{number}", busy
         )
@@ -136,6 +138,9 @@ class ExpertStrategy(TrainOnly):
         if not answers or (self._sent and in_time < quorum(self.stage, len(self._sent))):
             most = "no client" if not answers else f"{in_time} of {len(self._sent)} clients"
             raise RoundError(f"round {number}: {most} succeeded: " + "; ".join(failures))
+        if number >= self.stage.rounds and self._patient is not None:
+            self._patient.give_up(list(self._late))  # there is no later round to use them in
+            self._late = {}
         experts = self._advance(answers, number)
         metrics = {
             "stage": self.stage.kind,
@@ -168,9 +173,12 @@ class ExpertStrategy(TrainOnly):
                 continue
             answers.append((asked, change))
             clients[name] = {**metrics, "behind": number - asked.number}
-        failures += [f"{asked.member.name}: no answer in time" for asked in waiting.values()]
-        keep = self.stage.deadline_s and self.stage.late == "keep"
-        self._late = waiting if keep else {}
+        grid, self._late = self._patient, {}
+        for key, asked in waiting.items():
+            reason = grid.away.get(key, NO_ANSWER) if grid else NO_ANSWER
+            failures.append(f"{asked.member.name}: {reason}")
+            if grid and key in grid.pending:
+                self._late[key] = asked
         return sorted(answers, key=lambda a: a[0].member.name), clients, sorted(failures)
 
     def _change(self, reply: Message, asked: Asked) -> Factors:

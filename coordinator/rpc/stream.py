@@ -23,6 +23,8 @@ from fedmore.strategies.events import Progress, Received, Refused, Sent
 
 log = logging.getLogger(__name__)
 GRACE_S = 5.0
+LISTED = 100
+"""Tasks of a heartbeat that are looked at; our client never has so many in hand."""
 MISSED = 2
 """A task that so many heartbeats in a row do not list is lost, and sent again."""
 
@@ -45,6 +47,7 @@ class Stream:
         self._emit = parts.emit
         self._writing = asyncio.Lock()
         self._sent: dict[str, int] = {}
+        self._cancelled: frozenset[str] = frozenset()
         self._pace = Pace(rate=10, burst=20)  # our client tells its progress twice a second
 
     async def run(self, welcome: pb.ServerEvent) -> None:
@@ -105,7 +108,7 @@ class Stream:
             self._connections.seen(self._connection)
             kind = event.WhichOneof("event")
             if kind == "heartbeat":
-                self._look_for_lost(frozenset(event.heartbeat.tasks))
+                await self._compare(frozenset(event.heartbeat.tasks[:LISTED]))
             elif kind == "progress":
                 self._progress(event.progress)
             elif kind == "reply":
@@ -115,8 +118,17 @@ class Stream:
                 self._connections.leave(self._connection, reason)
                 return
 
+    async def _compare(self, in_hand: frozenset[str]) -> None:
+        """Cancel what is in the client's hands and of no use; send again what is in nobody's."""
+        self._cancelled &= in_hand
+        if doubtful := {i for i in in_hand - self._cancelled if self._mailbox.task(i) is None}:
+            unwanted = await asyncio.to_thread(self._journal.unwanted, doubtful)
+            for task_id in sorted(unwanted):
+                await self._write(pb.ServerEvent(cancel=pb.Cancel(task_id=task_id)))
+            self._cancelled |= unwanted
+        self._look_for_lost(in_hand)
+
     def _look_for_lost(self, in_hand: frozenset[str]) -> None:
-        """Send again what was sent on this stream and is in nobody's hands."""
         for task_id in list(self._sent):
             if self._mailbox.task(task_id) is None:
                 del self._sent[task_id]

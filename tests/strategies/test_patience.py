@@ -13,7 +13,7 @@ from fedmore.strategies.snapshot import dump, restore
 from fedmore.strategies.tasks import TRAIN, read_task
 
 SHARED = {"steps": 2, "learning_rate": 0.1, "first_layers": 1, "last_layers": 1}
-STAGE = Stage("experts", **SHARED, deadline_s=10.0, timeout_s=60.0, quorum=0.5, staleness=0.25)
+STAGE = Stage("experts", 5, **SHARED, deadline_s=10.0, timeout_s=60.0, quorum=0.5, staleness=0.25)
 
 
 class Clock:
@@ -60,6 +60,24 @@ def slow_grid(fake_grid):
             self.given_up += message_ids
 
     return SlowGrid
+
+
+@pytest.fixture
+def leaving_grid(slow_grid):
+    """A slow grid whose slow clients are away until they answer."""
+
+    class LeavingGrid(slow_grid):
+        def keep(self, message_ids):
+            self.kept = set(message_ids)
+
+        def away(self, message_ids):
+            away = {
+                i: "b left: asleep" for i in message_ids if i in self.kept - self.replies.keys()
+            }
+            self.clock.sleep(1)
+            return away
+
+    return LeavingGrid
 
 
 @pytest.fixture
@@ -120,6 +138,38 @@ def test_a_late_update_is_refused_where_the_plan_says_so(slow_grid, owners, run)
     assert len(grid.given_up) == 2
     assert "c" not in strategy.states["legal"].components
     assert len(grid.tasks(TRAIN)["c"]) == 2
+
+
+def test_a_round_goes_on_without_who_is_away_and_uses_what_it_says_when_it_is_back(
+    leaving_grid, owners, run
+):
+    stage = Stage("experts", 2, **SHARED, timeout_s=60.0, staleness=0.25)
+    grid = leaving_grid(owners("a", "b"), {"b": 1.0})
+    strategy, log = run(grid, 2, stage)
+    first, second = (metrics for _, metrics, _ in log)
+    assert first["failures"] == ["b: b left: asleep"]
+    assert [row["member"]["name"] for row in first["late"]] == ["b"]
+    assert second["clients"]["b"]["behind"] == 1
+    assert weight(strategy, "b") == 25.0
+    assert len(grid.tasks(TRAIN)["b"]) == 1
+
+
+def test_where_late_answers_are_refused_those_who_are_away_are_waited_for_by_nobody(
+    leaving_grid, owners, run
+):
+    stage = Stage("experts", 1, **SHARED, timeout_s=5.0, late="refuse")
+    grid = leaving_grid(owners("a", "b"), {"b": 50.0})
+    _, log = run(grid, 1, stage)
+    assert not hasattr(grid, "kept"), "the grid fails what its node leaves behind"
+    assert log[0][1]["late"] == []
+
+
+def test_after_the_last_round_nobody_is_waited_for(slow_grid, owners, run):
+    stage = Stage("experts", 1, **SHARED, deadline_s=10.0, timeout_s=60.0)
+    grid = slow_grid(owners("a", "b"), {"b": 30.0})
+    _, log = run(grid, 1, stage)
+    assert log[0][1]["late"] == []
+    assert len(grid.given_up) == 1
 
 
 def test_without_a_quorum_a_round_waits_and_then_fails(slow_grid, owners, run):
