@@ -20,11 +20,11 @@ from fedmore.coordinator.mailbox import Answer, Failed, Task
 from fedmore.coordinator.queries import Queries
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tables import now
-from fedmore.experts.errors import FedmoreError, RegistryError
+from fedmore.experts.errors import RegistryError, StoreError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import make_failure
 from fedmore.protos.records import Fetch
-from fedmore.protos.status import describe
+from fedmore.protos.stored import Payload, size_of
 from fedmore.protos.wire import pack_failure, unpack_reply
 
 __all__ = ["Journal", "Verdict"]
@@ -106,17 +106,18 @@ class Journal:
         return closed | queries
 
     def receive(self, task: Task, answer: Answer) -> Message:
-        """The reply as the strategy gets it; large arrays stay in the store until they are read."""
+        """The reply as the strategy gets it; large arrays stay in the store until they are read.
+
+        Raises `StoreError` where the disk has lost some of it, for which no client is to blame: the
+        plan stops, and its next start asks again (`resume`).
+        """
         head = task.content.head
         query = self._queries.pop(task.id)
         if isinstance(answer, Failed) and (query or not self._answered(task.id, answer)):
             return make_failure(head, answer.reason, answer.code)
         self._pulled.add(task.id)
-        try:
-            reply = (query and query.reply) or self._reply(task.id)
-            return unpack_reply(reply, head, self._fetch(reply))
-        except FedmoreError as error:  # it was whole when it came: the disk has lost something
-            return make_failure(head, describe(error))
+        reply = (query and query.reply) or self._reply(task.id)
+        return unpack_reply(reply, head, self._fetch(reply))
 
     def load(self, task_id: str) -> pb.Task:
         """The task as it goes to its node; raises `RegistryError` where there is none."""
@@ -159,13 +160,15 @@ class Journal:
         """Before anything is sent: what an earlier process has left is put in order.
 
         Tasks of `groups`, whose rounds are on disk, are forgotten but for the `late` ones. `retry`
-        (the plan had failed) lets tasks that failed be done again. How many tasks are open.
+        (the plan had failed) lets tasks that failed be done again. Replies that the disk has lost
+        are asked for again. How many tasks are open.
         """
         self._settled |= set(groups)
         self.ledger.drop(self._ids(TaskRecord.group.in_(self._settled)) - set(late))
         if retry:
             with self._database.session(write=True) as session:
                 session.execute(update(TaskRecord).where(TaskRecord.failed).values(retired=True))
+        self.ledger.reopen()
         self.ledger.sweep()
         self._addresser = Addresser(self._group, self._ids(TaskRecord.retired.is_(True)))
         return len(self._ids(TaskRecord.reply.is_(None)))
@@ -189,7 +192,14 @@ class Journal:
         return task_id not in self.close([task_id], failed) and bool(self.answers([task_id]))
 
     def _fetch(self, reply: pb.Reply) -> Fetch:
-        return lambda digest, _: content_of(reply, digest, self.ledger.store.path(digest))
+        def fetch(digest: str, size: int) -> Payload:
+            payload = content_of(reply, digest, self.ledger.store)
+            if (found := size_of(payload)) != size:
+                path = self.ledger.store.path(digest)
+                raise StoreError(f"{path}: damaged, {found} bytes of {size} are there")
+            return payload
+
+        return fetch
 
     def _reply(self, task_id: str) -> pb.Reply:
         return pb.Reply.FromString(self._row(task_id).reply or b"")

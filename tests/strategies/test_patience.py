@@ -4,8 +4,9 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from fedmore.experts.errors import RoundError
+from fedmore.experts.errors import RoundError, StoreError
 from fedmore.protos.flower import identify
+from fedmore.protos.stored import StoredArray
 from fedmore.strategies.experts import ExpertStrategy, Progress
 from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import Stage
@@ -224,6 +225,17 @@ def test_the_withdrawn_are_left_out_at_the_next_aggregate(slow_grid, owners, sha
     for path, (b, a) in strategy.states["legal"].aggregate.items():
         mine = part.scale * part.factors[path][0].double() @ part.factors[path][1].double()
         assert torch.allclose(b.double() @ a.double(), mine, rtol=1e-5, atol=1e-7)
+
+
+def test_what_the_disk_has_lost_is_not_the_clients_failure(
+    slow_grid, fake_client, spoiling, run, tmp_path
+):
+    record = ArrayRecord()
+    record["change"] = StoredArray("uint8", (8,), "fedmore.sign1", tmp_path / "lost")
+    answer = RecordDict({"update": record})
+    client = fake_client("a", spoil=spoiling(TRAIN, answer))
+    with pytest.raises(StoreError, match=str(tmp_path / "lost")):
+        run(slow_grid([client, fake_client("b")], {}), 1)
 
 
 def test_everything_else_is_passed_on(fake_grid, owners):

@@ -1,5 +1,6 @@
 """A grid whose carrier is the journal, killed (that is, left behind) and opened again."""
 
+import os
 import random
 import threading
 
@@ -9,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from fedmore.coordinator.grid import MailboxGrid
 from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
-from fedmore.experts.errors import RegistryError
+from fedmore.experts.errors import RegistryError, StoreError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import digest_of
 from fedmore.protos.flower import make_reply
@@ -188,6 +189,38 @@ def test_large_arrays_stay_in_the_store(world):
     array = reply.content["a"]["w"]
     assert isinstance(array, StoredArray)
     assert array.data == back
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "spoilt"])
+def test_a_reply_that_the_disk_has_lost_is_asked_for_again_at_the_next_start(world, damage):
+    [task_id, other] = world.push(1, 2)
+    world.reply(1, task_id, data=BIG)
+    world.reply(2, other, "whole", data=BIG[::-1])
+    path = world.store.path(digest_of(BIG))
+    {
+        "lost": path.unlink,
+        "cut": lambda: os.truncate(path, 100),
+        "spoilt": lambda: path.write_bytes(BIG[:-1] + b"?"),
+    }[damage]()
+    with pytest.raises(StoreError, match=str(path)):
+        _ = world.grid.pull_messages([task_id])[0].content["a"]["w"].data
+    world.start(groups=())
+    assert world.push(1, 2) == [task_id, other]
+    assert world.mailbox.take(1).id == task_id
+    assert world.mailbox.take(2) is None
+    assert not world.journal.ledger.uploaded(1, digest_of(BIG))
+    assert world.reply(1, task_id, "again", data=BIG).fresh
+    assert world.pull(task_id, other) == ["again", "whole"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "spoilt"])
+def test_a_content_that_the_disk_has_damaged_is_no_clients_fault(world, damage):
+    [task_id] = world.push(1)
+    world.reply(1, task_id, "x" * (2 << 20))
+    [path] = world.store.root.glob("??/*")
+    path.write_bytes(b"\xff" * (100 if damage == "cut" else path.stat().st_size))
+    with pytest.raises(StoreError, match=str(path)):
+        world.grid.pull_messages([task_id])
 
 
 def test_a_round_on_disk_leaves_nothing_behind(world):
