@@ -131,7 +131,8 @@ class PlanRun:
             return Progress()
         metrics = rows[-1].metrics
         states = restore(self.store.get(metrics[STATE]))
-        return Progress(rows[-1].round, states, metrics.get("late", ()))
+        late, sizes = metrics.get("late", ()), metrics.get("sizes", {})
+        return Progress(rows[-1].round, states, late, sizes)
 
     def _embed(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
         if done:

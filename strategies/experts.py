@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -47,12 +47,14 @@ def nobody() -> AbstractSet[str]:
 class Progress:
     """Where a stage stands: `done` rounds, what they left, and who is still to answer.
 
-    `late` are the rows of `fedmore.strategies.asked` in the last round's metrics.
+    `late` are the rows of `fedmore.strategies.asked` in the last round's metrics, and `sizes` what
+    each client said of its text when it was first asked.
     """
 
     done: int = 0
     states: Mapping[str, ExpertState] = field(default_factory=dict)
     late: Sequence[Mapping[str, Any]] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 Answer = tuple[Asked, Factors]
@@ -80,6 +82,7 @@ class ExpertStrategy(TrainOnly):
         self.states, self.done = dict(progress.states), progress.done
         self.on_round, self.withdrawn = on_round, withdrawn
         self._late = from_rows(progress.late)
+        self._sizes = dict(progress.sizes)
         self._patient: RoundGrid | None = None
         self._sent: list[tuple[Message, Asked]] = []
         self._missing: list[str] = []
@@ -109,6 +112,8 @@ class ExpertStrategy(TrainOnly):
         return [message for message, _ in self._sent]
 
     def _ask(self, node: int, member: Member, number: int, owners: int) -> tuple[Message, Asked]:
+        # Its weight: not to be changed by what it says once it knows the others' experts.
+        member = replace(member, size=self._sizes.setdefault(member.name, member.size))
         sites = sites_of(self.stage, member, self.shapes)
         state = self.states.setdefault(member.target, fresh(member.target, member.kind, sites))
         component = state.components.get(member.name)
@@ -149,6 +154,7 @@ class ExpertStrategy(TrainOnly):
             "experts": experts,
             "failures": failures,
             "late": to_rows(self._late),
+            "sizes": dict(sorted(self._sizes.items())),
         }
         self.on_round(number, metrics, self.states)
         worst = max(entry["aggregation_error"] for entry in experts.values())

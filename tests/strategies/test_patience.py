@@ -227,6 +227,20 @@ def test_the_withdrawn_are_left_out_at_the_next_aggregate(slow_grid, owners, sha
         assert torch.allclose(b.double() @ a.double(), mine, rtol=1e-5, atol=1e-7)
 
 
+def test_a_clients_size_is_what_it_said_first(slow_grid, owners, run):
+    clients = owners("a", "b")
+    grid = slow_grid(clients, {})
+    before, log = run(grid, 1)
+    clients[1].size = 2**50
+    sizes = log[0][1]["sizes"]
+    assert sizes == {"a": 100, "b": 100}
+    after, log = run(grid, 2, progress=Progress(1, before.states, (), sizes))
+    assert weight(after, "b") == 100
+    assert log[-1][1]["sizes"] == sizes
+    afresh, _ = run(grid, 1)
+    assert weight(afresh, "b") == 2**50, "another stage asks anew"
+
+
 def test_what_the_disk_has_lost_is_not_the_clients_failure(
     slow_grid, fake_client, spoiling, run, tmp_path
 ):

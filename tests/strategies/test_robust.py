@@ -7,7 +7,7 @@ import torch
 from fedmore.experts.spec import Site
 from fedmore.protos.flower import identify
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.robust import MEAN, OneOwner, TrimmedMean, rule_of, shared_basis
+from fedmore.strategies.robust import MEAN, OneOwner, TrimmedMean, rule_of, shared_basis, shares
 from fedmore.strategies.state import Contribution, advance, fresh
 
 SITES = (Site("model.layers.0.mlp.up_proj", 30, 20), Site("model.layers.0.mlp.down_proj", 20, 30))
@@ -113,3 +113,29 @@ def test_one_owner_alone_is_its_own_aggregate(crowd):
         state, _ = advance(fresh("legal", "expert", SITES), crowd[:1], 512, rule)
         exact = dense(crowd[0], SITES[0].path)
         assert float((found(state, SITES[0].path) - exact).norm() / exact.norm()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("weights", "most", "wanted"),
+    [
+        ([300, 100], 1.0, [0.75, 0.25]),
+        ([2**50, 100, 300], 0.5, [0.5, 0.125, 0.375]),
+        ([2**50, 100, 300], 0.4, [0.4, 0.2, 0.4]),
+        ([2**50, 100], 0.25, [0.5, 0.5]),
+        ([2**50, 2**50, 1, 1], 0.3, [0.3, 0.3, 0.2, 0.2]),
+        ([7], 0.5, [1.0]),
+        ([7, 0], 0.5, [1.0, 0.0]),
+        ([1, 1, 1], 0.0, [1 / 3] * 3),
+    ],
+)
+def test_no_owner_has_more_than_its_share(weights, most, wanted):
+    assert shares(weights, most) == pytest.approx(wanted)
+
+
+def test_a_share_is_of_the_mean_of_an_experts_owners():
+    assert rule_of(Stage("experts", max_share=0.4)).max_share == 0.4
+    for wrong in ({"kind": "experts", "aggregation": "krum"}, {"kind": "routing"}):
+        with pytest.raises(ValueError, match=r"max_share 0\.4 is for the mean"):
+            Stage(**wrong, max_share=0.4)
+    with pytest.raises(ValueError, match="max_share must be from 0 to 1"):
+        Stage("experts", max_share=1.5)
