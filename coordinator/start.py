@@ -187,8 +187,6 @@ class Run:
         config, patience = self._federation.config, self._settings.patience_s
         rejoin = config.server.rejoin_s if begun else None
         registry, count = self._federation.registry, config.federation.clients
-        if begun:  # those who have withdrawn will not come
-            count = min(count, len(registry.members()) - len(registry.barred())) or count
         wait_for_clients(self._mailbox, registry, count, patience, rejoin)
 
     def _on_event(self, event: Event) -> None:
