@@ -23,8 +23,8 @@ from fedmore.strategies.events import Progress, Received, Refused, Sent
 
 log = logging.getLogger(__name__)
 GRACE_S = 5.0
-LISTED = 100
-"""Tasks of a heartbeat that are looked at; our client never has so many in hand."""
+DOUBTFUL = 100
+"""Tasks of a heartbeat that are looked up at a time; our client never has so many in hand."""
 MISSED = 2
 """A task that so many heartbeats in a row do not list is lost, and sent again."""
 
@@ -108,7 +108,7 @@ class Stream:
             self._connections.seen(self._connection)
             kind = event.WhichOneof("event")
             if kind == "heartbeat":
-                await self._compare(frozenset(event.heartbeat.tasks[:LISTED]))
+                await self._compare(frozenset(event.heartbeat.tasks))
             elif kind == "progress":
                 self._progress(event.progress)
             elif kind == "reply":
@@ -121,8 +121,9 @@ class Stream:
     async def _compare(self, in_hand: frozenset[str]) -> None:
         """Cancel what is in the client's hands and of no use; send again what is in nobody's."""
         self._cancelled &= in_hand
-        if doubtful := {i for i in in_hand - self._cancelled if self._mailbox.task(i) is None}:
-            unwanted = await asyncio.to_thread(self._journal.unwanted, doubtful)
+        doubtful = [i for i in in_hand - self._cancelled if self._mailbox.task(i) is None]
+        if doubtful:
+            unwanted = await asyncio.to_thread(self._journal.unwanted, doubtful[:DOUBTFUL])
             for task_id in sorted(unwanted):
                 await self._write(pb.ServerEvent(cancel=pb.Cancel(task_id=task_id)))
             self._cancelled |= unwanted
