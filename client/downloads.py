@@ -48,10 +48,12 @@ class Downloads:
             check()
             patience.reset()
 
-        for _ in range(TRIES):
-            if path.is_file():  # its digest was checked, and is again when it is read
-                return path
+        tries = 0
+        while not path.is_file() and tries < TRIES:
             persist(lambda: self._receive(path, size, came), patience, self._stopped)
+            tries += 1
+        if path.is_file():  # its digest was checked, and is again when it is read
+            return path
         raise WireError(f"the blob {digest[:12]}… did not come as announced, {TRIES} times")
 
     def keep(self, digests: Collection[str]) -> None:

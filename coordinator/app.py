@@ -5,7 +5,7 @@ goes on from, so a coordinator that was stopped goes on after the last finished 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ from fedmore.strategies.routing import RoutingStrategy
 from fedmore.strategies.routing_state import restore as restore_routing
 from fedmore.strategies.snapshot import restore
 
-Settle = Callable[[str], None]
-"""Told the group of tasks ("experts/1") whose round is on disk: its journal may be cleared."""
+Settle = Callable[[str, Collection[str]], None]
+"""Told the group of tasks ("experts/1") whose round is on disk, and the ids of those that may
+still be answered late: the rest of its journal may be cleared."""
 
 
-def keep_all(_group: str) -> None:
+def keep_all(_group: str, _late: Collection[str]) -> None:
     """There is no journal to clear."""
 
 
@@ -130,7 +131,8 @@ class PlanRun:
             return Progress()
         metrics = rows[-1].metrics
         states = restore(self.store.get(metrics[STATE]))
-        return Progress(rows[-1].round, states, metrics.get("late", ()))
+        late, sizes = metrics.get("late", ()), metrics.get("sizes", {})
+        return Progress(rows[-1].round, states, late, sizes)
 
     def _embed(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
         if done:

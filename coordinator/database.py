@@ -11,18 +11,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from fedmore.coordinator.alone import Lock
 from fedmore.coordinator.journal_tables import Base
-from fedmore.experts.errors import ConfigError, RegistryError, TransportError
+from fedmore.coordinator.tables import StateRecord
+from fedmore.experts.errors import ConfigError, RegistryError
 
 WRITE = "fedmore_write"
 BUSY_MS = 10_000
-WRITER, ALONE = 0x6665_646D_0001, 0x6665_646D_0002
-"""Keys of PostgreSQL's advisory locks: of a writing transaction, of a running coordinator."""
+WRITER = 0x6665_646D_0001
+"""Of PostgreSQL's advisory lock of a writing transaction."""
+TIMEOUTS = {"keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
+"""libpq's: a server that is gone without a word is noticed."""
+SCHEMA, VERSION = "schema", 1
+"""Key of the state that says which version the tables are of; a change of them is a new one."""
 
 
 class Database:
@@ -30,6 +36,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._lost = ""
         try:
             self._engine = open_engine(url)
         except SQLAlchemyError as error:
@@ -47,6 +54,7 @@ class Database:
     @contextmanager
     def session(self, write: bool = False) -> Iterator[Session]:
         """One transaction; what the database objects to becomes a `RegistryError`."""
+        self._check_not_lost()
         try:
             with (self._writing if write else self._reading).begin() as session:
                 yield session
@@ -57,21 +65,28 @@ class Database:
     def alone(self) -> Iterator[None]:
         """Be the only coordinator on a shared database; the server lets go when we die.
 
-        Raises `TransportError` when another one is. A file has its folder's lock instead.
+        Raises `TransportError` when another one is, and `RegistryError` once the lock is lost, as
+        does every transaction from then on. A file has its folder's lock instead.
         """
         if not self.shared:
             yield
             return
-        with self._engine.connect() as connection:
-            query = text("SELECT pg_try_advisory_lock(:key)")
-            mine = connection.scalar(query, {"key": ALONE})
-            connection.commit()  # the lock is the connection's, not the transaction's
-            if not mine:
-                raise TransportError(f"{self.url}: another coordinator is running on this database")
-            try:
+        try:
+            with self._engine.connect() as connection, Lock(connection, self._lose):
                 yield
-            finally:
-                connection.invalidate()  # closes it, and with it the lock
+        except BaseException:
+            self._check_not_lost()
+            raise
+
+    def _lose(self, reason: str) -> None:
+        self._lost = (
+            f"{self.url}: the lock that keeps other coordinators off this database is lost "
+            f"({reason}); see that the server runs, and start again"
+        )
+
+    def _check_not_lost(self) -> None:
+        if self._lost:
+            raise RegistryError(self._lost)
 
     def check(self) -> None:
         """Raise `RegistryError` where SQLite finds its file damaged."""
@@ -110,14 +125,30 @@ def check_url(url: str) -> None:
 
 
 def open_engine(url: str) -> Engine:
-    """An engine for `url` with all tables made."""
-    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    sqlite = engine.dialect.name == "sqlite"
+    """An engine for `url` with all tables made; raises `RegistryError` for those of a stranger."""
+    sqlite = url.startswith("sqlite")
+    timeouts = {} if sqlite else TIMEOUTS
+    engine = create_engine(url, pool_pre_ping=not sqlite, connect_args=timeouts)
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite if sqlite else _begin_shared)
-    Base.metadata.create_all(engine.execution_options(**{WRITE: True}))
+    with engine.execution_options(**{WRITE: True}).begin() as connection:
+        found = _version(connection)
+        if found not in (None, VERSION):
+            raise RegistryError(
+                f"{url}: its tables are of version {found}, and this program's of version "
+                f"{VERSION}; use the fedmore that made them"
+            )
+        Base.metadata.create_all(connection)
+        if found is None:
+            connection.execute(insert(StateRecord).values(key=SCHEMA, value=VERSION))
     return engine
+
+
+def _version(connection: Connection) -> object:
+    if not inspect(connection).has_table(StateRecord.__tablename__):
+        return None
+    return connection.scalar(select(StateRecord.value).where(StateRecord.key == SCHEMA))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -1,6 +1,6 @@
 """Flower's Grid over a Mailbox: what a strategy talks to, in every engine of ours."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -60,10 +60,23 @@ class MailboxGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that have come by now; each is given once."""
         task_ids = list(message_ids)
+        self._recall(task_ids)
+        return [self.carrier.receive(*found) for found in self.mailbox.collect(task_ids)]
+
+    def keep(self, message_ids: Iterable[str]) -> None:
+        """Have tasks stay open while their nodes are away; a reply may come when they are back."""
+        task_ids = list(message_ids)
+        self.mailbox.keep(task_ids)
+        self._recall(task_ids)
+
+    def away(self, message_ids: Iterable[str]) -> Mapping[str, str]:
+        """The open tasks among them whose nodes are away, and why."""
+        return self.mailbox.away(message_ids)
+
+    def _recall(self, task_ids: Collection[str]) -> None:
         if unknown := self.mailbox.unknown(task_ids):
             tasks = self.carrier.recall(unknown)
             self.mailbox.push(tasks, lambda: self.carrier.answers([task.id for task in tasks]))
-        return [self.carrier.receive(*found) for found in self.mailbox.collect(task_ids)]
 
     def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
         """Answer tasks with an Error and tell their nodes to stop; what they still say is dropped.

@@ -1,7 +1,6 @@
 """Replies on their way into the journal: whose they are, and whether they hold what they must."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from fedmore.coordinator.claims import check_claims
 from fedmore.coordinator.database import Database
@@ -9,8 +8,9 @@ from fedmore.coordinator.journal_tables import BlobRecord, TaskRecord
 from fedmore.coordinator.ledger import Ledger
 from fedmore.coordinator.letters import head_of
 from fedmore.coordinator.queries import Queries
+from fedmore.coordinator.store import Store
 from fedmore.coordinator.tables import now
-from fedmore.experts.errors import RegistryError, WireError
+from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import CLIENT_RAISED
 from fedmore.protos.records import Fetch
@@ -19,6 +19,7 @@ from fedmore.protos.stored import Payload
 from fedmore.protos.wire import pack_failure, unpack_reply
 
 ANSWERED = "the task is answered already"
+SETTLED = "no such task: it is settled, or was never asked"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Intake:
         `RegistryError` where the disk does not take it; nothing is lost then, the node has it.
         """
         owner, task, known = self._asked(reply.task_id)
-        if owner is None:
-            return Verdict(refused="no such task: it is settled, or was never asked")
+        if owner is None:  # a failure of what is settled is no loss to anybody
+            return Verdict(refused="" if reply.HasField("failure") else SETTLED)
         if owner != node_id:
             return Verdict(refused="the task is another client's")
         if known is not None:
@@ -98,7 +99,7 @@ class Intake:
             if not self.ledger.uploaded(node_id, digest):
                 raise WireError(f"the reply names the blob {digest[:12]}…, which was not uploaded")
             sizes[digest] = size
-            return content_of(reply, digest, self.ledger.store.path(digest))
+            return content_of(reply, digest, self.ledger.store)
 
         return fetch
 
@@ -117,11 +118,6 @@ class Intake:
         return True
 
 
-def content_of(reply: pb.Reply, digest: str, path: Path) -> Payload:
+def content_of(reply: pb.Reply, digest: str, store: Store) -> Payload:
     """A blob of a reply: the content itself is read, and checked, now; an array when it is used."""
-    if reply.content.blob.digest != digest:
-        return path
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RegistryError(f"{path}: cannot be read: {error}") from error
+    return store.get(digest) if reply.content.blob.digest == digest else store.path(digest)

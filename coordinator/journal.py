@@ -20,11 +20,11 @@ from fedmore.coordinator.mailbox import Answer, Failed, Task
 from fedmore.coordinator.queries import Queries
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tables import now
-from fedmore.experts.errors import FedmoreError, RegistryError
+from fedmore.experts.errors import RegistryError, StoreError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import make_failure
 from fedmore.protos.records import MAX_CONTENT, Fetch
-from fedmore.protos.status import describe
+from fedmore.protos.stored import Payload, size_of
 from fedmore.protos.wire import pack_failure, unpack_reply
 
 __all__ = ["Journal", "Verdict"]
@@ -108,17 +108,18 @@ class Journal:
         return closed | queries
 
     def receive(self, task: Task, answer: Answer) -> Message:
-        """The reply as the strategy gets it; large arrays stay in the store until they are read."""
+        """The reply as the strategy gets it; large arrays stay in the store until they are read.
+
+        Raises `StoreError` where the disk has lost some of it, for which no client is to blame: the
+        plan stops, and its next start asks again (`resume`).
+        """
         head = task.content.head
         query = self._queries.pop(task.id)
-        if isinstance(answer, Failed):
+        if isinstance(answer, Failed) and (query or not self._answered(task.id, answer)):
             return make_failure(head, answer.reason, answer.code)
         self._pulled.add(task.id)
-        try:
-            reply = (query and query.reply) or self._reply(task.id)
-            return unpack_reply(reply, head, self._fetch(reply), self._max_content)
-        except FedmoreError as error:  # it was whole when it came: the disk has lost something
-            return make_failure(head, describe(error))
+        reply = (query and query.reply) or self._reply(task.id)
+        return unpack_reply(reply, head, self._fetch(reply), self._max_content)
 
     def load(self, task_id: str) -> pb.Task:
         """The task as it goes to its node; raises `RegistryError` where there is none."""
@@ -145,29 +146,35 @@ class Journal:
         """What the mailbox is to hold for a reply that was taken."""
         return HERE
 
-    def settle(self, group: str) -> None:
+    def settle(self, group: str, late: Collection[str] = ()) -> None:
         """The round of `group` is on disk: forget its tasks, and the blobs that only they named.
 
-        A task that is open stays, and so does a late reply until it was pulled and a later group is
-        settled. Twice does nothing.
+        The tasks of this and earlier groups that are `late` stay, open or answered: the strategy
+        still wants them, and nobody else. Twice does nothing.
         """
         self._settled.add(group)
-        done = TaskRecord.group.in_(self._settled), TaskRecord.reply.is_not(None)
-        gone = self._ids(*done) & self._pulled
+        gone = self._ids(TaskRecord.group.in_(self._settled)) - set(late)
         self.ledger.drop(gone)
         self._pulled -= gone
+
+    def unwanted(self, task_ids: Collection[str]) -> set[str]:
+        """Those of `task_ids` that are not open: nobody waits for their replies."""
+        wanted = self._ids(TaskRecord.id.in_(task_ids), TaskRecord.reply.is_(None))
+        return {i for i in task_ids if i not in wanted and not self._queries.get(i)}
 
     def resume(self, groups: Iterable[str], late: Collection[str], retry: bool) -> int:
         """Before anything is sent: what an earlier process has left is put in order.
 
         Tasks of `groups`, whose rounds are on disk, are forgotten but for the `late` ones. `retry`
-        (the plan had failed) lets tasks that failed be done again. How many tasks are open.
+        (the plan had failed) lets tasks that failed be done again. Replies that the disk has lost
+        are asked for again. How many tasks are open.
         """
         self._settled |= set(groups)
         self.ledger.drop(self._ids(TaskRecord.group.in_(self._settled)) - set(late))
         if retry:
             with self._database.session(write=True) as session:
                 session.execute(update(TaskRecord).where(TaskRecord.failed).values(retired=True))
+        self.ledger.reopen()
         self.ledger.sweep()
         self._addresser = Addresser(self._group, self._ids(TaskRecord.retired.is_(True)))
         return len(self._ids(TaskRecord.reply.is_(None)))
@@ -186,8 +193,19 @@ class Journal:
             self._queries.add(packed)
         return packed
 
+    def _answered(self, task_id: str, failed: Failed) -> bool:
+        """Whether there is a reply on disk after all; where there is none, `failed` is it."""
+        return task_id not in self.close([task_id], failed) and bool(self.answers([task_id]))
+
     def _fetch(self, reply: pb.Reply) -> Fetch:
-        return lambda digest, _: content_of(reply, digest, self.ledger.store.path(digest))
+        def fetch(digest: str, size: int) -> Payload:
+            payload = content_of(reply, digest, self.ledger.store)
+            if (found := size_of(payload)) != size:
+                path = self.ledger.store.path(digest)
+                raise StoreError(f"{path}: damaged, {found} bytes of {size} are there")
+            return payload
+
+        return fetch
 
     def _reply(self, task_id: str) -> pb.Reply:
         return pb.Reply.FromString(self._row(task_id).reply or b"")

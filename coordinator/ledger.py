@@ -5,6 +5,7 @@ books is deleted from the store after the transaction, so a kill between leaves 
 never one too few; `sweep` finds it at the next start.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Collection
 from datetime import timedelta
@@ -17,8 +18,10 @@ from fedmore.coordinator.database import Database
 from fedmore.coordinator.journal_tables import BlobRecord, TaskRecord, UploadRecord
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tables import now
+from fedmore.experts.errors import RegistryError
 from fedmore.protos.stored import Payload
 
+log = logging.getLogger(__name__)
 UNUSED_S = 86_400.0
 """An upload that no reply has named for so long is forgotten when the coordinator starts."""
 
@@ -88,6 +91,24 @@ class Ledger:
                 named = _forget(session, task_ids)
             self._delete(named)
 
+    def reopen(self) -> None:
+        """Open every task again whose reply names a blob that the disk has lost or damaged."""
+        with self._database.session() as session:
+            named = set(session.scalars(select(BlobRecord.digest).where(~BlobRecord.sent)))
+        lost = sorted(digest for digest in named if not self._whole(digest))
+        if lost:
+            with self._database.session(write=True) as session:
+                count = _reopen(session, lost)
+            paths = ", ".join(str(self.store.path(digest)) for digest in lost)
+            log.warning("%d replies are asked for again; lost or damaged: %s", count, paths)
+
+    def _whole(self, digest: str) -> bool:
+        try:
+            self.store.check(digest)
+        except RegistryError:
+            return False
+        return True
+
     def sweep(self) -> int:
         """Forget uploads that no reply has named for a day, and delete every blob not live.
 
@@ -111,6 +132,18 @@ class Ledger:
             booked = {*session.scalars(select(BlobRecord.digest).distinct())}
             booked |= {*session.scalars(select(UploadRecord.digest).distinct())}
         return booked | set(self._registered())
+
+
+def _reopen(session: Session, lost: Collection[str]) -> int:
+    """Take out of the books the replies that name `lost`, and these as uploads; how many."""
+    naming = select(BlobRecord.task_id).where(BlobRecord.digest.in_(lost), ~BlobRecord.sent)
+    tasks = session.scalars(select(TaskRecord).where(TaskRecord.id.in_(naming))).all()
+    for task in tasks:
+        task.reply, task.answered_at = None, None
+    ids = [task.id for task in tasks]
+    session.execute(delete(BlobRecord).where(BlobRecord.task_id.in_(ids), ~BlobRecord.sent))
+    session.execute(delete(UploadRecord).where(UploadRecord.digest.in_(lost)))
+    return len(ids)
 
 
 def _forget(session: Session, task_ids: Collection[str]) -> set[str]:

@@ -41,6 +41,8 @@ class Mailbox:
         self._changed = threading.Condition()
         self._nodes: set[int] = set()
         self._expected: set[int] = set()
+        self._gone: dict[int, str] = {}
+        self._kept: set[str] = set()
         self._open: dict[str, Task] = {}
         self._waiting: dict[int, list[str]] = {}
         self._withdrawn: dict[int, list[str]] = {}
@@ -66,23 +68,40 @@ class Mailbox:
         with self._changed:
             self._nodes.add(node_id)
             self._expected.discard(node_id)
+            self._gone.pop(node_id, None)
             open_ = [key for key, task in self._open.items() if task.node_id == node_id]
             self._waiting[node_id] = open_
             self._withdrawn[node_id] = []
             self._changed.notify_all()
         self._tell(node_id)
 
-    def leave(self, node_id: int, reason: str) -> None:
-        """The node is gone for good: each of its open tasks fails with `reason`."""
+    def leave(self, node_id: int, reason: str, for_good: bool = False) -> None:
+        """The node is gone: each of its open tasks fails with `reason`, but for those to `keep`.
+
+        Where it may not come back, `for_good`, those too.
+        """
         with self._changed:
             self._nodes.discard(node_id)
             self._expected.discard(node_id)
             self._waiting.pop(node_id, None)
             self._withdrawn.pop(node_id, None)
+            self._gone[node_id] = reason
             for task in list(self._open.values()):
-                if task.node_id == node_id:
+                if task.node_id == node_id and (for_good or task.id not in self._kept):
                     self._close(task.id, Failed(reason, NODE_UNAVAILABLE))
             self._changed.notify_all()
+
+    def keep(self, task_ids: Iterable[str]) -> None:
+        """These stay open while their nodes are away: what a node says when it is back counts."""
+        with self._changed:
+            self._kept |= set(task_ids) - self._answers.keys()
+
+    def away(self, task_ids: Iterable[str]) -> dict[str, str]:
+        """Those of `task_ids` that are open while their nodes are away, and why these are."""
+        with self._changed:
+            tasks = [self._open[i] for i in task_ids if i in self._open]
+            away = {t.id: t.node_id for t in tasks if not self._is_near(t.node_id)}
+            return {i: self._gone.get(node, absent(node)) for i, node in away.items()}
 
     def nodes(self) -> list[int]:
         """The nodes that are there, sorted."""
@@ -92,7 +111,7 @@ class Mailbox:
     def push(
         self, tasks: Iterable[Task], answers: Callable[[], Mapping[str, Answer]] = dict
     ) -> None:
-        """Open tasks; those of a node that is not there, nor expected, fail at once.
+        """Open tasks; those of a node that is not there, nor expected, fail unless they are kept.
 
         `answers` are those that are known already. It is asked while nothing else happens here: an
         answer is either among them or comes by `reply`, and no answered task is handed out.
@@ -200,12 +219,15 @@ class Mailbox:
     def _queue(self, task: Task) -> None:
         if task.node_id in self._nodes:
             self._waiting[task.node_id].append(task.id)
-        elif task.node_id not in self._expected:
-            reason = f"node {task.node_id} is not connected"
-            self._close(task.id, Failed(reason, NODE_UNAVAILABLE))
+        elif not self._is_near(task.node_id) and task.id not in self._kept:
+            self._close(task.id, Failed(absent(task.node_id), NODE_UNAVAILABLE))
+
+    def _is_near(self, node_id: int) -> bool:
+        return node_id in self._nodes or node_id in self._expected
 
     def _close(self, task_id: str, answer: Answer) -> None:
         task = self._open.pop(task_id)
+        self._kept.discard(task_id)
         waiting = self._waiting.get(task.node_id, [])
         if task_id in waiting:
             waiting.remove(task_id)
@@ -214,3 +236,8 @@ class Mailbox:
     def _tell(self, node_id: int) -> None:
         for listener in self._listeners:
             listener(node_id)
+
+
+def absent(node_id: int) -> str:
+    """Why a task fails whose node is not there."""
+    return f"node {node_id} is not connected"

@@ -1,12 +1,12 @@
 """What a plan's rounds leave: blobs, versions, rows."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator.assemble import EMBEDDINGS
-from fedmore.coordinator.resume import count_tokens
+from fedmore.coordinator.resume import LATE, count_tokens
 from fedmore.coordinator.versions import STATE, keep_router, keep_version
 from fedmore.protos.status import plain
 from fedmore.strategies.embeddings import Embedding
@@ -72,7 +72,7 @@ class Recorder:
         )
         if self.stage.kind != "router":
             count_tokens(self.run.registry)
-        self._clear(number)
+        self._clear(number, [task["id"] for task in metrics.get(LATE, ())])
         log.info("round %d of %s is done", number, self.stage.kind)
         for failure in metrics.get("failures", ()):
             log.warning("round %d went on without: %s", number, plain(str(failure), LONGEST_REASON))
@@ -81,9 +81,9 @@ class Recorder:
         if number < self.stage.rounds:
             self.begin(number + 1)
 
-    def _clear(self, number: int) -> None:
+    def _clear(self, number: int, late: Collection[str]) -> None:
         """What only this round needed: its tasks, and the state that it went on from."""
-        self.run.settle(f"{self.stage.kind}/{number}")
+        self.run.settle(f"{self.stage.kind}/{number}", late)
         for row in self.run.registry.rounds():
             if (row.stage, row.round) == (self.index, number - 1):
                 self.run.store.delete(row.metrics[STATE])

@@ -64,8 +64,11 @@ def wait_for_clients(
 ) -> None:
     """Return when `count` clients are here or, after `rejoin_s` seconds, any.
 
-    A `rejoin_s` of None waits for all of them. Raises `RoundError` after `patience_s` seconds.
+    A `rejoin_s` of None waits for all of them; otherwise a plan has begun, and who has withdrawn
+    since is not waited for. Raises `RoundError` after `patience_s` seconds.
     """
+    if rejoin_s is not None:
+        count = max(1, min(count, sum(not member.barred for member in registry.members())))
     began = time.monotonic()
     first = min((s for s in (patience_s, rejoin_s) if s is not None), default=None)
     if mailbox.wait_for_nodes(count, first):

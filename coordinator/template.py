@@ -57,6 +57,7 @@ COMMENTS: Mapping[str, str] = {
     "stages.staleness": "factor of its owner's weight for every round that it is behind",
     "stages.aggregation": "mean, krum or trimmed_mean (Flower's, against hostile owners)",
     "stages.hostile": "the part of an expert's owners that krum and trimmed_mean withstand",
+    "stages.max_share": "of an expert's weight, that one of several owners may have; 1: no limit",
     "stages.max_rms": "refuse an update with larger numbers than this; 0 for a bound by the steps",
     "router": "How the mixture chooses.",
     "router.kind": "uniform, domain (embeddings), arrow, softmax, xlora or remix (REINFORCE)",

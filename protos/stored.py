@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flwr.app import Array
 
-from fedmore.experts.errors import WireError
+from fedmore.experts.errors import StoreError
 from fedmore.protos.chunks import digest_of
 
 Payload = bytes | Path
@@ -15,7 +15,7 @@ Payload = bytes | Path
 class StoredArray(Array):
     """A Flower Array whose `data` is read from `path` each time it is asked for.
 
-    With a `digest`, what is read is checked against it. Raises `WireError` where the file is
+    With a `digest`, what is read is checked against it. Raises `StoreError` where the file is
     missing or damaged. Setting `data` turns it into an ordinary array.
     """
 
@@ -39,7 +39,7 @@ class StoredArray(Array):
             return self._payload
         data = read_payload(self._payload)
         if self.digest and digest_of(data) != self.digest:
-            raise WireError(f"{self._payload}: damaged, its content has another digest")
+            raise StoreError(f"{self._payload}: damaged, its content has another digest")
         return data
 
     @data.setter
@@ -67,23 +67,23 @@ def payload_of(array: Array) -> Payload:
 
 
 def size_of(payload: Payload) -> int:
-    """Bytes of a payload; raises `WireError` for a file that is missing."""
+    """Bytes of a payload; raises `StoreError` for a file that is missing."""
     if isinstance(payload, bytes):
         return len(payload)
     try:
         return payload.stat().st_size
     except OSError as error:
-        raise WireError(f"{payload}: cannot be read: {error}") from error
+        raise StoreError(f"{payload}: cannot be read: {error}") from error
 
 
 def read_payload(payload: Payload) -> bytes:
-    """All of a payload, in memory; raises `WireError` for a file that cannot be read."""
+    """All of a payload, in memory; raises `StoreError` for a file that cannot be read."""
     if isinstance(payload, bytes):
         return payload
     try:
         return payload.read_bytes()
     except OSError as error:
-        raise WireError(f"{payload}: cannot be read: {error}") from error
+        raise StoreError(f"{payload}: cannot be read: {error}") from error
 
 
 def digest_of_payload(payload: Payload) -> str:
@@ -94,4 +94,4 @@ def digest_of_payload(payload: Payload) -> str:
         with payload.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise WireError(f"{payload}: cannot be read: {error}") from error
+        raise StoreError(f"{payload}: cannot be read: {error}") from error

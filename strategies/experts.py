@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -15,7 +15,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes
 from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows
 from fedmore.strategies.members import Member, ask_members
-from fedmore.strategies.patience import RoundGrid, quorum
+from fedmore.strategies.patience import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.robust import rule_of, unguarded
 from fedmore.strategies.state import Contribution, ExpertState, advance, fresh, without
@@ -47,12 +47,14 @@ def nobody() -> AbstractSet[str]:
 class Progress:
     """Where a stage stands: `done` rounds, what they left, and who is still to answer.
 
-    `late` are the rows of `fedmore.strategies.asked` in the last round's metrics.
+    `late` are the rows of `fedmore.strategies.asked` in the last round's metrics, and `sizes` what
+    each client said of its text when it was first asked.
     """
 
     done: int = 0
     states: Mapping[str, ExpertState] = field(default_factory=dict)
     late: Sequence[Mapping[str, Any]] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 Answer = tuple[Asked, Factors]
@@ -80,6 +82,8 @@ class ExpertStrategy(TrainOnly):
         self.states, self.done = dict(progress.states), progress.done
         self.on_round, self.withdrawn = on_round, withdrawn
         self._late = from_rows(progress.late)
+        self._sizes = dict(progress.sizes)
+        self._patient: RoundGrid | None = None
         self._sent: list[tuple[Message, Asked]] = []
         self._missing: list[str] = []
 
@@ -94,6 +98,7 @@ class ExpertStrategy(TrainOnly):
         number = server_round + self.done
         busy = {asked.node for asked in self._late.values()}
         patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
+        self._patient = patient
         members, self._missing = ask_members(
             patient.grid, self.stage.timeout_s, f"{self.stage.kind}/{number}", busy
         )
@@ -107,6 +112,8 @@ class ExpertStrategy(TrainOnly):
         return [message for message, _ in self._sent]
 
     def _ask(self, node: int, member: Member, number: int, owners: int) -> tuple[Message, Asked]:
+        # Its weight: not to be changed by what it says once it knows the others' experts.
+        member = replace(member, size=self._sizes.setdefault(member.name, member.size))
         sites = sites_of(self.stage, member, self.shapes)
         state = self.states.setdefault(member.target, fresh(member.target, member.kind, sites))
         component = state.components.get(member.name)
@@ -136,6 +143,9 @@ class ExpertStrategy(TrainOnly):
         if not answers or (self._sent and in_time < quorum(self.stage, len(self._sent))):
             most = "no client" if not answers else f"{in_time} of {len(self._sent)} clients"
             raise RoundError(f"round {number}: {most} succeeded: " + "; ".join(failures))
+        if number >= self.stage.rounds and self._patient is not None:
+            self._patient.give_up(list(self._late))  # there is no later round to use them in
+            self._late = {}
         experts = self._advance(answers, number)
         owners = {name: len(entry["owners"]) for name, entry in experts.items()}
         metrics = {
@@ -146,6 +156,7 @@ class ExpertStrategy(TrainOnly):
             "failures": failures,
             "warnings": unguarded(self.stage, owners),
             "late": to_rows(self._late),
+            "sizes": dict(sorted(self._sizes.items())),
         }
         self.on_round(number, metrics, self.states)
         worst = max(entry["aggregation_error"] for entry in experts.values())
@@ -170,9 +181,12 @@ class ExpertStrategy(TrainOnly):
                 continue
             answers.append((asked, change))
             clients[name] = {**metrics, "behind": number - asked.number}
-        failures += [f"{asked.member.name}: no answer in time" for asked in waiting.values()]
-        keep = self.stage.deadline_s and self.stage.late == "keep"
-        self._late = waiting if keep else {}
+        grid, self._late = self._patient, {}
+        for key, asked in waiting.items():
+            reason = grid.away.get(key, NO_ANSWER) if grid else NO_ANSWER
+            failures.append(f"{asked.member.name}: {reason}")
+            if grid and key in grid.pending:
+                self._late[key] = asked
         return sorted(answers, key=lambda a: a[0].member.name), clients, sorted(failures)
 
     def _change(self, reply: Message, asked: Asked) -> Factors:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
@@ -11,6 +11,20 @@ from flwr.serverapp import Grid
 from fedmore.strategies.plan import Stage
 
 POLL_S = 0.02
+NO_ANSWER = "no answer in time"
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A grid whose tasks may wait for nodes that are away; Flower's own cannot."""
+
+    def keep(self, message_ids: Iterable[str]) -> None:
+        """Have tasks stay open while their nodes are away."""
+        ...
+
+    def away(self, message_ids: Iterable[str]) -> Mapping[str, str]:
+        """The open tasks among them whose nodes are away, and why."""
+        ...
 
 
 @runtime_checkable
@@ -27,7 +41,8 @@ class RoundGrid(Grid):
 
     `pending` are the tasks that may still be answered late, by id. Their answers come with those
     of a later `send_and_receive`, before the others; with `all_are_late` one that asks nobody
-    waits for them.
+    waits for them. Nobody is waited for who is away: `away` says why, by task, and where late
+    answers are kept the task is pending.
     """
 
     def __init__(
@@ -39,7 +54,9 @@ class RoundGrid(Grid):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.grid, self.stage = grid, stage
+        self._keeper = grid if stage.late == "keep" and isinstance(grid, Keeps) else None
         self.pending = set(pending)
+        self.away: dict[str, str] = {}
         self.all_are_late = False
         self._clock, self._sleep = clock, sleep
 
@@ -75,12 +92,23 @@ class RoundGrid(Grid):
     ) -> Iterable[Message]:
         """Late answers to earlier tasks, then those to `messages` that came in time."""
         asked = list(self.grid.push_messages(messages))
+        if not asked and not self.all_are_late:  # Flower's evaluation, which asks nobody
+            return []
+        if self._keeper is not None:
+            self._keeper.keep([*self.pending, *asked])
         replies = self._wait(asked, self.stage.timeout_s if timeout is None else timeout)
         answered = {reply.metadata.reply_to_message_id for reply in replies}
-        self._give_up([task for task in asked if task not in answered])
         self.pending -= answered
         self.all_are_late = False
-        return replies
+        return replies + self._set_aside({task for task in asked if task not in answered})
+
+    def give_up(self, task_ids: Collection[str]) -> list[Message]:
+        """These are not waited for any more, and their nodes may stop; what they came to."""
+        self.pending -= set(task_ids)
+        if not task_ids or not isinstance(self.grid, Withdraws):
+            return []
+        self.grid.withdraw(task_ids, NO_ANSWER)
+        return list(self.grid.pull_messages(task_ids))
 
     def _wait(self, asked: Sequence[str], timeout: float) -> list[Message]:
         began, replies = self._clock(), list[Message]()
@@ -93,7 +121,8 @@ class RoundGrid(Grid):
             self.pending -= ids
             wanted -= ids
             gone = self._clock() - began
-            if not wanted or gone >= timeout or self._enough(asked, replies, gone):
+            self.away = dict(self._keeper.away(wanted)) if self._keeper is not None else {}
+            if wanted <= self.away.keys() or gone >= timeout or self._enough(asked, replies, gone):
                 return replies
             self._sleep(POLL_S)
 
@@ -104,11 +133,11 @@ class RoundGrid(Grid):
         good = {r.metadata.reply_to_message_id for r in replies if not r.has_error()}
         return len(good & set(asked)) >= quorum(self.stage, len(asked))
 
-    def _give_up(self, unanswered: Sequence[str]) -> None:
-        if self.stage.deadline_s and self.stage.late == "keep":
-            self.pending |= set(unanswered)
-        elif unanswered and isinstance(self.grid, Withdraws):
-            self.grid.withdraw(unanswered, "the round went on without it")
+    def _set_aside(self, unanswered: set[str]) -> list[Message]:
+        """Give up what will not be waited for; what that came to."""
+        if self.stage.late == "keep":
+            self.pending |= unanswered if self.stage.deadline_s else unanswered & self.away.keys()
+        return self.give_up(sorted(unanswered - self.pending))
 
 
 def quorum(stage: Stage, asked: int) -> int:

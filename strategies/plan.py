@@ -74,8 +74,10 @@ class Stage:
     the router, with these same settings (what comes late is refused there).
 
     `aggregation` is the mean, or for experts with many owners Flower's Krum or trimmed mean, which
-    withstand a `hostile` part of them. An update whose numbers have a root mean square above
-    `max_rms` is refused; 0 takes four times what AdamW can move in the steps of a round.
+    withstand a `hostile` part of them. The mean weighs owners by the size of their text, as they
+    say it; of an expert with several none has more than `max_share` of the weight. An update whose
+    numbers have a root mean square above `max_rms` is refused; 0 takes four times what AdamW can
+    move in the steps of a round.
     """
 
     kind: Literal["experts", "language", "router", "routing"]
@@ -97,6 +99,7 @@ class Stage:
     staleness: float = 0.5
     aggregation: Literal["mean", "krum", "trimmed_mean"] = "mean"
     hostile: float = 0.2
+    max_share: float = 1.0
     max_rms: float = 0.0
 
     def __post_init__(self) -> None:
@@ -117,12 +120,14 @@ class Stage:
             deadline_s=self.deadline_s,
             max_rms=self.max_rms,
         )
-        part(quorum=self.quorum, staleness=self.staleness)
+        part(quorum=self.quorum, staleness=self.staleness, max_share=self.max_share)
         check_codecs(self.codec, self.download_codec)
         if not 0 <= self.hostile < 0.5:
             raise ValueError(f"hostile must be at least 0 and below 0.5, not {self.hostile}")
         if self.kind == "routing" and self.aggregation != "mean":
             raise ValueError(f"aggregation: a router is the mean, not {self.aggregation}")
+        if self.max_share < 1 and (self.kind == "routing" or self.aggregation != "mean"):
+            raise ValueError(f"max_share {self.max_share} is for the mean of an expert's owners")
         if self.deadline_s > self.timeout_s:
             raise ValueError(f"deadline_s {self.deadline_s} is after timeout_s {self.timeout_s}")
 

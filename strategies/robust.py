@@ -14,7 +14,7 @@ the bases of a QR, which follow the order, most coordinates were one owner's alo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -48,12 +48,13 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean, weighted by the components' weights."""
+    """The mean, weighted by the components' weights; none has more than `max_share` of it."""
+
+    max_share: float = field(default=1.0, kw_only=True)
 
     def weights(self, parts: Sequence["Component"]) -> list[float]:
         """In proportion to what each component brings."""
-        total = sum(part.weight for part in parts)
-        return [part.weight / total for part in parts]
+        return shares([part.weight for part in parts], self.max_share)
 
     def terms(self, products: Sequence[Term], weights: Sequence[float]) -> list[Term]:
         """One term for each owner."""
@@ -105,7 +106,7 @@ MEAN = Mean()
 def rule_of(stage: Stage) -> Rule:
     """The rule that a stage names."""
     rules: dict[str, Rule] = {
-        "mean": MEAN,
+        "mean": Mean(max_share=stage.max_share),
         "krum": OneOwner(stage.hostile),
         "trimmed_mean": TrimmedMean(stage.hostile),
     }
@@ -122,6 +123,25 @@ def unguarded(stage: Stage, owners: Mapping[str, int]) -> list[str]:
         for name, count in sorted(owners.items())
         if not int(stage.hostile * count)
     ]
+
+
+def shares(weights: Sequence[float], most: float = 1.0) -> list[float]:
+    """Parts of a whole in proportion to `weights`, none above `most`, or above an equal share.
+
+    What is cut off goes to the others, in proportion.
+    """
+    limit, capped = max(most, 1 / sum(weight > 0 for weight in weights)), set[int]()
+    while True:
+        rest = sum(weight for index, weight in enumerate(weights) if index not in capped)
+        left = 1 - limit * len(capped)
+        found = [
+            limit if index in capped else weight / rest * left
+            for index, weight in enumerate(weights)
+        ]
+        above = {index for index, share in enumerate(found) if share > limit * (1 + 1e-12)}
+        if not above:
+            return found
+        capped |= above
 
 
 def shared_basis(products: Sequence[Term]) -> tuple[Tensor, Tensor, list[Tensor]]:

@@ -181,7 +181,8 @@ class RoutingStrategy(TrainOnly):
             except WireError as error:
                 failures.append(f"{member.name}: {error}")
                 continue
-            changes[member.name] = change, float(member.size)
+            part = self.state.parts.get(member.name)  # its weight is what it said first
+            changes[member.name] = change, part.weight if part else float(member.size)
         failures += [f"{member.name}: no answer in time" for member in waiting.values()]
         return dict(sorted(changes.items())), dict(sorted(clients.items())), sorted(failures)
 

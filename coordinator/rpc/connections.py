@@ -118,22 +118,22 @@ class Connections:
         if not any(p.attached for p in self._present.values()):
             self._empty.set()
 
-    def leave(self, connection: Connection, reason: str) -> None:
-        """The member is gone: its open tasks fail with `reason`."""
+    def leave(self, connection: Connection, reason: str, for_good: bool = False) -> None:
+        """The member is gone, and so are its open tasks (`Mailbox.leave`)."""
         if self._of(connection) is not None:
             name = connection.member.name
             del self._present[connection.member.node_id]
-            self._mailbox.leave(connection.member.node_id, f"{name} left: {reason}")
+            self._mailbox.leave(connection.member.node_id, f"{name} left: {reason}", for_good)
             self._emit(Left(name, reason))
 
     def expel(self, node_id: int, reason: str) -> None:
         """A member that may not take part any more is gone, and its stream ends."""
         present = self._present.get(node_id)
         if present is not None:
-            self.leave(present.connection, reason)
+            self.leave(present.connection, reason, for_good=True)
             present.connection.end(reason)
-        elif node_id in self._mailbox.expected():
-            self._mailbox.leave(node_id, reason)
+        else:
+            self._mailbox.leave(node_id, reason, for_good=True)
 
     def sweep(self) -> None:
         """Give up every member without a sign of life for `dead_after_s`.

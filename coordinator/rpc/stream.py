@@ -24,6 +24,8 @@ from fedmore.strategies.events import Progress, Received, Refused, Sent
 
 log = logging.getLogger(__name__)
 GRACE_S = 5.0
+DOUBTFUL = 100
+"""Tasks of a heartbeat that are looked up at a time; our client never has so many in hand."""
 MISSED = 2
 """A task that so many heartbeats in a row do not list is lost, and sent again."""
 
@@ -47,6 +49,7 @@ class Stream:
         self._refusals = parts.refusals
         self._writing = asyncio.Lock()
         self._sent: dict[str, int] = {}
+        self._cancelled: frozenset[str] = frozenset()
         self._pace = Pace(rate=10, burst=20)  # our client tells its progress twice a second
 
     async def run(self, welcome: pb.ServerEvent) -> str:
@@ -107,7 +110,7 @@ class Stream:
             self._connections.seen(self._connection)
             kind = event.WhichOneof("event")
             if kind == "heartbeat":
-                self._look_for_lost(frozenset(event.heartbeat.tasks))
+                await self._compare(frozenset(event.heartbeat.tasks))
             elif kind == "progress":
                 self._progress(event.progress)
             elif kind == "reply":
@@ -120,8 +123,18 @@ class Stream:
             why = f"the connection was lost, or a message was above {MAX_MESSAGE} bytes"
             log.warning("%s: the stream ended without a word: %s", self._member.name, why)
 
+    async def _compare(self, in_hand: frozenset[str]) -> None:
+        """Cancel what is in the client's hands and of no use; send again what is in nobody's."""
+        self._cancelled &= in_hand
+        doubtful = [i for i in in_hand - self._cancelled if self._mailbox.task(i) is None]
+        if doubtful:
+            unwanted = await asyncio.to_thread(self._journal.unwanted, doubtful[:DOUBTFUL])
+            for task_id in sorted(unwanted):
+                await self._write(pb.ServerEvent(cancel=pb.Cancel(task_id=task_id)))
+            self._cancelled |= unwanted
+        self._look_for_lost(in_hand)
+
     def _look_for_lost(self, in_hand: frozenset[str]) -> None:
-        """Send again what was sent on this stream and is in nobody's hands."""
         for task_id in list(self._sent):
             if self._mailbox.task(task_id) is None:
                 del self._sent[task_id]

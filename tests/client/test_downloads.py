@@ -95,6 +95,15 @@ def test_what_is_not_as_announced_is_refused_in_the_end_and_leaves_nothing(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_last_try_counts_too(tmp_path):
+    class Mending(Link):
+        def download(self, digest, offset):
+            self.data = DATA if len(self.offsets) == TRIES - 1 else DATA[::-1]
+            return super().download(digest, offset)
+
+    assert fetch(downloads(tmp_path, Mending())).read_bytes() == DATA
+
+
 @pytest.mark.parametrize("digest", ["../../etc/passwd", "a" * 63, "A" * 64, ""])
 def test_what_is_no_digest_names_no_file(tmp_path, digest):
     with pytest.raises(WireError, match="not a SHA-256"):

@@ -41,6 +41,12 @@ def test_it_does_not_wait_longer_than_it_must(registry, mailbox):
     wait_for_clients(mailbox, registry, 2, patience_s=None, rejoin_s=1000)
 
 
+def test_who_has_withdrawn_is_not_waited_for(registry, mailbox):
+    registry.withdraw("bob")
+    mailbox.join(node(registry, "ada"))
+    wait_for_clients(mailbox, registry, 2, patience_s=None, rejoin_s=1000)
+
+
 def test_somebody_must_come(registry, mailbox):
     timer = threading.Timer(0.3, mailbox.join, [node(registry, "bob")])
     timer.start()

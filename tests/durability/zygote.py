@@ -1,8 +1,9 @@
 """A process that has imported all of a coordinator and forks one for each line of JSON on stdin.
 
-Run by `conftest.Zygote`. Of a forked coordinator every durable write is counted: each transaction
-that changed something, each file that came into the store or left it. Before or after the write
-number `at` it kills itself, for good: SIGKILL, no handler runs. Each write's name goes to `trace`.
+`Zygote` is its other end. Of a forked coordinator every durable write has a name, what it is and
+which functions led to it: each transaction that changed something, each file that came into the
+store or left it. `before` or `after` the write of that name and number it kills itself, for good:
+SIGKILL, no handler runs. Each write's name goes to `trace`.
 """
 
 import faulthandler
@@ -10,14 +11,56 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 
 BELOW = ("session", "put", "write_durably", "writing")
 """What every write goes through."""
+
+
+class Zygote:
+    """Forks coordinators and clients; used from any thread."""
+
+    def __init__(self, base: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(base)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._lock = threading.Lock()
+        assert self._process.stdout.readline() == "ready\n"
+
+    def live(self, within_s: float = 120.0, **order: object) -> int:
+        """One process's life; its exit code, -9 when it was killed."""
+        pid, deadline = self._ask(order), time.monotonic() + within_s
+        code = None
+        try:
+            while (code := self._ask({"pid": pid})) is None:
+                assert time.monotonic() < deadline, "it does not end"
+                time.sleep(0.01)
+        finally:
+            if code is None:
+                os.kill(pid, signal.SIGKILL)
+        return code
+
+    def _ask(self, order: dict) -> int | None:
+        with self._lock:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
 
 
 def prepare(base: str) -> None:
@@ -41,13 +84,13 @@ def prepare(base: str) -> None:
 
 
 class Writes:
-    """Counts durable writes, and ends the process at one of them."""
+    """Counts durable writes by name, and ends the process at one of them."""
 
-    def __init__(self, at: int, when: str, trace: str) -> None:
-        self._at, self._when = at, when
+    def __init__(self, name: str, number: int, when: str, trace: str) -> None:
+        self._point = (name, number, when)
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._lock = threading.Lock()
-        self._count = 0
+        self._count: Counter[str] = Counter()
         self._changes: dict[object, int] = {}
 
     def install(self, store: Path) -> None:
@@ -78,17 +121,18 @@ class Writes:
         DefaultDialect.do_commit, Path.replace, Path.unlink = do_commit, replaced, unlinked
 
     def around(self, kind, write, *arguments):
+        name = f"{kind} {where()}"
         with self._lock:
-            self._count += 1
-            number = self._count
-        self.die(number, "before")
+            self._count[name] += 1
+            number = self._count[name]
+        self.die(name, number, "before")
         result = write(*arguments)
-        os.write(self._trace, f"{kind} {where()}\n".encode())
-        self.die(number, "after")
+        os.write(self._trace, f"{name}\n".encode())
+        self.die(name, number, "after")
         return result
 
-    def die(self, number, when):
-        if (number, when) == (self._at, self._when):
+    def die(self, *point):
+        if point == self._point:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -105,7 +149,7 @@ def coordinate(order: dict) -> None:
     from fedmore.coordinator import start
 
     directory = Path(order["directory"])
-    Writes(order["at"], order["when"], order["trace"]).install(directory / "blobs")
+    Writes(*order["at"], order["trace"]).install(directory / "blobs")
     if order["until"]:
         threading.Thread(target=until, args=(Path(order["until"]),), daemon=True).start()
     start.start(directory, Console(file=io.StringIO()), start.Settings(patience_s=60))
@@ -165,7 +209,7 @@ def born(order: dict) -> int:
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        faulthandler.dump_traceback_later(25)  # into the log: what hangs
+        faulthandler.dump_traceback_later(60)  # into the log: what hangs
         {"coordinate": coordinate, "take part": take_part}[order["do"]](order)
     except BaseException:
         traceback.print_exc()

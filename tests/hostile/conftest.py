@@ -8,7 +8,7 @@ import runpy
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +157,8 @@ def honest(identity: Identity) -> Any:
 class Round:
     """A round with an honest client `alice` and a hostile `eve`, run in a thread."""
 
-    def __init__(self, federation: Any) -> None:
-        self.federation = federation
+    def __init__(self, federation: Any, stage: Stage = STAGE) -> None:
+        self.federation, self.stage = federation, stage
         self.alice = federation.enrol("alice")
         federation.start(self.alice, honest(self.alice))
         self.eve = Peer(federation.enrol("eve")).connect()
@@ -174,7 +174,7 @@ class Round:
         return self
 
     def _run(self) -> None:
-        strategy = ExpertStrategy(STAGE, SHAPES, 0, lambda _, m, s: self.metrics.append(m))
+        strategy = ExpertStrategy(self.stage, SHAPES, 0, lambda _, m, s: self.metrics.append(m))
         try:
             grid = strategy.patient(self.federation.grid)
             strategy.start(grid, strategy.arrays(), num_rounds=1)
@@ -237,9 +237,9 @@ def told(federation: Any, caplog: pytest.LogCaptureFixture) -> Any:
 
 
 @pytest.fixture
-def round_of(federation: Any) -> Iterator[Round]:
-    """A round that has begun."""
-    made = Round(federation)
+def round_of(federation: Any, request: pytest.FixtureRequest) -> Iterator[Round]:
+    """A round that has begun; its parameters are those of the stage."""
+    made = Round(federation, replace(STAGE, **getattr(request, "param", {})))
     yield made.begin()
     made.eve.close()
     with suppress(RuntimeError):

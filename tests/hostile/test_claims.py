@@ -35,3 +35,22 @@ def test_it_is_left_out_and_named(round_of, lie, says):
 def test_it_must_say_who_it_is(round_of, content):
     round_of.eve.reply(round_of.eve.task(HELLO).task_id, content)
     assert list(round_of.end()["clients"]) == ["alice"]
+
+
+@pytest.mark.parametrize(
+    ("round_of", "part"), [({"max_share": 0.5}, 0.5), ({}, 1.0)], indirect=["round_of"]
+)
+def test_who_lies_about_its_size_has_no_more_than_an_owners_share(round_of, update, part):
+    round_of.eve.introduce(size=1 << 50)
+    round_of.eve.reply(round_of.eve.task("train").task_id, update(1e-3))
+    assert set(round_of.end()["clients"]) == {"alice", "eve"}
+    state = round_of.states["legal"]
+    for path, (b, a) in state.aggregate.items():
+        alice, eve = (product(state.components[name], path) for name in ("alice", "eve"))
+        found = (b.double() @ a.double() - alice).norm() / (eve - alice).norm()
+        assert float(found) == pytest.approx(part, abs=1e-3)
+
+
+def product(component, path):
+    b, a = component.factors[path]
+    return component.scale * b.double() @ a.double()

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from fedmore.experts.errors import WireError
+from fedmore.experts.errors import StoreError, WireError
 from fedmore.protos import records
 from fedmore.protos.chunks import CHUNK, digest_of, split
 from fedmore.protos.records import INLINE_ARRAY, StoredArray, dumps, loads, pack, unpack
@@ -56,13 +56,13 @@ def test_setting_its_data_makes_it_an_ordinary_array(path):
 def test_a_file_that_is_gone_or_damaged_is_a_wire_error(path):
     whole, unnamed = stored(path, digest_of(DATA)), stored(path)
     path.write_bytes(b"x" + DATA[1:])
-    with pytest.raises(WireError, match="another digest"):
+    with pytest.raises(StoreError, match="another digest"):
         _ = whole.data
     path.unlink()
     for use in (lambda: whole.data, lambda: pack(content_of(unnamed)), lambda: size_of(path)):
-        with pytest.raises(WireError, match="cannot be read"):
+        with pytest.raises(StoreError, match="cannot be read"):
             use()
-    with pytest.raises(WireError, match="cannot be read"):
+    with pytest.raises(StoreError, match="cannot be read"):
         digest_of_payload(path)
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from fedmore.experts.errors import RoundError
+from fedmore.experts.errors import RoundError, StoreError
 from fedmore.protos.flower import identify
+from fedmore.protos.stored import StoredArray
 from fedmore.strategies.experts import ExpertStrategy, Progress
 from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import Stage
@@ -13,7 +14,7 @@ from fedmore.strategies.snapshot import dump, restore
 from fedmore.strategies.tasks import TRAIN, read_task
 
 SHARED = {"steps": 2, "learning_rate": 0.1, "first_layers": 1, "last_layers": 1}
-STAGE = Stage("experts", **SHARED, deadline_s=10.0, timeout_s=60.0, quorum=0.5, staleness=0.25)
+STAGE = Stage("experts", 5, **SHARED, deadline_s=10.0, timeout_s=60.0, quorum=0.5, staleness=0.25)
 
 
 class Clock:
@@ -60,6 +61,24 @@ def slow_grid(fake_grid):
             self.given_up += message_ids
 
     return SlowGrid
+
+
+@pytest.fixture
+def leaving_grid(slow_grid):
+    """A slow grid whose slow clients are away until they answer."""
+
+    class LeavingGrid(slow_grid):
+        def keep(self, message_ids):
+            self.kept = set(message_ids)
+
+        def away(self, message_ids):
+            away = {
+                i: "b left: asleep" for i in message_ids if i in self.kept - self.replies.keys()
+            }
+            self.clock.sleep(1)
+            return away
+
+    return LeavingGrid
 
 
 @pytest.fixture
@@ -122,6 +141,38 @@ def test_a_late_update_is_refused_where_the_plan_says_so(slow_grid, owners, run)
     assert len(grid.tasks(TRAIN)["c"]) == 2
 
 
+def test_a_round_goes_on_without_who_is_away_and_uses_what_it_says_when_it_is_back(
+    leaving_grid, owners, run
+):
+    stage = Stage("experts", 2, **SHARED, timeout_s=60.0, staleness=0.25)
+    grid = leaving_grid(owners("a", "b"), {"b": 1.0})
+    strategy, log = run(grid, 2, stage)
+    first, second = (metrics for _, metrics, _ in log)
+    assert first["failures"] == ["b: b left: asleep"]
+    assert [row["member"]["name"] for row in first["late"]] == ["b"]
+    assert second["clients"]["b"]["behind"] == 1
+    assert weight(strategy, "b") == 25.0
+    assert len(grid.tasks(TRAIN)["b"]) == 1
+
+
+def test_where_late_answers_are_refused_those_who_are_away_are_waited_for_by_nobody(
+    leaving_grid, owners, run
+):
+    stage = Stage("experts", 1, **SHARED, timeout_s=5.0, late="refuse")
+    grid = leaving_grid(owners("a", "b"), {"b": 50.0})
+    _, log = run(grid, 1, stage)
+    assert not hasattr(grid, "kept"), "the grid fails what its node leaves behind"
+    assert log[0][1]["late"] == []
+
+
+def test_after_the_last_round_nobody_is_waited_for(slow_grid, owners, run):
+    stage = Stage("experts", 1, **SHARED, deadline_s=10.0, timeout_s=60.0)
+    grid = slow_grid(owners("a", "b"), {"b": 30.0})
+    _, log = run(grid, 1, stage)
+    assert log[0][1]["late"] == []
+    assert len(grid.given_up) == 1
+
+
 def test_without_a_quorum_a_round_waits_and_then_fails(slow_grid, owners, run):
     grid = slow_grid(owners("a", "b", "c"), {"b": 30.0, "c": 90.0})
     _, log = run(grid, 1)
@@ -174,6 +225,31 @@ def test_the_withdrawn_are_left_out_at_the_next_aggregate(slow_grid, owners, sha
     for path, (b, a) in strategy.states["legal"].aggregate.items():
         mine = part.scale * part.factors[path][0].double() @ part.factors[path][1].double()
         assert torch.allclose(b.double() @ a.double(), mine, rtol=1e-5, atol=1e-7)
+
+
+def test_a_clients_size_is_what_it_said_first(slow_grid, owners, run):
+    clients = owners("a", "b")
+    grid = slow_grid(clients, {})
+    before, log = run(grid, 1)
+    clients[1].size = 2**50
+    sizes = log[0][1]["sizes"]
+    assert sizes == {"a": 100, "b": 100}
+    after, log = run(grid, 2, progress=Progress(1, before.states, (), sizes))
+    assert weight(after, "b") == 100
+    assert log[-1][1]["sizes"] == sizes
+    afresh, _ = run(grid, 1)
+    assert weight(afresh, "b") == 2**50, "another stage asks anew"
+
+
+def test_what_the_disk_has_lost_is_not_the_clients_failure(
+    slow_grid, fake_client, spoiling, run, tmp_path
+):
+    record = ArrayRecord()
+    record["change"] = StoredArray("uint8", (8,), "fedmore.sign1", tmp_path / "lost")
+    answer = RecordDict({"update": record})
+    client = fake_client("a", spoil=spoiling(TRAIN, answer))
+    with pytest.raises(StoreError, match=str(tmp_path / "lost")):
+        run(slow_grid([client, fake_client("b")], {}), 1)
 
 
 def test_everything_else_is_passed_on(fake_grid, owners):

@@ -17,6 +17,7 @@ from fedmore.strategies.robust import (
     TrimmedMean,
     rule_of,
     shared_basis,
+    shares,
     unguarded,
 )
 from fedmore.strategies.state import Contribution, advance, fresh
@@ -190,3 +191,29 @@ def test_a_round_whose_rule_cuts_nobody_off_says_so(fake_grid, clients, shapes, 
     strategy.start(strategy.patient(fake_grid(clients())), ArrayRecord(), num_rounds=1, timeout=0.2)
     ((_, metrics, _),) = log
     assert [text.split(":")[0] for text in metrics["warnings"]] == ["legal", "medical"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "most", "wanted"),
+    [
+        ([300, 100], 1.0, [0.75, 0.25]),
+        ([2**50, 100, 300], 0.5, [0.5, 0.125, 0.375]),
+        ([2**50, 100, 300], 0.4, [0.4, 0.2, 0.4]),
+        ([2**50, 100], 0.25, [0.5, 0.5]),
+        ([2**50, 2**50, 1, 1], 0.3, [0.3, 0.3, 0.2, 0.2]),
+        ([7], 0.5, [1.0]),
+        ([7, 0], 0.5, [1.0, 0.0]),
+        ([1, 1, 1], 0.0, [1 / 3] * 3),
+    ],
+)
+def test_no_owner_has_more_than_its_share(weights, most, wanted):
+    assert shares(weights, most) == pytest.approx(wanted)
+
+
+def test_a_share_is_of_the_mean_of_an_experts_owners():
+    assert rule_of(Stage("experts", max_share=0.4)).max_share == 0.4
+    for wrong in ({"kind": "experts", "aggregation": "krum"}, {"kind": "routing"}):
+        with pytest.raises(ValueError, match=r"max_share 0\.4 is for the mean"):
+            Stage(**wrong, max_share=0.4)
+    with pytest.raises(ValueError, match="max_share must be from 0 to 1"):
+        Stage("experts", max_share=1.5)

@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.rpc.uploads import Limits
 from fedmore.coordinator.store import Store
-from fedmore.experts.errors import RegistryError, StoreError, TransportError, WireError
+from fedmore.experts.errors import RegistryError, StoreError, TransportError
 from fedmore.protos.chunks import digest_of
 from fedmore.protos.flower import make_reply
 from fedmore.strategies.events import Received, Refused
@@ -154,18 +154,19 @@ def test_a_damaged_array_is_found_when_it_is_used(answered):
     asked, path = answered
     reply = asked.reply()
     path.write_bytes(BIG[:-1] + b"?")
-    with pytest.raises(WireError, match="damaged"):
+    with pytest.raises(StoreError, match=f"{path}: damaged"):
         _ = reply.content["a"]["w"].data
 
 
 @pytest.mark.parametrize("left", [None, 100])
-def test_a_lost_or_truncated_array_fails_its_task(answered, left):
+def test_a_lost_or_truncated_array_is_the_disks_fault_and_no_clients(answered, left):
     asked, path = answered
     path.unlink()
     if left is not None:
         path.write_bytes(BIG[:left])
-    reason = asked.reply().error.reason
-    assert ("100 bytes, not the" in reason) if left else ("cannot be read" in reason)
+    says = "damaged, 100 bytes of" if left else "cannot be read"
+    with pytest.raises(StoreError, match=f"{path}: {says}"):
+        asked.reply()
 
 
 def test_what_was_lost_can_be_uploaded_again(federation, answered):

@@ -17,12 +17,12 @@ from fedmore.strategies.events import Progress, Received, Refused
 class Raw:
     """A stream in the test's own hands."""
 
-    def __init__(self, federation, name):
-        identity = federation.enrol(name)
+    def __init__(self, identity):
+        self.identity = identity
         self.node_id = identity.node_id
         self.link = identity.link()
         self._said = queue.SimpleQueue()
-        self.say(hello=pb.Hello(session=name))
+        self.say(hello=pb.Hello(session="s"))
         self._events = iter(self.link.connect(iter(self._said.get, None)))
         assert self.next("welcome").heartbeat_s == 0.1
 
@@ -52,8 +52,8 @@ class Raw:
 def raw(federation):
     opened = []
 
-    def open_(name):
-        opened.append(Raw(federation, name))
+    def open_(name, identity=None):
+        opened.append(Raw(identity or federation.enrol(name)))
         return opened[-1]
 
     yield open_
@@ -232,3 +232,33 @@ def test_a_client_that_does_not_read_is_let_go_of(federation, raw, monkeypatch):
     with pytest.raises(TransportError, match="revoked"):
         list(ada._events)
     assert federation.mailbox.nodes() == []
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_who_was_away_too_long_is_told_to_stop(federation, raw, settled):
+    ada = raw("ada")
+    task_id = push(federation, ada.node_id)
+    ada.next("task")
+    ada.say(leave=pb.Leave(reason="lunch"))
+    assert "lunch" in replied(federation, task_id).error.reason
+    if settled:
+        federation.journal.settle("experts/1")
+    ada.close()
+    back = raw("ada", ada.identity)
+    back.say(heartbeat=pb.Heartbeat(tasks=[task_id]))
+    assert back.next("cancel").task_id == task_id
+    back.say(heartbeat=pb.Heartbeat(tasks=[task_id]))
+    back.reply(task_id=task_id, failure=pb.Failure(reason="cancelled"))
+    assert back.next("taken").task_id == task_id, "and it is told once"
+    assert federation.of(Refused) == []
+
+
+def test_what_is_wanted_is_not_cancelled(federation, raw):
+    """The coordinator was started again, and its plan has not asked once more yet."""
+    ada = raw("ada")
+    task_id = push(federation, ada.node_id)
+    ada.next("task")
+    federation.mailbox._open.clear()
+    ada.say(heartbeat=pb.Heartbeat(tasks=[task_id]))
+    ada.done(task_id)
+    assert ada.next("taken").task_id == task_id

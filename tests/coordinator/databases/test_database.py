@@ -3,11 +3,14 @@
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC
 
 import pytest
+from sqlalchemy import create_engine, text
 
-from fedmore.coordinator.database import Database, check_url
+from fedmore.coordinator.alone import Lock
+from fedmore.coordinator.database import VERSION, Database, check_url
 from fedmore.coordinator.registry import Registry
 from fedmore.experts.errors import ConfigError, FedmoreError, RegistryError, TransportError
 
@@ -110,6 +113,39 @@ def test_a_coordinator_that_was_killed_is_no_longer_alone(url, registry):
     assert subprocess.run([sys.executable, "-c", code, url], check=False).returncode == -9
     with registry.database.alone():
         pass
+
+
+@SHARED
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_lock_that_is_lost_stops_the_coordinator(url, registry, monkeypatch, busy):
+    monkeypatch.setattr(Lock.__init__, "__defaults__", (0.05,))
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    end = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    )
+    lost = pytest.raises(RegistryError, match=r"the lock .* is lost \(.*start again")
+    with lost, registry.database.alone():
+        with admin.connect() as connection:
+            connection.execute(end)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if busy:
+                registry.set_state("x", 1)
+            else:
+                threading.Event().wait(20)
+    admin.dispose()
+    with pytest.raises(RegistryError, match="is lost"):
+        registry.get_state("x")
+    with Registry(url) as other, other.database.alone():
+        assert other.get_state("schema") == VERSION
+
+
+def test_a_database_of_another_version_is_refused(url, registry):
+    assert registry.get_state("schema") == VERSION
+    with Registry(url) as again:
+        again.set_state("schema", VERSION + 1)
+    with pytest.raises(RegistryError, match=rf"version {VERSION + 1}, and this program's of"):
+        Registry(url)
 
 
 def test_a_database_that_cannot_be_had_is_named():

@@ -1,5 +1,6 @@
 """A grid whose carrier is the journal, killed (that is, left behind) and opened again."""
 
+import os
 import random
 import threading
 
@@ -9,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from fedmore.coordinator.grid import MailboxGrid
 from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
-from fedmore.experts.errors import RegistryError
+from fedmore.experts.errors import RegistryError, StoreError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import digest_of
 from fedmore.protos.flower import make_reply
@@ -190,6 +191,38 @@ def test_large_arrays_stay_in_the_store(world):
     assert array.data == back
 
 
+@pytest.mark.parametrize("damage", ["lost", "cut", "spoilt"])
+def test_a_reply_that_the_disk_has_lost_is_asked_for_again_at_the_next_start(world, damage):
+    [task_id, other] = world.push(1, 2)
+    world.reply(1, task_id, data=BIG)
+    world.reply(2, other, "whole", data=BIG[::-1])
+    path = world.store.path(digest_of(BIG))
+    {
+        "lost": path.unlink,
+        "cut": lambda: os.truncate(path, 100),
+        "spoilt": lambda: path.write_bytes(BIG[:-1] + b"?"),
+    }[damage]()
+    with pytest.raises(StoreError, match=str(path)):
+        _ = world.grid.pull_messages([task_id])[0].content["a"]["w"].data
+    world.start(groups=())
+    assert world.push(1, 2) == [task_id, other]
+    assert world.mailbox.take(1).id == task_id
+    assert world.mailbox.take(2) is None
+    assert not world.journal.ledger.uploaded(1, digest_of(BIG))
+    assert world.reply(1, task_id, "again", data=BIG).fresh
+    assert world.pull(task_id, other) == ["again", "whole"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "spoilt"])
+def test_a_content_that_the_disk_has_damaged_is_no_clients_fault(world, damage):
+    [task_id] = world.push(1)
+    world.reply(1, task_id, "x" * (2 << 20))
+    [path] = world.store.root.glob("??/*")
+    path.write_bytes(b"\xff" * (100 if damage == "cut" else path.stat().st_size))
+    with pytest.raises(StoreError, match=str(path)):
+        world.grid.pull_messages([task_id])
+
+
 def test_a_round_on_disk_leaves_nothing_behind(world):
     ids = world.push(1, 2, data=BIG)
     for node, task_id in zip((1, 2), ids, strict=True):
@@ -217,10 +250,10 @@ def test_a_late_reply_is_kept_until_it_was_used(world):
     ids = world.push(1, 2)
     world.reply(1, ids[0])
     world.pull(*ids)
-    world.journal.settle("experts/1")
+    world.journal.settle("experts/1", late=[ids[1]])
     world.reply(2, ids[1], "late")
     world.push(1, group="experts/2")
-    world.journal.settle("experts/1")
+    world.journal.settle("experts/1", late=[ids[1]])
     assert world.pull(ids[1]) == ["late"]
     assert world.pull(ids[1]) == []
     world.journal.settle("experts/2")
@@ -231,7 +264,7 @@ def test_a_late_reply_is_kept_until_it_was_used(world):
 def test_a_late_reply_can_be_pulled_after_a_restart(world, before):
     ids = world.push(1, 2)
     world.reply(1, ids[0])
-    world.journal.settle("experts/1")
+    world.journal.settle("experts/1", late=[ids[1]])
     if before:
         world.reply(2, ids[1], "late")
     world.start(groups=["experts/1"], late=[ids[1]])
@@ -275,15 +308,67 @@ def test_after_a_plan_that_failed_its_failures_are_tried_again(world):
     assert world.push(1, 2) == again, "and the new id is as good as the old"
 
 
-def test_a_node_that_left_does_not_spoil_the_task_for_its_return(world):
+def test_a_node_that_left_has_failed_for_good(world):
     [task_id] = world.push(1)
     world.mailbox.leave(1, "no sign of life")
     [reply] = world.grid.pull_messages([task_id])
-    assert reply.has_error()
-    assert world.reply(1, task_id, "back").fresh
+    assert reply.error.reason == "no sign of life"
+    assert world.reply(1, task_id, "back").refused == "the task is answered already"
     world.start()
     world.push(1)
+    [again] = world.grid.pull_messages([task_id])
+    assert again.error.reason == "no sign of life"
+
+
+def test_what_came_before_its_node_was_given_up_counts(world):
+    [task_id] = world.push(1)
+    world.mailbox.leave(1, "no sign of life")
+    assert world.reply(1, task_id, "in time").fresh
+    assert world.pull(task_id) == ["in time"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_task_that_is_kept_waits_for_its_node(world, restarted):
+    [task_id] = world.push(1)
+    world.grid.keep([task_id])
+    if restarted:
+        world.start(nodes=())
+        world.grid.keep([task_id])
+    else:
+        world.mailbox.leave(1, "no sign of life")
+    assert list(world.grid.away([task_id])) == [task_id]
+    assert world.grid.pull_messages([task_id]) == []
+    world.mailbox.join(1)
+    assert world.grid.away([task_id]) == {}
+    assert world.mailbox.take(1).id == task_id
+    assert world.reply(1, task_id, "back").fresh
     assert world.pull(task_id) == ["back"]
+
+
+def test_who_may_not_come_back_is_not_waited_for(world):
+    [task_id] = world.push(1)
+    world.grid.keep([task_id])
+    world.mailbox.leave(1, "asleep")
+    world.mailbox.leave(1, "revoked", for_good=True)
+    [reply] = world.grid.pull_messages([task_id])
+    assert reply.error.reason == "revoked"
+
+
+def test_what_the_strategy_has_given_up_leaves_nothing_behind(world):
+    ids = world.push(1, 2, data=BIG)
+    world.mailbox.leave(1, "gone")
+    world.pull(ids[1])
+    world.journal.settle("experts/1")
+    assert world.store.digests() == set()
+    assert "no such task" in world.take(1, pb.Reply(task_id=ids[0])).refused
+    assert world.take(1, pack_failure(ids[0], "cancelled", 2).message).refused == ""
+
+
+def test_nobody_waits_for_what_is_not_open(world):
+    [done, open_] = world.push(1, 2)
+    [question] = world.push(1, group="")
+    world.reply(1, done)
+    assert world.journal.unwanted([done, open_, question, "?"]) == {done, "?"}
 
 
 def test_what_cannot_be_encoded_fails_alone(world):

@@ -1,4 +1,5 @@
-"""Faults on a schedule: of connections (`FaultyProxy`) and of messages (`FaultyStreams`).
+"""Faults on a schedule: of connections (`FaultyProxy`), messages (`FaultyStreams`) and the pieces
+of blobs (`FaultyBlobs`), which are above TLS: nothing there notices what is corrupt.
 
 Every fault of a schedule happens once, so each exchange gets a chance to end.
 """
@@ -16,17 +17,22 @@ from typing import TypeVar
 import pytest
 from hypothesis import strategies as st
 
+from fedmore.client import rpc
 from fedmore.client.outbox import Outbox
 from fedmore.client.patience import Patience
 from fedmore.client.rpc import Call, Link
 from fedmore.coordinator.journal import Journal
+from fedmore.coordinator.rpc import downloads
+from fedmore.protos import chunks
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.stored import Payload
 
 T = TypeVar("T")
 CONNECTION_FAULTS = ("cut", "corrupt", "truncate", "half-close", "delay")
 MESSAGE_FAULTS = ("drop", "duplicate", "reorder", "delay")
+BLOB_FAULTS = (*MESSAGE_FAULTS, "corrupt")
 UP, DOWN = "up", "down"
-PIECE = 1 << 14
+PIECE, BLOB_PIECE = 1 << 14, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,14 @@ def message_faults() -> st.SearchStrategy[list[Fault]]:
         Fault, st.sampled_from(MESSAGE_FAULTS), st.sampled_from([UP, DOWN]), st.integers(0, 20)
     )
     return st.lists(fault, min_size=1, max_size=16)
+
+
+def blob_faults() -> st.SearchStrategy[list[Fault]]:
+    """Schedules for blobs, of some 28 pieces each way; a blob is tried three times."""
+    kinds, after = st.sampled_from(BLOB_FAULTS), st.integers(0, 27)
+    return st.lists(
+        st.builds(Fault, kinds, st.sampled_from([UP, DOWN]), after), min_size=1, max_size=2
+    )
 
 
 class Schedule:
@@ -110,8 +124,7 @@ class FaultyProxy:
                     sink.sendall(data[: len(data) // 2])
                     break
                 if kind == "corrupt":
-                    at = len(data) // 3
-                    data = data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
+                    data = corrupt(data)
                 if kind == "delay":
                     time.sleep(0.2)
                 if kind == "half-close":
@@ -155,31 +168,62 @@ class FaultyStreams:
         patch.setattr(Call, "__iter__", faulty_listen)
 
     def through(self, messages: Iterator[T], way: str) -> Iterator[T]:
-        """`messages`, but for what the schedule does to them."""
-        held: list[T] = []
+        """`messages`, but for what the schedule does to those after the first."""
         yield from itertools.islice(messages, 1)
-        for message in messages:
-            kind = self._schedule.next(way)
-            if kind == "drop":
-                continue
-            if kind == "delay":
-                time.sleep(0.1)
-            if kind == "reorder":
-                held.append(message)
-                continue
+        yield from disturbed(messages, way, self._schedule)
+
+
+class FaultyBlobs:
+    """Uploads and downloads in small pieces, with the faults of a schedule."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, schedule: Schedule) -> None:
+        download = Link.download
+
+        def faulty_split(payload: Payload, offset: int) -> Iterator[bytes]:
+            return disturbed(chunks.split(payload, offset), UP, schedule)
+
+        def faulty_download(link: Link, digest: str, offset: int) -> Iterator[bytes]:
+            return disturbed(download(link, digest, offset), DOWN, schedule)
+
+        patch.setattr(chunks, "CHUNK", BLOB_PIECE)
+        patch.setattr(downloads, "CHUNK", BLOB_PIECE)
+        patch.setattr(rpc, "split", faulty_split)
+        patch.setattr(Link, "download", faulty_download)
+
+
+def disturbed(messages: Iterator[T], way: str, schedule: Schedule) -> Iterator[T]:
+    """`messages`, but for what the schedule does to them."""
+    held: list[T] = []
+    for message in messages:
+        kind = schedule.next(way)
+        if kind == "drop":
+            continue
+        if kind == "delay":
+            time.sleep(0.1)
+        if kind == "reorder":
+            held.append(message)
+            continue
+        yield corrupt(message) if kind == "corrupt" else message
+        if kind == "duplicate":
             yield message
-            if kind == "duplicate":
-                yield message
-            yield from held
-            held.clear()
         yield from held
+        held.clear()
+    yield from held
+
+
+def corrupt(data: T) -> T:
+    """Some bytes with one bit of one of them turned."""
+    assert isinstance(data, bytes)
+    at = len(data) // 3
+    return data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
 
 
 class Faults:
     """What the tests of this folder draw and inject."""
 
-    Schedule, Proxy, Streams = Schedule, FaultyProxy, FaultyStreams
+    Schedule, Proxy, Streams, Blobs = Schedule, FaultyProxy, FaultyStreams, FaultyBlobs
     connection, message = staticmethod(connection_faults), staticmethod(message_faults)
+    blob = staticmethod(blob_faults)
 
 
 @pytest.fixture

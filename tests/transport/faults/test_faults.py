@@ -1,6 +1,7 @@
 """Whatever happens on the way, the result is the undisturbed one and each contribution counts once.
 
-`FEDMORE_FAULT_EXAMPLES=200 pytest tests/transport/faults` draws other schedules, and more of them.
+Every run draws other schedules. A failure says its seed; `FEDMORE_FAULT_SEED=…` draws them
+again, `FEDMORE_FAULT_EXAMPLES=200` more of them.
 """
 
 import itertools
@@ -16,7 +17,7 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
-from hypothesis import HealthCheck, Phase, event, given, note, settings
+from hypothesis import HealthCheck, Phase, event, given, note, seed, settings
 from hypothesis import strategies as st
 
 from fedmore.client.session import Session
@@ -25,17 +26,17 @@ from fedmore.coordinator.mailbox import Mailbox
 from fedmore.protos.flower import stamp
 from fedmore.strategies.events import Received, Refused
 
-EXAMPLES = int(os.environ.get("FEDMORE_FAULT_EXAMPLES", "0"))
-pytestmark = pytest.mark.timeout(60 + 30 * EXAMPLES)
+EXAMPLES = int(os.environ.get("FEDMORE_FAULT_EXAMPLES", "20"))
+SEED = int(os.environ.get("FEDMORE_FAULT_SEED", "0")) or random.SystemRandom().getrandbits(32)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 30 * EXAMPLES)]
 ROUNDS, WITHIN_S = 2, 30.0
 SHIFTS = {"ada": (1.5, 10), "bob": (-4.25, 30)}
-SEEDS = itertools.count()
+NUMBERS = itertools.count()
 faulty = settings(
-    max_examples=EXAMPLES or 5,
-    derandomize=not EXAMPLES,
+    max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    phases=[Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate],
+    phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -97,21 +98,21 @@ class Running(threading.Thread):
 
 def check_exchange(hub, port):
     """One exchange with the members connected through `port`."""
-    seed, before, began = next(SEEDS), len(hub.events), time.monotonic()
+    number, before, began = next(NUMBERS), len(hub.events), time.monotonic()
     apps = {hub.members[name].node_id: make_app(*SHIFTS[name]) for name in SHIFTS}
     running = [
         Running(replace(member, address=f"127.0.0.1:{port}"), apps[member.node_id])
         for member in hub.members.values()
     ]
     hub.eventually(lambda: len(hub.mailbox.nodes()) == 2, WITHIN_S)
-    found = average(hub.grid, seed)
+    found = average(hub.grid, number)
     hub.eventually(lambda: len(received(hub, before)) >= 2 * ROUNDS)
     for each in running:
         each.session.stop()
         each.join(10)
         assert not each.is_alive(), "a session hangs"
         assert each.error is None, each.error
-    assert found == average(Undisturbed(apps), seed)
+    assert found == average(Undisturbed(apps), number)
     assert time.monotonic() - began < WITHIN_S
     counts = Counter(event.task_id for event in received(hub, before))
     assert list(counts.values()) == [1] * 2 * ROUNDS
@@ -126,7 +127,12 @@ def received(hub, before):
     return [event for event in hub.events[before:] if isinstance(event, Received)]
 
 
-@pytest.mark.slow
+def tell(schedule):
+    note(f"FEDMORE_FAULT_SEED={SEED}, happened: {schedule.happened}")
+    event(f"faults: {len(schedule.happened)}")
+
+
+@seed(SEED)
 @faulty
 @given(data=st.data())
 def test_connections_that_fail_change_nothing(hub, faults, data):
@@ -136,17 +142,30 @@ def test_connections_that_fail_change_nothing(hub, faults, data):
         check_exchange(hub, proxy.port)
     finally:
         proxy.close()
-        note(f"happened: {schedule.happened}")
-        event(f"faults: {len(schedule.happened)}")
+        tell(schedule)
 
 
-@pytest.mark.slow
+@seed(SEED)
 @faulty
 @given(data=st.data())
 def test_messages_that_are_lost_late_doubled_or_out_of_order_change_nothing(hub, faults, data):
     schedule = faults.Schedule(data.draw(faults.message()))
     with pytest.MonkeyPatch.context() as patch:
         faults.Streams(patch, schedule)
-        check_exchange(hub, hub.server.port)
-        note(f"happened: {schedule.happened}")
-        event(f"faults: {len(schedule.happened)}")
+        try:
+            check_exchange(hub, hub.server.port)
+        finally:
+            tell(schedule)
+
+
+@seed(SEED)
+@faulty
+@given(data=st.data())
+def test_pieces_of_blobs_that_are_lost_doubled_or_corrupt_change_nothing(hub, faults, data):
+    schedule = faults.Schedule(data.draw(faults.blob()))
+    with pytest.MonkeyPatch.context() as patch:
+        faults.Blobs(patch, schedule)
+        try:
+            check_exchange(hub, hub.server.port)
+        finally:
+            tell(schedule)
