@@ -103,7 +103,7 @@ def test_the_trimmed_mean_without_anything_to_trim_is_the_plain_mean(crowd):
 
 
 def test_a_stage_names_its_rule():
-    assert rule_of(Stage("experts")) is MEAN
+    assert rule_of(Stage("experts")) == MEAN
     assert rule_of(Stage("experts", aggregation="krum", hostile=0.3)) == OneOwner(0.3)
     assert rule_of(Stage("experts", aggregation="trimmed_mean")) == TrimmedMean(0.2)
 
