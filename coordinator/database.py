@@ -132,6 +132,15 @@ def open_engine(url: str) -> Engine:
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite if sqlite else _begin_shared)
+    try:
+        _make_tables(engine, url)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _make_tables(engine: Engine, url: str) -> None:
     with engine.execution_options(**{WRITE: True}).begin() as connection:
         found = _version(connection)
         if found not in (None, VERSION):
@@ -142,7 +151,6 @@ def open_engine(url: str) -> Engine:
         Base.metadata.create_all(connection)
         if found is None:
             connection.execute(insert(StateRecord).values(key=SCHEMA, value=VERSION))
-    return engine
 
 
 def _version(connection: Connection) -> object:

@@ -172,7 +172,7 @@ def test_a_rule_that_cuts_nobody_off_is_told(rule):
 
 
 def test_a_stage_names_its_rule():
-    assert rule_of(Stage("experts")) is MEAN
+    assert rule_of(Stage("experts")) == MEAN
     assert rule_of(Stage("experts", aggregation="krum", hostile=0.3)) == OneOwner(0.3)
     assert rule_of(Stage("experts", aggregation="trimmed_mean")) == TrimmedMean(0.2)
 
