@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ class Remembered:
     """The mirrored component, what error feedback still owes, and the last answer.
 
     `task` names the task that the last answer was for, so that doing it again gives the same bytes.
+    `mirror` is that of the aggregate (`fedmore.strategies.mirror`), empty for none.
     """
 
     component: Factors
@@ -33,6 +34,7 @@ class Remembered:
     task: str
     answer: bytes
     metrics: Mapping[str, float | int]
+    mirror: Factors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,11 @@ class Memory:
         """Where `fedmore.client.checkpoint` keeps the task in hand."""
         return self.directory / f"{expert}.checkpoint.safetensors"
 
-    def updates(self) -> dict[str, int]:
-        """How many updates each remembered expert holds."""
+    def entries(self) -> dict[str, Remembered]:
+        """What is remembered of each expert."""
         files = sorted(self.directory.glob(f"*{SUFFIX}"))
         names = [file.name.removesuffix(SUFFIX) for file in files]
-        return {name: entry.updates for name in names if (entry := self.read(name))}
+        return {name: entry for name in names if (entry := self.read(name))}
 
     def read(self, expert: str) -> Remembered | None:
         """What is remembered of an expert; None where there is nothing."""
@@ -96,12 +98,18 @@ class Memory:
                 meta["task"],
                 tensors["answer"].numpy().tobytes(),
                 json.loads(meta["metrics"]),
+                {
+                    path: (b.float(), a.float())
+                    for path, (b, a) in _part(tensors, "mirror.").items()
+                },
             )
 
     def write(self, expert: str, entry: Remembered) -> None:
         """Remember; a crash leaves the old file or the new one."""
         tensors = {f"component.{k}": t for k, t in to_state(entry.component).items()}
         tensors |= {f"residual.{k}": t for k, t in to_state(entry.residual).items()}
+        mirror = to_state(entry.mirror).items()
+        tensors |= {f"mirror.{k}": t.bfloat16() for k, t in mirror}  # bfloat16's numbers
         # Not in the header, which safetensors limits to 100 MB.
         tensors["answer"] = torch.frombuffer(bytearray(entry.answer), dtype=torch.uint8)
         meta = {
