@@ -16,6 +16,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from flwr.app import RecordDict
@@ -50,11 +51,16 @@ class Broadcast:
     move: bytes = b""
     upon: int = 0
 
+    @cached_property
+    def mark(self) -> int:
+        """The mark of what the owners hold after it."""
+        return mark(self.mirror)
+
     def content(
         self, task: TrainTask, sites: Sequence[Site], holds: int, component: Factors | None
     ) -> RecordDict:
         """The message to a client that holds the mirror of the mark `holds`, 0 for none."""
-        task = replace(task, mirror=mark(self.mirror))
+        task = replace(task, mirror=self.mark)
         moved = self.upon and holds == self.upon
         codec, move = (self.codec, self.move) if moved else (WHOLE, None)
         return train_content(task, sites, codec, self.mirror, component, move)
@@ -63,8 +69,8 @@ class Broadcast:
 def broadcast(aggregate: Factors, held: Factors, codec: str, sites: Sequence[Site]) -> Broadcast:
     """The next send after that which made the mirror `held`, empty before the first.
 
-    All is sent anew where a move would leave too much (`MOST_LEFT`): after the first owner came or
-    went, or where Krum chose another owner.
+    All is sent anew where a move would leave too much (`MOST_LEFT`), such as after an owner came or
+    where Krum chose another one.
     """
     if not held:
         return Broadcast(_rounded(aggregate))
