@@ -216,6 +216,8 @@ class ExpertStrategy(TrainOnly):
             self.states[name] = kept
             owners = sorted(kept.components)
             metrics[name] = {"aggregation_error": error, "rank": kept.rank, "owners": owners}
+            if name in self._casts:
+                metrics[name]["download_error"] = self._casts[name].error
         return metrics
 
     def _contribution(

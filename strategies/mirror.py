@@ -26,6 +26,7 @@ from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Site
+from fedmore.kernels.delta import cpu as delta
 from fedmore.kernels.determinism import one_thread
 from fedmore.strategies.compression import layout, mirrored
 from fedmore.strategies.compression.codec import codecs_of
@@ -43,10 +44,12 @@ class Broadcast:
     """What the owners of an expert are sent in one round.
 
     `mirror` is what they hold after it; `move` brings there whoever holds the mirror of the mark
-    `upon`, with the codec or policy `codec`; where `upon` is 0 nobody does.
+    `upon`, with the codec or policy `codec`; where `upon` is 0 nobody does. `error` is the relative
+    Frobenius error of the mirror's products.
     """
 
     mirror: Factors
+    error: float
     codec: str = WHOLE
     move: bytes = b""
     upon: int = 0
@@ -73,16 +76,21 @@ def broadcast(aggregate: Factors, held: Factors, codec: str, sites: Sequence[Sit
     where Krum chose another one.
     """
     if not held:
-        return Broadcast(_rounded(aggregate))
+        return _whole(aggregate)
     start = {path: _widened(*held[path], aggregate[path][1].shape[0]) for path in held}
     target = low_rank.tensors(nearest(aggregate, start), sites)
     codecs = codecs_of(codec, [tuple(tensor.shape) for tensor in target])
     # No gain: it makes up for a last send, and what counts here is how near every one comes.
     moved = mirrored.send(codecs, target, low_rank.tensors(start, sites), gains={})
     if _size(t - h for t, h in zip(target, moved.held, strict=True)) > MOST_LEFT * _size(target):
-        return Broadcast(_rounded(aggregate))
+        return _whole(aggregate)
     mirror = _rounded(low_rank.from_tensors(moved.held, sites))
-    return Broadcast(mirror, codec, moved.data, mark(held))
+    return Broadcast(mirror, _error(mirror, aggregate), codec, moved.data, mark(held))
+
+
+def _whole(aggregate: Factors) -> Broadcast:
+    mirror = _rounded(aggregate)
+    return Broadcast(mirror, _error(mirror, aggregate))
 
 
 def received(content: RecordDict, sites: Sequence[Site], held: Factors) -> Factors | None:
@@ -139,6 +147,16 @@ def mark(mirror: Factors) -> int:
             total.update(f"{path} {tuple(tensor.shape)}\n".encode())
             total.update(layout.raw(tensor.bfloat16()))
     return int.from_bytes(total.digest()[:6], "little")
+
+
+def _error(mirror: Factors, aggregate: Factors) -> float:
+    """The relative Frobenius error over all matrices, 0 where there is nothing."""
+    wrong, exact = 0.0, 0.0
+    with one_thread():
+        for path, pair in aggregate.items():
+            wrong += delta.norm([(*mirror[path], 1.0), (*pair, -1.0)]) ** 2
+            exact += delta.norm([(*pair, 1.0)]) ** 2
+    return math.sqrt(wrong / exact) if exact else 0.0
 
 
 def _size(tensors: Iterable[Tensor]) -> float:

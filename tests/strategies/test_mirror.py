@@ -94,7 +94,8 @@ def test_the_first_is_whole_and_bfloat16():
     there = aggregate(5, 1)
     cast = broadcast(there, {}, "sign1", SITES)
     assert cast.upon == 0
-    assert apart(cast.mirror, there) < 0.01
+    assert cast.error == pytest.approx(apart(cast.mirror, there))
+    assert 0 < cast.error < 0.01
     assert all(torch.equal(t, t.bfloat16().float()) for t in tensors(cast.mirror, SITES))
     content = cast.content(TASK, SITES, 0, None)
     assert read_move(content, SITES) is None
@@ -118,6 +119,7 @@ def test_one_bit_a_number_travels():
     held = broadcast(aggregate(5, 1), {}, "sign1", SITES).mirror
     there = aggregate(5, 1, moved=0.1)
     cast = broadcast(there, held, "sign1", SITES)
+    assert cast.error == pytest.approx(apart(cast.mirror, there))
     shapes = [tuple(t.shape) for t in tensors(there, SITES)]
     size = sum(c.size(x * y) for c, (x, y) in zip(codecs_of("sign1", shapes), shapes, strict=True))
     (array,) = cast.content(TASK, SITES, mark(held), None).array_records["state"].values()
@@ -164,6 +166,7 @@ def test_an_aggregate_of_nothing():
     cast = broadcast(nothing, {}, "sign1", SITES)
     assert ranks(cast.mirror) == ranks(nothing)
     assert broadcast(nothing, cast.mirror, "sign1", SITES).move == b""
+    assert cast.error == 0
 
 
 def test_a_mirror_that_is_lost_or_foreign_is_never_guessed():

@@ -54,6 +54,16 @@ def test_owners_are_sent_a_whole_one_and_then_moves(fake_grid, clients, start):
     assert same(a.seen[-1][0], a.mirror)
 
 
+def test_what_the_codec_cost_is_told(fake_grid, clients, shapes, new_log):
+    log, grid = new_log(), fake_grid(clients())
+    strategy = ExpertStrategy(STAGE, shapes, 7, log)
+    strategy.start(strategy.patient(grid), ArrayRecord(), num_rounds=3, timeout=0.2)
+    told = [metrics["experts"]["legal"].get("download_error") for _, metrics, _ in log]
+    assert told[0] is None
+    assert 0 < told[1] < 0.01 < told[2] < 0.6
+    assert "download_error" not in log[-1][1]["experts"]["medical"]
+
+
 def test_fine_codecs_know_no_mirror(fake_grid, clients, start):
     everybody = clients()
     grid = fake_grid(everybody)
