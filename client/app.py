@@ -29,10 +29,10 @@ from fedmore.kernels.determinism import one_thread
 from fedmore.strategies.compression.codec import codecs_of
 from fedmore.strategies.compression.error_feedback import Sent, send
 from fedmore.strategies.members import Member, hello
+from fedmore.strategies.mirror import mark, received
 from fedmore.strategies.router import EmbedTask, embedding_content, read_embed_task
 from fedmore.strategies.tasks import (
     TrainTask,
-    read_aggregate,
     read_component,
     read_task,
     update_content,
@@ -67,9 +67,10 @@ def handle(message: Message, context: Context) -> Message:
 def _hello(message: Message, context: Context) -> Message:
     node = Node.of(context)
     size = sum(len(text.encode()) for text in node.documents())
-    updates = node.memory(context.node_id).updates()
-    experts, counts = list(updates), list(updates.values())
-    member = Member(node.name, node.kind, node.target, node.rank, size, experts, counts)
+    known = node.memory(context.node_id).entries()
+    counts = [entry.updates for entry in known.values()]
+    marks = [mark(entry.mirror) for entry in known.values()]
+    member = Member(node.name, node.kind, node.target, node.rank, size, list(known), counts, marks)
     return Message(hello(member), reply_to=message)
 
 
@@ -101,7 +102,7 @@ def _work(
     # EF21 (arXiv 2106.05203): training goes on from what this client made itself, which is what
     # both ends hold and what it still owes; the coordinator's copy follows.
     start = low_rank.total(held, residual)
-    aggregate = read_aggregate(content, sites)
+    aggregate = received(content, sites, entry.mirror if entry else {})
     # The aggregate has its own component in it: that is taken out where it is trained.
     own = (held, -spec.scale)
     frozen = None if aggregate is None else combine([(aggregate, 1.0), own])
@@ -112,8 +113,9 @@ def _work(
     component = low_rank.total(held, low_rank.from_tensors(sent.decoded, sites))
     owed = low_rank.from_tensors(sent.residual, sites)
     metrics = _metrics(trained, sent, component, len(node.documents()))
+    mirror = aggregate if aggregate and task.mirror else {}
     before = (held, residual)
-    return Remembered(component, owed, task.updates + 1, key, sent.data, metrics, before)
+    return Remembered(component, owed, task.updates + 1, key, sent.data, metrics, mirror, before)
 
 
 def _held(

@@ -117,7 +117,7 @@ class Answer:
 
 
 def hello_answer(node: Node) -> Answer:
-    """Who the client is: what the owner chose, bytes of text, and updates that it remembers."""
+    """Who the client is: what the owner chose, bytes of text, what it remembers of its expert."""
     member: Fields = {
         "name": Word(node.name),
         "kind": Word(node.kind),
@@ -126,6 +126,7 @@ def hello_answer(node: Node) -> Answer:
         "size": Number(),
         "experts": Upto1(Word(node.target)),
         "updates": Upto1(Number()),
+        "mirrors": Upto1(Number()),
     }
     return Answer(config={"member": member})
 

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,9 +25,10 @@ ROUTING = "routing.safetensors"  # no expert's: theirs end in SUFFIX
 class Remembered:
     """The mirrored component, what error feedback still owes, and the last answer.
 
-    `task` names the task that the last answer was for, so that doing it again gives the same bytes;
-    `before` is the component and the residual that it began with, for when it is asked in another
-    way: the coordinator has not taken the answer then.
+    `task` names the task that the last answer was for, so that doing it again gives the same bytes.
+    `mirror` is that of the aggregate (`fedmore.strategies.mirror`), empty for none. `before` is the
+    component and the residual that it began with, for when it is asked in another way: the
+    coordinator has not taken the answer then.
     """
 
     component: Factors
@@ -36,6 +37,7 @@ class Remembered:
     task: str
     answer: bytes
     metrics: Mapping[str, float | int]
+    mirror: Factors = field(default_factory=dict)
     before: tuple[Factors, Factors] | None = None
 
 
@@ -80,11 +82,11 @@ class Memory:
         """Where `fedmore.client.checkpoint` keeps the task in hand."""
         return self.directory / f"{expert}.checkpoint.safetensors"
 
-    def updates(self) -> dict[str, int]:
-        """How many updates each remembered expert holds."""
+    def entries(self) -> dict[str, Remembered]:
+        """What is remembered of each expert."""
         files = sorted(self.directory.glob(f"*{SUFFIX}"))
         names = [file.name.removesuffix(SUFFIX) for file in files]
-        return {name: entry.updates for name in names if (entry := self.read(name))}
+        return {name: entry for name in names if (entry := self.read(name))}
 
     def read(self, expert: str) -> Remembered | None:
         """What is remembered of an expert; None where there is nothing."""
@@ -101,6 +103,10 @@ class Memory:
                 meta["task"],
                 tensors["answer"].numpy().tobytes(),
                 json.loads(meta["metrics"]),
+                {
+                    path: (b.float(), a.float())
+                    for path, (b, a) in _part(tensors, "mirror.").items()
+                },
                 before if before[0] else None,
             )
 
@@ -110,6 +116,8 @@ class Memory:
         if entry.before:
             parts |= {"before": entry.before[0], "owed": entry.before[1]}
         tensors = {f"{p}.{k}": t for p, each in parts.items() for k, t in to_state(each).items()}
+        mirror = to_state(entry.mirror).items()
+        tensors |= {f"mirror.{k}": t.bfloat16() for k, t in mirror}  # bfloat16's numbers
         # Not in the header, which safetensors limits to 100 MB.
         tensors["answer"] = torch.frombuffer(bytearray(entry.answer), dtype=torch.uint8)
         meta = {

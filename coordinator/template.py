@@ -45,7 +45,7 @@ COMMENTS: Mapping[str, str] = {
     "stages.sequence_length": "tokens per window",
     "stages.learning_rate": "of AdamW",
     "stages.codec": "fp32, bf16, int8, nf4, sign1 (1 bit per number), auto, or auto,factor_b=nf4",
-    "stages.download_codec": "coordinator to client",
+    "stages.download_codec": "coordinator to client; but for fp32 and bf16 it moves a mirror",
     "stages.first_layers": "a language adapter changes so many layers from the first",
     "stages.last_layers": "and so many up to the last",
     "stages.threads": "CPU threads per client; 0 leaves it to the client",

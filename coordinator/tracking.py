@@ -27,6 +27,7 @@ Fields = Mapping[str, Any]
 
 _PER_BATCH = 100  # MLflow takes at most 100 params or tags, and 1000 metrics, in one call
 _TRACKED = ("loss", "tokens", "tokens_per_s", "payload_bytes")
+_OF_EXPERTS = ("aggregation_error", "download_error", "rank")
 
 
 class Tracker(Protocol):
@@ -172,7 +173,7 @@ class _Run:
         for name, client in metrics.get("clients", {}).items():
             values |= {f"client/{name}/round_{key}": client.get(key) for key in _TRACKED}
         for name, expert in metrics.get("experts", {}).items():
-            values |= {f"expert/{name}/{k}": expert.get(k) for k in ("aggregation_error", "rank")}
+            values |= {f"expert/{name}/{key}": expert.get(key) for key in _OF_EXPERTS}
         self._log(values, step=len(self._done), tags={tag: str(metrics.get("kind", ""))})
         self._done.add(tag)
 

@@ -12,9 +12,11 @@ from flwr.serverapp import Grid
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.experts.factors import Factors
-from fedmore.experts.spec import Shapes
+from fedmore.experts.spec import Shapes, Site
 from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows
+from fedmore.strategies.compression.policy import is_coarse
 from fedmore.strategies.members import Member, ask_members
+from fedmore.strategies.mirror import Broadcast, broadcast
 from fedmore.strategies.patience import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.robust import rule_of, unguarded
@@ -86,6 +88,7 @@ class ExpertStrategy(TrainOnly):
         self._patient: RoundGrid | None = None
         self._sent: list[tuple[Message, Asked]] = []
         self._missing: list[str] = []
+        self._casts: dict[str, Broadcast] = {}
 
     def patient(self, grid: Grid) -> RoundGrid:
         """`grid` as this stage waits on it; give it to `start`."""
@@ -108,6 +111,7 @@ class ExpertStrategy(TrainOnly):
             raise RoundError("; ".join([no_one, *self._missing]))
         patient.all_are_late = not wanted
         owners = Counter(member.target for _, member in wanted)
+        self._casts = {}
         self._sent = [self._ask(node, m, number, owners[m.target]) for node, m in wanted]
         return [message for message, _ in self._sent]
 
@@ -122,16 +126,27 @@ class ExpertStrategy(TrainOnly):
         others = owners > 1 or bool(set(state.components) - {member.name})
         shared = others and state.rank > 0
         task = task_of(self.stage, member, number, known, self.seed)
-        content = train_content(
-            task,
-            sites,
-            self.stage.download_codec,
-            state.aggregate if shared else None,
+        returned, codec = (
             component.factors if component and lost else None,
+            self.stage.download_codec,
         )
+        if shared and is_coarse(codec):
+            holds = member.mirror_of(member.target)
+            content = self._cast(state, sites).content(task, sites, holds, returned)
+        else:
+            aggregate = state.aggregate if shared else None
+            content = train_content(task, sites, codec, aggregate, returned)
         group = f"{self.stage.kind}/{number}"
         message = Message(content, dst_node_id=node, message_type=TRAIN, group_id=group)
         return message, Asked(node, member, task)
+
+    def _cast(self, state: ExpertState, sites: Sequence[Site]) -> Broadcast:
+        """What the round's owners are sent of an aggregate; its mirror moves once a round."""
+        if state.name not in self._casts:
+            cast = broadcast(state.aggregate, state.mirror, self.stage.download_codec, sites)
+            self._casts[state.name] = cast
+            self.states[state.name] = replace(state, mirror=cast.mirror)
+        return self._casts[state.name]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -217,6 +232,8 @@ class ExpertStrategy(TrainOnly):
             self.states[name] = kept
             owners = sorted(kept.components)
             metrics[name] = {"aggregation_error": error, "rank": kept.rank, "owners": owners}
+            if name in self._casts:
+                metrics[name]["download_error"] = self._casts[name].error
         return metrics
 
     def _contribution(

@@ -1,7 +1,7 @@
 """Who is on the other side of a grid: every node says so itself, whatever the engine."""
 
 from collections.abc import Container
-from dataclasses import asdict
+from dataclasses import asdict, field
 from typing import Any, Literal
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -19,7 +19,8 @@ HELLO = "query.hello"
 class Member:
     """One client as it describes itself; `size` is the bytes of text that it trains on.
 
-    `updates[i]` is how many of its own updates of `experts[i]` its mirrored state holds.
+    `updates[i]` is how many of its own updates of `experts[i]` its mirrored state holds, and
+    `mirrors[i]` the mark of its mirror of that aggregate (`fedmore.strategies.mirror`), 0 for none.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Member:
     size: int
     experts: list[str]
     updates: list[int]
+    mirrors: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Reject what would break a round."""
@@ -36,10 +38,16 @@ class Member:
             raise ValueError("rank and size must be 0 or more")
         if len(self.experts) != len(self.updates):
             raise ValueError("as many updates as experts")
+        if len(self.mirrors) not in (0, len(self.experts)):
+            raise ValueError("as many mirrors as experts, or none")
 
     def updates_of(self, expert: str) -> int:
         """How many of its updates of `expert` the client still knows."""
         return dict(zip(self.experts, self.updates, strict=True)).get(expert, 0)
+
+    def mirror_of(self, expert: str) -> int:
+        """The mark of the client's mirror of the aggregate of `expert`; 0 for none."""
+        return dict(zip(self.experts, self.mirrors, strict=False)).get(expert, 0)
 
 
 _MEMBER = TypeAdapter(Member)

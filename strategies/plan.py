@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.strategies.compression.policy import policy_of
+from fedmore.strategies.compression.policy import FINE, is_coarse, policy_of
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -73,6 +73,9 @@ class Stage:
     A stage of kind `router` collects domain embeddings; one of kind `routing` has the clients train
     the router, with these same settings (what comes late is refused there).
 
+    The aggregate of an expert with several owners travels to them whole where `download_codec` is
+    fp32 or bf16, and with any other as what moves their mirror of it (`fedmore.strategies.mirror`).
+
     `aggregation` is the mean, or for experts with many owners Flower's Krum or trimmed mean, which
     withstand a `hostile` part of them. The mean weighs owners by the size of their text, as they
     say it; of an expert with several none has more than `max_share` of the weight. An update whose
@@ -122,6 +125,11 @@ class Stage:
         )
         part(quorum=self.quorum, staleness=self.staleness, max_share=self.max_share)
         check_codecs(self.codec, self.download_codec)
+        if self.kind == "routing" and is_coarse(self.download_codec):
+            raise ValueError(
+                f"download_codec: a stage of kind routing sends whole experts, for which "
+                f"{self.download_codec!r} is too coarse; take {' or '.join(FINE)}"
+            )
         if not 0 <= self.hostile < 0.5:
             raise ValueError(f"hostile must be at least 0 and below 0.5, not {self.hostile}")
         if self.kind == "routing" and self.aggregation != "mean":

@@ -11,6 +11,9 @@ from torch import Tensor
 from fedmore.experts.factors import Factors, from_state, to_state
 from fedmore.strategies.state import Component, ExpertState
 
+MIRROR = ""
+"""In place of a client's name, which is never empty."""
+
 
 def dump(states: Mapping[str, ExpertState]) -> bytes:
     """All states as one safetensors file; names of experts and clients may hold no line break."""
@@ -18,6 +21,8 @@ def dump(states: Mapping[str, ExpertState]) -> bytes:
     index: dict[str, dict[str, Any]] = {}
     for name, state in states.items():
         tensors |= _prefixed(f"{name}\n", state.aggregate)
+        mirror = _prefixed(f"{name}\n{MIRROR}\n", state.mirror)
+        tensors |= {key: tensor.bfloat16() for key, tensor in mirror.items()}  # bfloat16's numbers
         index[name] = {"kind": state.kind, "components": {}}
         for client, part in state.components.items():
             tensors |= _prefixed(f"{name}\n{client}\n", part.factors)
@@ -37,7 +42,8 @@ def restore(data: bytes) -> dict[str, ExpertState]:
             client: Component(_under(f"{name}\n{client}\n", tensors), **numbers)
             for client, numbers in entry["components"].items()
         }
-        states[name] = ExpertState(name, entry["kind"], _under(f"{name}\n", tensors), components)
+        aggregate, mirror = (_under(f"{name}\n{of}", tensors) for of in ("", f"{MIRROR}\n"))
+        states[name] = ExpertState(name, entry["kind"], aggregate, components, mirror)
     return states
 
 
@@ -47,7 +53,7 @@ def _prefixed(prefix: str, factors: Factors) -> dict[str, Tensor]:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Factors:
     cut = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-    return from_state({key: t for key, t in cut.items() if "\n" not in key})
+    return from_state({key: t.float() for key, t in cut.items() if "\n" not in key})
 
 
 def _text(text: str) -> Tensor:

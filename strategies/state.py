@@ -33,12 +33,17 @@ class Component:
 
 @dataclass(frozen=True)
 class ExpertState:
-    """One expert at the coordinator: the aggregate and every client's component."""
+    """One expert at the coordinator: the aggregate and every client's component.
+
+    `mirror` is what the clients were last sent of the aggregate (`fedmore.strategies.mirror`),
+    empty where nothing or where it travels whole. The next aggregate does not depend on it.
+    """
 
     name: str
     kind: str
     aggregate: Factors
     components: Mapping[str, Component] = field(default_factory=dict)
+    mirror: Factors = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -83,9 +88,12 @@ def advance(
 def without(
     state: ExpertState, clients: Collection[str], max_rank: int, rule: Rule = MEAN
 ) -> tuple[ExpertState, float]:
-    """The state as if `clients` had no part in the present aggregate, and its error."""
+    """The state as if `clients` had no part in the present aggregate, and its error.
+
+    Nor in the mirror, which lags behind the aggregate: it is given up, and the next one sent whole.
+    """
     left = {name: part for name, part in state.components.items() if name not in clients}
-    return _aggregated(replace(state, components=left), max_rank, rule)
+    return _aggregated(replace(state, components=left, mirror={}), max_rank, rule)
 
 
 def _aggregated(state: ExpertState, max_rank: int, rule: Rule) -> tuple[ExpertState, float]:

@@ -1,7 +1,8 @@
 """What a training task says and what its answer holds: the contract of what may leave a client.
 
-A task carries the stage's settings and, where an expert has several owners, the aggregate. The
-answer carries one array, the encoded change of the client's own factors, and scalar metrics.
+A task carries the stage's settings and, where an expert has several owners, the aggregate, or what
+moves the client's mirror of it (`fedmore.strategies.mirror`). The answer carries one array, the
+encoded change of the client's own factors, and scalar metrics.
 """
 
 import math
@@ -36,7 +37,7 @@ class TrainTask:
 
     `updates` is how many updates of this client the coordinator has mirrored; `seed` is the
     federation's. `aggregate_ranks` gives the rank of every site of the aggregate, where one is
-    sent.
+    sent; `mirror` is its mark if the client is to keep it as its mirror, or 0.
     """
 
     expert: str
@@ -57,6 +58,7 @@ class TrainTask:
     seed: int
     updates: int
     aggregate_ranks: tuple[int, ...] = ()
+    mirror: int = 0
 
     def spec(self, client: str) -> ExpertSpec:
         """The share of the expert that `client` trains."""
@@ -74,17 +76,22 @@ def train_content(
     codec: str,
     aggregate: Factors | None,
     component: Factors | None,
+    move: bytes | None = None,
 ) -> RecordDict:
     """The content of a training message.
 
     `aggregate` is sent where others contribute to the expert, `component` where the client has
-    lost its own state: the first with `codec`, the second at full precision.
+    lost its own state: the first with `codec`, the second at full precision. With a `move` that
+    is sent in place of the aggregate, which the client gets by adding it to its mirror.
     """
     arrays: dict[str, Array] = {}
     config: Any = asdict(task)
     config["aggregate_ranks"] = []
     if aggregate is not None:
-        arrays["aggregate"] = pack(codec, low_rank.tensors(aggregate, sites))
+        if move is None:
+            arrays["aggregate"] = pack(codec, low_rank.tensors(aggregate, sites))
+        else:
+            arrays["move"] = _array(move, codec)
         config["aggregate_ranks"] = [low_rank.ranks(aggregate)[site.path] for site in sites]
     if component is not None:
         arrays["component"] = pack("fp32", low_rank.tensors(component, sites))
@@ -101,6 +108,15 @@ def read_task(content: RecordDict) -> TrainTask:
 
 def read_aggregate(content: RecordDict, sites: Sequence[Site]) -> Factors | None:
     """The aggregate in a training message, None where there is none; raises `WireError`."""
+    return _read_shared(content, "aggregate", sites)
+
+
+def read_move(content: RecordDict, sites: Sequence[Site]) -> Factors | None:
+    """What a training message moves the mirror by, None for nothing; raises `WireError`."""
+    return _read_shared(content, "move", sites)
+
+
+def _read_shared(content: RecordDict, name: str, sites: Sequence[Site]) -> Factors | None:
     listed = read_task(content).aggregate_ranks
     if not listed:
         return None
@@ -109,7 +125,7 @@ def read_aggregate(content: RecordDict, sites: Sequence[Site]) -> Factors | None
     if min(listed) < 0:
         raise WireError(f"the aggregate has a rank of {min(listed)}")
     by_path = {site.path: rank for site, rank in zip(sites, listed, strict=True)}
-    return _read(content, "aggregate", sites, by_path)
+    return _read(content, name, sites, by_path)
 
 
 def read_component(content: RecordDict, sites: Sequence[Site], rank: int) -> Factors | None:

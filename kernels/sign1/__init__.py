@@ -10,7 +10,8 @@ Layout: numbers are taken flat, in C order, in blocks of `block`; the last block
 ``p_i >= 0``. Spare bits of the last byte are 0.
 
 Error feedback: ``p = change + residual``; ``c`` is sent, ``p - c`` is the new residual, so that
-``c + residual`` is ``p`` to rounding, for every number.
+``c + residual`` is ``p`` to rounding, for every number. With a gain g, ``g p`` is encoded, rounded
+to float32; what is owed is ``p - c`` as before.
 
 Exact zeros: the code has no zero. A block of zeros has scale 0: it sends 0 and owes 0. A zero
 among other numbers is sent as ``+s`` and owes ``-s``, which the next send pays back; dropping that

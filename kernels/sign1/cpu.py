@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,9 +30,16 @@ def encode(values_N: Tensor, block: int) -> Encoded:
 
 
 def encode_with_residual(
-    change_N: Tensor, residual_N: Tensor, block: int, *, out: Tensor | None = None
+    change_N: Tensor,
+    residual_N: Tensor,
+    block: int,
+    *,
+    gain: float = 1.0,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Error feedback: encode ``p = change + residual``; returns (bits, scales, ``p - decoded``).
+    """Error feedback, ``p = change + residual``: encode ``gain p``.
+
+    Returns (bits, scales, ``p - decoded``).
 
     The new residual is float32, of the change's shape, or `out`, which may be `residual_N` itself
     (one pass over memory, nothing allocated but the bits). Raises as `encode` does; `out` is spoilt
@@ -39,7 +47,7 @@ def encode_with_residual(
     """
     out = target(change_N, residual_N, out)
     owed = flat(out, change_N.numel())
-    bits, scales = _encode(change_N, residual_N, owed, block)
+    bits, scales = _encode(change_N, residual_N, owed, block, gain)
     return bits, scales, out
 
 
@@ -78,18 +86,20 @@ def weighted_sum(
     return total
 
 
-def _encode(values: Tensor, residual: Tensor, owed: Tensor, block: int) -> Encoded:
+def _encode(
+    values: Tensor, residual: Tensor, owed: Tensor, block: int, gain: float = 1.0
+) -> Encoded:
     values, residual = values.detach().reshape(-1), residual.detach().reshape(-1)
     bits, scales = empty(values, block)
     if block % 8:  # a byte may belong to two blocks
         bits.zero_()
     raw_bits, raw_scales = bits.numpy(), scales.view(torch.uint16).numpy()
-    loops, fine = _loops(), []
+    loops, fine, factor = _loops(), [], np.float32(gain)
 
     def work(start: int, stop: int) -> None:
         parts = [part[start:stop].float().numpy() for part in (values, residual, owed)]
         own = raw_bits[start // 8 : (stop + 7) // 8], raw_scales[start // block : -(-stop // block)]
-        fine.append(loops.encode(*parts, *own, block))
+        fine.append(loops.encode(*parts, *own, block, factor))
 
     in_chunks(work, values.numel(), _chunk(block))
     if not all(fine):

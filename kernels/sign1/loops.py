@@ -22,9 +22,15 @@ Addresses = NDArray[np.int64]
 
 @njit
 def encode(
-    values: Floats, residual: Floats, owed: Floats, bits: Bytes, scales: Halves, block: int
+    values: Floats,
+    residual: Floats,
+    owed: Floats,
+    bits: Bytes,
+    scales: Halves,
+    block: int,
+    gain: np.float32,
 ) -> bool:
-    """Encode ``values + residual`` [n] and write what is still owed to `owed`.
+    """Encode ``gain (values + residual)`` [n] and write what is still owed to `owed`.
 
     With an empty `residual` there is no error feedback and `owed` is not touched; `owed` may be
     `residual`. `bits` must be zeros unless `block` is a multiple of 8. Returns whether all means
@@ -32,12 +38,14 @@ def encode(
     """
     wanted, sums = np.zeros((block + 7) // 8 * 8, np.float32), np.empty(block, np.float64)
     feedback, finite = residual.shape[0] > 0, True
+    whole = np.empty(block, np.float32)  # what `wanted` is before the gain
     for b in range(scales.shape[0]):
         start, stop = b * block, min(b * block + block, values.shape[0])
         size = stop - start
         if feedback:
             for i in range(size):
-                wanted[i] = values[start + i] + residual[start + i]
+                whole[i] = values[start + i] + residual[start + i]
+                wanted[i] = gain * whole[i]
         else:
             for i in range(size):
                 wanted[i] = values[start + i]
@@ -50,7 +58,7 @@ def encode(
         if feedback:
             scale = widen(scales[b])
             for i in range(size):
-                owed[start + i] = wanted[i] - (scale if wanted[i] >= 0 else -scale)
+                owed[start + i] = whole[i] - (scale if wanted[i] >= 0 else -scale)
     return finite
 
 

@@ -46,11 +46,16 @@ def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
 
 
 def encode_with_residual(
-    change_N: Tensor, residual_N: Tensor, block: int
+    change_N: Tensor, residual_N: Tensor, block: int, *, gain: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Error feedback: encode ``p = change + residual``; returns (bits, scales, ``p - decoded``)."""
+    """Error feedback, ``p = change + residual``: encode ``gain p``.
+
+    Returns (bits, scales, ``p - decoded``).
+
+    The product is rounded to float32.
+    """
     wanted = change_N.float() + residual_N.float()
-    bits, scales = encode(wanted.reshape(-1), block)
+    bits, scales = encode((gain * wanted).reshape(-1), block)
     sent = decode(bits, scales, wanted.numel(), block)
     return bits, scales, wanted - sent.view(wanted.shape)
 

@@ -26,6 +26,7 @@ def _encode(
     scales: Any,
     bad: Any,
     count: Any,
+    gain: Any,
     BLOCK: tl.constexpr,
     HALVINGS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -35,8 +36,10 @@ def _encode(
     i_RB = b_R[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside_RB = i_RB < count
     p_RB = tl.load(values + i_RB, mask=inside_RB, other=0.0).to(tl.float32)
+    whole_RB = p_RB
     if FEEDBACK:
-        p_RB += tl.load(residual + i_RB, mask=inside_RB, other=0.0).to(tl.float32)
+        whole_RB += tl.load(residual + i_RB, mask=inside_RB, other=0.0).to(tl.float32)
+        p_RB = whole_RB * gain
     # The format's order of summation: every sum here has two terms.
     sums = tl.abs(p_RB).to(tl.float64)
     for step in tl.static_range(HALVINGS):
@@ -57,7 +60,7 @@ def _encode(
     tl.store(bits + j_R8, bytes_R8.to(tl.uint8), mask=j_R8 < (count + 7) // 8)
     if FEEDBACK:
         scale_R = (raw_R << 16).to(tl.float32, bitcast=True)[:, None]
-        tl.store(owed + i_RB, p_RB - tl.where(positive_RB, scale_R, -scale_R), mask=inside_RB)
+        tl.store(owed + i_RB, whole_RB - tl.where(positive_RB, scale_R, -scale_R), mask=inside_RB)
 
 
 @triton_jit
@@ -85,12 +88,17 @@ def encode(values_N: Tensor, block: int) -> Encoded:
 
 
 def encode_with_residual(
-    change_N: Tensor, residual_N: Tensor, block: int, *, out: Tensor | None = None
+    change_N: Tensor,
+    residual_N: Tensor,
+    block: int,
+    *,
+    gain: float = 1.0,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Error feedback in one pass; returns (bits, scales, new residual), see `cpu`."""
     out = target(change_N, residual_N, out)
     owed = flat(out, change_N.numel())
-    bits, scales = _launch(change_N, residual_N, owed, block)
+    bits, scales = _launch(change_N, residual_N, owed, block, gain)
     return bits, scales, out
 
 
@@ -122,7 +130,9 @@ def weighted_sum(
     return total
 
 
-def _launch(values: Tensor, residual: Tensor | None, owed: Tensor | None, block: int) -> Encoded:
+def _launch(
+    values: Tensor, residual: Tensor | None, owed: Tensor | None, block: int, gain: float = 1.0
+) -> Encoded:
     if block < 8 or block & (block - 1):
         raise ValueError(f"sign1 on a GPU takes blocks of 8, 16, 32, …, not of {block}")
     values = values.detach().contiguous()
@@ -139,6 +149,7 @@ def _launch(values: Tensor, residual: Tensor | None, owed: Tensor | None, block:
         scales.view(torch.uint16),
         bad,
         values.numel(),
+        gain,
         BLOCK=block,
         HALVINGS=block.bit_length() - 1,
         ROWS=rows,

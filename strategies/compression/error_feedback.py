@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedmore.strategies.compression.codec import Choice, decode, each
+from fedmore.strategies.compression.codec import Choice, Codec, decode, each
+from fedmore.strategies.compression.sign1 import Sign1
 
 GAIN = {"sign1": 1.4}
 """By how much a codec's input is enlarged; 1 where the codec is not named."""
@@ -46,15 +47,20 @@ def send(
     gains: Mapping[str, float] = GAIN,
 ) -> Sent:
     """Encode `change` plus what earlier sends still owe; its arguments stay as they are."""
-    wanted = [c.detach().cpu().float() + r for c, r in zip(change, residual, strict=True)]
-    data = _encode(codec, wanted, gains)
-    decoded = decode(codec, data, [tuple(w.shape) for w in wanted])
-    return Sent(data, decoded, [w - d for w, d in zip(wanted, decoded, strict=True)])
+    triples = zip(each(codec, len(change)), change, residual, strict=True)
+    parts = [_send(one, c.detach().cpu(), r, gains.get(one.tag, 1.0)) for one, c, r in triples]
+    return Sent(b"".join(p[0] for p in parts), [p[1] for p in parts], [p[2] for p in parts])
 
 
-def _encode(codec: Choice, wanted: Sequence[Tensor], gains: Mapping[str, float]) -> bytes:
-    parts = []
-    for one, tensor in zip(each(codec, len(wanted)), wanted, strict=True):
-        gain = gains.get(one.tag, 1.0)
-        parts.append(one.encode_one(tensor if gain == 1 else gain * tensor))
-    return b"".join(parts)
+def _send(
+    one: Codec, change: Tensor, residual: Tensor, gain: float
+) -> tuple[bytes, Tensor, Tensor]:
+    """The bytes of one tensor, what they decode to, and what is owed after them."""
+    shape = tuple(change.shape)
+    if isinstance(one, Sign1):  # its kernel has the residual in the same pass
+        data, owed = one.encode_owing(change, residual, gain)
+        return data, decode(one, data, [shape])[0], owed
+    wanted = change.float() + residual
+    data = one.encode_one(wanted if gain == 1 else gain * wanted)
+    (decoded,) = decode(one, data, [shape])
+    return data, decoded, wanted - decoded

@@ -10,9 +10,8 @@ two are one algorithm if the client trains on from theta, not from h, so `send` 
 Training on from h lets the client see and repair what the codec did, but the residual repairs it
 once more. README.md has what both gave.
 
-Towards clients theta must be in the same coordinates in every round. The factors of the aggregate
-are not, since the SVD turns them; the other owners' components, one beside the other, are. They
-change by what their owners sent, one magnitude a block, which `sign1` repeats (`gains={}`).
+Towards the clients h is their mirror of an expert's aggregate (`fedmore.strategies.mirror`, which
+also turns the aggregate's factors into h's coordinates), and `gains={}`.
 """
 
 from collections.abc import Mapping, Sequence

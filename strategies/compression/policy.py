@@ -39,6 +39,9 @@ class Policy:
         return self.small if count < self.below else self.tags[role]
 
 
+FINE = ("fp32", "bf16")
+"""Codecs with which whole factors travel; any other is too coarse for them, and is for changes."""
+
 AUTO = Policy(
     tags={
         "factor_a": "sign1",
@@ -60,6 +63,13 @@ def policy_of(text: str) -> Policy:
         key, _, value = change.partition("=")
         policy = _changed(policy, key, value, text)
     return policy
+
+
+def is_coarse(text: str) -> bool:
+    """Whether the policy that `text` names takes a codec for factors that is none of `FINE`."""
+    policy = policy_of(text)
+    taken = {policy.tags["factor_a"], policy.tags["factor_b"]}
+    return not taken | ({policy.small} if policy.below else set()) <= set(FINE)
 
 
 def _changed(policy: Policy, key: str, value: str, text: str) -> Policy:

@@ -25,6 +25,14 @@ class Sign1:
         bits, scales = kernel.encode(tensor.detach().cpu().reshape(-1), self.block)
         return layout.raw(scales) + layout.raw(bits)
 
+    def encode_owing(self, change: Tensor, residual: Tensor, gain: float) -> tuple[bytes, Tensor]:
+        """The bytes of ``gain p``, ``p = change + residual``, and ``p`` less what they decode to.
+
+        In one pass; raises `ValueError` for NaN or Inf.
+        """
+        bits, scales, owed = kernel.encode_with_residual(change, residual, self.block, gain=gain)
+        return layout.raw(scales) + layout.raw(bits), owed
+
     def decode_one(self, data: bytes, count: int) -> Tensor:
         """`count` numbers, float32 [count]; raises `WireError` for a scale that no codec makes."""
         cut = 2 * -(-count // self.block)

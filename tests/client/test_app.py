@@ -317,9 +317,10 @@ def hello(context):
 def test_hello(do, context):
     size = sum(len(text.encode()) for text in TEXTS)
     expected = {"name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "size": size}
-    assert hello(context) == {**expected, "experts": [], "updates": []}
+    assert hello(context) == {**expected, "experts": [], "updates": [], "mirrors": []}
     do(task(1))
-    assert hello(context) == {**expected, "experts": ["kitchen"], "updates": [1]}
+    known = {"experts": ["kitchen"], "updates": [1], "mirrors": [0]}
+    assert hello(context) == expected | known
 
 
 def test_hello_without_text_says_why(context, tmp_path):

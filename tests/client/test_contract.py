@@ -75,7 +75,7 @@ def answer(task, content):
 
 
 def test_true_answers_leave_and_are_noted(guard, tmp_path):
-    member = Member("a", "expert", "kitchen", 4, 1000, ["kitchen"], [3])
+    member = Member("a", "expert", "kitchen", 4, 1000, ["kitchen"], [3], [2**47])
     vector = router.embedding_content(torch.zeros(64), {"documents": 9, "tokens": 300})
     for task, content in (
         (message(HELLO), hello(member)),
@@ -142,7 +142,7 @@ def test_any_other_update_stays(guard, content):
 
 
 def member(**changes):
-    values = asdict(Member("a", "expert", "kitchen", 4, 1000, ["kitchen"], [3])) | changes
+    values = asdict(Member("a", "expert", "kitchen", 4, 1000, ["kitchen"], [3], [0])) | changes
     return RecordDict({"member": ConfigRecord(values)})
 
 
@@ -159,6 +159,9 @@ def member(**changes):
         member(experts=["kitchen", "kitchen"], updates=[1, 1]),
         member(experts="kitchen"),
         member(updates=[1.5]),
+        member(mirrors=[1.5]),
+        member(mirrors=[1, 2]),
+        member(mirrors=[SECRET]),
         member(note=SECRET),
         RecordDict({"member": MetricRecord({"size": 3})}),
     ],

@@ -11,7 +11,9 @@ PATH = "model.layers.0.mlp.up_proj"
 def entry(updates=3, answer=b"\x00\xffanswer"):
     factors = {PATH: (torch.randn(4, 2), torch.randn(2, 5))}
     owed = {PATH: (torch.randn(4, 2), torch.randn(2, 5))}
-    return Remembered(factors, owed, updates, "experts/3/2", answer, {"loss": 1.25, "tokens": 7})
+    mirror = {PATH: (torch.randn(4, 3).bfloat16().float(), torch.randn(3, 5).bfloat16().float())}
+    numbers = {"loss": 1.25, "tokens": 7}
+    return Remembered(factors, owed, updates, "experts/3/2", answer, numbers, mirror)
 
 
 def same(left, right):
@@ -23,6 +25,7 @@ def same(left, right):
 def assert_same(found, wanted):
     assert same(found.component, wanted.component)
     assert same(found.residual, wanted.residual)
+    assert same(found.mirror, wanted.mirror)
     assert (found.updates, found.task) == (wanted.updates, wanted.task)
     assert (found.answer, found.metrics) == (wanted.answer, wanted.metrics)
 
@@ -30,11 +33,11 @@ def assert_same(found, wanted):
 def test_what_is_remembered_comes_back(tmp_path):
     store, wanted = Memory(tmp_path / "state"), entry()
     assert store.read("legal") is None
-    assert store.updates() == {}
+    assert {k: e.updates for k, e in store.entries().items()} == {}
     store.write("legal", wanted)
     store.write("with.dots", entry(1))
     assert_same(Memory(tmp_path / "state").read("legal"), wanted)
-    assert store.updates() == {"legal": 3, "with.dots": 1}
+    assert {k: e.updates for k, e in store.entries().items()} == {"legal": 3, "with.dots": 1}
     assert sorted(f.name for f in store.directory.iterdir()) == [
         f"{name}{memory.SUFFIX}" for name in ("legal", "with.dots")
     ]
@@ -61,9 +64,9 @@ def test_a_crash_leaves_the_old_entry(tmp_path, monkeypatch, when):
         with pytest.raises(OSError, match="power cut"):
             store.write("legal", entry(2))
     assert_same(store.read("legal"), old)
-    assert store.updates() == {"legal": 1}
+    assert {k: e.updates for k, e in store.entries().items()} == {"legal": 1}
     store.write("legal", entry(2))
-    assert store.updates() == {"legal": 2}
+    assert {k: e.updates for k, e in store.entries().items()} == {"legal": 2}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     with pytest.raises(DataError, match=r"legal\.component.* damaged .*remove it"):
         store.read("legal")
     with pytest.raises(DataError, match="damaged"):
-        store.updates()
+        {k: e.updates for k, e in store.entries().items()}
 
 
 @pytest.mark.parametrize(

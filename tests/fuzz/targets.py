@@ -31,6 +31,7 @@ from fedmore.protos.status import KEY, from_rpc
 from fedmore.protos.wire import unpack_reply, unpack_task
 from fedmore.strategies.compression.codec import CODECS, codecs_of, decode, encode
 from fedmore.strategies.members import _member
+from fedmore.strategies.mirror import received
 from fedmore.strategies.router import read_embed_task, read_embedding
 from fedmore.strategies.tasks import (
     METRICS,
@@ -47,6 +48,7 @@ FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 SITES = (Site("model.layers.0.mlp.gate_proj", 6, 5), Site("model.layers.0.mlp.down_proj", 5, 6))
 SHAPES = [(2, 5), (6, 2), (2, 6), (5, 2)]
+MIRROR = {s.path: (torch.zeros(s.out, 2), torch.zeros(2, s.inner)) for s in SITES}
 ODD = [(2, 5), (0, 3), (1, 300)]
 TASK = make_task(RecordDict(), task_id="t", node_id=5, message_type="query.hello")
 
@@ -116,10 +118,12 @@ asked = each(
     read_embed_task,
     lambda c: read_aggregate(c, SITES),
     lambda c: read_component(c, SITES, 2),
+    lambda c: received(c, SITES, MIRROR),
 )
 said = each(
     lambda c: read_embedding(make_reply(TASK, c), 4),
     lambda c: _member(make_reply(TASK, c)).updates_of("e"),
+    lambda c: _member(make_reply(TASK, c)).mirror_of("e"),
 )
 
 
@@ -211,7 +215,7 @@ def seeds() -> dict[str, bytes]:
     packed = encode(CODECS["sign1"], tensors)
     answer = update_content(packed, "sign1", dict.fromkeys(METRICS, 1))
     held, part = Memory(FOLDER / "seed"), {"a": (torch.zeros(2, 1), torch.zeros(1, 2))}
-    held.write("e", Remembered(part, {}, 1, "t", b"x", {"loss": 1.0}))
+    held.write("e", Remembered(part, {}, 1, "t", b"x", {"loss": 1.0}, part))
     held.give(Embedding((1, 2, 3), torch.zeros(4), 1, 2))
     kept = Checkpoints(held.checkpoint("e"))
     kept.write("key", Position(1, [1.0], {"a": torch.zeros(2)}))
@@ -221,7 +225,7 @@ def seeds() -> dict[str, bytes]:
     wire = pb.Task(task_id="t", message_type="train", content=pb.Content(
         records=pb.Records.FromString(dumps(answer))))  # fmt: skip
     member = {"name": "a", "kind": "expert", "target": "e", "rank": 2, "size": 9,
-              "experts": ["e"], "updates": [1]}  # fmt: skip
+              "experts": ["e"], "updates": [1], "mirrors": [7]}  # fmt: skip
     vector = RecordDict({
         "member": ConfigRecord(member), "metrics": MetricRecord({"documents": 1, "tokens": 2}),
         "embedding": ArrayRecord({"mean": Array("uint8", (16,), "fedmore.fp32", bytes(16))}),

@@ -14,6 +14,7 @@ LIES = {
     "all text of the world": ({"size": 1 << 62}, "bytes of text"),
     "less than no text": ({"size": -100}, "bytes of text"),
     "updates of nothing": ({"updates": [1]}, "how many updates"),
+    "a mirror of nothing": ({"mirrors": [1]}, "as many mirrors as experts"),
     "others' experts": ({"experts": ["medical"], "updates": [1]}, "how many updates"),
 }
 

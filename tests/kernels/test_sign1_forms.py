@@ -63,6 +63,20 @@ def test_equals_the_reference_bit_for_bit(form, device, count, dtype, block, poi
     assert all(map(same_bits, fused, reference.encode_with_residual(x, owed, block)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gain", [0.3, 1.4])
+def test_a_gain_is_in_what_is_sent_and_not_in_what_is_owed(form, device, dtype, gain, poisoned):
+    """Enlarged in float32, as the product of a float32 tensor is."""
+    x, owed = numbers(1003, dtype), numbers(1003, seed=1)
+    fused = form.encode_with_residual(x.to(device), owed.to(device), 256, gain=gain)
+    assert all(map(same_bits, fused, reference.encode_with_residual(x, owed, 256, gain=gain)))
+    wanted = x.float() + owed
+    bits, scales = reference.encode(gain * wanted, 256)
+    assert all(map(same_bits, fused[:2], (bits, scales)))
+    sent = reference.decode(bits, scales, 1003, 256)
+    assert same_bits(fused[2], wanted - sent)
+
+
 def test_a_mean_between_two_scales_goes_to_the_even_one(form, device):
     x = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20], device=device)
     scales = form.encode(x.repeat_interleave(8), 8)[1]

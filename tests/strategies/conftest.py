@@ -13,12 +13,12 @@ from fedmore.protos.flower import identify, make_failure, make_reply, stamp
 from fedmore.strategies.compression.codec import codec_of
 from fedmore.strategies.compression.error_feedback import send
 from fedmore.strategies.members import HELLO, Member, hello
+from fedmore.strategies.mirror import mark, received
 from fedmore.strategies.router import embedding_content
 from fedmore.strategies.tasks import (
     EMBED,
     METRICS,
     TRAIN,
-    read_aggregate,
     read_component,
     read_task,
     update_content,
@@ -140,16 +140,18 @@ class FakeClient:
     component: dict | None = None
     residual: dict | None = None
     updates: int = 0
+    mirror: dict = field(default_factory=dict)
     seen: list = field(default_factory=list)
 
     @property
     def member(self):
         known = [self.target] if self.updates else []
         counts = [self.updates] if self.updates else []
-        return Member(self.name, self.kind, self.target, self.rank, self.size, known, counts)
+        marks = [mark(self.mirror)] if self.updates else []
+        return Member(self.name, self.kind, self.target, self.rank, self.size, known, counts, marks)
 
     def forget(self):
-        self.component, self.residual, self.updates = None, None, 0
+        self.component, self.residual, self.updates, self.mirror = None, None, 0, {}
 
     def answer(self, message):
         kind = message.metadata.message_type
@@ -169,7 +171,9 @@ class FakeClient:
         returned = read_component(content, sites, self.rank)
         if returned is not None:
             start, owed = returned, {p: (b * 0, a * 0) for p, (b, a) in returned.items()}
-        self.seen.append((read_aggregate(content, sites), returned))
+        aggregate = received(content, sites, self.mirror)
+        self.mirror = aggregate if aggregate and task.mirror else {}
+        self.seen.append((aggregate, returned))
         g = torch.Generator().manual_seed(zlib.crc32(f"{self.name}/{task.round}".encode()))
         change = [torch.randn(t.shape, generator=g) * 0.1 for t in low_rank.tensors(start, sites)]
         sent = send(codec_of(task.codec), change, low_rank.tensors(owed, sites))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedmore.experts.errors import WireError
 from fedmore.strategies.compression import error_feedback, mirrored
-from fedmore.strategies.compression.codec import CODECS, codec_of, codecs_of, decode
+from fedmore.strategies.compression.codec import CODECS, codec_of, codecs_of, decode, encode
 from fedmore.strategies.compression.error_feedback import GAIN, send
 from fedmore.strategies.compression.policy import TAGS
 
@@ -79,6 +79,21 @@ def test_the_gain_is_in_what_is_sent_and_only_sign1_has_one():
         codec = CODECS[tag]
         sent = send(codec, change, error_feedback.init(change))
         assert sent.data == codec.encode_one(gain * change[0])
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@settings(deadline=None, max_examples=25)
+@given(SHAPES, st.integers(0, 1000), st.sampled_from([0.3, 1.0, 1.4]))
+def test_bytes_and_residual_are_those_of_separate_steps(tag, shapes, seed, gain):
+    """To the last bit, whether a codec's kernel does them in one pass or not."""
+    change, owed = tensors_of(shapes, seed), tensors_of(shapes, seed + 1)
+    sent = send(codec_of(tag), change, owed, {tag: gain})
+    wanted = [c + r for c, r in zip(change, owed, strict=True)]
+    assert sent.data == encode(codec_of(tag), [gain * w for w in wanted])
+    assert all(
+        torch.equal(left, w - d)
+        for left, w, d in zip(sent.residual, wanted, sent.decoded, strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["even", "gaussian", "spikes"])

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from fedmore.experts.errors import WireError
 from fedmore.strategies.compression.codec import CODECS, codecs_of
-from fedmore.strategies.compression.policy import AUTO, ROLES, TAGS, factor_roles, policy_of
+from fedmore.strategies.compression.policy import (
+    AUTO,
+    ROLES,
+    TAGS,
+    factor_roles,
+    is_coarse,
+    policy_of,
+)
+from fedmore.strategies.plan import Stage
 
 
 @pytest.mark.parametrize("tag", TAGS)
@@ -83,3 +91,30 @@ def test_factors_go_a_before_b():
 def test_a_plan_can_be_checked_without_torch():
     code = "import sys, fedmore.strategies.compression.policy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "coarse"),
+    [
+        ("fp32", False),
+        ("bf16", False),
+        ("bf16,factor_a=fp32", False),
+        ("fp32,small=sign1", False),
+        ("fp32,small=sign1,below=9", True),
+        ("fp32,router=sign1", False),
+        ("sign1", True),
+        ("auto", True),
+        ("bf16,factor_b=nf4", True),
+        *((tag, True) for tag in ("int8", "nf4", "bitdelta")),
+    ],
+)
+def test_what_is_too_coarse_for_whole_factors(text, coarse):
+    assert is_coarse(text) == coarse
+
+
+def test_a_routing_stage_sends_whole_experts_with_fine_codecs_only():
+    assert Stage("routing", download_codec="fp32").download_codec == "fp32"
+    with pytest.raises(
+        ValueError, match="whole experts, for which 'sign1' is too coarse; take fp32"
+    ):
+        Stage("routing", download_codec="sign1")
