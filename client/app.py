@@ -10,6 +10,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedmore.client import mirror as mirrors
 from fedmore.client import progress
 from fedmore.client.checkpoint import Checkpoints
 from fedmore.client.contract import Contract
@@ -20,20 +21,16 @@ from fedmore.client.node import Node
 from fedmore.client.route import routed
 from fedmore.client.train import Schedule, Trained, train
 from fedmore.experts import factors as low_rank
-from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import combine
 from fedmore.experts.spec import Site
 from fedmore.experts.text import sample, tokenize
 from fedmore.kernels.determinism import one_thread
-from fedmore.strategies.compression.codec import codecs_of
-from fedmore.strategies.compression.error_feedback import Sent, send
 from fedmore.strategies.members import Member, hello
 from fedmore.strategies.router import EmbedTask, embedding_content, read_embed_task
 from fedmore.strategies.tasks import (
     TrainTask,
     read_aggregate,
-    read_component,
     read_task,
     update_content,
 )
@@ -97,42 +94,17 @@ def _work(
 ) -> Remembered:
     node, spec = contract.node, task.spec(contract.node.name)
     sites = contract.sites(task)
-    held, residual = _held(content, task, sites, entry, low_rank.initial(spec, sites, task.seed))
-    # EF21 (arXiv 2106.05203): training goes on from what this client made itself, which is what
-    # both ends hold and what it still owes; the coordinator's copy follows.
-    start = low_rank.total(held, residual)
+    initial = low_rank.initial(spec, sites, task.seed)
+    mirror = mirrors.find(content, task, sites, entry, initial)
     aggregate = read_aggregate(content, sites)
     # The aggregate has its own component in it: that is taken out where it is trained.
-    own = (held, -spec.scale)
+    own = (mirror.held, -spec.scale)
     frozen = None if aggregate is None else combine([(aggregate, 1.0), own])
-    trained = _fit(contract, task, sites, start, frozen, spec.scale, checkpoints)
-    changes = low_rank.tensors(low_rank.difference(trained.factors, start), sites)
-    codecs = codecs_of(task.codec, [tuple(change.shape) for change in changes])
-    sent = send(codecs, changes, low_rank.tensors(residual, sites))
-    component = low_rank.total(held, low_rank.from_tensors(sent.decoded, sites))
-    owed = low_rank.from_tensors(sent.residual, sites)
-    metrics = _metrics(trained, sent, component, len(node.documents()))
-    return Remembered(component, owed, task.updates + 1, key, sent.data, metrics)
-
-
-def _held(
-    content: RecordDict,
-    task: TrainTask,
-    sites: tuple[Site, ...],
-    entry: Remembered | None,
-    initial: Factors,
-) -> tuple[Factors, Factors]:
-    """What both ends hold, and what error feedback owes; raises `WireError` on a lost state."""
-    nothing = {path: (b * 0, a * 0) for path, (b, a) in initial.items()}
-    returned = read_component(content, sites, task.rank)
-    if returned is not None:
-        return returned, nothing
-    if entry is not None and entry.updates == task.updates:
-        return entry.component, entry.residual
-    if task.updates == 0:
-        return initial, nothing
-    known = entry.updates if entry else 0
-    raise WireError(f"{task.expert}: this client knows {known} of its {task.updates} updates")
+    trained = _fit(contract, task, sites, mirror.start, frozen, spec.scale, checkpoints)
+    moved = mirrors.move(task, trained.factors, mirror, sites)
+    after = moved.mirror
+    metrics = _metrics(trained, moved, len(node.documents()))
+    return Remembered(after.held, after.beside, task.updates + 1, key, moved.data, metrics)
 
 
 def _fit(
@@ -148,20 +120,18 @@ def _fit(
     schedule = Schedule(task.steps, task.batch_size, task.learning_rate, task.round, task.rounds)
     return train(
         base.model, sites, start, frozen, scale, text, schedule, progress.report,
-        checkpoints, base.fingerprint,
+        checkpoints, base.fingerprint, task.weight_bits,
     )  # fmt: skip
 
 
-def _metrics(
-    trained: Trained, sent: Sent, component: Factors, documents: int
-) -> dict[str, float | int]:
+def _metrics(trained: Trained, moved: mirrors.Moved, documents: int) -> dict[str, float | int]:
     return {
         "loss": round(trained.loss, LOSS_DECIMALS),
         "tokens": trained.tokens,
         "tokens_per_s": float(round(trained.tokens_per_s)),
         "documents": documents,
-        "numbers": low_rank.numbers(component),
-        "payload_bytes": len(sent.data),
+        "numbers": low_rank.numbers(trained.factors),
+        "payload_bytes": len(moved.data),
     }
 
 

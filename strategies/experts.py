@@ -14,6 +14,7 @@ from fedmore.experts.errors import RoundError, WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes
 from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows
+from fedmore.strategies.bounds import check_size, check_whole
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import TRAINED_BY, Stage
@@ -22,7 +23,6 @@ from fedmore.strategies.state import Contribution, ExpertState, advance, fresh, 
 from fedmore.strategies.tasks import (
     METRICS,
     TRAIN,
-    check_size,
     read_metrics,
     read_update,
     train_content,
@@ -181,11 +181,19 @@ class ExpertStrategy(TrainOnly):
         if asked.member.name in self.withdrawn():
             raise WireError("withdrawn")
         task = asked.task
-        change = read_update(
-            reply.content, sites_of(self.stage, asked.member, self.shapes), task.rank, task.codec
-        )
-        check_size(change, self.stage.max_rms or 4 * task.learning_rate * task.steps)
+        sites = sites_of(self.stage, asked.member, self.shapes)
+        change = read_update(reply.content, sites, task.rank, task.codec)
+        limit = self.stage.max_rms or 4 * task.learning_rate * task.steps
+        if task.weight_bits:
+            check_whole(change, self._initial(asked), limit * (task.updates + 1))
+        else:
+            check_size(change, limit)
         return change
+
+    def _initial(self, asked: Asked) -> Factors:
+        """What the client's factors began as."""
+        sites = sites_of(self.stage, asked.member, self.shapes)
+        return low_rank.initial(asked.task.spec(asked.member.name), sites, asked.task.seed)
 
     def _advance(self, answers: Sequence[Answer], number: int) -> dict[str, Any]:
         """Every expert that changes, with its error, rank, and who has a part in it."""
@@ -208,12 +216,13 @@ class ExpertStrategy(TrainOnly):
     def _contribution(
         self, state: ExpertState, asked: Asked, change: Factors, number: int
     ) -> Contribution:
-        member, spec = asked.member, asked.task.spec(asked.member.name)
+        member, task = asked.member, asked.task
         component = state.components.get(member.name)
-        start = low_rank.initial(spec, sites_of(self.stage, member, self.shapes), asked.task.seed)
-        after = low_rank.total(component.factors if component else start, change)
+        held = component.factors if component else self._initial(asked)
+        # Weights of few bits come whole, so what was held before does not count.
+        after = change if task.weight_bits else low_rank.total(held, change)
         weight = member.size * self.stage.staleness ** (number - asked.number)
-        return Contribution(member.name, after, weight, spec.scale)
+        return Contribution(member.name, after, weight, task.spec(member.name).scale)
 
     def arrays(self) -> ArrayRecord:
         """Every expert's aggregate as numpy arrays named `expert/module path.A` and `.B`."""
