@@ -112,7 +112,8 @@ def test_latent_numbers_give_the_same_weights_again(form, device, bits, book):
     value = form.quantise(w, bits, book)
     again = form.quantise(form.latent(value, bits, book), bits, book)
     assert error(again, value) < 0.01
-    assert error(form.quantise(value, bits, book), value) > 3 * error(again, value)
+    if bits < 4:  # without the spread they would shrink
+        assert error(form.quantise(value, bits, book), value) > 3 * error(again, value)
     assert torch.equal(again > again.mean(), value > value.mean())
 
 
