@@ -10,6 +10,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedmore.client import component as components
 from fedmore.client import progress
 from fedmore.client.checkpoint import Checkpoints, key_of_task
 from fedmore.client.contract import Contract
@@ -20,20 +21,16 @@ from fedmore.client.node import Node
 from fedmore.client.route import routed
 from fedmore.client.train import Schedule, Trained, train
 from fedmore.experts import factors as low_rank
-from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import combine
 from fedmore.experts.spec import Site
 from fedmore.experts.text import sample, tokenize
 from fedmore.kernels.determinism import one_thread
-from fedmore.strategies.compression.codec import codecs_of
-from fedmore.strategies.compression.error_feedback import Sent, send
 from fedmore.strategies.members import Member, hello
 from fedmore.strategies.mirror import mark, received
 from fedmore.strategies.router import EmbedTask, embedding_content, read_embed_task
 from fedmore.strategies.tasks import (
     TrainTask,
-    read_component,
     read_task,
     update_content,
 )
@@ -98,46 +95,21 @@ def _work(
 ) -> Remembered:
     node, spec = contract.node, task.spec(contract.node.name)
     sites = contract.sites(task)
-    held, residual = _held(content, task, sites, entry, low_rank.initial(spec, sites, task.seed))
-    # EF21 (arXiv 2106.05203): training goes on from what this client made itself, which is what
-    # both ends hold and what it still owes; the coordinator's copy follows.
-    start = low_rank.total(held, residual)
+    initial = low_rank.initial(spec, sites, task.seed)
+    own = components.find(content, task, sites, entry, initial)
     aggregate = received(content, sites, entry.mirror if entry else {})
     # The aggregate has its own component in it: that is taken out where it is trained.
-    own = (held, -spec.scale)
-    frozen = None if aggregate is None else combine([(aggregate, 1.0), own])
-    trained = _fit(contract, task, sites, start, frozen, spec.scale, checkpoints)
-    changes = low_rank.tensors(low_rank.difference(trained.factors, start), sites)
-    codecs = codecs_of(task.codec, [tuple(change.shape) for change in changes])
-    sent = send(codecs, changes, low_rank.tensors(residual, sites))
-    component = low_rank.total(held, low_rank.from_tensors(sent.decoded, sites))
-    owed = low_rank.from_tensors(sent.residual, sites)
-    metrics = _metrics(trained, sent, component, len(node.documents()))
+    taken = (own.held, -spec.scale)
+    frozen = None if aggregate is None else combine([(aggregate, 1.0), taken])
+    trained = _fit(contract, task, sites, own.start, frozen, spec.scale, checkpoints)
+    moved = components.move(task, trained.factors, own, sites)
+    after = moved.component
+    metrics = _metrics(trained, moved, len(node.documents()))
     mirror = aggregate if aggregate and task.mirror else {}
-    before = (held, residual)
-    return Remembered(component, owed, task.updates + 1, key, sent.data, metrics, mirror, before)
-
-
-def _held(
-    content: RecordDict,
-    task: TrainTask,
-    sites: tuple[Site, ...],
-    entry: Remembered | None,
-    initial: Factors,
-) -> tuple[Factors, Factors]:
-    """What both ends hold, and what error feedback owes; raises `WireError` on a lost state."""
-    nothing = {path: (b * 0, a * 0) for path, (b, a) in initial.items()}
-    returned = read_component(content, sites, task.rank)
-    if returned is not None:
-        return returned, nothing
-    if entry is not None and entry.updates == task.updates:
-        return entry.component, entry.residual
-    if entry is not None and entry.before and entry.updates == task.updates + 1:
-        return entry.before  # its last answer was of no use: asked again, in another way
-    if task.updates == 0:
-        return initial, nothing
-    known = entry.updates if entry else 0
-    raise WireError(f"{task.expert}: this client knows {known} of its {task.updates} updates")
+    before = own.held, own.beside
+    return Remembered(
+        after.held, after.beside, task.updates + 1, key, moved.data, metrics, mirror, before
+    )
 
 
 def _fit(
@@ -153,20 +125,18 @@ def _fit(
     schedule = Schedule(task.steps, task.batch_size, task.learning_rate, task.round, task.rounds)
     return train(
         base.model, sites, start, frozen, scale, text, schedule, progress.report,
-        checkpoints, base.fingerprint,
+        checkpoints, base.fingerprint, task.weight_bits,
     )  # fmt: skip
 
 
-def _metrics(
-    trained: Trained, sent: Sent, component: Factors, documents: int
-) -> dict[str, float | int]:
+def _metrics(trained: Trained, moved: components.Moved, documents: int) -> dict[str, float | int]:
     return {
         "loss": round(trained.loss, LOSS_DECIMALS),
         "tokens": trained.tokens,
         "tokens_per_s": float(round(trained.tokens_per_s)),
         "documents": documents,
-        "numbers": low_rank.numbers(component),
-        "payload_bytes": len(sent.data),
+        "numbers": low_rank.numbers(trained.factors),
+        "payload_bytes": len(moved.data),
     }
 
 

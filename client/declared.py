@@ -6,7 +6,7 @@ chose, the base and the task, never from the answer itself.
 | asked | answered with |
 |---|---|
 | `query.hello` | `hello_answer`: the owner's own choices, and how much text there is |
-| `train` | `train_answer`: the change of the owner's factors, and six numbers |
+| `train` | `train_answer`: the change of the owner's factors, or these as few bits; six numbers |
 | `train.route` | `route_answer`: the change of the router's parameters, and the same six numbers |
 | `train.embed` | `embed_answer`: one mean input embedding, the same for ever, and two numbers |
 """
@@ -132,7 +132,7 @@ def hello_answer(node: Node) -> Answer:
 
 
 def train_answer(task: TrainTask, sites: Sequence[Site]) -> Answer:
-    """The encoded change of the factors of `sites`, and numbers about the training."""
+    """The encoded change of the factors of `sites` (with `weight_bits` these), and numbers."""
     shapes = low_rank.shapes(sites, {site.path: task.rank for site in sites})
     return _update(task, codecs_of(task.codec, shapes), shapes)
 

@@ -61,20 +61,22 @@ def train(
     report: Report,
     checkpoints: Checkpoints | None = None,
     base: str = "",
+    bits: int = 0,
 ) -> Trained:
     """Train factors from `start` on `windows_WT` with AdamW; `model` itself stays as it is.
 
     Goes on from a checkpoint of the same training, `base` being the fingerprint of `model`, and
-    then ends with the same factors. Raises `FloatingPointError` when the loss is no longer finite.
+    then ends with the same factors. With `bits` they are used as weights of so many bits; what
+    comes out are the latent ones. Raises `FloatingPointError` when the loss is no longer finite.
     """
     copied = share(model)
     layers = overlay(copied, frozen, sites)
     for path, (b, a) in start.items():
-        layers[path].trainable(b.to(model.device), a.to(model.device), scale)
+        layers[path].trainable(b.to(model.device), a.to(model.device), scale, bits)
     copied.train()
     kept = checkpoints or Checkpoints(None)
     run = Run(copied, _named(layers), windows_WT, schedule)
-    key = key_of([base, repr((scale, astuple(schedule))), windows_WT, *_parts(start, frozen)])
+    key = key_of([base, repr((scale, bits, astuple(schedule))), windows_WT, *_parts(start, frozen)])
     first, losses = run.resume(kept.read(key))
     began = time.perf_counter()
     for step in range(first, schedule.steps):

@@ -28,8 +28,9 @@ from fedmore.experts.base import linear_shapes
 from fedmore.experts.errors import ConfigError
 from fedmore.protos.flower import RUN
 from fedmore.strategies.events import Evaluated, Event, StageStarted
-from fedmore.strategies.experts import ExpertStrategy, Progress, train_stage
+from fedmore.strategies.experts import ExpertStrategy, train_stage
 from fedmore.strategies.plan import TRAINED_BY, Stage
+from fedmore.strategies.progress import Progress
 from fedmore.strategies.router import EmbeddingStrategy
 from fedmore.strategies.routing import RoutingStrategy
 from fedmore.strategies.routing_state import restore as restore_routing

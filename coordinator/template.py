@@ -45,6 +45,7 @@ COMMENTS: Mapping[str, str] = {
     "stages.sequence_length": "tokens per window",
     "stages.learning_rate": "of AdamW",
     "stages.codec": "fp32, bf16, int8, nf4, sign1 (1 bit per number), auto, or auto,factor_b=nf4",
+    "stages.weight_bits": "train factors as weights of 1, 2 or 4 bits, sent whole; 0: as they are",
     "stages.download_codec": "coordinator to client; but for fp32 and bf16 it moves a mirror",
     "stages.first_layers": "a language adapter changes so many layers from the first",
     "stages.last_layers": "and so many up to the last",

@@ -64,6 +64,11 @@ def total(old: Factors, change: Factors) -> Factors:
     return {path: (b + change[path][0], a + change[path][1]) for path, (b, a) in old.items()}
 
 
+def zeros(factors: Factors) -> Factors:
+    """Zeros of the same shapes."""
+    return {path: (torch.zeros_like(b), torch.zeros_like(a)) for path, (b, a) in factors.items()}
+
+
 def numbers(factors: Factors) -> int:
     """How many numbers the factors hold."""
     return sum(b.numel() + a.numel() for b, a in factors.values())

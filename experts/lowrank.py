@@ -1,7 +1,8 @@
 """Low-rank changes laid over a frozen model that may be shared between threads."""
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +10,15 @@ from torch import Tensor, nn
 
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Site
+from fedmore.kernels.choose import choose
 
 
 class LowRankLinear(nn.Module):
-    """``y = W x + B_f A_f x + scale B A x``: `W` and the pair f frozen, A and B trainable."""
+    """``y = W x + B_f A_f x + scale B A x``: `W` and the pair f frozen, A and B trainable.
+
+    With `bits` A and B are quantised to so many in every forward pass (`fedmore.kernels.bits`), and
+    what is trained are the latent numbers behind them.
+    """
 
     def __init__(self, base: nn.Module, frozen: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
@@ -21,11 +27,14 @@ class LowRankLinear(nn.Module):
         self.scale = 0.0
         self.a: nn.Parameter | None = None
         self.b: nn.Parameter | None = None
+        self._used: Callable[[Tensor], Tensor] = _as_is
 
-    def trainable(self, b: Tensor, a: Tensor, scale: float) -> None:
-        """Add a trainable pair, starting at copies of `b` and `a`."""
+    def trainable(self, b: Tensor, a: Tensor, scale: float, bits: int = 0) -> None:
+        """Add a trainable pair, starting at copies of `b` and `a`; with `bits` 0 used as it is."""
         self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
         self.scale = scale
+        if bits:
+            self._used = functools.partial(choose("bits", a.device).quantise, bits=bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """The changed linear layer; factors are cast to x's dtype."""
@@ -36,8 +45,13 @@ class LowRankLinear(nn.Module):
             b, a = self.frozen
             y.addmm_(rows @ a.T.to(x.dtype), b.T.to(x.dtype))
         if self.a is not None and self.b is not None:
-            y.addmm_(rows @ self.a.T.to(x.dtype), (self.scale * self.b.T).to(x.dtype))
+            b, a = self._used(self.b), self._used(self.a)
+            y.addmm_(rows @ a.T.to(x.dtype), (self.scale * b.T).to(x.dtype))
         return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _as_is(factor: Tensor) -> Tensor:
+    return factor
 
 
 def share(model: nn.Module) -> Any:

@@ -158,7 +158,10 @@ def compare_codecs(
     name: Annotated[str, typer.Argument(help="Which scenario.")] = "quickstart",
     codec: Annotated[
         list[str] | None,
-        typer.Option(help="A codec or policy; repeat. Compared with the first: fp32, sign1."),
+        typer.Option(
+            help="A codec or policy; repeat. Compared with the first: fp32, sign1. With bits1, "
+            "bits2 or bits4 the factors are trained as such."
+        ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeat for more: 0, 1, 2.")] = None,
     engine: Annotated[Engine, typer.Option(help="As for `run`.")] = Engine.local,

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -14,17 +14,18 @@ from fedmore.experts.errors import RoundError, WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes, Site
 from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows
+from fedmore.strategies.bounds import check_update
 from fedmore.strategies.compression.policy import is_coarse
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.mirror import Broadcast, broadcast
 from fedmore.strategies.patience import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.plan import TRAINED_BY, Stage
+from fedmore.strategies.progress import Progress, nobody
 from fedmore.strategies.robust import rule_of, unguarded
 from fedmore.strategies.state import Contribution, ExpertState, advance, fresh, without
 from fedmore.strategies.tasks import (
     METRICS,
     TRAIN,
-    check_size,
     read_metrics,
     read_update,
     train_content,
@@ -38,25 +39,6 @@ OnRound = Callable[[int, RoundMetrics, Mapping[str, ExpertState]], None]
 def train_stage(kind: str) -> str:
     """The kind of client that a stage trains: `experts` trains "expert", `language` "adapter"."""
     return TRAINED_BY[kind]
-
-
-def nobody() -> AbstractSet[str]:
-    """No client is withdrawn."""
-    return frozenset()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a stage stands: `done` rounds, what they left, and who is still to answer.
-
-    `late` are the rows of `fedmore.strategies.asked` in the last round's metrics, and `sizes` what
-    each client said of its text when it was first asked.
-    """
-
-    done: int = 0
-    states: Mapping[str, ExpertState] = field(default_factory=dict)
-    late: Sequence[Mapping[str, Any]] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 Answer = tuple[Asked, Factors]
@@ -126,10 +108,8 @@ class ExpertStrategy(TrainOnly):
         others = owners > 1 or bool(set(state.components) - {member.name})
         shared = others and state.rank > 0
         task = task_of(self.stage, member, number, known, self.seed)
-        returned, codec = (
-            component.factors if component and lost else None,
-            self.stage.download_codec,
-        )
+        returned = component.factors if component and lost else None
+        codec = self.stage.download_codec
         if shared and is_coarse(codec):
             holds = member.mirror_of(member.target)
             content = self._cast(state, sites).content(task, sites, holds, returned)
@@ -210,11 +190,15 @@ class ExpertStrategy(TrainOnly):
         if asked.member.name in self.withdrawn():
             raise WireError("withdrawn")
         task = asked.task
-        change = read_update(
-            reply.content, sites_of(self.stage, asked.member, self.shapes), task.rank, task.codec
-        )
-        check_size(change, self.stage.max_rms or 4 * task.learning_rate * task.steps)
+        sites = sites_of(self.stage, asked.member, self.shapes)
+        change = read_update(reply.content, sites, task.rank, task.codec)
+        check_update(change, task, self._initial(asked), self.stage.max_rms)
         return change
+
+    def _initial(self, asked: Asked) -> Factors:
+        """What the client's factors began as."""
+        sites = sites_of(self.stage, asked.member, self.shapes)
+        return low_rank.initial(asked.task.spec(asked.member.name), sites, asked.task.seed)
 
     def _advance(self, answers: Sequence[Answer], number: int) -> dict[str, Any]:
         """Every expert that changes, with its error, rank, and who has a part in it."""
@@ -239,17 +223,20 @@ class ExpertStrategy(TrainOnly):
     def _contribution(
         self, state: ExpertState, asked: Asked, change: Factors, number: int
     ) -> Contribution:
-        member, spec = asked.member, asked.task.spec(asked.member.name)
+        member, task = asked.member, asked.task
         component = state.components.get(member.name)
-        start = low_rank.initial(spec, sites_of(self.stage, member, self.shapes), asked.task.seed)
-        after = low_rank.total(component.factors if component else start, change)
+        held = component.factors if component else self._initial(asked)
+        # Weights of few bits come whole, so what was held before does not count.
+        after = change if task.weight_bits else low_rank.total(held, change)
         weight = member.size * self.stage.staleness ** (number - asked.number)
-        return Contribution(member.name, after, weight, spec.scale)
+        return Contribution(member.name, after, weight, task.spec(member.name).scale)
 
     def arrays(self) -> ArrayRecord:
         """Every expert's aggregate as numpy arrays named `expert/module path.A` and `.B`."""
-        named: dict[str, Array] = {}
-        for name, state in self.states.items():
-            for key, tensor in low_rank.to_state(state.aggregate).items():
-                named[f"{name}/{key}"] = Array(tensor.numpy())
-        return ArrayRecord(named)
+        return ArrayRecord(
+            {
+                f"{name}/{key}": Array(tensor.numpy())
+                for name, state in self.states.items()
+                for key, tensor in low_rank.to_state(state.aggregate).items()
+            }
+        )

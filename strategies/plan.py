@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.strategies.compression.policy import FINE, is_coarse, policy_of
+from fedmore.strategies.compression.policy import FINE, WEIGHT_TAGS, for_changes, is_coarse
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -52,12 +52,14 @@ def part(**values: float) -> None:
 
 
 def check_codecs(*texts: str) -> None:
-    """Raise `ValueError` for what is neither a codec nor a policy."""
+    """Raise `ValueError` for what is neither a codec nor a policy, or not one for changes."""
     for text in texts:
         try:
-            policy_of(text)
+            fits = for_changes(text)
         except WireError as error:
             raise ValueError(str(error)) from error
+        if not fits:
+            raise ValueError(f"codec {text!r} is for weights trained as bits: set weight_bits")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,6 +83,9 @@ class Stage:
     say it; of an expert with several none has more than `max_share` of the weight. An update whose
     numbers have a root mean square above `max_rms` is refused; 0 takes four times what AdamW can
     move in the steps of a round.
+
+    With `weight_bits` of 1, 2 or 4 the clients train factors as weights of so many bits
+    (arXiv 2307.16867) and send them whole, in a codec of their own; `codec` is not used then.
     """
 
     kind: Literal["experts", "language", "router", "routing"]
@@ -90,6 +95,7 @@ class Stage:
     sequence_length: int = 128
     learning_rate: float = 1e-3
     codec: str = "sign1"
+    weight_bits: Literal[0, 1, 2, 4] = 0
     download_codec: str = "bf16"
     first_layers: int = 10
     last_layers: int = 2
@@ -136,8 +142,15 @@ class Stage:
             raise ValueError(f"aggregation: a router is the mean, not {self.aggregation}")
         if self.max_share < 1 and (self.kind == "routing" or self.aggregation != "mean"):
             raise ValueError(f"max_share {self.max_share} is for the mean of an expert's owners")
+        if self.weight_bits and self.kind not in TRAINED_BY:
+            raise ValueError(f"weight_bits: a stage of kind {self.kind} trains no factors")
         if self.deadline_s > self.timeout_s:
             raise ValueError(f"deadline_s {self.deadline_s} is after timeout_s {self.timeout_s}")
+
+    @property
+    def update_codec(self) -> str:
+        """The codec or policy that updates travel with."""
+        return WEIGHT_TAGS[self.weight_bits] if self.weight_bits else self.codec
 
 
 @dataclass(frozen=True, config=STRICT)

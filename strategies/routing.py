@@ -16,10 +16,11 @@ from fedmore.experts.errors import RoundError, WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.spec import Shapes
-from fedmore.strategies.experts import nobody
+from fedmore.strategies.bounds import check_size
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import Stage
+from fedmore.strategies.progress import nobody
 from fedmore.strategies.routes import (
     ROUTE,
     RouteTask,
@@ -29,7 +30,7 @@ from fedmore.strategies.routes import (
     route_content,
 )
 from fedmore.strategies.routing_state import Change, RouterState, fresh
-from fedmore.strategies.tasks import METRICS, check_size, read_metrics
+from fedmore.strategies.tasks import METRICS, read_metrics
 from fedmore.strategies.train_only import TrainOnly
 
 OnRouting = Callable[[int, dict[str, Any], RouterState], None]

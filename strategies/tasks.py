@@ -2,7 +2,8 @@
 
 A task carries the stage's settings and, where an expert has several owners, the aggregate, or what
 moves the client's mirror of it (`fedmore.strategies.mirror`). The answer carries one array, the
-encoded change of the client's own factors, and scalar metrics.
+encoded change of the client's own factors (or the factors, where they are trained as weights of
+few bits), and scalar metrics.
 """
 
 import math
@@ -20,6 +21,7 @@ from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import ExpertSpec, Site
 from fedmore.strategies.compression.codec import codecs_of, decode, encode
+from fedmore.strategies.compression.policy import WEIGHT_TAGS
 from fedmore.strategies.plan import STRICT, parse
 
 TRAIN = "train"
@@ -38,6 +40,8 @@ class TrainTask:
     `updates` is how many updates of this client the coordinator has mirrored; `seed` is the
     federation's. `aggregate_ranks` gives the rank of every site of the aggregate, where one is
     sent; `mirror` is its mark if the client is to keep it as its mirror, or 0.
+    With `weight_bits` the factors are trained as weights of so many bits, and the answer
+    holds them whole, in the codec of such weights.
     """
 
     expert: str
@@ -59,6 +63,14 @@ class TrainTask:
     updates: int
     aggregate_ranks: tuple[int, ...] = ()
     mirror: int = 0
+    weight_bits: Literal[0, 1, 2, 4] = 0
+
+    def __post_init__(self) -> None:
+        """Weights of so many bits travel as such, and changes do not."""
+        if self.weight_bits and self.codec != WEIGHT_TAGS[self.weight_bits]:
+            raise ValueError(f"weights of {self.weight_bits} bits do not travel as {self.codec}")
+        if not self.weight_bits and self.codec in WEIGHT_TAGS.values():
+            raise ValueError(f"{self.codec} is for weights that are trained as bits")
 
     def spec(self, client: str) -> ExpertSpec:
         """The share of the expert that `client` trains."""
@@ -159,21 +171,6 @@ def read_update(content: RecordDict, sites: Sequence[Site], rank: int, codec: st
         raise WireError(f"the update is {record['change'].stype}, the task asked for {codec}")
     ranks = {site.path: rank for site in sites}
     return low_rank.from_tensors(unpack(record["change"], low_rank.shapes(sites, ranks)), sites)
-
-
-def check_size(change: Mapping[str, Sequence[Tensor]], max_rms: float) -> None:
-    """Raise `WireError` where a tensor's root mean square is above `max_rms`.
-
-    AdamW moves a number by about the learning rate in a step, whatever the gradient, so an honest
-    change is bounded; one that is not would drown those of all other owners.
-    """
-    for path, tensors in change.items():
-        rms = max(float(t.double().square().mean().sqrt()) if t.numel() else 0.0 for t in tensors)
-        if not rms <= max_rms:
-            raise WireError(
-                f"the change of {path} has a root mean square of {rms:.3g}, above "
-                f"the {max_rms:.3g} that the round's steps allow"
-            )
 
 
 def read_metrics(content: RecordDict, names: Collection[str]) -> dict[str, float | int]:

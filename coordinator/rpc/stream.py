@@ -71,8 +71,8 @@ class Stream:
                 task.cancel()
             await asyncio.gather(*every, return_exceptions=True)
             self._connections.detach(self._connection)
-        ending = self._connection.ending or ""
-        return "" if ending == FINISHED else ending
+        why = self._connection.ending or ""
+        return "" if why == FINISHED else why
 
     async def _write(self, event: pb.ServerEvent) -> None:
         async with self._writing:

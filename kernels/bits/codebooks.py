@@ -5,10 +5,17 @@ of its cell, cells end halfway between codes" (the paper's), `squares` that of t
 tests check both with the normal distribution of the standard library.
 """
 
+import math
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Literal
 
 Book = Literal["median", "squares"]
+
+BOOK: Book = "squares"
+"""The one that is used where none is named; docs/how-it-works.md has what both gave."""
+
+NORMAL = NormalDist()
 
 UPPER: dict[tuple[Book, int], tuple[float, ...]] = {
     ("median", 1): (0.67448975,),
@@ -26,7 +33,7 @@ UPPER: dict[tuple[Book, int], tuple[float, ...]] = {
 }
 
 
-def codes(bits: int, book: Book = "median") -> list[float]:
+def codes(bits: int, book: Book = BOOK) -> list[float]:
     """All ``2 ** bits`` codes, ascending. Raises `ValueError` for a codebook that there is not."""
     upper = UPPER.get((book, bits))
     if upper is None:
@@ -34,6 +41,14 @@ def codes(bits: int, book: Book = "median") -> list[float]:
     return [*(-code for code in reversed(upper)), *upper]
 
 
-def borders(bits: int, book: Book = "median") -> list[float]:
+def borders(bits: int, book: Book = BOOK) -> list[float]:
     """Where cells end: halfway between codes."""
     return [(low + high) / 2 for low, high in pairwise(codes(bits, book))]
+
+
+def spread(bits: int, book: Book = BOOK) -> float:
+    """Standard deviation of what a standard normal number is rounded to."""
+    ends = [-math.inf, *borders(bits, book), math.inf]
+    masses = (NORMAL.cdf(high) - NORMAL.cdf(low) for low, high in pairwise(ends))
+    pairs = zip(masses, codes(bits, book), strict=True)
+    return math.sqrt(sum(mass * code**2 for mass, code in pairs))

@@ -3,21 +3,22 @@
 import torch
 from torch import Tensor
 
-from fedmore.kernels.bits.codebooks import Book
+from fedmore.kernels.bits.codebooks import BOOK, Book
 from fedmore.kernels.bits.plain import (
     Coded,
     StraightThrough,
     checked,
     decode,
+    latent,
     pack,
     statistics,
     table,
 )
 
-__all__ = ["Coded", "decode", "encode", "quantise"]
+__all__ = ["BOOK", "Coded", "decode", "encode", "latent", "quantise"]
 
 
-def quantise(weight: Tensor, bits: int, book: Book = "median") -> Tensor:
+def quantise(weight: Tensor, bits: int, book: Book = BOOK) -> Tensor:
     """The weight in use, of the weight's shape and dtype; differentiable, straight through.
 
     float32, bfloat16 or float16, worked out in float32. Without spread the weight comes back.
@@ -29,7 +30,7 @@ def quantise(weight: Tensor, bits: int, book: Book = "median") -> Tensor:
     return result
 
 
-def encode(weight: Tensor, bits: int, book: Book = "median") -> Coded:
+def encode(weight: Tensor, bits: int, book: Book = BOOK) -> Coded:
     """The stored form; `decode` gives what `quantise` gives. Raises `ValueError` for NaN or Inf."""
     mean, std = statistics(weight.detach())
     checked(mean, std)

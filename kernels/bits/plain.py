@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedmore.kernels.bits.codebooks import Book, borders, codes
+from fedmore.kernels.bits.codebooks import BOOK, Book, borders, codes, spread
 
 EPSILON = 1e-5
 
@@ -29,7 +29,8 @@ def statistics(weight: Tensor) -> tuple[Tensor, Tensor]:
     w = weight.float()
     if w.numel() < 2:
         return w.sum(), w.new_zeros(())
-    return w.mean(), w.std()
+    # Summed in float64 (std sums so by itself): the same on every CPU, however wide its vectors.
+    return w.mean(dtype=torch.float64).float(), w.std()
 
 
 def table(mean: Tensor, std: Tensor, bits: int, book: Book) -> tuple[Tensor, Tensor]:
@@ -78,6 +79,19 @@ def decode(coded: Coded) -> Tensor:
     _, levels = table(coded.mean, coded.std, coded.bits, coded.book)
     values: Tensor = levels[unpack(coded.packed, count, coded.bits)]
     return values.view(coded.shape)
+
+
+def latent(value: Tensor, bits: int, book: Book = BOOK) -> Tensor:
+    """Numbers of which `quantise` makes about `value`, itself a weight in use: float32.
+
+    For training that goes on without the numbers that `value` was made of. The codes are the same;
+    the spread is to a few percent, exactly where one bit divides them into halves.
+    """
+    v = value.float()
+    if v.numel() < 2:
+        return v
+    mean = v.mean()
+    return (v - mean) / spread(bits, book) + mean
 
 
 def checked(mean: Tensor, std: Tensor) -> None:

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from fedmore.kernels.bits.codebooks import Book, codes
+from fedmore.kernels.bits.codebooks import BOOK, Book, codes
 
 EPSILON = 1e-5
 
 
-def quantise(weight: Tensor, bits: int, book: Book = "median") -> Tensor:
+def quantise(weight: Tensor, bits: int, book: Book = BOOK) -> Tensor:
     """The weight in use, float64, of the weight's shape."""
     w = weight.double()
     if w.numel() < 2 or not bool((w != w.mean()).any()):

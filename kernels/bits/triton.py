@@ -6,19 +6,20 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from fedmore.kernels.bits.codebooks import Book
+from fedmore.kernels.bits.codebooks import BOOK, Book
 from fedmore.kernels.bits.plain import (
     Coded,
     StraightThrough,
     checked,
     decode,
+    latent,
     pack,
     statistics,
     table,
 )
 from fedmore.kernels.compiled import triton_jit
 
-__all__ = ["Coded", "decode", "encode", "quantise"]
+__all__ = ["BOOK", "Coded", "decode", "encode", "latent", "quantise"]
 
 TILE = 1024
 
@@ -46,7 +47,7 @@ def _cells(
         tl.store(out + i_T, cell_T.to(tl.uint8), mask=inside_T)
 
 
-def quantise(weight: Tensor, bits: int, book: Book = "median") -> Tensor:
+def quantise(weight: Tensor, bits: int, book: Book = BOOK) -> Tensor:
     """The weight in use, of the weight's shape and dtype; differentiable, see `cpu`."""
     mean, std = statistics(weight.detach())
     value = _launch(weight, mean, std, bits, book, torch.float32).to(weight.dtype)
@@ -54,7 +55,7 @@ def quantise(weight: Tensor, bits: int, book: Book = "median") -> Tensor:
     return result
 
 
-def encode(weight: Tensor, bits: int, book: Book = "median") -> Coded:
+def encode(weight: Tensor, bits: int, book: Book = BOOK) -> Coded:
     """The stored form; `decode` gives what `quantise` gives. Raises `ValueError` for NaN or Inf."""
     mean, std = statistics(weight.detach())
     checked(mean, std)

@@ -18,7 +18,7 @@ from fedmore.sims.engines.prepare import prepare
 from fedmore.sims.engines.run import run
 from fedmore.sims.report.schema import Report, parse_report
 from fedmore.sims.scenarios.scenario import Scenario
-from fedmore.strategies.compression.policy import policy_of
+from fedmore.strategies.compression.policy import WEIGHT_TAGS, policy_of
 
 RESULT = "codecs.json"
 
@@ -87,11 +87,11 @@ def _report(
 
 
 def _codec_settings(scenario: Scenario, codec: str) -> list[str]:
-    """What sets the codec of every stage that trains."""
+    """What sets the codec of every stage that trains; one of weights sets what is trained too."""
     stages: Any = scenario.config["stages"]
-    return [
-        f"stages.{i}.codec={codec}" for i, stage in enumerate(stages) if stage["kind"] != "router"
-    ]
+    bits = {tag: bits for bits, tag in WEIGHT_TAGS.items()}.get(codec)
+    setting = f"codec={codec}" if bits is None else f"weight_bits={bits}"
+    return [f"stages.{i}.{setting}" for i, s in enumerate(stages) if s["kind"] != "router"]
 
 
 def _outcome(report: Report, codec: str) -> Outcome:

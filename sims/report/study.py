@@ -169,7 +169,7 @@ def _round(row: RoundRow) -> Round:
 def _client(member: Member, config: FederationConfig) -> Client:
     """A member's row; a socket that carried an update cannot have counted 0, so 0 is null."""
     stage = {"expert": "experts", "adapter": "language"}.get(member.kind or "", "")
-    codec = next((s.codec for s in config.stages if s.kind == stage), "none")
+    codec = next((s.update_codec for s in config.stages if s.kind == stage), "none")
     return Client(
         name=member.name,
         rank=member.rank or 0,

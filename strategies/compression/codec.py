@@ -12,8 +12,9 @@ them; all numbers are little-endian.
 | `nf4` | ceil(n / 64) float32 scales, then ceil(n / 2) bytes, NF4 indices, first high | 4.5 |
 | `sign1` | ceil(n / 256) bfloat16 scales, then ceil(n / 8) bytes of signs | 1.0625 |
 | `bitdelta` | one float32 scale, then ceil(n / 8) bytes of signs; nothing where n = 0 | 1 |
+| `bits1`, `bits2`, `bits4` | float32 std and mean, ceil(n b / 8) bytes; nothing where n = 0 | b |
 
-`fedmore.kernels.sign1` fixes the order of the signs.
+`fedmore.kernels.sign1` fixes the order of the signs, `fedmore.kernels.bits` that of the codes.
 """
 
 import math
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from fedmore.experts.errors import WireError
 from fedmore.strategies.compression.bitdelta import BitDelta
+from fedmore.strategies.compression.bits import Bits
 from fedmore.strategies.compression.blockwise import Blockwise
 from fedmore.strategies.compression.cast import Cast
 from fedmore.strategies.compression.policy import factor_roles, policy_of
@@ -66,6 +68,9 @@ CODECS: dict[str, Codec] = {
         Blockwise("nf4", 4, 64),
         Sign1(),
         BitDelta(),
+        Bits(1),
+        Bits(2),
+        Bits(4),
     )
 }
 

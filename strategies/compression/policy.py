@@ -18,8 +18,11 @@ from dataclasses import dataclass, replace
 
 from fedmore.experts.errors import WireError
 
-TAGS = ("fp32", "bf16", "int8", "nf4", "sign1", "bitdelta")
+TAGS = ("fp32", "bf16", "int8", "nf4", "sign1", "bitdelta", "bits1", "bits2", "bits4")
 """Tags of all codecs; `codec.CODECS` has their implementations."""
+
+WEIGHT_TAGS = {1: "bits1", 2: "bits2", 4: "bits4"}
+"""The codec of weights that are trained as numbers of so many bits, and of nothing else."""
 
 ROLES = ("factor_a", "factor_b", "matrix", "embedding", "router", "norm")
 """What a tensor can be: LoRA's A or B, a full-size change, a mean embedding, a router row, norms
@@ -53,6 +56,12 @@ AUTO = Policy(
     },
     below=256,  # less than one block of sign1: under a kilobyte, with one scale for all of it
 )
+
+
+def for_changes(text: str) -> bool:
+    """Whether `text` names a policy that can carry changes; raises `WireError` for no policy."""
+    policy = policy_of(text)
+    return not {*policy.tags.values(), policy.small} & set(WEIGHT_TAGS.values())
 
 
 def policy_of(text: str) -> Policy:

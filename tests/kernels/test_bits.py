@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedmore.kernels.bits import cpu, reference, triton
-from fedmore.kernels.bits.codebooks import UPPER, borders, codes
+from fedmore.kernels.bits.codebooks import UPPER, borders, codes, spread
 
 FORMS = {"cpu": cpu, "triton": triton}
 SHAPES = [(), (1,), (2,), (7,), (1, 9), (33, 5), (64, 48), (3, 5, 7), (0, 4)]
@@ -104,6 +104,29 @@ def test_the_stored_form_is_the_weight_in_use(form, device, bits, shape):
     assert coded.packed.dtype == torch.uint8
     assert coded.packed.numel() == math.ceil(w.numel() * bits / 8)
     assert torch.equal(form.decode(coded), form.quantise(w, bits))
+
+
+@pytest.mark.parametrize(("book", "bits"), UPPER)
+def test_latent_numbers_give_the_same_weights_again(form, device, bits, book):
+    w = torch.randn(300, 40, device=device) * 0.03 + 0.01
+    value = form.quantise(w, bits, book)
+    again = form.quantise(form.latent(value, bits, book), bits, book)
+    assert error(again, value) < 0.01
+    if bits < 4:  # without the spread they would shrink
+        assert error(form.quantise(value, bits, book), value) > 3 * error(again, value)
+    assert torch.equal(again > again.mean(), value > value.mean())
+
+
+def test_latent_numbers_of_no_spread_are_as_they_are(form, device):
+    for shape in [(), (1,), (0, 3), (4, 5)]:
+        zeros = torch.zeros(shape, device=device)
+        assert torch.equal(form.latent(zeros, 1), zeros)
+
+
+@pytest.mark.parametrize(("book", "bits"), UPPER)
+def test_the_spread_of_codes(book, bits):
+    x = torch.randn(200_000, generator=torch.Generator().manual_seed(1))
+    assert float(cpu.quantise(x, bits, book).std()) == pytest.approx(spread(bits, book), rel=0.01)
 
 
 def test_codes_lie_in_bytes_from_the_lowest_bits_on(form, device):

@@ -47,6 +47,13 @@ def test_a_list_of_nothing_or_with_one_twice_is_refused(tmp_path, tags, seeds):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_codec_of_weights_sets_what_is_trained():
+    assert codecs._codec_settings(smoke(), "nf4") == ["stages.0.codec=nf4", "stages.1.codec=nf4"]
+    assert codecs._codec_settings(smoke(), "bits2") == [
+        "stages.0.weight_bits=2", "stages.1.weight_bits=2"
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_a_study_of_the_small_scenario(tmp_path, monkeypatch):
     shorter = ["stages.0.rounds=1", "stages.1.rounds=1", "stages.0.steps=1", "stages.1.steps=1"]

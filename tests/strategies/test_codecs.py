@@ -11,7 +11,7 @@ from fedmore.experts.errors import WireError
 from fedmore.strategies.compression.cast import Cast
 from fedmore.strategies.compression.codec import CODECS, codec_of, decode, encode
 from fedmore.strategies.compression.error_feedback import send
-from fedmore.strategies.compression.policy import TAGS
+from fedmore.strategies.compression.policy import TAGS, WEIGHT_TAGS
 
 SHAPES = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 40)) | st.just((17, 31)), min_size=1, max_size=4
@@ -23,8 +23,14 @@ BITS = {
     "nf4": 4 + 32 / 64,
     "sign1": 1 + 16 / 256,
     "bitdelta": 1,
+    "bits1": 1,
+    "bits2": 2,
+    "bits4": 4,
 }
-ERROR = {"fp32": 0, "bf16": 2**-8, "int8": 0.02, "nf4": 0.11, "sign1": 0.62, "bitdelta": 0.62}
+ERROR = {
+    "fp32": 0, "bf16": 2**-8, "int8": 0.02, "nf4": 0.11, "sign1": 0.62, "bitdelta": 0.62,
+    "bits1": 0.62, "bits2": 0.37, "bits4": 0.13,
+}  # fmt: skip
 """Relative root mean square of what a codec loses of Gaussian numbers, at most."""
 FARTHEST = {
     "fp32": 0,
@@ -33,6 +39,9 @@ FARTHEST = {
     "nf4": 0.152,
     "sign1": 0.254,  # the mean of 1, 1, 0.5 and 0.5, and its rounding to bfloat16
     "bitdelta": 0.2501,
+    "bits1": 0.272,  # 0.798 deviations of 0.913; one of two bits is 1.51, of four 0.942
+    "bits2": 0.379,
+    "bits4": 0.140,
 }
 """How far from 1, -1, 0.5 and -0.5 a codec's numbers are, at most; zeros would be 1 away."""
 NAN = {
@@ -69,7 +78,9 @@ def test_what_comes_back_has_the_shapes_and_is_stable(tag, shapes, seed):
     once = decode(codec, data, shapes)
     assert [t.shape for t in once] == [torch.Size(shape) for shape in shapes]
     assert {t.dtype for t in once} == {torch.float32}
-    if tag != "int8":  # its map has no -1, so a block whose largest number is below 0 shrinks
+    # The map of int8 has no -1, so a block whose largest number is below 0 shrinks; what stands
+    # for weights of few bits has less spread than those had.
+    if tag != "int8" and tag not in WEIGHT_TAGS.values():
         again = decode(codec, encode(codec, once), shapes)
         assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
@@ -88,9 +99,14 @@ def test_zeros_stay_zeros(codec):
 
 @pytest.mark.parametrize("size", [1e-37, 1e-30, 1.0, 1e30, 3e38])
 def test_no_scale_of_numbers_breaks_a_codec(codec, size):
+    far, of_weights = FARTHEST[codec.tag], codec.tag in WEIGHT_TAGS.values()
+    if of_weights and size < 1:  # standardised by the deviation and 1e-5: only signs are left
+        far = 1
+    if of_weights and size > 1e38:  # a code may be 2.7 deviations
+        size = 1e38
     x = torch.tensor([[1.0, -1.0, 0.5, -0.5]]) * size
     (found,) = decode(codec, encode(codec, [x]), [(1, 4)])
-    assert (found - x).abs().max() <= FARTHEST[codec.tag] * x.abs().max()
+    assert (found - x).abs().max() <= far * x.abs().max()
 
 
 @pytest.mark.parametrize("size", [1e-44, 1e-40])

@@ -69,6 +69,9 @@ def test_bytes_are_what_the_layout_says(codec, count):
         "nf4": 4 * math.ceil(count / 64) + math.ceil(count / 2),
         "sign1": 2 * math.ceil(count / 256) + math.ceil(count / 8),
         "bitdelta": 4 + math.ceil(count / 8),
+        "bits1": 8 + math.ceil(count / 8),
+        "bits2": 8 + math.ceil(count / 4),
+        "bits4": 8 + math.ceil(count / 2),
     }
     data = encode(codec, [torch.ones(count)])
     assert len(data) == codec.size(count) == exact[codec.tag]
@@ -88,6 +91,9 @@ def test_numbers_are_little_endian():
     assert encode(CODECS["bf16"], [x]).hex() == "803f20c0"
     assert encode(CODECS["sign1"], [x]).hex() == "e03f" + "01"
     assert encode(CODECS["bitdelta"], [x]).hex() == "0000e03f" + "01"
+    assert (
+        encode(CODECS["bits1"], [x]).hex() == "55641e40" + "000040bf" + "01"
+    )  # std 2.47, mean -.75
     assert encode(CODECS["int8"], [x]).hex() == "00002040" + "d400"  # scale 2.5
     assert encode(CODECS["nf4"], [x]).hex() == "00002040" + "c0"
 
@@ -127,7 +133,7 @@ def test_what_rounds_to_infinity_is_refused():
         assert torch.equal(
             decode(CODECS[tag], encode(CODECS[tag], [largest]), [(1, 4)])[0], largest
         )
-    for tag in ("bf16", "sign1"):
+    for tag in ("bf16", "sign1", "bits1", "bits2", "bits4"):
         with pytest.raises(ValueError, match="NaN"):
             encode(CODECS[tag], [largest])
     for tag in TAGS:
@@ -135,7 +141,7 @@ def test_what_rounds_to_infinity_is_refused():
             encode(CODECS[tag], [torch.full((1, 1), 1e300, dtype=torch.float64)])
 
 
-@pytest.mark.parametrize("tag", ["int8", "nf4", "sign1", "bitdelta"])
+@pytest.mark.parametrize("tag", ["int8", "nf4", "sign1", "bitdelta", "bits1", "bits2", "bits4"])
 @pytest.mark.parametrize(
     ("scale", "says"),
     [(math.nan, "NaN or Inf"), (math.inf, "NaN or Inf"), (-math.inf, "NaN"), (-1.0, "below 0")],

@@ -13,7 +13,9 @@ from fedmore.strategies.compression.policy import (
     AUTO,
     ROLES,
     TAGS,
+    WEIGHT_TAGS,
     factor_roles,
+    for_changes,
     is_coarse,
     policy_of,
 )
@@ -42,6 +44,13 @@ def test_roles_and_sizes_can_be_changed():
     assert policy.tag("factor_b", 100) == "nf4"
     assert policy.tag("factor_b", 99) == "bf16"
     assert policy_of("auto").tags == AUTO.tags
+
+
+def test_codecs_of_weights_are_not_for_changes():
+    assert {tag for tag in TAGS if not for_changes(tag)} == set(WEIGHT_TAGS.values())
+    assert for_changes("auto,factor_b=nf4")
+    assert not for_changes("auto,factor_b=bits4")
+    assert not for_changes("sign1,small=bits1,below=9")
 
 
 def test_every_role_of_auto_has_a_codec_there_is():

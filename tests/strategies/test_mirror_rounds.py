@@ -6,8 +6,9 @@ from flwr.app import ArrayRecord
 
 from fedmore.experts.errors import DataError
 from fedmore.experts.factors import ranks
-from fedmore.strategies.experts import ExpertStrategy, Progress
+from fedmore.strategies.experts import ExpertStrategy
 from fedmore.strategies.plan import Stage
+from fedmore.strategies.progress import Progress
 from fedmore.strategies.snapshot import dump, restore
 from fedmore.strategies.tasks import TRAIN
 

@@ -7,9 +7,10 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from fedmore.experts.errors import RoundError, StoreError
 from fedmore.protos.flower import identify
 from fedmore.protos.stored import StoredArray
-from fedmore.strategies.experts import ExpertStrategy, Progress
+from fedmore.strategies.experts import ExpertStrategy
 from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import Stage
+from fedmore.strategies.progress import Progress
 from fedmore.strategies.snapshot import dump, restore
 from fedmore.strategies.tasks import TRAIN, read_task
 

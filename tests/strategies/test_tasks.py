@@ -50,6 +50,18 @@ def test_a_task_comes_through(sites, random_factors):
     assert same(read_component(content, sites, 2), own)
 
 
+def test_a_task_of_weights_of_few_bits_comes_through(sites):
+    asked = replace(TASK, weight_bits=2, codec="bits2")
+    assert read_task(train_content(asked, sites, "bf16", None, None)) == asked
+
+
+def test_a_task_that_does_not_speak_of_bits_trains_numbers(sites):
+    """As the rows that an earlier version has left in a registry."""
+    content = train_content(TASK, sites, "bf16", None, None)
+    del content.config_records["task"]["weight_bits"]
+    assert read_task(content).weight_bits == 0
+
+
 def test_a_task_without_tensors(sites):
     content = train_content(TASK, sites, "bf16", None, None)
     assert read_task(content) == TASK
@@ -94,6 +106,10 @@ def changed(**values):
         changed(extra=1),
         changed(aggregate_ranks=[1.5]),
         changed(learning_rate="1e-3"),
+        changed(weight_bits=3, codec="bits2"),
+        changed(weight_bits=1),
+        changed(weight_bits=1, codec="bits2"),
+        changed(codec="bits1"),
     ],
 )
 def test_what_is_not_a_task_is_refused(content):

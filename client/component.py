@@ -1,0 +1,85 @@
+"""A client's component, of which both ends hold the same, and how a training moves it.
+
+Changes: what travels is the change of the factors, both ends add what was decoded, and what the
+codec lost is carried to the next send (EF21, arXiv 2106.05203). Weights of few bits
+(`TrainTask.weight_bits`): what travels are the weights that the training used, whole, and both ends
+hold just these; the latent numbers behind them stay here, as what is beside them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+
+from fedmore.client.memory import Remembered
+from fedmore.experts import factors as low_rank
+from fedmore.experts.errors import WireError
+from fedmore.experts.factors import Factors
+from fedmore.experts.spec import Site
+from fedmore.kernels.bits import cpu as bits
+from fedmore.strategies.compression.codec import codecs_of
+from fedmore.strategies.compression.error_feedback import send
+from fedmore.strategies.tasks import TrainTask, read_component
+
+
+@dataclass(frozen=True)
+class Component:
+    """`held` by both ends, and what this client has beside it: their sum is what it trains."""
+
+    held: Factors
+    beside: Factors
+
+    @property
+    def start(self) -> Factors:
+        """Where training goes on: what this client made itself."""
+        return low_rank.total(self.held, self.beside)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The bytes of an answer, and the component once they have arrived."""
+
+    data: bytes
+    component: Component
+
+
+def find(
+    content: RecordDict,
+    task: TrainTask,
+    sites: tuple[Site, ...],
+    entry: Remembered | None,
+    initial: Factors,
+) -> Component:
+    """The component that a task starts from; raises `WireError` on a lost state."""
+    returned = read_component(content, sites, task.rank)
+    if returned is not None:
+        return Component(returned, low_rank.difference(_latent(returned, task), returned))
+    if entry is not None and entry.updates == task.updates:
+        return Component(entry.component, entry.residual)
+    if entry is not None and entry.before and entry.updates == task.updates + 1:
+        return Component(*entry.before)  # its last answer was of no use: asked in another way
+    if task.updates == 0:
+        return Component(initial, low_rank.zeros(initial))
+    known = entry.updates if entry else 0
+    raise WireError(f"{task.expert}: this client knows {known} of its {task.updates} updates")
+
+
+def _latent(held: Factors, task: TrainTask) -> Factors:
+    """Numbers to train on from where only the weights in use are left."""
+    count = task.weight_bits
+    if not count:
+        return held
+    return {path: (bits.latent(b, count), bits.latent(a, count)) for path, (b, a) in held.items()}
+
+
+def move(task: TrainTask, trained: Factors, component: Component, sites: Sequence[Site]) -> Moved:
+    """What is sent of `trained`, and the component after it."""
+    nothing = low_rank.zeros(trained)
+    whole = task.weight_bits > 0
+    start, owed = (nothing, nothing) if whole else (component.start, component.beside)
+    changes = low_rank.tensors(low_rank.difference(trained, start), sites)
+    codecs = codecs_of(task.codec, [tuple(change.shape) for change in changes])
+    sent = send(codecs, changes, low_rank.tensors(owed, sites))
+    decoded = low_rank.from_tensors(sent.decoded, sites)
+    held = low_rank.total(nothing if whole else component.held, decoded)
+    return Moved(sent.data, Component(held, low_rank.from_tensors(sent.residual, sites)))
