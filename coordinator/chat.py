@@ -1,5 +1,6 @@
 """`coordinator chat`: a conversation with the mixture, line by line."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from fedmore.coordinator.shown import Painter, legend
+from fedmore.coordinator.shown import Painter, legend, visible
 from fedmore.coordinator.status import narrow_table
 from fedmore.experts.errors import ConfigError, FedmoreError
 
@@ -38,31 +39,29 @@ class Conversation:
 
         Raises `ConfigError` for a text too long by itself, which is not kept.
         """
-        self.turns.append({"role": "user", "content": text})
-        before = len(self.turns)
-        while self.room is not None and len(ids := self.ids()) > self.room:
-            if len(self.turns) == 1:
-                self.turns.clear()
+        turns = [*self.turns, {"role": "user", "content": text}]
+        while len(ids := self.ids(turns)) > (math.inf if self.room is None else self.room):
+            if len(turns) == 1:
                 raise ConfigError(
                     f"{len(ids)} tokens are more than the {self.room} that there is room for; "
                     "say it shorter, or ask for fewer with --max-tokens"
                 )
-            del self.turns[:2]  # a question and its answer
-        return self.ids(), before - len(self.turns)
+            turns = turns[2:]  # without a question and its answer
+        forgotten = len(self.turns) + 1 - len(turns)
+        self.turns = turns
+        return ids, forgotten
 
     def answered(self, text: str) -> None:
         """Keep the model's answer."""
         self.turns.append({"role": "assistant", "content": text})
 
-    def ids(self) -> list[int]:
-        """Tokens of all turns, up to where the model has its say."""
+    def ids(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """Tokens of `turns`, up to where the model has its say."""
         from fedmore.experts.text import tokenize
 
         if not self.tokenizer.chat_template:
-            return tokenize(self.tokenizer, "\n".join(turn["content"] for turn in self.turns))
-        text = self.tokenizer.apply_chat_template(
-            self.turns, add_generation_prompt=True, tokenize=False
-        )
+            return tokenize(self.tokenizer, "\n".join(turn["content"] for turn in turns))
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
@@ -101,7 +100,8 @@ class Chat:
 
     def say(self, text: str) -> None:
         """A line that the model did not make."""
-        self.console.print(Text(text, style="dim" if self.painter.coloured else ""))
+        style = "dim" if self.painter.colours else ""
+        self.console.print(Text(visible(text), style=style), soft_wrap=True)
 
     def command(self, text: str) -> None:
         """What begins with a slash."""
@@ -116,22 +116,24 @@ class Chat:
 
     def answer(self, text: str) -> None:
         """Have the model say something, and keep it."""
+        from fedmore.coordinator.speaker import said
+        from fedmore.experts.generation import SEEDS
+
         try:
-            ids, forgotten = self.talk.ask(text)
+            ids, forgotten = self.talk.ask(said(text))
         except FedmoreError as error:
             self.say(str(error))
             return
         if forgotten:
             self.say(f"the first {forgotten} turns are forgotten: the base reads no more at once")
-        self.painter.begin(self.speaker.tokenizer, ids)
-        settings = replace(self.settings, seed=self.settings.seed + len(self.used))
-        made = self.speaker.speak(ids, settings, self.painter)
-        self.painter.end()
+        seed = (self.settings.seed + len(self.used)) % SEEDS
+        with self.painter.following(self.speaker.tokenizer, ids):
+            made = self.speaker.speak(ids, replace(self.settings, seed=seed), self.painter)
         self.talk.answered(self.painter.text)
         self.used.append((len(made.ids) - made.prompt, made.used.tolist()))
         if self.show:
             last = dict(zip(self.speaker.arms, self.used[-1][1], strict=True))
-            self.console.print(legend(last, self.painter.coloured))
+            self.console.print(legend(last, self.painter.colours))
 
 
 def experts_table(speaker: "Speaker", used: Sequence[tuple[int, Sequence[float]]]) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,7 @@ Temperature = Annotated[
 TopP = Annotated[
     float, typer.Option(help="Draw only from the likeliest tokens that make up this probability.")
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Of the draws.")]
+Seed = Annotated[int, typer.Option(help="Of the draws; 0 or more.")]
 Folder = Annotated[
     Path | None, typer.Option("--mixture", help="A mixture's folder; by default DIR/mixture.")
 ]
@@ -55,7 +56,7 @@ def generate(
     """Have the mixture go on with a text, and show which expert made each token."""
     from rich.console import Console
 
-    from fedmore.coordinator.shown import Painter, legend
+    from fedmore.coordinator.shown import Painter, colours, legend
     from fedmore.coordinator.speaker import open_speaker, said
     from fedmore.experts.generation import Settings
     from fedmore.experts.text import tokenize
@@ -67,14 +68,12 @@ def generate(
     with interruptible("what was made so far is above"):
         speaker = open_speaker(directory, folder)
         ids = tokenize(speaker.tokenizer, text)
-        console = Console(quiet=json_file == "-")
-        painter = Painter(console, show_experts)
-        painter.begin(speaker.tokenizer, ids)
-        made = speaker.speak(ids, settings, painter)
-        painter.end()
+        painter = Painter(Console(quiet=json_file == "-"), show_experts)
+        with painter.following(speaker.tokenizer, ids):
+            made = speaker.speak(ids, settings, painter)
     if show_experts:
         notes = Console(stderr=True, quiet=json_file == "-")
-        notes.print(legend(used(speaker, made), notes.is_terminal and not notes.no_color))
+        notes.print(legend(used(speaker, made), colours(notes)))
     if json_file:
         write(json_file, json.dumps(table(speaker, made, text), indent=2, ensure_ascii=False))
     if html is not None:
@@ -153,8 +152,12 @@ def writable(path: Path | None) -> None:
     """Raise `ConfigError` early for a file that could not be written after all the work."""
     from fedmore.experts.errors import ConfigError
 
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"{path}: cannot be written: name a file in a folder that is there")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{path}: cannot be written: Permission denied")
 
 
 def write(where: str, text: str) -> None:

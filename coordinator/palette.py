@@ -10,6 +10,9 @@ PUBLIC = "#6b6b6b"
 
 COLOURS = ("#0072B2", "#C8500A", "#007F5C", "#AF4A8A", "#3A8FC7", "#8A6D00")
 
+FEW = ("blue", "red", "green", "magenta", "cyan", "yellow")
+"""The same on a terminal of 16 colours; the nearest of those would make two of them one."""
+
 MARKS = ("", "underline", "bold", "italic")
 """How the terminal tells those apart that have a colour in common."""
 
@@ -19,8 +22,13 @@ def colour(arm: int) -> str:
     return PUBLIC if arm == 0 else COLOURS[(arm - 1) % len(COLOURS)]
 
 
-def terminal_style(arm: int) -> str:
-    """The same as a style of rich: the public expert is dim, in the terminal's own colour."""
-    if arm == 0:
-        return "dim"
-    return f"{MARKS[(arm - 1) // len(COLOURS) % len(MARKS)]} {colour(arm)}".strip()
+def terminal_style(arm: int, system: str | None) -> str:
+    """The same as a style of rich on a terminal with its colour system; None: without colours.
+
+    The public expert is dim, in the terminal's own colour.
+    """
+    if system is None or arm == 0:
+        return "dim" if system else ""
+    again, place = divmod(arm - 1, len(COLOURS))
+    shade = COLOURS[place] if system in ("256", "truecolor") else FEW[place]
+    return f"{MARKS[again % len(MARKS)]} {shade}".strip()

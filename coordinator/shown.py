@@ -3,9 +3,11 @@
 The model's text is data: neither markup nor escape codes in it are obeyed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.columns import Columns
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
@@ -20,8 +22,11 @@ if TYPE_CHECKING:  # they import torch
 
 KEPT = "\n\t"
 DELETE, LAST = 0x7F, 0x9F
+SURROGATES = range(0xD800, 0xE000)
+"""What Python reads of bytes that are not UTF-8."""
+
 _VISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in KEPT}
-_VISIBLE |= dict.fromkeys(range(DELETE, LAST + 1), "\ufffd")
+_VISIBLE |= dict.fromkeys((*range(DELETE, LAST + 1), *SURROGATES), "\ufffd")
 
 
 def visible(text: str) -> str:
@@ -29,52 +34,55 @@ def visible(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
-class Painter:
-    """Writes the pieces of one text as they come.
+def colours(console: Console) -> str | None:
+    """The colour system of a terminal that has one; NO_COLOR is respected."""
+    return console.color_system if console.is_terminal and not console.no_color else None
 
-    Colours only where `wanted` and on a terminal that has them: NO_COLOR is respected.
+
+class Painter:
+    """Writes the pieces of one text as they come; where no terminal is, the text as it is.
+
+    Colours only where `wanted`, and on a terminal that has them.
     """
 
     def __init__(self, console: Console, wanted: bool) -> None:
         self.console = console
-        self.coloured = wanted and console.is_terminal and not console.no_color
+        self.colours = colours(console) if wanted else None
         self.text = ""
         self._pieces: Pieces | None = None
 
-    def begin(self, tokenizer: Any, ids: Sequence[int]) -> None:
-        """A text that goes on with `ids`."""
+    @contextmanager
+    def following(self, tokenizer: Any, ids: Sequence[int]) -> Iterator[None]:
+        """Inside, a text that goes on from `ids` is made; its line is ended whatever happens."""
         from fedmore.experts.pieces import Pieces
 
         self.text, self._pieces = "", Pieces(tokenizer, ids[-1:])
+        try:
+            yield
+        finally:
+            self._show(self._pieces.rest())
+            if self.text and not self.text.endswith("\n"):
+                self.console.print()
 
     def __call__(self, token: int, weights: "Tensor") -> None:
         """A new token with its weights [L, A]; it is shown once it makes whole characters."""
         assert self._pieces is not None
         self._show(self._pieces.add(token, weights))
 
-    def end(self) -> None:
-        """Show what is left, and end the line."""
-        assert self._pieces is not None
-        self._show(self._pieces.rest())
-        if not self.text.endswith("\n"):
-            self.console.print()
-
     def _show(self, piece: "Piece | None") -> None:
         if piece is None or not piece.text:
             return
         self.text += piece.text
-        style = None
-        if self.coloured:
-            style = Style.parse(terminal_style(int(piece.mean.argmax())))
+        style = Style.parse(terminal_style(int(piece.mean.argmax()), self.colours))
+        text = visible(piece.text) if self.console.is_terminal else piece.text
         # As segments: nothing is wrapped, and tabs stay tabs.
-        shown = Segments([Segment(visible(piece.text), style)])
-        self.console.print(shown, end="", soft_wrap=True)
+        self.console.print(Segments([Segment(text, style)]), end="", soft_wrap=True)
 
 
-def legend(used: Mapping[str, float], coloured: bool = True) -> Text:
-    """One line: every arm with its mean weight, in its colour."""
-    parts = []
-    for arm, (name, weight) in enumerate(used.items()):
-        style = terminal_style(arm) if coloured else ""
-        parts.append(Text.assemble((f"■ {name}", style), f" {weight:.0%}"))
-    return Text("   ").join(parts)
+def legend(used: Mapping[str, float], system: str | None) -> Columns:
+    """Every arm with its mean weight, in its colour."""
+    parts = [
+        Text.assemble((f"■ {name}", terminal_style(arm, system)), f" {weight:.0%}")
+        for arm, (name, weight) in enumerate(used.items())
+    ]
+    return Columns(parts, padding=(0, 3))
