@@ -26,6 +26,8 @@ def check_route(task: RouteTask, width: int, shapes: Shapes) -> None:
             if not 0 <= rank <= min(site.out, site.inner):
                 raise EgressError(f"the expert {expert!r} has a rank of {rank} in {site.path}")
             blocks.add(layer_of(site.path))
+    if not blocks:
+        raise EgressError("asked for a router of experts that change no matrix")
     task.spec()
     decisions = {len(blocks)} if task.kind in PER_LAYER else {1, len(blocks)}
     if task.layers not in decisions:

@@ -61,12 +61,14 @@ def _work(
 def _owed(entry: Routing | None, task: RouteTask, router: Router) -> Change:
     """What error feedback owes: nothing where the coordinator has not all that was sent.
 
-    Nor after the router has become one of other experts.
+    Nor after the router has become one of other experts, or of another kind.
     """
     shapes = trained_shapes(router)
+    nothing = {name: torch.zeros(shape) for name, shape in shapes.items()}
     if entry is None or (entry.updates, entry.experts) != (task.updates, task.experts):
-        return {name: torch.zeros(shape) for name, shape in shapes.items()}
-    return {name: entry.residual[name] for name in shapes}
+        return nothing
+    fits = {name: tuple(tensor.shape) for name, tensor in entry.residual.items()} == shapes
+    return {name: entry.residual[name] for name in shapes} if fits else nothing
 
 
 @torch.no_grad()

@@ -58,10 +58,12 @@ def _leave_out_of_router(
     state = restore_routing(store.get(row.metrics[STATE]))
     there = {known.name for known in registry.experts()}
     left = [name for name in state.experts if name in there]
-    if tuple(left) == state.experts and not gone & state.parts.keys():
+    # Where no expert is left there is nothing to route, and nobody to ask for it.
+    if tuple(left) in ((), state.experts) and not gone & state.parts.keys():
         return
     experts = {name: load_factors(store, registry.latest(name)) for name in left}
-    kept = state.without(gone).of(experts)
+    kept = state.without(gone)
+    kept = kept.of(experts) if experts else kept
     keep_router(registry, store, kept)
     old, new = row.metrics[STATE], store.put(dump_routing(kept))
     _replace(row, {**row.metrics, STATE: new}, registry)

@@ -10,6 +10,7 @@ from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from fedmore.client.device import choose_device, cores, inspect_machine
+from fedmore.coordinator.checks import check_plan
 from fedmore.coordinator.config import BaseSection
 from fedmore.coordinator.console import Observer, make_observer
 from fedmore.coordinator.federation import Federation, open_federation, running_alone
@@ -32,6 +33,7 @@ def run(prepared: Prepared) -> None:
     create(prepared.directory, prepared.config)
     with open_federation(prepared.directory) as federation, running_alone(prepared.directory):
         config = federation.config
+        check_plan(config)
         observer = make_observer(Console(), config.federation.name, config.federation.clients)
         with tracked(federation, MlflowTracker(federation.directory)) as tracker, observer:
             run_plan(prepared, federation, observer, tracker)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fedmore.client import memory
-from fedmore.client.memory import Memory, Remembered
+from fedmore.client.memory import Memory, Remembered, Routing
 from fedmore.experts.errors import DataError
 
 PATH = "model.layers.0.mlp.up_proj"
@@ -91,3 +91,74 @@ def test_a_safetensors_file_of_something_else_is_named(tmp_path, meta):
     memory.save_file({"x": torch.zeros(1)}, tmp_path / f"legal{memory.SUFFIX}", meta)
     with pytest.raises(DataError, match="damaged"):
         Memory(tmp_path).read("legal")
+
+
+def routing(updates=2, answer=b"\x00\xffrouter"):
+    owed = {
+        "rows_LAD": torch.randn(1, 3, 4),
+        "bias_LA": torch.randn(1, 3),
+        "inner.bias": torch.ones(2),
+    }
+    experts = ("legal", "gl", "a.b")
+    return Routing(owed, experts, updates, "ab" * 32, answer, {"loss": 1.25, "tokens": 7})
+
+
+def assert_same_routing(found, wanted):
+    assert set(found.residual) == set(wanted.residual)
+    assert all(torch.equal(found.residual[name], t) for name, t in wanted.residual.items())
+    assert (found.experts, found.updates, found.task) == (
+        wanted.experts, wanted.updates, wanted.task
+    )  # fmt: skip
+    assert (found.answer, dict(found.metrics)) == (wanted.answer, dict(wanted.metrics))
+
+
+@pytest.mark.parametrize("answer", [b"\x00\xffrouter", bytes(range(256)) * 4000])
+def test_what_is_remembered_of_the_router_comes_back(tmp_path, answer):
+    """Beside the experts, of which it is none, whatever they are called."""
+    store, wanted = Memory(tmp_path / "state"), routing(answer=answer)
+    assert store.routing() is None
+    store.keep(wanted)
+    store.write("routing", entry(5))
+    assert_same_routing(Memory(tmp_path / "state").routing(), wanted)
+    assert store.updates() == {"routing": 5}
+    newer = routing(3)
+    store.keep(newer)
+    assert_same_routing(store.routing(), newer)
+
+
+@pytest.mark.parametrize("when", ["save_file", "fsync", "replace"])
+def test_a_crash_leaves_what_was_remembered_of_the_router(tmp_path, monkeypatch, when):
+    store, old = Memory(tmp_path), routing(1)
+    store.keep(old)
+
+    def crash(*_):
+        raise OSError("power cut")
+
+    target = {"save_file": memory, "fsync": memory.os, "replace": memory.Path}[when]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, when, crash)
+        with pytest.raises(OSError, match="power cut"):
+            store.keep(routing(2))
+    assert_same_routing(store.routing(), old)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"", lambda data: data[:40], lambda data: data[:-1], lambda data: b"x" * 200],
+)
+def test_a_damaged_file_of_the_router_is_named(tmp_path, damage):
+    store = Memory(tmp_path)
+    store.keep(routing())
+    file = tmp_path / memory.ROUTING
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DataError, match=r"routing\.safetensors: damaged .*remove it"):
+        store.routing()
+    assert store.updates() == {}
+
+
+@pytest.mark.parametrize("meta", [None, {}, {"updates": "1", "task": "t", "metrics": "{}"}])
+def test_a_file_of_something_else_is_no_memory_of_the_router(tmp_path, meta):
+    tensors = {"answer": torch.zeros(1, dtype=torch.uint8)}
+    memory.save_file(tensors, tmp_path / memory.ROUTING, meta)
+    with pytest.raises(DataError, match="damaged"):
+        Memory(tmp_path).routing()

@@ -1,15 +1,20 @@
-"""Every router there is, as a case: ``kind-top_k-place-level``; a new one is a line here."""
+"""Every router there is, as a case: ``kind-top_k-place-level``; a new one is a line here.
+
+A started one begins with domain embeddings.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 
+from fedmore.experts.factors import initial
 from fedmore.experts.mixture import assemble, routed_blocks
 from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import RouterSpec
-from fedmore.experts.routing.training import fit_features
+from fedmore.experts.routing.training import fit_features, window_losses
 from fedmore.experts.routing.untrained import arrow_router
 from fedmore.experts.spec import ExpertSpec
 
@@ -31,6 +36,10 @@ CASES = [
     "remix-1-shared-sequence",
     "remix-1-layers-token",
     "remix-2-layers-sequence-rank_stabilised",
+    *(f"softmax-2-shared-{level}-started" for level in LEVELS),
+    "softmax-0-shared-sequence-started",
+    "remix-2-shared-sequence-started",
+    "remix-1-shared-token-started",
 ]
 
 
@@ -41,10 +50,12 @@ class Case:
     name: str
 
     def spec(self, experts, blocks):
-        kind, top_k, place, level, *scaling = self.name.split("-")
+        kind, top_k, place, level, *more = self.name.split("-")
         layers = blocks if place == "layers" else 1
+        scaling = "rank_stabilised" if "rank_stabilised" in more else "lora"
+        start = "domain" if "started" in more else "zero"
         return RouterSpec(
-            kind, experts, WIDTH, layers, level, PREFIX, int(top_k), *scaling, hidden=16
+            kind, experts, WIDTH, layers, level, PREFIX, int(top_k), scaling, 16, start
         )
 
     def make(self, base, experts):
@@ -56,8 +67,9 @@ class Case:
         generator = torch.Generator().manual_seed(3)
         for parameter in router.parameters():
             torch.nn.init.normal_(parameter, generator=generator)
-        if spec.kind == "domain":
-            router.rows_ED.normal_(generator=generator).mul_(20)
+        domain = router if spec.kind == "domain" else getattr(router, "domain", None)
+        if domain is not None:
+            domain.rows_ED.normal_(generator=generator).mul_(20 if domain is router else 3)
         ids = torch.randint(0, 256, (4, 12), generator=generator)
         fit_features(router, base.model, ids, blocks)
         return router
@@ -66,6 +78,12 @@ class Case:
 @pytest.fixture(scope="session", params=CASES)
 def case(request):
     return Case(request.param)
+
+
+@pytest.fixture(scope="session")
+def case_of():
+    """Call it with a name: that case, of the list or not."""
+    return Case
 
 
 @pytest.fixture(scope="session")
@@ -78,11 +96,18 @@ def experts(base, shapes):
     }
 
 
-def random_change(spec, shapes):
+@pytest.fixture(scope="session")
+def outer(shapes):
+    """Two adapters of the first and the last block alone, large enough to make a difference."""
+    specs = [ExpertSpec(name, "adapter", name, rank, 1, 1) for name, rank in (("gl", 2), ("eu", 3))]
+    return {spec.name: random_change(spec, shapes, size=0.2) for spec in specs}
+
+
+def random_change(spec, shapes, size=0.05):
     generator = torch.Generator().manual_seed(spec.rank)
 
-    def draw(*size):
-        return torch.randn(*size, generator=generator) * 0.05
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator) * size
 
     return {s.path: (draw(s.out, spec.rank), draw(spec.rank, s.inner)) for s in spec.sites(shapes)}
 
@@ -116,3 +141,55 @@ def weights():
         return torch.cat(found, dim=2)
 
     return decide
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Two kinds of text, an expert that is better for kind a alone, and one worse for both."""
+
+    base: Any
+    experts: dict
+
+    @staticmethod
+    def text(kind, count, seed):
+        """Windows [count, 13]: a start token, then four tokens that the other kind lacks."""
+        first = {"a": 20, "b": 100}[kind]
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(first, first + 4, (count, 13), generator=generator)
+        ids[:, 0] = 256
+        return ids
+
+    def both(self, count, seed):
+        """Of each kind in turn."""
+        return torch.stack([self.text(kind, count, seed) for kind in "ab"], 1).flatten(0, 1)
+
+    def mixture(self, kind, top_k=0, layers=1, level="sequence", trainable=False):
+        """With a router that is as yet untrained."""
+        spec = RouterSpec(kind, 2, WIDTH, layers, level, PREFIX, top_k, hidden=16)
+        router = make_router(spec)
+        ids = self.both(16, seed=1)[:, :-1]
+        fit_features(router, self.base.model, ids, routed_blocks(self.experts))
+        return assemble(self.base.model, self.experts, router, trainable)
+
+
+@pytest.fixture(scope="session")
+def toy(base, shapes):
+    """Trained on the spot, each alone."""
+    torch.set_num_threads(1)
+    experts = {}
+    for name in ("worse", "better"):
+        spec = ExpertSpec(name, "expert", name, 2)
+        experts[name] = initial(spec, spec.sites(shapes), seed=0)
+    made = Toy(base, experts)
+    for name, signs in (("better", [1.0, -1.0]), ("worse", [-1.0, -1.0])):
+        mixture = made.mixture("uniform", trainable=True)
+        own = [tensor for pair in mixture.trained[name].values() for tensor in pair]
+        optimiser = torch.optim.Adam(own, lr=0.01)
+        mixture.gates.forced = torch.tensor([[0.0, name == "worse", name == "better"]]).repeat(8, 1)
+        for step in range(10):
+            optimiser.zero_grad()
+            losses = window_losses(mixture.model, made.both(4, seed=step))
+            (losses * torch.tensor(signs).repeat(4)).mean().backward()
+            optimiser.step()
+        experts[name] = {p: (b.detach(), a.detach()) for p, (b, a) in mixture.trained[name].items()}
+    return made
