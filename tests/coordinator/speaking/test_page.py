@@ -93,12 +93,6 @@ def test_text_is_escaped_and_whole(written):
     assert len(given) == len(PROMPT)
 
 
-def test_names_are_escaped(shown, base):
-    text = shown([256, 5], torch.tensor([[[0.1, 0.2, 0.7]]]), names=("<b>legal", 'g"l'))
-    assert "<b>" not in text
-    assert 'g"l' not in text
-
-
 @pytest.mark.parametrize("mixture", ["mixture", "layered"])
 def test_every_expert_is_in_the_legend_in_its_colour(written, mixture):
     found = Page(written(mixture))

@@ -83,6 +83,8 @@ def test_routers_that_are_set_are_not_trained(toy, kind):
 def test_the_trace_has_the_effective_size_of_every_decision(toy, shape):
     kind, top_k, decisions, _ = shape
     mixture, windows = toy.mixture(*shape), toy.both(4, seed=7)
+    for parameter in mixture.router.parameters():
+        torch.nn.init.normal_(parameter)
     found = effective_size(by_decision(mixture, windows[:, :-1])).mean(1).tolist()
     trace = train_router(mixture, windows, Training(steps=2, batch_size=8))
     assert [len(ess) for ess in trace.ess] == [decisions] * 2
