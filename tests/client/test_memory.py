@@ -120,7 +120,7 @@ def test_what_is_remembered_of_the_router_comes_back(tmp_path, answer):
     store.keep(wanted)
     store.write("routing", entry(5))
     assert_same_routing(Memory(tmp_path / "state").routing(), wanted)
-    assert store.updates() == {"routing": 5}
+    assert {n: e.updates for n, e in store.entries().items()} == {"routing": 5}
     newer = routing(3)
     store.keep(newer)
     assert_same_routing(store.routing(), newer)
@@ -153,7 +153,7 @@ def test_a_damaged_file_of_the_router_is_named(tmp_path, damage):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DataError, match=r"routing\.safetensors: damaged .*remove it"):
         store.routing()
-    assert store.updates() == {}
+    assert store.entries() == {}
 
 
 @pytest.mark.parametrize("meta", [None, {}, {"updates": "1", "task": "t", "metrics": "{}"}])

@@ -56,13 +56,13 @@ def test_every_claim_is_judged_and_the_plots_are_there(quick):
 
 def test_what_is_done_is_not_done_again(quick, monkeypatch):
     out, found = quick
-    (out / "seed-0" / "trials" / "uniform-sequence-lora.json").unlink()
+    (out / "seed-0" / "trials" / "uniform-sequence-lora-zero.json").unlink()
     monkeypatch.setattr(seeds, "run_scenario", None)
     monkeypatch.setattr(seeds.changes, "added", None)
     said = []
     monkeypatch.setattr(seeds.Kept, "__init__", _noting(seeds.Kept.__init__, said))
     again = json.loads(run(out=out, quick=True, console=Console(quiet=True)).read_text("utf-8"))
-    assert said == ["seed 0: uniform-sequence-lora"]
+    assert said == ["seed 0: uniform-sequence-lora-zero"]
     for key in ("routers", "added", "withdrawn", "variance"):
         assert again[key] == found[key]
 

@@ -202,7 +202,7 @@ def test_neither_the_base_nor_the_experts_change(do, asked, base, experts):
 def test_the_experts_rows_and_this_router_are_separate_memories(do, asked, context):
     """Nothing that `hello` counts as an expert's."""
     do(asked())
-    assert memory_of(context).updates() == {}
+    assert memory_of(context).entries() == {}
     assert memory_of(context).routing().updates == 1
 
 
