@@ -79,7 +79,7 @@ def read_recipe(directory: Path) -> Recipe:
         return Recipe(**table, experts=entries)
     except FileNotFoundError:
         raise RegistryError(
-            f"{directory}: no mixture; `coordinator assemble {directory.parent} --router domain`"
+            f"{directory}: no mixture; `coordinator assemble DIR` makes one in DIR/mixture"
         ) from None
     except (ConfigError, ValueError, TypeError, KeyError) as error:
         raise RegistryError(f"{directory / FILE}: damaged ({error}); assemble it again") from error
