@@ -54,7 +54,10 @@ class RoutingSource:
 
 
 class RoutingStrategy(TrainOnly):
-    """Moves the router by the mean of the clients' changes, weighted by the sizes of their texts.
+    """Moves the router by the mean of the clients' changes.
+
+    All train on as many windows, and count alike: by the size of their texts, as experts are
+    weighted, a router would hardly learn of an owner who has little.
 
     `done` rounds have left `state`. A client that fails or is late is left out of its round and
     named in the metrics; a round without its quorum raises `RoundError`.
@@ -182,8 +185,7 @@ class RoutingStrategy(TrainOnly):
             except WireError as error:
                 failures.append(f"{member.name}: {error}")
                 continue
-            part = self.state.parts.get(member.name)  # its weight is what it said first
-            changes[member.name] = change, part.weight if part else float(member.size)
+            changes[member.name] = change, 1.0
         failures += [f"{member.name}: no answer in time" for member in waiting.values()]
         return dict(sorted(changes.items())), dict(sorted(clients.items())), sorted(failures)
 

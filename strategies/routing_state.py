@@ -1,7 +1,7 @@
 """What the coordinator keeps of a router that clients train, and the step from round to round.
 
 Every client k has a *part* ``C_k``, the sum of all changes that it has sent. The router is
-``R = R_0 + sum_k p_k C_k`` over all parts, with ``p_k`` in proportion to the sizes of their texts.
+``R = R_0 + sum_k p_k C_k`` over all parts, with ``p_k`` in proportion to their weights.
 With everybody there this is the weighted mean of a round's changes added to the router; formed anew
 from the parts, as experts are (`fedmore.strategies.state`), it also leaves an owner out exactly.
 """
@@ -26,7 +26,7 @@ Change = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """All that a client's changes add up to, how many they were, and the size of its text."""
+    """All that a client's changes add up to, how many they were, and its weight."""
 
     change: Change
     updates: int = 0
@@ -64,7 +64,7 @@ class RouterState:
         return made
 
     def advanced(self, changes: Mapping[str, tuple[Change, float]]) -> "RouterState":
-        """After a round in which clients sent these changes; the number is the size of the text."""
+        """After a round in which clients sent these changes; the number is its weight."""
         parts = dict(self.parts)
         for client, (change, weight) in changes.items():
             before = parts.get(client)
