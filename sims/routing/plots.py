@@ -58,7 +58,9 @@ def draw_routers(result: Result, path: Path) -> None:
 def draw_training(result: Result, path: Path) -> None:
     """Loss of the routers that are trained at the coordinator, over the part of their steps."""
     chosen = [r for r in result["routers"] if r["trained_at"] == "coordinator" and _drawn(r)]
-    subtitle = "nats per token, mean over seeds · running mean over a tenth of the steps"
+    subtitle = (
+        "nats per token on the windows at hand, mean over seeds · mean over a tenth of the steps"
+    )
     with canvas(path, "Training of the routers", subtitle) as figure:
         axes = figure.subplots()
         labels = []

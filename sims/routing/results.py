@@ -21,6 +21,8 @@ from fedmore.sims.routing.trial import Trial
 
 RESULT = "routing.json"
 PACKAGES = ("torch", "transformers", "flwr", "numpy")
+POINTS = 50
+"""Of a training curve."""
 SHOWN = ("name", "kind", "k", "samples", "level", "per_layer", "scaling", "start", "rate")
 
 
@@ -73,9 +75,17 @@ def _router(results: Sequence[SeedResult], index: int) -> dict[str, Any]:
         "router_params": trials[0].router_params,
         "steps_per_s": _rate(trials),
         "texts": _by_text([t.bits_per_byte for t in trials]),
-        "losses": [[round(x, 4) for x in t.losses] for t in trials],
-        "ess_steps": [[[round(x, 3) for x in row] for row in t.ess_steps] for t in trials],
+        "losses": [thinned(t.losses, 4) for t in trials],
+        "ess_steps": [thinned(t.ess_steps, 3) for t in trials],
     }
+
+
+def thinned(values: Sequence[Any], digits: int) -> list[Any]:
+    """Means over so many steps that `POINTS` are left; all values where there are no more."""
+    if len(values) <= POINTS:
+        return np.round(values, digits).tolist()  # type: ignore[no-any-return]
+    parts = np.array_split(np.asarray(values), POINTS)
+    return [np.round(part.mean(0), digits).tolist() for part in parts]
 
 
 def _closed(result: SeedResult, here: float) -> float | None:

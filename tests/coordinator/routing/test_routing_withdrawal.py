@@ -94,6 +94,21 @@ def test_between_two_rounds_the_next_goes_on_without_it(routed, tmp_path):
     assert torch.isfinite(words(made)).all()
 
 
+def test_while_all_are_connected_the_next_round_does_not_ask_it(routed, tmp_path):
+    made, held = routed(tmp_path / "federation"), []
+
+    def withdraw_now(event):
+        if isinstance(event, RoundFinished) and event.round == 0:
+            held[0].withdraw("kitchen-b")
+
+    made.run(withdraw_now, held.append)
+    with made.registry() as registry:
+        first, last = (row.metrics for row in registry.rounds() if row.kind == "routing")
+    assert first["clients"].keys() - last["clients"].keys() == {"kitchen-b"}
+    assert last["failures"] == []
+    assert last_state(made).parts.keys() == last["clients"].keys()
+
+
 def test_before_the_stage_begins_fewer_are_asked(routed, tmp_path):
     """Also where ReMix was to choose from more arms than there are left."""
     made = routed(tmp_path / "federation", top_k=4)
