@@ -11,7 +11,22 @@ from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import digest_of
 
 
-def test_a_member_has_so_many_calls_open_and_others_are_not_held_up(federation, peer, monkeypatch):
+@pytest.fixture
+def entered(monkeypatch):
+    """A list that grows with every call that was let in."""
+    found, enter = [], crowd.Crowd.enter
+
+    def counted(self, node_id, context):
+        enter(self, node_id, context)
+        found.append(node_id)
+
+    monkeypatch.setattr(crowd.Crowd, "enter", counted)
+    return found
+
+
+def test_a_member_has_so_many_calls_open_and_others_are_not_held_up(
+    federation, peer, monkeypatch, entered
+):
     monkeypatch.setattr(crowd, "CALLS", 3)
     release = threading.Event()
 
@@ -21,6 +36,7 @@ def test_a_member_has_so_many_calls_open_and_others_are_not_held_up(federation, 
 
     eve = peer("eve")
     calls = [eve.stub.Upload.future(silent()) for _ in range(3)]
+    federation.eventually(lambda: len(entered) == 3)
     blob = pb.Blob(digest="0" * 64, size=1)
     federation.eventually(lambda: "calls are open" in held_or_error(eve, blob))
     assert "calls are open" not in held_or_error(peer("bob"), blob)
@@ -29,7 +45,7 @@ def test_a_member_has_so_many_calls_open_and_others_are_not_held_up(federation, 
     federation.eventually(lambda: held_or_error(eve, blob) == "")
 
 
-def test_a_member_has_so_many_connections(federation, peer, monkeypatch, told):
+def test_a_member_has_so_many_connections(federation, peer, monkeypatch, told, entered):
     monkeypatch.setattr(crowd, "CONNECTIONS", 2)
     release = threading.Event()
 
@@ -40,6 +56,7 @@ def test_a_member_has_so_many_connections(federation, peer, monkeypatch, told):
     blob = pb.Blob(digest="0" * 64, size=1)
     peers = [peer("eve"), peer("eve")]
     calls = [each.stub.Upload.future(silent()) for each in peers]
+    federation.eventually(lambda: len(entered) == 2)
     third = peer("eve")
     federation.eventually(lambda: "2 connections of yours" in held_or_error(third, blob))
     assert "2 connections of yours" in told("eve", "Held")
