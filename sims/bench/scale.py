@@ -29,7 +29,7 @@ def many_clients(folder: Path, quick: bool) -> Iterator[Row]:
             each = (memory(pid) - before) / idle / 1024
             leave()  # fails for a client that was no longer connected
     yield Row(f"memory per connected client, {idle} idle", each, None, None, "KiB")
-    with waiting(folder / "uploads", uploads) as (pid, swarm):
+    with waiting(folder / "uploads", uploads, more=0) as (pid, swarm):
         before = memory(pid)
         with swarm("upload", str(size)) as work:
             seconds = work()
@@ -53,10 +53,10 @@ def large_update(folder: Path, quick: bool) -> Iterator[Row]:
 
 
 @contextmanager
-def waiting(folder: Path, clients: int) -> Iterator[tuple[int, Swarm]]:
-    """A coordinator that waits for one client more: its id, and how to start the others."""
+def waiting(folder: Path, clients: int, more: int = 1) -> Iterator[tuple[int, Swarm]]:
+    """A coordinator that waits for `more` clients yet: its id, and how to start the others."""
     # A heartbeat of 2 s from each would keep the processes busy that play them all.
-    echo = Echo(folder, rounds=1, clients=clients, expected=clients + 1, heartbeat_s=20.0)
+    echo = Echo(folder, rounds=1, clients=clients, expected=clients + more, heartbeat_s=20.0)
     echo.create()
     with Processes(quiet_environment()) as processes:
         coordinator = start_coordinator(processes, echo)
@@ -72,16 +72,18 @@ def swarming(folder: Path, clients: int, kind: str, *more: str) -> Iterator[Call
             share = (str(first), str(min(first + EACH, clients)))
             parts.append(stack.enter_context(_part(kind, str(folder), *share, *more)))
 
-        def go() -> float:
+        def go(word: str = "done") -> float:
             began = time.perf_counter()
             for part in parts:
                 if part.stdin:
                     part.stdin.write("\n")
                     part.stdin.flush()
             for part in parts:
-                _expect(part, "done")
+                _expect(part, word)
             return time.perf_counter() - began
 
+        if kind == "upload":
+            go("asked")
         yield go
 
 

@@ -2,7 +2,8 @@
 
 `python -m fedmore.sims.bench.swarm idle|upload FOLDER FIRST LAST [SIZE]` takes the invites of the
 clients `c<FIRST>` up to before `c<LAST>` in FOLDER, enrols with each, says `ready`, waits for a
-line on its input, works, and says `done`.
+line on its input, works, and says `done`. Before it uploads it waits for a task of each client,
+says `asked`, and waits for another line.
 """
 
 import secrets
@@ -81,6 +82,11 @@ class Idle:
             self._outbox.close()
             raise
 
+    def wait_for_task(self) -> None:
+        """Until there is something to upload for."""
+        while next(self._events).WhichOneof("event") != "task":
+            pass
+
     def leave(self) -> None:
         """End the stream; raises what it had ended with before."""
         self._outbox.leave("the bench is over")
@@ -94,7 +100,12 @@ def _upload(links: Sequence[Link], identities: Sequence[Identity], size: int) ->
     for link in links:
         _persist(link.describe)
     with ThreadPoolExecutor(len(links)) as pool:
+        clients = list(pool.map(_connected, links))
         _say("ready")
+        sys.stdin.readline()
+        for client in clients:
+            client.wait_for_task()
+        _say("asked")
         sys.stdin.readline()
         sent = [
             pool.submit(link.upload, digest, blob)
@@ -102,7 +113,9 @@ def _upload(links: Sequence[Link], identities: Sequence[Identity], size: int) ->
         ]
         for upload in sent:
             upload.result()
-    _say("done")
+        _say("done")
+        for _ in pool.map(Idle.leave, clients):
+            pass
 
 
 def _persist(action: Callable[[], T]) -> T:
