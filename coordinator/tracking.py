@@ -11,12 +11,13 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from fedmore.coordinator.flat import flatten, key_of
 from fedmore.experts.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -207,31 +208,15 @@ class _Run:
 
         now = int(time.time() * 1000)
         metrics = [
-            Metric(_key(k), float(v), now, step)
+            Metric(key_of(k), float(v), now, step)
             for k, v in values.items()
             if isinstance(v, (int, float))
         ]
-        params = [Param(_key(k), v) for k, v in texts.get("params", {}).items()]
-        tags = [RunTag(_key(k), v) for k, v in texts.get("tags", {}).items()]
+        params = [Param(key_of(k), v) for k, v in texts.get("params", {}).items()]
+        tags = [RunTag(key_of(k), v) for k, v in texts.get("tags", {}).items()]
         for at in range(0, max(len(metrics), len(params), len(tags)), _PER_BATCH):
             chunks = (rows[at : at + _PER_BATCH] for rows in (metrics, params, tags))
             self._client.log_batch(self._id, *chunks)
-
-
-def flatten(value: object, dot: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings and sequences, each with its path joined by `dot`."""
-    if isinstance(value, (list, tuple)):
-        value = {str(index): inner for index, inner in enumerate(value)}
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from flatten(inner, dot, f"{prefix}{dot}{key}" if prefix else str(key))
-
-
-def _key(name: str) -> str:
-    """`name` with what MLflow allows in a key; anything else becomes `_`."""
-    return "".join(c if c.isalnum() or c in "/_-. " else "_" for c in name)
 
 
 def _open_client(directory: Path) -> Any:
@@ -243,4 +228,19 @@ def _open_client(directory: Path) -> Any:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=f"sqlite:///{directory / 'mlflow.db'}")
+    database = directory / "mlflow.db"
+    if not database.exists():
+        _make(database)
+    return MlflowClient(tracking_uri=f"sqlite:///{database}")
+
+
+def _make(database: Path) -> None:
+    """Make the tables in a file aside: MLflow cannot go on with half of them, as a kill leaves."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    aside = database.with_suffix(".new")
+    aside.unlink(missing_ok=True)
+    untyped: Any = SqlAlchemyStore
+    store = untyped(f"sqlite:///{aside}", (database.parent / "mlartifacts").as_uri())
+    store.engine.dispose()
+    aside.replace(database)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from fedmore.coordinator.config import FederationConfig, parse_config
-from fedmore.coordinator.tracking import MlflowTracker, NullTracker, Tracker, flatten
+from fedmore.coordinator.flat import flatten
+from fedmore.coordinator.tracking import MlflowTracker, NullTracker, Tracker
 from fedmore.experts.errors import RegistryError
 
 ROUND = {

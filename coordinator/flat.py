@@ -1,0 +1,20 @@
+"""Nested values as flat names, as trackers want them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def flatten(value: object, dot: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings and sequences, each with its path joined by `dot`."""
+    if isinstance(value, (list, tuple)):
+        value = {str(index): inner for index, inner in enumerate(value)}
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, inner in value.items():
+        yield from flatten(inner, dot, f"{prefix}{dot}{key}" if prefix else str(key))
+
+
+def key_of(name: str) -> str:
+    """`name` with what MLflow allows in a key; anything else becomes `_`."""
+    return "".join(c if c.isalnum() or c in "/_-. " else "_" for c in name)
