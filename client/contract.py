@@ -10,7 +10,6 @@ from fedmore.client.declared import (
     embed_answer,
     hello_answer,
     route_answer,
-    tokens_of,
     train_answer,
 )
 from fedmore.client.node import Node
@@ -31,6 +30,7 @@ from fedmore.strategies.routes import (
     trained_shapes,
 )
 from fedmore.strategies.tasks import EMBED, TRAIN, TrainTask, read_task
+from fedmore.strategies.work import Work
 
 MIN_DOCUMENTS = 16
 """An embedding must be asked of so many documents, so that it is not the picture of one."""
@@ -110,12 +110,12 @@ class Contract:
         shapes = list(trained_shapes(make_router(task.spec())).values())
         self._check_codecs(task.codec, change_codecs(task.codec, shapes))
 
-    def _check_amount(self, task: TrainTask | RouteTask) -> None:
+    def _check_amount(self, task: Work) -> None:
         if min(task.steps, task.batch_size, task.sequence_length) < 1:
             raise EgressError(
                 f"asked for an update made of {task.steps} x {task.batch_size} windows"
             )
-        self.check_text(tokens_of(task))
+        self.check_text(task.tokens)
 
     def _check_codecs(self, name: str, codecs: Sequence[Codec]) -> None:
         allowed = self.node.allowed_codecs()

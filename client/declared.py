@@ -27,6 +27,7 @@ from fedmore.protos.stored import payload_of, size_of
 from fedmore.strategies.compression.codec import CODECS, Codec, codecs_of
 from fedmore.strategies.routes import RouteTask, change_codecs, trained_shapes
 from fedmore.strategies.tasks import STYPE, TrainTask
+from fedmore.strategies.work import Work
 
 LOSS_DECIMALS = 4
 
@@ -143,14 +144,12 @@ def route_answer(task: RouteTask) -> Answer:
     return _update(task, change_codecs(task.codec, shapes), shapes)
 
 
-def _update(
-    task: TrainTask | RouteTask, codecs: Sequence[Codec], shapes: Sequence[Sequence[int]]
-) -> Answer:
+def _update(task: Work, codecs: Sequence[Codec], shapes: Sequence[Sequence[int]]) -> Answer:
     counts = [math.prod(shape) for shape in shapes]
     size = sum(codec.size(count) for codec, count in zip(codecs, counts, strict=True))
     metrics: Fields = {
         "loss": Number(decimals=LOSS_DECIMALS),
-        "tokens": Number(tokens_of(task)),
+        "tokens": Number(task.tokens),
         "tokens_per_s": Number(),
         "documents": Number(),
         "numbers": Number(sum(counts)),
@@ -165,11 +164,6 @@ def embed_answer(width: int) -> Answer:
     return Answer(
         {"embedding": {"mean": mean}}, {"metrics": {"documents": Number(), "tokens": Number()}}
     )
-
-
-def tokens_of(task: TrainTask | RouteTask) -> int:
-    """Tokens that a task trains on."""
-    return task.steps * task.batch_size * task.sequence_length
 
 
 def _same_names(where: str, found: Mapping[str, Any], declared: Mapping[str, Any]) -> None:

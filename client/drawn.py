@@ -1,50 +1,15 @@
 """The windows of the owner's text that a task trains on."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from fedmore.client.contract import Contract
 from fedmore.experts.base import Base
 from fedmore.experts.text import tokenize, windows
+from fedmore.strategies.work import Work
 
 
-class Asked(Protocol):
-    """As much of a task as decides what text it is given."""
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Windows a step."""
-        ...
-
-    @property
-    def sequence_length(self) -> int:
-        """Tokens a window."""
-        ...
-
-    @property
-    def threads(self) -> int:
-        """CPU threads; 0 leaves them as they are."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The federation's."""
-        ...
-
-    @property
-    def round(self) -> int:
-        """From 1."""
-        ...
-
-
-def drawn(contract: Contract, task: Asked) -> Tensor:
+def drawn(contract: Contract, task: Work) -> Tensor:
     """Windows [steps * batch, T + 1] for a task, other ones in every round.
 
     Raises `EgressError` where the owner has less text than may be trained on.

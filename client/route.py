@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from fedmore.client import progress
 from fedmore.client.checkpoint import key_of_task
 from fedmore.client.contract import Contract
-from fedmore.client.declared import LOSS_DECIMALS, tokens_of
+from fedmore.client.declared import LOSS_DECIMALS
 from fedmore.client.drawn import drawn
 from fedmore.client.memory import Routing
 from fedmore.experts.base import shapes_of
@@ -90,7 +90,7 @@ def difference(new: Router, old: Router) -> Change:
 
 
 def _reporting(task: RouteTask) -> Report:
-    began, each = time.perf_counter(), tokens_of(task) // task.steps
+    began, each = time.perf_counter(), task.tokens // task.steps
 
     def report(step: int, steps: int, loss: float) -> None:
         speed = step * each / (time.perf_counter() - began)
@@ -100,7 +100,7 @@ def _reporting(task: RouteTask) -> Report:
 
 
 def _metrics(trace: Trace, sent: Sent, task: RouteTask, documents: int) -> dict[str, float | int]:
-    tokens = tokens_of(task)
+    tokens = task.tokens
     return {
         "loss": round(sum(trace.losses) / len(trace.losses), LOSS_DECIMALS),
         "tokens": tokens,

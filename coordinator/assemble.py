@@ -19,7 +19,7 @@ from fedmore.experts.factors import Factors, from_state
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import load_router
 from fedmore.experts.routing.spec import LEARNED
-from fedmore.experts.saved import Entry, Recipe, load_router_of, save_mixture
+from fedmore.experts.saved import Entry, Recipe, load_experts, load_router_of, save_mixture
 from fedmore.strategies import embeddings
 
 EMBEDDINGS = "embeddings"
@@ -81,8 +81,7 @@ def _kept_router(
     from fedmore.coordinator.grown import grown_router
 
     recipe, router = load_router_of(mixture)
-    known = tuple(e.name for e in recipe.experts)
-    return grown_router(config, base, experts, router, known, means)
+    return grown_router(config, base, experts, router, load_experts(mixture, recipe), means)
 
 
 def assemble_router(

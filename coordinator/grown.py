@@ -18,7 +18,7 @@ from fedmore.coordinator.routers import (
 from fedmore.experts.base import Base
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import Factors
-from fedmore.experts.mixture import assemble
+from fedmore.experts.mixture import assemble, routed_blocks
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.spec import LEARNED
 from fedmore.experts.routing.training import Training, train_router
@@ -35,19 +35,25 @@ def grown_router(
     base: Base,
     experts: Mapping[str, Factors],
     router: Router,
-    known: tuple[str, ...],
+    before: Mapping[str, Factors],
     means: Mapping[str, Tensor] | None = None,
 ) -> Trained:
-    """`router`, made for the experts `known`, as one for `experts`.
+    """`router`, made for the experts `before`, as one for `experts`.
 
     Rows of experts that are no more go; new ones are added behind the others and trained alone.
     Raises `ConfigError` for a router that is set, or of another kind or shape than configured.
     """
+    known = list(before)
     stay = [name for name in known if name in experts]
     new = [name for name in experts if name not in known]
     ordered = {name: experts[name] for name in (*stay, *new)}
     made: Any = router.keeping([known.index(name) for name in stay]).with_new(len(new))
     _check(config, base, ordered, made)
+    if not made.shared and routed_blocks(before) != routed_blocks(ordered):
+        raise ConfigError(
+            f"--keep-router: the router decides in the blocks {list(routed_blocks(before))}, these "
+            f"experts change {list(routed_blocks(ordered))}; train it anew, without --keep-router"
+        )
     if made.spec.start == "domain":
         fresh: Any = initial_router(config, base, ordered, means)
         made.domain.load_state_dict(fresh.domain.state_dict())

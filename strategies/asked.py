@@ -11,6 +11,7 @@ from fedmore.experts.spec import ExpertSpec, Shapes, Site
 from fedmore.strategies.members import Member
 from fedmore.strategies.plan import Stage, parse
 from fedmore.strategies.tasks import TrainTask
+from fedmore.strategies.work import work_of
 
 _MEMBER, _TASK = TypeAdapter(Member), TypeAdapter(TrainTask)
 
@@ -67,16 +68,6 @@ def task_of(stage: Stage, member: Member, number: int, updates: int, seed: int) 
         rank=member.rank,
         first_layers=stage.first_layers,
         last_layers=stage.last_layers,
-        stage=stage.kind,
-        round=number,
-        rounds=stage.rounds,
-        steps=stage.steps,
-        batch_size=stage.batch_size,
-        sequence_length=stage.sequence_length,
-        learning_rate=stage.learning_rate,
-        codec=stage.update_codec,
         weight_bits=stage.weight_bits,
-        threads=stage.threads,
-        seed=seed,
-        updates=updates,
+        **work_of(stage, number, updates, seed),
     )

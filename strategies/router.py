@@ -6,16 +6,17 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.strategies.embeddings import Embedding, by_expert
 from fedmore.strategies.members import Member, ask_members
-from fedmore.strategies.plan import STRICT, Stage, parse
+from fedmore.strategies.plan import STRICT, Stage
 from fedmore.strategies.tasks import EMBED, pack, read_metrics, unpack
 from fedmore.strategies.train_only import TrainOnly
+from fedmore.strategies.work import read_settings
 
 DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
 TOKENS = 128
@@ -100,10 +101,7 @@ def embedding_content(mean_D: Tensor, metrics: Mapping[str, int]) -> RecordDict:
 
 def read_embed_task(content: RecordDict) -> EmbedTask:
     """The settings in an `EMBED` message; raises `WireError` when they are not an `EmbedTask`."""
-    try:
-        return parse(_TASK, content.config_records.get("task", ConfigRecord()))
-    except ValidationError as error:
-        raise WireError(f"not an embedding task of this version: {error}") from error
+    return read_settings(content, _TASK, "an embedding task")
 
 
 def read_embedding(reply: Message, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -24,9 +24,10 @@ from fedmore.experts.routing.spec import Kind, Level, RouterSpec, Scaling, Start
 from fedmore.experts.routing.training import Training
 from fedmore.experts.spec import Shapes, Site
 from fedmore.strategies.compression.codec import Codec, codecs_of, decode
-from fedmore.strategies.plan import STRICT, parse
+from fedmore.strategies.plan import STRICT
 from fedmore.strategies.routing_state import Change
 from fedmore.strategies.tasks import STYPE, pack, unpack
+from fedmore.strategies.work import Work, read_settings
 
 ROUTE = "train.route"
 
@@ -34,13 +35,12 @@ ABSENT = -1
 """In `RouteTask.ranks`: the expert does not change this matrix."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class RouteTask:
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class RouteTask(Work):
     """Settings of one client's part in one round of a routing stage.
 
-    The fields of `RouterSpec`, then those of its training. `ranks` holds for every expert in turn
-    the rank of its change in each of the base's matrices, or `ABSENT`. `updates` is how many
-    changes of this client are in the router.
+    The fields of `RouterSpec`, and those of a router's training. `ranks` holds for every expert in
+    turn the rank of its change in each of the base's matrices, or `ABSENT`.
     """
 
     kind: Kind
@@ -56,17 +56,6 @@ class RouteTask:
     samples: int
     entropy: float
     z_loss: float
-    stage: str
-    round: int
-    rounds: int
-    steps: int
-    batch_size: int
-    sequence_length: int
-    learning_rate: float
-    codec: str
-    threads: int
-    seed: int
-    updates: int
     start: Start = "zero"
 
     def spec(self) -> RouterSpec:
@@ -145,10 +134,7 @@ def route_content(task: RouteTask, arrays: ArrayRecord) -> RecordDict:
 
 def read_route_task(content: RecordDict) -> RouteTask:
     """The settings in a routing message; raises `WireError` when they are not a `RouteTask`."""
-    try:
-        return parse(_TASK, content.config_records.get("task", ConfigRecord()))
-    except ValidationError as error:
-        raise WireError(f"not a routing task of this version: {error}") from error
+    return read_settings(content, _TASK, "a routing task")
 
 
 def read_router(content: RecordDict, task: RouteTask) -> Router:

@@ -32,6 +32,7 @@ from fedmore.strategies.routes import (
 from fedmore.strategies.routing_state import Change, RouterState, fresh
 from fedmore.strategies.tasks import METRICS, read_metrics
 from fedmore.strategies.train_only import TrainOnly
+from fedmore.strategies.work import work_of
 
 OnRouting = Callable[[int, dict[str, Any], RouterState], None]
 
@@ -119,7 +120,7 @@ class RoutingStrategy(TrainOnly):
         ]  # fmt: skip
 
     def _task(self, member: Member, ranks: tuple[int, ...], number: int) -> RouteTask:
-        stage, source, spec = self.stage, self.source, self.state.initial.spec
+        source, spec = self.source, self.state.initial.spec
         return RouteTask(
             kind=spec.kind,
             experts=self.state.experts,
@@ -134,18 +135,8 @@ class RoutingStrategy(TrainOnly):
             samples=source.samples,
             entropy=source.entropy,
             z_loss=source.z_loss,
-            stage=stage.kind,
-            round=number,
-            rounds=stage.rounds,
-            steps=stage.steps,
-            batch_size=stage.batch_size,
-            sequence_length=stage.sequence_length,
-            learning_rate=stage.learning_rate,
-            codec=stage.codec,
-            threads=stage.threads,
-            seed=self.seed,
-            updates=self.state.updates(member.name),
             start=spec.start,
+            **work_of(self.stage, number, self.state.updates(member.name), self.seed),
         )
 
     def aggregate_train(
@@ -172,10 +163,10 @@ class RoutingStrategy(TrainOnly):
 
     def _read(
         self, replies: Iterable[Message]
-    ) -> tuple[dict[str, tuple[Change, float]], dict[str, Any], list[str]]:
+    ) -> tuple[dict[str, Change], dict[str, Any], list[str]]:
         """Changes and metrics in order of client name, and why the others gave none."""
         waiting, failures = dict(self._asked), list(self._missing)
-        changes: dict[str, tuple[Change, float]] = {}
+        changes: dict[str, Change] = {}
         clients: dict[str, Any] = {}
         for reply in replies:
             member = waiting.pop(reply.metadata.src_node_id)
@@ -185,7 +176,7 @@ class RoutingStrategy(TrainOnly):
             except WireError as error:
                 failures.append(f"{member.name}: {error}")
                 continue
-            changes[member.name] = change, 1.0
+            changes[member.name] = change
         failures += [f"{member.name}: no answer in time" for member in waiting.values()]
         return dict(sorted(changes.items())), dict(sorted(clients.items())), sorted(failures)
 

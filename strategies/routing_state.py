@@ -1,8 +1,8 @@
 """What the coordinator keeps of a router that clients train, and the step from round to round.
 
 Every client k has a *part* ``C_k``, the sum of all changes that it has sent. The router is
-``R = R_0 + sum_k p_k C_k`` over all parts, with ``p_k`` in proportion to their weights.
-With everybody there this is the weighted mean of a round's changes added to the router; formed anew
+``R = R_0 + (C_1 + ... + C_K) / K`` over all K parts.
+With everybody there this is the mean of a round's changes added to the router; formed anew
 from the parts, as experts are (`fedmore.strategies.state`), it also leaves an owner out exactly.
 """
 
@@ -26,11 +26,10 @@ Change = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """All that a client's changes add up to, how many they were, and its weight."""
+    """All that a client's changes add up to, and how many they were."""
 
     change: Change
     updates: int = 0
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,21 +54,20 @@ class RouterState:
         """The router as it is now, summed up in float64 in order of the clients' names."""
         made = copy.deepcopy(self.initial)
         parts = [part for _, part in sorted(self.parts.items())]
-        whole = sum(part.weight for part in parts)
         for name, parameter in made.named_parameters():
             total = parameter.double()
             for part in parts:
-                total = total + part.change[name].double() * (part.weight / whole)
+                total = total + part.change[name].double() / len(parts)
             parameter.copy_(total.float())
         return made
 
-    def advanced(self, changes: Mapping[str, tuple[Change, float]]) -> "RouterState":
-        """After a round in which clients sent these changes; the number is its weight."""
+    def advanced(self, changes: Mapping[str, Change]) -> "RouterState":
+        """After a round in which clients sent these changes."""
         parts = dict(self.parts)
-        for client, (change, weight) in changes.items():
+        for client, change in changes.items():
             before = parts.get(client)
             total = change if before is None else _sum(before.change, change)
-            parts[client] = Part(total, self.updates(client) + 1, weight)
+            parts[client] = Part(total, self.updates(client) + 1)
         return replace(self, parts=parts)
 
     def without(self, clients: Collection[str]) -> "RouterState":
@@ -140,7 +138,7 @@ def dump(state: RouterState) -> bytes:
         "spec": state.initial.spec.table(),
         "experts": state.experts,
         "blocks": state.blocks,
-        "parts": {name: [part.updates, part.weight] for name, part in sorted(state.parts.items())},
+        "parts": {name: part.updates for name, part in sorted(state.parts.items())},
     }
     tensors["index"] = torch.tensor(list(json.dumps(index).encode()), dtype=torch.uint8)
     blob: bytes = save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -154,8 +152,8 @@ def restore(data: bytes) -> RouterState:
     split = [(key.split("\n"), tensor) for key, tensor in tensors.items()]
     numbers = {key[1]: tensor for key, tensor in split if len(key) == 2}
     parts = {
-        client: Part({k[1]: t for k, t in split if len(k) == 3 and k[0] == client}, *counts)
-        for client, counts in index["parts"].items()
+        client: Part({k[1]: t for k, t in split if len(k) == 3 and k[0] == client}, count)
+        for client, count in index["parts"].items()
     }
     experts, blocks = tuple(index["experts"]), tuple(index["blocks"])
     return RouterState(experts, blocks, restore_router(index["spec"], numbers), parts)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -22,7 +22,8 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.spec import ExpertSpec, Site
 from fedmore.strategies.compression.codec import codecs_of, decode, encode
 from fedmore.strategies.compression.policy import WEIGHT_TAGS
-from fedmore.strategies.plan import STRICT, parse
+from fedmore.strategies.plan import STRICT
+from fedmore.strategies.work import Work, read_settings
 
 TRAIN = "train"
 EMBED = "train.embed"
@@ -33,12 +34,11 @@ METRICS = ("loss", "tokens", "tokens_per_s", "documents", "numbers", "payload_by
 """What a training answer says beside its one array."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class TrainTask:
-    """Settings of one client's part in one round; see `fedmore.strategies.plan.Stage`.
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class TrainTask(Work):
+    """Settings of one client's part in one round of a stage that trains experts or adapters.
 
-    `updates` is how many updates of this client the coordinator has mirrored; `seed` is the
-    federation's. `aggregate_ranks` gives the rank of every site of the aggregate, where one is
+    `aggregate_ranks` gives the rank of every site of the aggregate, where one is
     sent; `mirror` is its mark if the client is to keep it as its mirror, or 0.
     With `weight_bits` the factors are trained as weights of so many bits, and the answer
     holds them whole, in the codec of such weights.
@@ -50,17 +50,6 @@ class TrainTask:
     rank: int
     first_layers: int
     last_layers: int
-    stage: str
-    round: int
-    rounds: int
-    steps: int
-    batch_size: int
-    sequence_length: int
-    learning_rate: float
-    codec: str
-    threads: int
-    seed: int
-    updates: int
     aggregate_ranks: tuple[int, ...] = ()
     mirror: int = 0
     weight_bits: Literal[0, 1, 2, 4] = 0
@@ -112,10 +101,7 @@ def train_content(
 
 def read_task(content: RecordDict) -> TrainTask:
     """The settings in a training message; raises `WireError` when they are not a `TrainTask`."""
-    try:
-        return parse(_TASK, content.config_records.get("task", ConfigRecord()))
-    except ValidationError as error:
-        raise WireError(f"not a training task of this version: {error}") from error
+    return read_settings(content, _TASK, "a training task")
 
 
 def read_aggregate(content: RecordDict, sites: Sequence[Site]) -> Factors | None:

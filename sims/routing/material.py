@@ -1,7 +1,7 @@
 """What a seed's routers have in common: base, frozen experts, text to train on and to score."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -54,7 +54,7 @@ class Material:
     def only(self, names: list[str]) -> "Material":
         """The same with some of the experts."""
         kept = {name: self.experts[name] for name in names}
-        return Material(**{**self.__dict__, "experts": kept, "blocks": routed_blocks(kept)})
+        return replace(self, experts=kept, blocks=routed_blocks(kept))
 
 
 def load(directory: Path, size: Size) -> Material:

@@ -1,10 +1,7 @@
 """The demo: two owners of legal text, one of medical text, one of Galician; SmolLM2-135M."""
 
-from pathlib import Path
-
 from fedmore.client.device import cores
-from fedmore.sims.base import ensure_base
-from fedmore.sims.data.texts import TextFiles, ensure_text
+from fedmore.sims.scenarios.packages import package_base, package_text
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
 
 _SHARED = {"steps": 6, "batch_size": 4, "sequence_length": 128, "learning_rate": 2e-3}
@@ -48,14 +45,6 @@ def quickstart() -> Scenario:
             "code": "code",
             "plain": "plain",
         },
-        base=_base,
-        text=_text,
+        base=package_base,
+        text=package_text,
     )
-
-
-def _base(_: Path) -> Path:
-    return ensure_base()
-
-
-def _text(name: str, _: Path) -> TextFiles:
-    return ensure_text(name)

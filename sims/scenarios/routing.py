@@ -1,9 +1,6 @@
 """The federation under the routing study: three domains, two languages, one nobody trained."""
 
-from pathlib import Path
-
-from fedmore.sims.base import ensure_base
-from fedmore.sims.data.texts import TextFiles, ensure_text
+from fedmore.sims.scenarios.packages import package_base, package_text
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
 
 _SHARED = {"steps": 6, "batch_size": 4, "sequence_length": 128, "learning_rate": 2e-3, "threads": 1}
@@ -49,14 +46,6 @@ def routing() -> Scenario:
             "es": "spanish",
             "plain": "plain",
         },
-        base=_base,
-        text=_text,
+        base=package_base,
+        text=package_text,
     )
-
-
-def _base(_: Path) -> Path:
-    return ensure_base()
-
-
-def _text(name: str, _: Path) -> TextFiles:
-    return ensure_text(name)

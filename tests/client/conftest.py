@@ -1,8 +1,10 @@
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, RecordDict
 
 from fedmore.coordinator import init as inits
 from fedmore.coordinator.config import FederationConfig
@@ -14,7 +16,7 @@ from fedmore.coordinator.resume import open_journal
 from fedmore.coordinator.rpc.server import Server, serve
 from fedmore.coordinator.security import read_tls
 from fedmore.coordinator.start import info_of
-from fedmore.experts.base import fingerprint_of
+from fedmore.experts.base import Base, fingerprint_of, load_base
 from fedmore.sims.tiny import make_tiny_base
 
 
@@ -22,6 +24,31 @@ from fedmore.sims.tiny import make_tiny_base
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base of 0.3M parameters: d 64, h 176, 6 blocks, k and v of 32."""
     return make_tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def base(tiny: Path) -> Base:
+    return load_base(str(tiny), "float32")
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return [f"stir the soup {i} times, wait {i} minutes, then taste the broth." for i in range(12)]
+
+
+@pytest.fixture
+def context(tiny: Path, tmp_path: Path, texts: list[str]) -> Context:
+    """The owner of `texts`, who trains a kitchen expert of rank 4."""
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = (json.dumps({"text": text}) + "\n" for text in texts)
+    (data / "docs.jsonl").write_text("".join(lines), encoding="utf-8")
+    config: dict[str, bool | float | int | str] = {
+        "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(data),
+        "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
+        "state": str(tmp_path / "state"), "min_tokens": 32,
+    }  # fmt: skip
+    return Context(1, 5, config, RecordDict(), {})
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The ClientApp, task by task, on a tiny base."""
 
 import functools
-import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from fedmore.client import app as apps
 from fedmore.client.app import handle
 from fedmore.client.memory import Memory
 from fedmore.experts import factors as low_rank
-from fedmore.experts.base import load_base, shapes_of
+from fedmore.experts.base import shapes_of
 from fedmore.experts.errors import DataError, EgressError, RankError, WireError
 from fedmore.protos.flower import make_task
 from fedmore.strategies.members import HELLO
@@ -26,31 +25,10 @@ from fedmore.strategies.tasks import (
     train_content,
 )
 
-TEXTS = [f"stir the soup {i} times, wait {i} minutes, then taste the broth." for i in range(12)]
-
 
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def context(tiny, tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    lines = (json.dumps({"text": text}) + "\n" for text in TEXTS)
-    (data / "docs.jsonl").write_text("".join(lines), encoding="utf-8")
-    config = {
-        "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(data),
-        "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(tmp_path / "state"), "min_tokens": 32,
-    }  # fmt: skip
-    return Context(1, 5, config, RecordDict(), {})
-
-
-@pytest.fixture
-def base(tiny):
-    return load_base(str(tiny), "float32")
 
 
 def task(number=1, **changes):
@@ -119,11 +97,11 @@ def test_what_is_sent_moves_the_mirror_as_the_memory_says(do, context, base, cod
     assert (owed > 0) == (codec != "fp32")
 
 
-def test_metrics(do):
+def test_metrics(do, texts):
     content = do(task())
     metrics = read_metrics(content, METRICS)
     assert metrics["tokens"] == 4 * 2 * 32
-    assert metrics["documents"] == len(TEXTS)
+    assert metrics["documents"] == len(texts)
     assert metrics["payload_bytes"] == len(change_bytes(content))
     assert metrics["numbers"] == 6 * 3 * 4 * (64 + 176)
     assert 4 * metrics["numbers"] / metrics["payload_bytes"] > 28
@@ -314,8 +292,8 @@ def hello(context):
     return dict(handle(message, context).content.config_records["member"])
 
 
-def test_hello(do, context):
-    size = sum(len(text.encode()) for text in TEXTS)
+def test_hello(do, context, texts):
+    size = sum(len(text.encode()) for text in texts)
     expected = {"name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "size": size}
     assert hello(context) == {**expected, "experts": [], "updates": [], "mirrors": []}
     do(task(1))

@@ -1,11 +1,10 @@
 """A client's mirror of its expert's aggregate, from task to task."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
+from flwr.app import RecordDict
 
 from fedmore.client import app as apps
 from fedmore.client.app import handle
@@ -17,27 +16,11 @@ from fedmore.strategies.members import HELLO
 from fedmore.strategies.mirror import broadcast, mark
 from fedmore.strategies.tasks import TRAIN, TrainTask, train_content
 
-TEXTS = [f"stir the soup {i} times, wait {i} minutes, then taste the broth." for i in range(12)]
-
 
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def context(tiny, tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    lines = (json.dumps({"text": text}) + "\n" for text in TEXTS)
-    (data / "docs.jsonl").write_text("".join(lines), encoding="utf-8")
-    config = {
-        "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(data),
-        "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(tmp_path / "state"), "min_tokens": 32,
-    }  # fmt: skip
-    return Context(1, 5, config, RecordDict(), {})
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """The client's part where factors are trained as weights of 1, 2 or 4 bits, on a tiny base."""
 
 import functools
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
 
 from fedmore.client import app as apps
 from fedmore.client.app import handle
@@ -14,7 +12,7 @@ from fedmore.client.audit import Audit
 from fedmore.client.guard import guard_of
 from fedmore.client.memory import Memory
 from fedmore.experts import factors as low_rank
-from fedmore.experts.base import load_base, shapes_of
+from fedmore.experts.base import shapes_of
 from fedmore.experts.errors import EgressError
 from fedmore.experts.evaluate import mean_bits_per_byte, score
 from fedmore.experts.lowrank import combine, overlay, share, with_change
@@ -30,32 +28,12 @@ from fedmore.strategies.tasks import (
     train_content,
 )
 
-TEXTS = [f"stir the soup {i} times, wait {i} minutes, then taste the broth." for i in range(12)]
 NUMBERS = 6 * 3 * 4 * (64 + 176)
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def context(tiny, tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    lines = (json.dumps({"text": text}) + "\n" for text in TEXTS)
-    (data / "docs.jsonl").write_text("".join(lines), encoding="utf-8")
-    config = {
-        "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(data),
-        "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(tmp_path / "state"), "min_tokens": 32,
-    }  # fmt: skip
-    return Context(1, 5, config, RecordDict(), {})
-
-
-@pytest.fixture
-def base(tiny):
-    return load_base(str(tiny), "float32")
 
 
 @pytest.fixture

@@ -57,13 +57,14 @@ class Hub:
         means = {f"owner of {n}": Embedding(n, 9, torch.randn(64)) for n in ("legal", "gl", "code")}
         registry.set_state(EMBEDDINGS, self.store.put(dump(means)))
 
-    def add(self, name, rank):
-        sites = ExpertSpec(name, "expert", name, rank).sites(self.shapes)
+    def add(self, name, rank, *layers):
+        kind = "adapter" if layers else "expert"
+        sites = ExpertSpec(name, kind, name, rank, *layers).sites(self.shapes)
         change = {
             s.path: (torch.randn(s.out, rank) * 0.1, torch.randn(rank, s.inner)) for s in sites
         }
         self.registry.add_expert(
-            name=name, kind="expert", target=name, rank=rank, params=numbers(change), stage=0,
+            name=name, kind=kind, target=name, rank=rank, params=numbers(change), stage=0,
             round=1, digest=self.store.put(save(to_state(change))),
         )  # fmt: skip
 
@@ -145,6 +146,15 @@ def test_a_router_that_cannot_go_on_is_refused(hub, first, then, says):
     hub.build("gl", "legal", **first)
     with pytest.raises(ConfigError, match=says):
         hub.build("code", "gl", "legal", keep_router=True, **then)
+
+
+def test_decisions_of_other_blocks_are_refused(hub):
+    """As many, so nothing but the blocks tells that rows would go to the wrong layers."""
+    hub.add("et", 2, 1, 1)
+    hub.add("es", 2, 2, 0)
+    hub.build("et", per_layer=True)
+    with pytest.raises(ConfigError, match=r"in the blocks \[0, 5\], these experts change \[0, 1\]"):
+        hub.build("es", keep_router=True, per_layer=True)
 
 
 def test_what_is_not_chosen_is_as_configured(hub):

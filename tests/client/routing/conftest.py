@@ -1,6 +1,5 @@
 """Routing tasks for a client with a tiny base, over three random experts."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from flwr.app import Context, RecordDict
 
 from fedmore.client.app import handle
 from fedmore.client.memory import Memory
-from fedmore.experts.base import load_base, shapes_of
+from fedmore.experts.base import shapes_of
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.spec import ExpertSpec
@@ -17,7 +16,6 @@ from fedmore.protos.flower import make_task
 from fedmore.strategies.routes import ROUTE, RouteTask, ranks_of, route_arrays, route_content
 from fedmore.strategies.tasks import TRAIN, TrainTask, train_content
 
-TEXTS = [f"stir the soup {i} times, wait {i} minutes, then taste the broth." for i in range(12)]
 OWNERS = (
     ExpertSpec("kitchen", "expert", "kitchen", 3),
     ExpertSpec("garden", "expert", "garden", 5),
@@ -33,28 +31,13 @@ def one_thread():
 
 
 @pytest.fixture
-def base(tiny):
-    return load_base(str(tiny), "float32")
-
-
-@pytest.fixture
 def shapes(base):
     return shapes_of(base.model)
 
 
 @pytest.fixture
-def context(tiny, tmp_path):
-    """Of a client whose text is `TEXTS`."""
-    data = tmp_path / "data"
-    data.mkdir()
-    lines = (json.dumps({"text": text}) + "\n" for text in TEXTS)
-    (data / "docs.jsonl").write_text("".join(lines), encoding="utf-8")
-    config = {
-        "name": "a", "kind": "expert", "target": "kitchen", "rank": 3, "data": str(data),
-        "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(tmp_path / "state"), "min_tokens": 32,
-    }  # fmt: skip
-    return Context(1, NODE, config, RecordDict(), {})
+def context(context):
+    return Context(1, NODE, context.node_config | {"rank": 3}, RecordDict(), {})
 
 
 @pytest.fixture

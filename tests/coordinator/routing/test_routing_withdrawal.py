@@ -154,7 +154,7 @@ def trained(spec, experts, blocks):
     """A router that three clients have a part in."""
     router = make_router(spec)
     changes = {
-        client: ({name: torch.randn(p.shape) for name, p in router.named_parameters()}, 1.0)
+        client: {name: torch.randn(p.shape) for name, p in router.named_parameters()}
         for client in ("garden", "foreign", "kitchen-a")
     }
     return RouterState(experts, blocks, router).advanced(changes)

@@ -52,8 +52,8 @@ def change(state, seed):
 
 
 def round_of(state, number, clients):
-    """Changes of one round, drawn by client and round; the number is the size of a text."""
-    return {c: (change(state, 100 * number + ord(c)), float(ord(c) - 90)) for c in clients}
+    """Changes of one round, drawn by client and round."""
+    return {c: change(state, 100 * number + ord(c)) for c in clients}
 
 
 def numbers(router):
@@ -72,15 +72,14 @@ def test_a_router_that_nobody_has_trained_is_the_initial_one(state):
     assert state.updates("a") == 0
 
 
-def test_every_round_adds_the_weighted_mean_of_its_changes(state):
+def test_every_round_adds_the_mean_of_its_changes(state):
     rounds = [round_of(state, number, "abc") for number in (1, 2)]
     expected = numbers(state.initial)
     for changes in rounds:
         state = state.advanced(changes)
-        whole = sum(weight for _, weight in changes.values())
-        for part, weight in changes.values():
+        for part in changes.values():
             for name, tensor in part.items():
-                expected[name] = expected[name] + tensor.double() * weight / whole
+                expected[name] = expected[name] + tensor.double() / len(changes)
         assert_close(numbers(state.router()), expected)
     assert {name: part.updates for name, part in state.parts.items()} == dict.fromkeys("abc", 2)
 
@@ -91,13 +90,12 @@ def test_what_is_no_parameter_never_moves(state):
         assert torch.equal(moved[name], state.initial.state_dict()[name])
 
 
-def test_who_misses_a_round_keeps_its_part_by_the_newest_sizes(state):
-    first, second = round_of(state, 1, "ab"), {"b": (change(state, 9), 300.0)}
+def test_who_misses_a_round_keeps_its_part(state):
+    first, second = round_of(state, 1, "ab"), {"b": change(state, 9)}
     expected = numbers(state.initial)
     for name in expected:
-        own, others = first["a"][0][name].double(), first["b"][0][name].double()
-        size = first["a"][1]
-        expected[name] += (size * own + 300 * (others + second["b"][0][name])) / (size + 300)
+        own, other = first["a"][name].double(), first["b"][name].double()
+        expected[name] += (own + other + second["b"][name]) / 2
     found = state.advanced(first).advanced(second)
     assert_close(numbers(found.router()), expected)
     assert (found.updates("a"), found.updates("b")) == (1, 2)
@@ -139,7 +137,7 @@ def test_the_sum_is_in_order_of_names_whatever_the_rounds_were():
         state = fresh(EXPERTS, make_router(RouterSpec("softmax", 3, WIDTH)))
         for client in order:
             change = {n: t.detach() + sizes[client] for n, t in state.initial.named_parameters()}
-            state = state.advanced({client: (change, 1.0)})
+            state = state.advanced({client: change})
         return state.router()
 
     assert same(router("acb"), router("abc"))
@@ -210,14 +208,12 @@ def test_remix_chooses_at_most_as_many_arms_as_there_are_left(left, top_k):
 
 @pytest.mark.parametrize("clients", ["", "ab", ("initial", "index", "a.b/c", "Łódź", "")])
 def test_what_is_kept_comes_back(state, clients):
-    changes = {c: (change(state, i), 10.0 + i) for i, c in enumerate(clients)}
+    changes = {c: change(state, i) for i, c in enumerate(clients)}
     trained = state.advanced(changes)
     found = restore(dump(trained))
     assert (found.experts, found.blocks) == (trained.experts, trained.blocks)
     assert found.initial.spec == trained.initial.spec
-    assert {n: (p.updates, p.weight) for n, p in found.parts.items()} == {
-        n: (1, weight) for n, (_, weight) in changes.items()
-    }
+    assert {n: p.updates for n, p in found.parts.items()} == dict.fromkeys(changes, 1)
     assert same(found.router(), trained.router())
     assert dump(found) == dump(trained)
     assert dump(found.advanced(changes)) == dump(trained.advanced(changes))
