@@ -269,7 +269,7 @@ def test_ctrl_c_closes_the_stream_promptly(federation):
         ask(federation)
         federation.eventually(lambda: federation.of(Sent))
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=5)
+        _, stderr = process.communicate(timeout=20)
         assert b"KeyboardInterrupt" in stderr
         assert federation.eventually(lambda: federation.of(Left)) == [Left("ada", "interrupted")]
     finally:
