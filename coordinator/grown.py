@@ -77,7 +77,7 @@ def _check(
     config: FederationConfig, base: Base, experts: Mapping[str, Factors], made: Router
 ) -> None:
     if made.spec.kind not in LEARNED:
-        raise ConfigError(f"--keep-router: {made.spec.kind} is set, not trained; it is made anew")
+        raise ConfigError(f"--keep-router: {made.spec.kind} is set, not trained; leave it out")
     wanted = router_spec(config, base, experts)
     if wanted != made.spec:
         raise ConfigError(
