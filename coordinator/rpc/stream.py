@@ -74,9 +74,13 @@ class Stream:
         why = self._connection.ending or ""
         return "" if why == FINISHED else why
 
-    async def _write(self, event: pb.ServerEvent) -> None:
+    async def _write(self, event: pb.ServerEvent) -> bool:
+        """Say it; a task only while it is open, for after its `Taken` it would be done again."""
         async with self._writing:
+            if event.HasField("task") and self._mailbox.task(event.task.task_id) is None:
+                return False
             await self._context.write(event)
+            return True
 
     async def _speak(self, welcome: pb.ServerEvent) -> None:
         await self._write(welcome)
@@ -101,9 +105,9 @@ class Stream:
             self._mailbox.fail(task.id, describe(error))
             return
         self._sent[task.id] = 0
-        await self._write(pb.ServerEvent(task=message))
-        letter: Letter = task.content
-        self._emit(Sent(self._member.name, task.id, letter.size or message.ByteSize()))
+        if await self._write(pb.ServerEvent(task=message)):
+            letter: Letter = task.content
+            self._emit(Sent(self._member.name, task.id, letter.size or message.ByteSize()))
 
     async def _listen(self) -> None:
         while (event := await self._context.read()) is not grpc.aio.EOF:

@@ -11,7 +11,7 @@ from fedmore.coordinator.rpc import service, stream
 from fedmore.experts.errors import StoreError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import digest_of
-from fedmore.strategies.events import Progress, Received, Refused
+from fedmore.strategies.events import Progress, Received, Refused, Sent
 
 
 class Raw:
@@ -127,6 +127,31 @@ def test_a_task_in_nobodys_hands_is_sent_again(federation, raw):
         ada.say(heartbeat=pb.Heartbeat())
     other = push(federation, ada.node_id, "experts/2")
     assert ada.next("task").task_id == other, "what is answered is not sent again"
+
+
+def test_a_task_is_not_sent_after_its_reply_was_taken(federation, raw, monkeypatch):
+    """The client comes back with the reply while the task is on its way to be asked again."""
+    ada = raw("ada")
+    task_id = push(federation, ada.node_id)
+    ada.next("task")
+    loading, taken = threading.Event(), threading.Event()
+    load = federation.journal.load
+
+    def slow(wanted):
+        loading.set()
+        assert taken.wait(10)
+        return load(wanted)
+
+    monkeypatch.setattr(federation.journal, "load", slow)
+    ada.close()
+    back = raw("ada", ada.identity)
+    assert loading.wait(10)
+    back.done(task_id)
+    assert back.next("taken").task_id == task_id
+    taken.set()
+    other = push(federation, back.node_id, "experts/2")
+    assert back.next("task").task_id == other
+    assert [event.task_id for event in federation.of(Sent)] == [task_id, other]
 
 
 def test_nobody_can_answer_for_another(federation, raw):
