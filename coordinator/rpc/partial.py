@@ -79,10 +79,12 @@ async def to_the_end(step: Callable[[T], None], argument: T) -> None:
     """Do `step` in a thread, and wait for it when the call is cut off meanwhile.
 
     The thread goes on regardless: the file must not be closed, or written by a successor, under it.
+    What it found wrong is raised also then: it may be why gRPC cut the call off.
     """
     running = asyncio.ensure_future(asyncio.to_thread(step, argument))
     try:
         await asyncio.shield(running)
     except asyncio.CancelledError:
         await asyncio.wait({running})
+        running.result()
         raise

@@ -1,5 +1,6 @@
 """Uploads: resumed, one writer each, held to what they announced and to a pace."""
 
+import asyncio
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from fedmore.coordinator.rpc import quota
+from fedmore.coordinator.rpc.partial import to_the_end
 from fedmore.coordinator.rpc.uploads import Limits, Uploads
 from fedmore.experts.errors import RegistryError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
@@ -290,3 +292,26 @@ def test_what_was_announced_is_reserved(federation, link, monkeypatch):
     upload(link, upload_start(b"b" * 300), *parts(b"b" * 300))
     goes_on.set()
     assert call.exception(20) is not None
+
+
+@pytest.mark.parametrize("wrong", [None, WireError("the upload ended too soon")])
+def test_what_was_wrong_is_raised_although_the_call_is_cut_off_meanwhile(wrong):
+    """gRPC ends a call whose message is too large, and says so to the client alone."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def step(error):
+        begun.set()
+        assert go_on.wait(10)
+        if error:
+            raise error
+
+    async def cut_off():
+        task = asyncio.create_task(to_the_end(step, wrong))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        await task
+
+    with pytest.raises(asyncio.CancelledError if wrong is None else WireError):
+        asyncio.run(cut_off())
