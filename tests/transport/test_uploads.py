@@ -313,5 +313,6 @@ def test_what_was_wrong_is_raised_although_the_call_is_cut_off_meanwhile(wrong):
         go_on.set()
         await task
 
-    with pytest.raises(asyncio.CancelledError if wrong is None else WireError):
+    with pytest.raises((asyncio.CancelledError, WireError)) as raised:
         asyncio.run(cut_off())
+    assert raised.type is (WireError if wrong else asyncio.CancelledError)
