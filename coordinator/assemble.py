@@ -16,10 +16,12 @@ from fedmore.coordinator.store import Store
 from fedmore.experts.base import Base, load_base
 from fedmore.experts.errors import RegistryError
 from fedmore.experts.factors import Factors, from_state
+from fedmore.experts.kept import keep, spread
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import load_router
 from fedmore.experts.routing.spec import LEARNED
 from fedmore.experts.saved import Entry, Recipe, load_experts, load_router_of, save_mixture
+from fedmore.experts.spec import Keeping
 from fedmore.strategies import embeddings
 
 EMBEDDINGS = "embeddings"
@@ -49,15 +51,19 @@ def assemble(
     store: Store,
     experts: Sequence[str],
     keep_router: bool = False,
+    keeping: Keeping = Keeping.fp32,
 ) -> Path:
     """Write the mixture of the newest versions of `experts`; returns its folder.
 
     With `keep_router` the router is that of the mixture that is there, and only what it does not
-    know is trained. Raises `RegistryError` for an expert whose owners sent no domain embedding yet.
+    know is trained. A router is trained over what `keeping` leaves of the experts. Raises
+    `RegistryError` for an expert whose owners sent no domain embedding yet.
     """
     base = base_of(config)
     known = {name: registry.latest(name) for name in experts}
-    factors = {name: load_factors(store, row) for name, row in known.items()}
+    loaded = {name: load_factors(store, row) for name, row in known.items()}
+    kept = {name: keep(each, keeping) for name, each in loaded.items()}
+    factors = {name: spread(each) for name, each in kept.items()}
     if keep_router:
         means = means_for(config, registry, store, factors)
         made = _kept_router(config, base, directory / MIXTURE, factors, means)
@@ -67,7 +73,11 @@ def assemble(
     entries = tuple(Entry(r.name, r.kind, r.target, r.rank, r.params, r.digest) for r in rows)
     table = made.router.spec.table()
     recipe = Recipe(config.base.model, base.fingerprint, table, entries)
-    save_mixture(directory / MIXTURE, recipe, made.experts, made.router)
+    of_late = {  # those that were trained together with the router
+        name: kept[name] if each is factors[name] else keep(each, keeping)
+        for name, each in made.experts.items()
+    }
+    save_mixture(directory / MIXTURE, recipe, of_late, made.router)
     return directory / MIXTURE
 
 

@@ -9,6 +9,7 @@ import typer
 
 from fedmore.coordinator import cli_generate, cli_operators
 from fedmore.coordinator.cli_operators import Place
+from fedmore.experts.spec import Keeping
 
 app = typer.Typer(
     help="Run a federation: who takes part, what is trained, what becomes of it.",
@@ -178,11 +179,14 @@ def assemble(
             "--keep-router", help="Keep what DIR/mixture's router learned; train new experts' rows."
         ),
     ] = False,
+    experts_as: Annotated[
+        Keeping, typer.Option(help="How experts are kept; sign1: one bit a number, less exact.")
+    ] = Keeping.fp32,
 ) -> None:
     """Put base, experts and router together as DIR/mixture."""
     from fedmore.coordinator.results import Wanted, assemble_mixture
 
-    wanted = Wanted(router, top_k, names(experts), keep_router)
+    wanted = Wanted(router, top_k, names(experts), keep_router, experts_as)
     say(f"assembled: {assemble_mixture(directory, wanted)}")
 
 

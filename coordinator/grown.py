@@ -17,7 +17,7 @@ from fedmore.coordinator.routers import (
 )
 from fedmore.experts.base import Base
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.factors import Factors
+from fedmore.experts.factors import Factors, Kept
 from fedmore.experts.mixture import assemble, routed_blocks
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.spec import LEARNED
@@ -35,7 +35,7 @@ def grown_router(
     base: Base,
     experts: Mapping[str, Factors],
     router: Router,
-    before: Mapping[str, Factors],
+    before: Mapping[str, Kept],
     means: Mapping[str, Tensor] | None = None,
 ) -> Trained:
     """`router`, made for the experts `before`, as one for `experts`.

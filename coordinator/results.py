@@ -9,19 +9,22 @@ from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import Federation, open_federation
 from fedmore.experts.errors import ConfigError, RegistryError
 from fedmore.experts.routing.spec import KINDS
+from fedmore.experts.spec import Keeping
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What a mixture is to be; what is None is as federation.toml says, of `experts` all.
 
-    With `keep_router` it goes on from the router of the mixture that is there.
+    With `keep_router` it goes on from the router of the mixture that is there. Experts are kept
+    as `keeping` says.
     """
 
     router: str | None = None
     top_k: int | None = None
     experts: tuple[str, ...] | None = None
     keep_router: bool = False
+    keeping: Keeping = Keeping.fp32
 
     def configured(self, config: FederationConfig) -> FederationConfig:
         """`config` with these choices; raises `ConfigError` for a router that there is not."""
@@ -51,6 +54,7 @@ def assemble_mixture(directory: Path, wanted: Wanted) -> Path:
             store=federation.store,
             experts=names,
             keep_router=wanted.keep_router,
+            keeping=wanted.keeping,
         )
     return directory / "mixture"
 

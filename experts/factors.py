@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.spec import ExpertSpec, Site
+from fedmore.kernels.lora_mix.factors import Factor
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # site path -> (B [out, R], A [R, in]), float32
+Kept = Mapping[str, tuple[Factor, Factor]]  # the same, of which some may be kept as sign1
 
 
 def initial(spec: ExpertSpec, sites: Sequence[Site], seed: int) -> Factors:
@@ -69,7 +71,7 @@ def zeros(factors: Factors) -> Factors:
     return {path: (torch.zeros_like(b), torch.zeros_like(a)) for path, (b, a) in factors.items()}
 
 
-def numbers(factors: Factors) -> int:
+def numbers(factors: Kept) -> int:
     """How many numbers the factors hold."""
     return sum(b.numel() + a.numel() for b, a in factors.values())
 

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.factors import Factors, numbers
+from fedmore.experts.factors import Factors, Kept, numbers
+from fedmore.experts.kept import spread
 from fedmore.experts.lowrank import replace, share
 from fedmore.experts.routed import Gates, LowRank, MixtureFFN, MixtureLinear, routing
 from fedmore.experts.routing.interface import Router
@@ -27,7 +28,7 @@ class Mixture:
     """
 
     model: Any
-    experts: dict[str, Factors]
+    experts: dict[str, Kept]
     router: Router
     gates: Gates
     trained: dict[str, Factors] = field(default_factory=dict)
@@ -52,31 +53,32 @@ class Mixture:
         return self.base_params + sum(sizes[: top_k or None])
 
 
-def routed_blocks(experts: Mapping[str, Factors]) -> tuple[int, ...]:
+def routed_blocks(experts: Mapping[str, Kept]) -> tuple[int, ...]:
     """Indices of the blocks that any of the experts changes."""
     return tuple(sorted({layer_of(path) for factors in experts.values() for path in factors}))
 
 
 def assemble(
-    model: Any, experts: Mapping[str, Factors], router: Router, trainable: bool = False
+    model: Any, experts: Mapping[str, Kept], router: Router, trainable: bool = False
 ) -> Mixture:
     """Build the mixture over a copy of `model` (weights shared, `model` itself unchanged).
 
     `experts` holds each one's change of every site, scale folded in; their order is the router's.
-    With `trainable`, copies of them are trained together with the router. Raises `ConfigError` for
-    a router of another number of experts or blocks.
+    With `trainable`, copies of them, as float32, are trained together with the router. Raises
+    `ConfigError` for a router of another number of experts or blocks.
     """
     blocks = routed_blocks(experts)
     gates = Gates(router, blocks)
     gates.check(len(experts))
     copied = share(model)
-    moved = {name: _moved(factors, model, trainable) for name, factors in experts.items()}
-    for parent, changes in _by_module(moved).items():
+    trained = {name: _to_train(kept, model) for name, kept in experts.items() if trainable}
+    frozen = {name: _moved(kept, model) for name, kept in experts.items()}
+    for parent, changes in _by_module(trained or frozen).items():
         _install(copied, parent, changes, gates)
     router.to(model.device)
     routing(copied, gates)
     copied._reorder_cache = _no_beams
-    return Mixture(copied, dict(experts), router, gates, moved if trainable else {})
+    return Mixture(copied, dict(experts), router, gates, trained)
 
 
 def _no_beams(_cache: Any, _beams: Tensor) -> Any:
@@ -84,17 +86,22 @@ def _no_beams(_cache: Any, _beams: Tensor) -> Any:
     raise ConfigError("num_beams must be 1: a mixture has no beam search")
 
 
-def _moved(factors: Factors, model: Any, trainable: bool) -> Factors:
-    """Factors where the model is; copies that collect gradients, if they are trained."""
-
-    def one(tensor: Tensor) -> Tensor:
-        there = tensor.to(model.device, model.dtype)
-        return there.detach().clone().requires_grad_() if trainable else there
-
-    return {path: (one(b), one(a)) for path, (b, a) in factors.items()}
+def _moved(kept: Kept, model: Any) -> Kept:
+    """Factors where the model is."""
+    place = model.device, model.dtype
+    return {path: (b.to(*place), a.to(*place)) for path, (b, a) in kept.items()}
 
 
-def _by_module(experts: Mapping[str, Factors]) -> dict[str, dict[int, dict[str, LowRank]]]:
+def _to_train(kept: Kept, model: Any) -> Factors:
+    """Copies there that collect gradients."""
+    there = spread(_moved(kept, model))
+    return {
+        path: (b.detach().clone().requires_grad_(), a.detach().clone().requires_grad_())
+        for path, (b, a) in there.items()
+    }
+
+
+def _by_module(experts: Mapping[str, Kept]) -> dict[str, dict[int, dict[str, LowRank]]]:
     """`{parent path: {expert index: {projection: (B, A)}}}`."""
     grouped: dict[str, dict[int, dict[str, LowRank]]] = {}
     for index, factors in enumerate(experts.values()):

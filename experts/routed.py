@@ -13,8 +13,9 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.memory import Memory
 from fedmore.kernels.choose import choose
+from fedmore.kernels.lora_mix.factors import Factor
 
-LowRank = tuple[Tensor, Tensor]
+LowRank = tuple[Factor, Factor]
 
 
 class Gates:
@@ -114,7 +115,8 @@ class MixtureLinear(nn.Module):
 
 def _trained(pairs: Sequence[LowRank]) -> bool:
     """Whether these factors are to be trained: they must not be packed once and for all."""
-    return any(tensor.requires_grad for pair in pairs for tensor in pair)
+    factors = [factor for pair in pairs for factor in pair]
+    return any(isinstance(factor, Tensor) and factor.requires_grad for factor in factors)
 
 
 def routing(model: Any, gates: Gates) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fedmore.experts.base import Base
 from fedmore.experts.errors import BaseError, ConfigError, RegistryError
-from fedmore.experts.factors import Factors, from_state, to_state
+from fedmore.experts.factors import Kept
+from fedmore.experts.kept import from_state, to_state
 from fedmore.experts.mixture import Mixture, assemble
 from fedmore.experts.names import check_name
 from fedmore.experts.routing.interface import Router
@@ -51,11 +52,11 @@ class Recipe:
 
 
 def save_mixture(
-    directory: Path, recipe: Recipe, experts: Mapping[str, Factors], router: Router
+    directory: Path, recipe: Recipe, experts: Mapping[str, Kept], router: Router
 ) -> None:
     """Write the mixture; `mixture.json` comes last, so a folder that has it is whole.
 
-    Raises `ConfigError` for an expert whose name is no plain one.
+    Experts are written as they are kept. Raises `ConfigError` for a name that is no plain one.
     """
     for name in experts:
         check_name(name)
@@ -85,10 +86,10 @@ def read_recipe(directory: Path) -> Recipe:
         raise RegistryError(f"{directory / FILE}: damaged ({error}); assemble it again") from error
 
 
-def load_experts(directory: Path, recipe: Recipe) -> dict[str, Factors]:
-    """Every expert's change, in the router's order."""
+def load_experts(directory: Path, recipe: Recipe) -> dict[str, Kept]:
+    """Every expert's change as it is kept, in the router's order."""
     folder = directory / "experts"
-    return {e.name: from_state(_tensors(folder / f"{e.name}.safetensors")) for e in recipe.experts}
+    return {e.name: _expert(folder / f"{e.name}.safetensors") for e in recipe.experts}
 
 
 def load_router_of(directory: Path) -> tuple[Recipe, Router]:
@@ -105,6 +106,13 @@ def load_mixture(directory: Path, base: Base) -> Mixture:
             f"{directory}: made over {recipe.base} ({recipe.fingerprint}), not {base.fingerprint}"
         )
     return assemble(base.model, load_experts(directory, recipe), router)
+
+
+def _expert(file: Path) -> Kept:
+    try:
+        return from_state(_tensors(file))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise RegistryError(f"{file}: damaged ({error}); assemble it again") from error
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

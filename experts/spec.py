@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
 from fedmore.experts.errors import ConfigError, RankError
@@ -12,6 +13,13 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _PATH = re.compile(r"(?:^|.*\.)layers\.(\d+)\.(?:mlp|self_attn)\.(\w+)$")
 
 Shapes = Mapping[str, tuple[int, int]]  # module path -> (out, in)
+
+
+class Keeping(StrEnum):
+    """How a mixture keeps its experts: as they are, or one bit a number (`kernels/sign1`)."""
+
+    fp32 = "fp32"
+    sign1 = "sign1"
 
 
 @dataclass(frozen=True)

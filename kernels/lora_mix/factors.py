@@ -2,28 +2,59 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fedmore.kernels.choose import choose
 
+BLOCK = 256
+
 
 @dataclass(frozen=True)
 class Signs:
-    """A frozen factor kept as sign1 (layout in `kernels/sign1`), decoded whenever it is used."""
+    """A frozen factor kept as sign1 (layout in `kernels/sign1`), decoded whenever it is used.
+
+    Its blocks follow the rows or, `by_columns`, the columns. Read like a tensor of `dtype` by what
+    only looks at shape and place.
+    """
 
     bits: Tensor
     scales: Tensor
     shape: tuple[int, int]
-    block: int = 256
+    block: int = BLOCK
+    dtype: torch.dtype = torch.float32
+    by_columns: bool = False
+
+    @classmethod
+    def of(cls, factor_MN: Tensor, by_columns: bool = False) -> "Signs":
+        """A factor's signs and scales; raises `ValueError` for a number that is not finite."""
+        rows, columns = factor_MN.shape
+        numbers = factor_MN.T.contiguous() if by_columns else factor_MN
+        bits, scales = choose("sign1", factor_MN.device).encode(numbers, BLOCK)
+        return cls(bits, scales, (rows, columns), by_columns=by_columns)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.bits.device
+
+    def numel(self) -> int:
+        """How many numbers it stands for."""
+        return math.prod(self.shape)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Signs":
+        """The same there; its numbers are of `dtype` when they are decoded."""
+        return replace(self, bits=self.bits.to(device), scales=self.scales.to(device), dtype=dtype)
 
     def dense(self) -> Tensor:
-        """The numbers, float32."""
-        decode = choose("sign1", self.bits.device).decode
-        numbers: Tensor = decode(self.bits, self.scales, math.prod(self.shape), self.block)
-        return numbers.view(self.shape)
+        """The numbers, in `dtype`."""
+        decode = choose("sign1", self.device).decode
+        numbers: Tensor = decode(self.bits, self.scales, self.numel(), self.block)
+        rows, columns = self.shape
+        there = numbers.view(columns, rows).T if self.by_columns else numbers.view(self.shape)
+        return there.to(self.dtype)
 
 
 Factor = Tensor | Signs

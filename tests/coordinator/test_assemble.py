@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from fedmore.coordinator.assemble import EMBEDDINGS, assemble, base_of
+from fedmore.coordinator.assemble import EMBEDDINGS, assemble, base_of, load_factors
 from fedmore.coordinator.config import parse_config
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.routers import public_embeddings
@@ -14,10 +14,13 @@ from fedmore.coordinator.store import Store
 from fedmore.experts.base import shapes_of
 from fedmore.experts.errors import ConfigError, DataError, RegistryError
 from fedmore.experts.factors import numbers, to_state
-from fedmore.experts.routing.untrained import DomainRouter, UniformRouter
-from fedmore.experts.saved import load_mixture, read_recipe
-from fedmore.experts.spec import ExpertSpec
+from fedmore.experts.kept import keep, spread
+from fedmore.experts.mixture import routed_blocks
+from fedmore.experts.routing.untrained import DomainRouter, UniformRouter, arrow_router
+from fedmore.experts.saved import load_experts, load_mixture, read_recipe
+from fedmore.experts.spec import ExpertSpec, Keeping
 from fedmore.experts.text import tokenize
+from fedmore.kernels.lora_mix.factors import Signs
 from fedmore.sims.tiny import make_tiny_base
 from fedmore.strategies.embeddings import Embedding, dump
 
@@ -80,11 +83,11 @@ class Kept:
         sent = {f"owner of {name}": Embedding(name, 100, torch.randn(64)) for name in names}
         self.registry.set_state(EMBEDDINGS, self.store.put(dump(sent)))
 
-    def build(self, experts=("gl", "legal"), **router):
+    def build(self, experts=("gl", "legal"), keeping=Keeping.fp32, **router):
         config = replace(self.config, router=replace(self.config.router, **router))
         return assemble(
             config=config, directory=self.directory, registry=self.registry, store=self.store,
-            experts=experts,
+            experts=experts, keeping=keeping,
         )  # fmt: skip
 
 
@@ -121,6 +124,22 @@ def test_without_an_embedding_it_says_what_to_do(kept, known):
     with pytest.raises(RegistryError, match=r"no domain embedding of .*legal: .*--router uniform"):
         kept.build()
     assert not (kept.directory / "mixture").exists()
+
+
+def test_kept_as_sign1_it_is_routed_by_what_is_left_of_the_experts(kept):
+    folder = kept.build(keeping=Keeping.sign1, kind="arrow")
+    base, recipe = base_of(kept.config), read_recipe(folder)
+    used = {name: spread(each) for name, each in load_experts(folder, recipe).items()}
+    for name, change in used.items():
+        rounded = spread(keep(load_factors(kept.store, kept.registry.latest(name)), Keeping.sign1))
+        assert all(torch.equal(b, rounded[path][0]) for path, (b, _) in change.items())
+    mixture = load_mixture(folder, base)
+    assert isinstance(next(iter(mixture.experts["gl"].values()))[0], Signs)
+    blocks = routed_blocks(used)
+    wanted = arrow_router(mixture.router.spec, used, blocks)
+    found = mixture.router.prototypes_LED.abs()  # whose sign is nobody's business
+    torch.testing.assert_close(found, wanted.prototypes_LED.abs())
+    assert [e.params for e in recipe.experts] == [numbers(used[e.name]) for e in recipe.experts]
 
 
 def test_an_unknown_expert_is_named(kept):
