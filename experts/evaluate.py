@@ -27,7 +27,6 @@ class Score:
         return self.nats / math.log(2) / self.size
 
 
-@torch.inference_mode()
 def score(
     model: Any, tokenizer: Any, documents: Sequence[str], tokens: int, batch: int = 4
 ) -> list[Score]:
@@ -36,26 +35,34 @@ def score(
     Every token counts, the first given the start token. Documents of similar length share a batch
     of `batch`; padding is on the right, where a causal model cannot see it.
     """
+    found = score_tokens(model, tokenizer, documents, tokens, batch)
+    return [Score(float(nats_T.sum()), size) for nats_T, size in found]
+
+
+@torch.inference_mode()
+def score_tokens(
+    model: Any, tokenizer: Any, documents: Sequence[str], tokens: int, batch: int = 4
+) -> list[tuple[Tensor, int]]:
+    """As `score`, but what each token cost (nats [T], float64), and the document's bytes."""
     rows = [tokenize(tokenizer, text)[: tokens + 1] for text in documents]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    scores: dict[int, Score] = {}
+    found: dict[int, Tensor] = {}
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
-        for i, nats in zip(part, _nats(model, [rows[i] for i in part]), strict=True):
-            size = len(tokenizer.decode(rows[i][1:]).encode())
-            scores[i] = Score(nats, size)
-    return [scores[i] for i in range(len(rows))]
+        found |= zip(part, _nats(model, [rows[i] for i in part]), strict=True)
+    sizes = [len(tokenizer.decode(row[1:]).encode()) for row in rows]
+    return [(found[i], size) for i, size in enumerate(sizes)]
 
 
-def _nats(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
+def _nats(model: Any, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     logits: Tensor = model(input_ids=ids[:, :-1], use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), ids[:, 1:], reduction="none"
     )
-    return [float(x) for x in (losses.cpu().double() * mask[:, 1:]).sum(1)]
+    pairs = zip(losses.cpu().double(), rows, strict=True)
+    return [nats_T[: len(row) - 1] for nats_T, row in pairs]
 
 
 def mean_bits_per_byte(scores: Sequence[Score]) -> float:

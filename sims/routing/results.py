@@ -42,14 +42,15 @@ def build(results: Sequence[SeedResult], command: str) -> dict[str, Any]:
         "base_bpb": _mean(r.mean(r.base) for r in results),
         "oracle_bpb": _mean(r.mean(r.oracle) for r in results),
         "texts": {
-            "base": _by_text([r.base for r in results]),
-            "oracle": _by_text([r.oracle for r in results]),
+            "base": _by_key([r.base for r in results]),
+            "oracle": _by_key([r.oracle for r in results]),
         },
         "routers": [_router(results, i) for i in range(len(first.trials))],
         "added": [r.added for r in results],
         "withdrawn": [r.withdrawn for r in results],
         "variance": [r.variance for r in results],
         "cost": [r.cost for r in results],
+        "positions": [_by_key(each) for each in zip(*(r.positions for r in results), strict=True)],
     }
     return found | {"claims": claims(found)}
 
@@ -74,7 +75,7 @@ def _router(results: Sequence[SeedResult], index: int) -> dict[str, Any]:
         "active_params": trials[0].active_params,
         "router_params": trials[0].router_params,
         "steps_per_s": _rate(trials),
-        "texts": _by_text([t.bits_per_byte for t in trials]),
+        "texts": _by_key([t.bits_per_byte for t in trials]),
         "losses": [thinned(t.losses, 4) for t in trials],
         "ess_steps": [thinned(t.ess_steps, 3) for t in trials],
     }
@@ -115,7 +116,7 @@ def interval(values: Sequence[float]) -> list[float] | None:
     return [float(mean - half), float(mean + half)]
 
 
-def _by_text(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+def _by_key(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     return {text: _mean(s[text] for s in scores) for text in scores[0]}
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from fedmore.coordinator.config import load_config
 from fedmore.sims.engines.prepare import Prepared, prepare
 from fedmore.sims.engines.run import run as run_scenario
-from fedmore.sims.routing import changes, cost, estimator, trial
+from fedmore.sims.routing import changes, cost, estimator, positions, trial
 from fedmore.sims.routing.clients import trained_by_clients
 from fedmore.sims.routing.material import Material, load
 from fedmore.sims.routing.tables import Shared
@@ -40,6 +40,7 @@ class SeedResult:
     withdrawn: dict[str, Any]
     variance: dict[str, float]
     cost: dict[str, Any]
+    positions: list[dict[str, float]]
 
     def mean(self, scores: Scores) -> float:
         """Over the experts' own texts."""
@@ -84,6 +85,7 @@ def run_seed(study: Study, seed: int) -> SeedResult:
         withdrawn=kept.get("withdrawn", lambda: changes.withdrawn(material, size, seed)),
         variance=kept.get("variance", lambda: estimator.variance(material, size, seed)),
         cost=kept.get("cost", lambda: cost.cost(material, size, seed)),
+        positions=kept.get("positions", lambda: positions.positions(material, size, seed)),
     )  # fmt: skip
 
 

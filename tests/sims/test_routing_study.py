@@ -46,6 +46,22 @@ def test_the_result_has_a_row_for_every_router(quick):
     assert found["variance"][0]["2"] > found["variance"][0]["16"]
 
 
+def test_the_parts_of_documents_add_up(quick):
+    _, found = quick
+    parts = found["positions"]
+    assert [part["from"] for part in parts] == [0, 1, 4, 16]
+    assert [part["to"] for part in parts] == [1, 4, 16, found["size"]["tokens"]]
+    rows = {(r["name"], r["k"], r["trained_at"]): r["mean_bpb"] for r in found["routers"]}
+    whole = {
+        "base": found["base_bpb"],
+        "oracle": found["oracle_bpb"],
+        "domain": rows["domain embeddings", 4, None],
+        "remix": rows["ReMix, from domains", 1, "coordinator"],
+    }
+    for key, value in whole.items():
+        assert sum(part[key] for part in parts) == pytest.approx(value, rel=1e-6), key
+
+
 def test_every_claim_is_judged_and_the_plots_are_there(quick):
     out, found = quick
     assert [row["claim"] for row in found["claims"]] == [text for text, _ in claims.CLAIMS]
@@ -63,7 +79,7 @@ def test_what_is_done_is_not_done_again(quick, monkeypatch):
     monkeypatch.setattr(seeds.Kept, "__init__", _noting(seeds.Kept.__init__, said))
     again = json.loads(run(out=out, quick=True, console=Console(quiet=True)).read_text("utf-8"))
     assert said == ["seed 0: uniform-sequence-lora-zero"]
-    for key in ("routers", "added", "withdrawn", "variance"):
+    for key in ("routers", "added", "withdrawn", "variance", "positions"):
         assert again[key] == found[key]
 
 
