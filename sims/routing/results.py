@@ -50,7 +50,7 @@ def build(results: Sequence[SeedResult], command: str) -> dict[str, Any]:
         "withdrawn": [r.withdrawn for r in results],
         "variance": [r.variance for r in results],
         "cost": [r.cost for r in results],
-        "positions": [_by_key(each) for each in zip(*(r.positions for r in results), strict=True)],
+        "positions": [_part(each) for each in zip(*(r.positions for r in results), strict=True)],
     }
     return found | {"claims": claims(found)}
 
@@ -114,6 +114,10 @@ def interval(values: Sequence[float]) -> list[float] | None:
         return None
     mean, half = np.mean(values), stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
     return [float(mean - half), float(mean + half)]
+
+
+def _part(seeds: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    return _by_key(seeds) | {edge: seeds[0][edge] for edge in ("from", "to")}
 
 
 def _by_key(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
