@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmore.kernels.compiled import in_chunks
@@ -97,7 +98,7 @@ def _encode(
     loops, fine, factor = _loops(), [], np.float32(gain)
 
     def work(start: int, stop: int) -> None:
-        parts = [part[start:stop].float().numpy() for part in (values, residual, owed)]
+        parts = [_floats(part[start:stop]) for part in (values, residual, owed)]
         own = raw_bits[start // 8 : (stop + 7) // 8], raw_scales[start // block : -(-stop // block)]
         fine.append(loops.encode(*parts, *own, block, factor))
 
@@ -105,6 +106,17 @@ def _encode(
     if not all(fine):
         raise ValueError("sign1 cannot encode NaN or Inf")
     return bits, scales
+
+
+def _floats(part: Tensor) -> NDArray[np.float32]:
+    """As float32, by numpy: an operator of torch would begin torch's own threads here as well.
+
+    Once more of these exist than cores, OpenMP lets none of them spin any more, and small
+    operators take several times as long in the whole process, for good.
+    """
+    if part.dtype == torch.bfloat16:
+        return (part.view(torch.uint16).numpy().astype(np.uint32) << 16).view(np.float32)
+    return part.numpy().astype(np.float32, copy=False)
 
 
 def _add_bits(

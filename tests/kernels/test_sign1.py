@@ -5,6 +5,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,30 @@ def test_a_wrong_number_of_bytes_is_refused(bits, scales):
         cpu.decode(
             torch.zeros(bits, dtype=torch.uint8), torch.ones(scales, dtype=torch.bfloat16), 10, 256
         )
+
+
+HALF = """
+import os, sys
+import torch
+from fedmore.kernels.sign1 import cpu
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(2)
+numbers = torch.randn(1 << 20).mul_(2)
+cpu.encode(numbers, 256)
+before = threads()
+for dtype in (torch.bfloat16, torch.float16):
+    cpu.encode(numbers.to(dtype), 256)
+sys.exit(threads() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted by /proc")
+def test_half_precision_begins_no_more_threads_of_torch():
+    """With a team of them for a thread of ours, all small operators are slow from then on."""
+    assert subprocess.run([sys.executable, "-c", HALF], check=False).returncode == 0
 
 
 def made():
