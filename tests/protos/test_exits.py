@@ -1,3 +1,4 @@
+import os
 import signal
 
 import pytest
@@ -61,3 +62,19 @@ def test_success_exits_zero() -> None:
     with pytest.raises(SystemExit) as stop:
         exits.run(lambda: None)
     assert stop.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, exits.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
+)
+def test_idle_threads_of_torch_sleep_soon_unless_the_user_says_otherwise(monkeypatch, given, spins):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", *exits.QUIET):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = []
+    with pytest.raises(SystemExit):
+        exits.run(lambda: found.append(os.environ.get("GOMP_SPINCOUNT")))
+    assert found == [spins]
