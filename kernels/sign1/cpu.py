@@ -116,7 +116,8 @@ def _floats(part: Tensor) -> NDArray[np.float32]:
     """
     if part.dtype == torch.bfloat16:
         return (part.view(torch.uint16).numpy().astype(np.uint32) << 16).view(np.float32)
-    return part.numpy().astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # infinity is refused where it is encoded
+        return part.numpy().astype(np.float32, copy=False)
 
 
 def _add_bits(
