@@ -73,11 +73,11 @@ def assemble(
     entries = tuple(Entry(r.name, r.kind, r.target, r.rank, r.params, r.digest) for r in rows)
     table = made.router.spec.table()
     recipe = Recipe(config.base.model, base.fingerprint, table, entries)
-    of_late = {  # those that were trained together with the router
-        name: kept[name] if each is factors[name] else keep(each, keeping)
-        for name, each in made.experts.items()
-    }
-    save_mixture(directory / MIXTURE, recipe, of_late, made.router)
+    for name, each in made.experts.items():
+        if each is not factors[name]:  # it was trained together with the router
+            kept[name] = keep(each, keeping)
+    ordered = {name: kept[name] for name in made.experts}
+    save_mixture(directory / MIXTURE, recipe, ordered, made.router)
     return directory / MIXTURE
 
 

@@ -28,20 +28,25 @@ def keep(factors: Factors, keeping: Keeping) -> Kept:
 
 def _signs(b_OR: Tensor, a_RI: Tensor) -> tuple[Signs, Signs]:
     """Signs whose product is close to ``b a``; a scale belongs to one rank in either."""
-    turn_RR = torch.randn(
-        2 * (len(a_RI),), generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
-    turn_RR = torch.linalg.qr(turn_RR).Q.to(a_RI.device)
+    turn_RR = _turn(len(a_RI)).to(a_RI.device)
     b_OR, a_RI = b_OR @ turn_RR, turn_RR.T @ a_RI
-    b, a = Signs.of(b_OR, by_columns=True), Signs.of(a_RI)
+    a = Signs.of(a_RI)
     for _ in range(TURNS):
         used_RI = a.dense().double()
         fit_RR = a_RI @ used_RI.T @ torch.linalg.pinv(used_RI @ used_RI.T)
         b = Signs.of(b_OR @ fit_RR, by_columns=True)
         used_OR = b.dense().double()
-        fit_RR = torch.linalg.pinv(used_OR.T @ used_OR) @ (used_OR.T @ b_OR)
+        fit_RR = torch.linalg.pinv(used_OR.T @ used_OR) @ used_OR.T @ b_OR
         a = Signs.of(fit_RR @ a_RI)
     return b, a
+
+
+def _turn(rank: int) -> Tensor:
+    """A rotation at random, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(rank, rank, generator=generator, dtype=torch.float64)
+    turn: Tensor = torch.linalg.qr(drawn).Q
+    return turn
 
 
 def spread(kept: Kept) -> Factors:

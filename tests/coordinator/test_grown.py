@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from fedmore.coordinator.assemble import EMBEDDINGS, assemble, base_of
+from fedmore.coordinator.assemble import EMBEDDINGS, assemble, base_of, load_factors
 from fedmore.coordinator.config import parse_config
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.results import Wanted
@@ -14,8 +14,10 @@ from fedmore.coordinator.store import Store
 from fedmore.experts.base import shapes_of
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import numbers, to_state
-from fedmore.experts.saved import load_mixture, load_router_of
-from fedmore.experts.spec import ExpertSpec
+from fedmore.experts.kept import keep, spread
+from fedmore.experts.saved import load_experts, load_mixture, load_router_of, read_recipe
+from fedmore.experts.spec import ExpertSpec, Keeping
+from fedmore.kernels.lora_mix.factors import Signs
 from fedmore.sims.tiny import make_tiny_base
 from fedmore.strategies.embeddings import Embedding, dump
 
@@ -68,11 +70,11 @@ class Hub:
             round=1, digest=self.store.put(save(to_state(change))),
         )  # fmt: skip
 
-    def build(self, *experts, keep_router=False, **router):
+    def build(self, *experts, keep_router=False, keeping=Keeping.fp32, **router):
         config = replace(self.config, router=replace(self.config.router, **router))
         return assemble(
             config=config, directory=self.directory, registry=self.registry, store=self.store,
-            experts=experts, keep_router=keep_router,
+            experts=experts, keep_router=keep_router, keeping=keeping,
         )  # fmt: skip
 
 
@@ -93,6 +95,22 @@ def rows(folder):
 
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("keeping", list(Keeping))
+@pytest.mark.parametrize("rate", [0.0, 1e-2])
+def test_experts_that_are_trained_with_the_router_are_what_is_saved(hub, keeping, rate):
+    """Kept as sign1 they are rounded before they are trained, for it is these that are used."""
+    folder = hub.build(
+        "gl", "legal", keeping=keeping, kind="softmax", experts_rate=rate, steps=2, samples=0
+    )
+    for name, saved in load_experts(folder, read_recipe(folder)).items():
+        known = load_factors(hub.store, hub.registry.latest(name))
+        used, rounded = spread(saved), spread(keep(known, keeping))
+        alike = [same(pair, rounded[path]) for path, pair in used.items()]
+        assert not any(alike) if rate else all(alike), name
+        kept = {isinstance(factor, Signs) for pair in saved.values() for factor in pair}
+        assert kept == {keeping == Keeping.sign1}
 
 
 @pytest.mark.parametrize("start", ["zero", "domain"])
