@@ -58,16 +58,15 @@ def closeness(used, exact):
 
 def test_the_product_is_closer_than_that_of_rounded_factors(shapes):
     """On factors as an SVD leaves them: the columns of one and the rows of the other get small."""
-    generator = torch.Generator().manual_seed(0)
+    generator, sizes = torch.Generator().manual_seed(0), torch.logspace(0, -1.2, 16)
     exact = {}
     for site in SPECS[0].sites(shapes):
-        b, a = (torch.randn(n, 5, generator=generator) for n in (site.out, site.inner))
-        sizes = torch.tensor([1.0, 0.5, 0.25, 0.12, 0.06])
+        b, a = (torch.randn(n, 16, generator=generator) for n in (site.out, site.inner))
         exact[site.path] = (b * sizes, (a * sizes).T.contiguous())
     rounded = {p: (Signs.of(b).dense(), Signs.of(a).dense()) for p, (b, a) in exact.items()}
     used = spread(keep(exact, Keeping.sign1))
     assert closeness(rounded, exact) < 0.6
-    assert closeness(used, exact) > 0.7
+    assert closeness(used, exact) > 0.79  # turned alone, not fitted: 0.77
     same(spread(keep(exact, Keeping.sign1)), used)
 
 
