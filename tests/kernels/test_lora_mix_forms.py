@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmore.kernels.lora_mix import cpu, reference, triton
-from fedmore.kernels.sign1 import cpu as sign1
 
 FORMS = {"cpu": cpu, "triton": triton}
 # Relative RMS error, values and gradients. Triton's interpreter cuts to bfloat16, without rounding.
@@ -160,12 +159,7 @@ def test_prepared_adapters_are_the_adapters(form, place):
 
 def test_adapters_kept_as_sign1(form, place):
     y, x, gates, adapters = some(CASES[2], device=place)
-
-    def kept(factor):
-        bits, scales = sign1.encode(factor.cpu(), 256)
-        return form.Signs(bits.to(place), scales.to(place), tuple(factor.shape))
-
-    signs = [(kept(b), kept(a)) for b, a in adapters]
+    signs = [(form.Signs.of(b, by_columns=True), form.Signs.of(a)) for b, a in adapters]
     wanted = form.lora_mix(y, x, gates, [(b.dense(), a.dense()) for b, a in signs])
     assert torch.equal(form.lora_mix(y, x, gates, signs), wanted)
     assert torch.equal(form.lora_mix(y, x, gates, form.prepare(signs)), wanted)

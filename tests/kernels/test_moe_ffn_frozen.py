@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.nn.functional import linear, silu
 
 from fedmore.kernels.moe_ffn import cpu, reference, triton
-from fedmore.kernels.sign1 import cpu as sign1
 
 D, H = 24, 136
 RANKS = [(1, 3, 2), (16, 16, 16), (64, 2, 17)]
@@ -139,14 +138,14 @@ def test_a_factor_written_to_before_the_backward_pass_is_an_error(base):
         y.sum().backward()
 
 
-def as_signs(form, factor):
-    bits, scales = sign1.encode(factor.cpu(), 256)
-    return form.Signs(bits.to(factor.device), scales.to(factor.device), tuple(factor.shape))
+def as_signs(form, expert):
+    """As a mixture keeps it: B by columns."""
+    return tuple((form.Signs.of(b, by_columns=True), form.Signs.of(a)) for b, a in expert)
 
 
 def test_experts_kept_as_sign1(base, form, place):
     experts, (x, gates) = experts_at(place), some(20, place=place)
-    kept = [tuple(tuple(as_signs(form, f) for f in p) for p in e) for e in experts]
+    kept = [as_signs(form, expert) for expert in experts]
     decoded = [tuple(tuple(f.dense() for f in p) for p in e) for e in kept]
     wanted = form.moe_ffn(x, gates, base, decoded, silu)
     mixed = [kept[0], decoded[1], kept[2]]
@@ -159,7 +158,7 @@ def test_experts_kept_as_sign1(base, form, place):
 
 def test_sign1_and_training_do_not_mix(base):
     experts, (x, gates) = [expert(r) for r in RANKS[:2]], some(20, 2)
-    kept = tuple(tuple(as_signs(cpu, f) for f in p) for p in experts[0])
+    kept = as_signs(cpu, experts[0])
     for p in experts[1]:
         for factor in p:
             factor.requires_grad_()
