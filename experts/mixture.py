@@ -64,16 +64,16 @@ def assemble(
     """Build the mixture over a copy of `model` (weights shared, `model` itself unchanged).
 
     `experts` holds each one's change of every site, scale folded in; their order is the router's.
-    With `trainable`, copies of them, as float32, are trained together with the router. Raises
-    `ConfigError` for a router of another number of experts or blocks.
+    With `trainable`, copies of them are trained together with the router. Raises `ConfigError` for
+    a router of another number of experts or blocks.
     """
     blocks = routed_blocks(experts)
     gates = Gates(router, blocks)
     gates.check(len(experts))
     copied = share(model)
     trained = {name: _to_train(kept, model) for name, kept in experts.items() if trainable}
-    frozen = {name: _moved(kept, model) for name, kept in experts.items()}
-    for parent, changes in _by_module(trained or frozen).items():
+    used = trained or {name: _moved(kept, model) for name, kept in experts.items()}
+    for parent, changes in _by_module(used).items():
         _install(copied, parent, changes, gates)
     router.to(model.device)
     routing(copied, gates)
