@@ -72,7 +72,9 @@ def assemble(
     gates.check(len(experts))
     copied = share(model)
     trained = {name: _to_train(kept, model) for name, kept in experts.items() if trainable}
-    used = trained or {name: _moved(kept, model) for name, kept in experts.items()}
+    used: Mapping[str, Kept] = trained or {
+        name: _moved(kept, model) for name, kept in experts.items()
+    }
     for parent, changes in _by_module(used).items():
         _install(copied, parent, changes, gates)
     router.to(model.device)
