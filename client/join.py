@@ -124,7 +124,7 @@ def prepare_device(options: JoinOptions, say: Say) -> str:
 
 def check_data(path: Path, say: Say) -> None:
     """Read the private text once, so that a wrong path is known now and not in the first round."""
-    from fedmore.experts.text import read_documents
+    from fedmore.experts.documents import read_documents
 
     documents = read_documents(path)
     say(f"{path}: {len(documents)} documents; they stay on this machine")

@@ -10,7 +10,7 @@ from flwr.app import Context
 
 from fedmore.client.memory import Memory
 from fedmore.experts.base import Base, load_base
-from fedmore.experts.text import read_documents
+from fedmore.experts.documents import read_documents
 from fedmore.strategies.compression.codec import CODECS
 
 MIN_TOKENS = 256

@@ -15,6 +15,7 @@ from fedmore.coordinator.store import Store
 from fedmore.coordinator.tokens_used import tokens_used
 from fedmore.experts import evaluate as scoring
 from fedmore.experts.base import Base
+from fedmore.experts.documents import read_documents
 from fedmore.experts.evaluate import Score
 from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import with_change
@@ -24,7 +25,7 @@ from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.routing.usage import usage
 from fedmore.experts.saved import load_mixture, read_recipe
-from fedmore.experts.text import read_documents, sample, tokenize
+from fedmore.experts.text import sample, tokenize
 from fedmore.protos.files import write_durably
 
 PLAIN = "plain"

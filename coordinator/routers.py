@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedmore.coordinator.config import FederationConfig
 from fedmore.experts.base import Base
+from fedmore.experts.documents import read_documents
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import Factors
 from fedmore.experts.mixture import assemble, routed_blocks
@@ -18,7 +19,7 @@ from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import PER_LAYER, RouterSpec
 from fedmore.experts.routing.training import Trace, Training, fit_features, train_router
 from fedmore.experts.routing.untrained import DomainRouter, arrow_router, domain_router
-from fedmore.experts.text import read_documents, sample, tokenize, windows
+from fedmore.experts.text import sample, tokenize, windows
 from fedmore.strategies.router import DOCUMENTS, TOKENS
 
 PUBLIC_WINDOWS = 32

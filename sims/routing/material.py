@@ -13,9 +13,10 @@ from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import open_federation
 from fedmore.experts import text as texts_of
 from fedmore.experts.base import Base
+from fedmore.experts.documents import read_documents
 from fedmore.experts.factors import Factors
 from fedmore.experts.mixture import routed_blocks
-from fedmore.experts.text import read_documents, sample
+from fedmore.experts.text import sample
 from fedmore.sims.routing.variants import Size
 
 MIXED = "mixed"
