@@ -36,8 +36,14 @@ def join(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="Your text: a file or folder of txt, md, jsonl, csv, parquet."),
+        typer.Option(help="Your text: a file or folder of txt, md, json(l), csv, tsv, parquet."),
     ] = None,
+    column: Annotated[
+        str, typer.Option(help="The column or key of a table that holds the text.")
+    ] = "text",
+    encoding: Annotated[
+        str, typer.Option(help="How files without a byte order mark are written; else UTF-8.")
+    ] = "",
     domain: Annotated[str | None, typer.Option(help="Train an expert for this domain.")] = None,
     language: Annotated[
         str | None, typer.Option(help="Train an adapter for this language.")
@@ -87,6 +93,7 @@ def join(
         return
     from fedmore.client.join import JoinOptions, text_of, training
     from fedmore.client.join import join as join_federation
+    from fedmore.experts.documents import Format
 
     kind, target = training(domain, language)
     options = JoinOptions(
@@ -104,6 +111,7 @@ def join(
         codecs=tuple(codec or ()),
         min_tokens=min_tokens,
         insecure=insecure,
+        form=Format(encoding, column),
     )
     join_federation(options, say)
 

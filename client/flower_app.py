@@ -5,9 +5,9 @@ The owner says on the SuperNode's command line what `client join` would be told:
     flower-supernode … --node-config 'name="hospital" domain="medicine" data="/text" base="/base"'
 
 Keys: name, domain or language, data, base; rank, dtype, device, quantization, state (a folder),
-codecs and min_tokens as `fedmore.client.node` has them. The answers pass the same guard, and what
-was let out is in `audit.jsonl` of the state folder; the bytes that Flower sends around them are
-not.
+codecs, min_tokens, column and encoding as `fedmore.client.node` has them. The answers pass the same
+guard, and what was let out is in `audit.jsonl` of the state folder; the bytes that Flower sends
+around them are not.
 """
 
 import functools

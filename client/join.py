@@ -7,16 +7,18 @@ enrolment, and the session until the federation is finished.
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from fedmore.client.audit import Audit
+from fedmore.client.data import documents_of, look_at
 from fedmore.client.device import choose_device, inspect_machine
 from fedmore.client.egress import Guard
 from fedmore.client.invite import Identity, describe, enrol, read_identity
 from fedmore.client.patience import persist
 from fedmore.client.session import Session
+from fedmore.experts.documents import Format
 from fedmore.experts.errors import BaseError, ConfigError, TransportError
 from fedmore.protos.exits import interruptible
 from fedmore.protos.info import FederationInfo
@@ -50,6 +52,7 @@ class JoinOptions:
     codecs: tuple[str, ...] = ()
     min_tokens: int = 256
     insecure: bool = False
+    form: Format = field(default_factory=Format)
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for a codec that there is not."""
@@ -85,7 +88,7 @@ def take_part(options: JoinOptions, say: Say) -> None:
     invite = read_invite(options.invite)
     state = options.state or default_state(invite)
     device = prepare_device(options, say)
-    check_data(options.data, say)
+    look_at(options.data, options.form, say)
     with Audit(state) as audit, logged(state / LOG) as log:
         say = also(log, say)
         identity, fingerprint, config = enter(options, invite, state, device, audit, say)
@@ -122,14 +125,6 @@ def prepare_device(options: JoinOptions, say: Say) -> str:
     return device
 
 
-def check_data(path: Path, say: Say) -> None:
-    """Read the private text once, so that a wrong path is known now and not in the first round."""
-    from fedmore.experts.documents import read_documents
-
-    documents = read_documents(path)
-    say(f"{path}: {len(documents)} documents; they stay on this machine")
-
-
 def enter(
     options: JoinOptions, invite: Invite, state: Path, device: str, audit: Audit, say: Say
 ) -> tuple[Identity, str, dict[str, Any]]:
@@ -145,6 +140,8 @@ def enter(
     fingerprint = check_base(base, info)
     check_rank(base, invite.name, options.kind, options.target, rank)
     load(base, info, device)
+    chosen = (base, info.dtype, device, info.quantization)
+    documents_of(options.data.resolve(), options.form, *chosen)
     identity = enrol(
         invite,
         state,
@@ -218,6 +215,8 @@ def node_config(
         "state": str(state.resolve()),
         "codecs": ",".join(options.codecs),
         "min_tokens": options.min_tokens,
+        "column": options.form.column,
+        "encoding": options.form.encoding,
     }
 
 

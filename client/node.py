@@ -1,6 +1,5 @@
 """What the owner chose for this client, as the ClientApp finds it in `Context.node_config`."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,11 @@ from typing import Any, Literal
 
 from flwr.app import Context
 
+from fedmore.client.data import documents_of
 from fedmore.client.memory import Memory
 from fedmore.experts.base import Base, load_base
-from fedmore.experts.documents import read_documents
+from fedmore.experts.documents import Format
+from fedmore.experts.reading.columns import TEXT
 from fedmore.strategies.compression.codec import CODECS
 
 MIN_TOKENS = 256
@@ -21,7 +22,8 @@ class Node:
     """What the owner chose; `state` is the folder of `fedmore.client.memory`.
 
     `codecs` (comma-separated; empty is all) are the layouts that an update may leave in, and
-    `min_tokens` is the least text that one may be made of.
+    `min_tokens` is the least text that one may be made of. `column` and `encoding` say how the text
+    is written, see `fedmore.experts.documents`.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Node:
     state: Path
     codecs: str = ""
     min_tokens: int = MIN_TOKENS
+    column: str = TEXT
+    encoding: str = ""
 
     @classmethod
     def of(cls, context: Context) -> "Node":
@@ -55,7 +59,9 @@ class Node:
 
     def documents(self) -> tuple[str, ...]:
         """The owner's text, read once a process."""
-        return _documents(self.data)
+        form = Format(self.encoding, self.column)
+        base = (self.base, self.dtype, self.device, self.quantization)
+        return documents_of(self.data, form, *base)
 
     def memory(self, node_id: int) -> Memory:
         """What this member remembers; its node id keeps two federations of one name apart."""
@@ -64,8 +70,3 @@ class Node:
     def allowed_codecs(self) -> tuple[str, ...]:
         """Tags of the codecs that an update may leave in."""
         return tuple(self.codecs.split(",")) if self.codecs else tuple(CODECS)
-
-
-@functools.lru_cache
-def _documents(path: Path) -> tuple[str, ...]:
-    return tuple(read_documents(path))

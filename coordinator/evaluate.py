@@ -21,6 +21,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import with_change
 from fedmore.experts.mixture import Mixture
 from fedmore.experts.mixture import assemble as build
+from fedmore.experts.reading.conversations import chat_template
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.routing.usage import usage
@@ -49,7 +50,8 @@ class Scorer:
     def documents(self, text: str) -> list[str]:
         """The held-out documents that are scored; the same in every call."""
         if text not in self._documents:
-            found = read_documents(Path(self.config.evaluation.texts[text]))
+            path = Path(self.config.evaluation.texts[text])
+            found = read_documents(path, converse=chat_template(self.base.tokenizer))
             count, seed = self.config.evaluation.documents, self.config.federation.seed
             self._documents[text] = sample(found, count, seed)
         return self._documents[text]

@@ -14,6 +14,7 @@ from fedmore.experts.documents import read_documents
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import Factors
 from fedmore.experts.mixture import assemble, routed_blocks
+from fedmore.experts.reading.conversations import chat_template
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import PER_LAYER, RouterSpec
@@ -127,19 +128,15 @@ def proxy_windows(config: FederationConfig, base: Base) -> Tensor:
     if not section.proxy_texts:
         raise ConfigError("router.proxy_texts: name public text that is like each domain's")
     each = -(-section.steps * section.batch_size // len(section.proxy_texts))
-    rows = [
-        windows(
-            read_documents(Path(path)), base.tokenizer, section.sequence_length, each,
-            config.federation.seed,
-        )
-        for path in section.proxy_texts.values()
-    ]  # fmt: skip
+    length, seed = section.sequence_length, config.federation.seed
+    texts = [_documents(path, base) for path in section.proxy_texts.values()]
+    rows = [windows(documents, base.tokenizer, length, each, seed) for documents in texts]
     return torch.stack(rows, dim=1).flatten(0, 1)
 
 
 def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
     """Input embeddings [N, D] of the tokens of the public text that `router.public_text` names."""
-    texts = sample(_public(config), DOCUMENTS, config.federation.seed)
+    texts = sample(_public(config, base), DOCUMENTS, config.federation.seed)
     rows = [tokenize(base.tokenizer, text)[1 : TOKENS + 1] for text in texts]
     ids = torch.tensor([token for row in rows for token in row], device=base.model.device)
     embedded: Tensor = base.model.get_input_embeddings()(ids).float().cpu()
@@ -149,13 +146,17 @@ def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
 def public_windows(config: FederationConfig, base: Base) -> Tensor:
     """Windows [W, T] of public text, to centre a learned router's features by."""
     seed, length = config.federation.seed, config.router.sequence_length
-    found = windows(_public(config), base.tokenizer, length, PUBLIC_WINDOWS, seed)
+    found = windows(_public(config, base), base.tokenizer, length, PUBLIC_WINDOWS, seed)
     return found[:, :-1].to(base.model.device)
 
 
-def _public(config: FederationConfig) -> list[str]:
+def _public(config: FederationConfig, base: Base) -> list[str]:
     if not config.router.public_text:
         raise ConfigError(
             f"router.public_text: the {config.router.kind} router needs a file of public text"
         )
-    return read_documents(Path(config.router.public_text))
+    return _documents(config.router.public_text, base)
+
+
+def _documents(path: str, base: Base) -> list[str]:
+    return read_documents(Path(path), converse=chat_template(base.tokenizer))

@@ -96,6 +96,7 @@ def test_a_client_joins_works_and_is_let_go(
         "name": "amt", "kind": "expert", "target": "legal", "rank": 4, "data": str(options.data),
         "base": str(tiny), "dtype": "auto", "device": "cpu", "quantization": "none",
         "state": str(options.state), "codecs": "", "min_tokens": 256,
+        "column": "text", "encoding": "",
     }  # fmt: skip
     assert [m.name for m in hub.federation.registry.members()] == ["amt"]
 
