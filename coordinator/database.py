@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from fedmore.coordinator import checksums, read_only
 from fedmore.coordinator.alone import Lock
 from fedmore.coordinator.journal_tables import Base
 from fedmore.coordinator.tables import StateRecord
-from fedmore.experts.errors import ConfigError, RegistryError
+from fedmore.experts.errors import ConfigError, RegistryError, StoreError
 
 WRITE = "fedmore_write"
 BUSY_MS = 10_000
+RESTORE = "restore the folder from a copy"
 WRITER = 0x6665_646D_0001
 """Of PostgreSQL's advisory lock of a writing transaction."""
 TIMEOUTS = {"keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
@@ -32,17 +34,20 @@ SCHEMA, VERSION = "schema", 1
 
 
 class Database:
-    """Opens the database at an SQLAlchemy URL and makes the tables that are missing."""
+    """Opens the database at an SQLAlchemy URL.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    With `make` the tables are made where there are none; else an empty database is an error. A
+    `frozen` one is only read, and its folder need not be writable.
+    """
+
+    def __init__(self, url: str | URL, *, make: bool = True, frozen: bool = False) -> None:
+        parts = make_url(url)
+        sqlite = parts.get_backend_name() == "sqlite"
+        self.name = str(parts.database) if sqlite else parts.render_as_string()
+        self.frozen = frozen
         self._lost = ""
-        try:
-            self._engine = open_engine(url)
-        except SQLAlchemyError as error:
-            raise RegistryError(
-                f"{url}: cannot be opened: {cause(error)}; is it this federation's, and whole?"
-            ) from error
+        with _explained(self.name, "cannot be opened: "):
+            self._engine = open_engine(parts, self.name, make=make, frozen=frozen)
         self._reading = sessionmaker(self._engine)
         self._writing = sessionmaker(self._engine.execution_options(**{WRITE: True}))
 
@@ -55,11 +60,13 @@ class Database:
     def session(self, write: bool = False) -> Iterator[Session]:
         """One transaction; what the database objects to becomes a `RegistryError`."""
         self._check_not_lost()
-        try:
-            with (self._writing if write else self._reading).begin() as session:
-                yield session
-        except SQLAlchemyError as error:
-            raise RegistryError(f"{self.url}: {cause(error)}") from error
+        if write and self.frozen:
+            raise StoreError(
+                f"{self.name}: its folder is read-only, so nothing can be changed here"
+            )
+        maker = self._writing if write else self._reading
+        with _explained(self.name), maker.begin() as session:
+            yield session
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -80,7 +87,7 @@ class Database:
 
     def _lose(self, reason: str) -> None:
         self._lost = (
-            f"{self.url}: the lock that keeps other coordinators off this database is lost "
+            f"{self.name}: the lock that keeps other coordinators off this database is lost "
             f"({reason}); see that the server runs, and start again"
         )
 
@@ -89,19 +96,20 @@ class Database:
             raise RegistryError(self._lost)
 
     def check(self) -> None:
-        """Raise `RegistryError` where SQLite finds its file damaged."""
+        """Raise `RegistryError` where the file is damaged, or a value in it."""
         if self.shared:
             return
         with self.session() as session:
-            found = session.scalar(text("PRAGMA quick_check(1)"))
+            found = session.scalar(text("PRAGMA integrity_check(1)"))
+            if found == "ok" and (wrong := checksums.check(session.connection(), Base.metadata)):
+                found = f"table {wrong} is not as it was written"
         if found != "ok":
-            raise RegistryError(f"{self.url}: damaged ({found}); restore it from a copy")
+            raise RegistryError(f"{self.name}: damaged ({found}); {RESTORE}")
 
     def look(self) -> None:
         """Raise `RegistryError` where the database does not answer, or its file is gone."""
-        file = self._engine.url.database
-        if not self.shared and file and not Path(file).is_file():
-            raise RegistryError(f"{self.url}: is gone; stop, and restore it from a copy")
+        if not self.shared and not Path(self.name).is_file():
+            raise RegistryError(f"{self.name}: is gone; stop, and {RESTORE}")
         with self.session() as session:
             session.execute(text("SELECT 1"))
 
@@ -124,33 +132,53 @@ def check_url(url: str) -> None:
         raise ConfigError(f"server.database: {parts.get_backend_name()} is not postgresql")
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: URL, name: str, *, make: bool, frozen: bool) -> Engine:
     """An engine for `url` with all tables made; raises `RegistryError` for those of a stranger."""
-    sqlite = url.startswith("sqlite")
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and not make and not _has_bytes(Path(name)):
+        raise _empty(name)  # before SQLite makes a file of it
     timeouts = {} if sqlite else TIMEOUTS
-    engine = create_engine(url, pool_pre_ping=not sqlite, connect_args=timeouts)
+    where = read_only.url_of(Path(name)) if sqlite and frozen else url
+    engine = create_engine(where, pool_pre_ping=not sqlite, connect_args=timeouts)
     if sqlite:
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", _prepare_frozen if frozen else _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite if sqlite else _begin_shared)
     try:
-        _make_tables(engine, url)
+        _make_tables(engine, name, make=make, frozen=frozen)
     except BaseException:
         engine.dispose()
         raise
     return engine
 
 
-def _make_tables(engine: Engine, url: str) -> None:
-    with engine.execution_options(**{WRITE: True}).begin() as connection:
+def _make_tables(engine: Engine, name: str, *, make: bool, frozen: bool) -> None:
+    with engine.execution_options(**{WRITE: not frozen}).begin() as connection:
         found = _version(connection)
+        if found is None and not make:
+            raise _empty(name)
         if found not in (None, VERSION):
             raise RegistryError(
-                f"{url}: its tables are of version {found}, and this program's of version "
+                f"{name}: its tables are of version {found}, and this program's of version "
                 f"{VERSION}; use the fedmore that made them"
             )
+        if frozen:
+            return
         Base.metadata.create_all(connection)
+        if engine.dialect.name == "sqlite":
+            checksums.install(connection, Base.metadata)
         if found is None:
             connection.execute(insert(StateRecord).values(key=SCHEMA, value=VERSION))
+
+
+def _has_bytes(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _empty(name: str) -> RegistryError:
+    return RegistryError(
+        f"{name}: empty, and every member and expert with it; {RESTORE}, or set "
+        "FEDMORE_DATABASE and server.database right; nothing was changed"
+    )
 
 
 def _version(connection: Connection) -> object:
@@ -159,9 +187,15 @@ def _version(connection: Connection) -> object:
     return connection.scalar(select(StateRecord.value).where(StateRecord.key == SCHEMA))
 
 
+def _prepare_frozen(connection: Any, _record: object) -> None:
+    """What every connection needs: transactions by our own word, and the function of the sums."""
+    connection.isolation_level = None
+    checksums.register(connection)
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     """Take the transactions over from the driver, which would begin them too late."""
-    connection.isolation_level = None
+    _prepare_frozen(connection, _record)
     for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -176,6 +210,18 @@ def _begin_shared(connection: Any) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER})")
 
 
-def cause(error: SQLAlchemyError) -> str:
+@contextmanager
+def _explained(name: str, doing: str = "") -> Iterator[None]:
+    """What goes wrong in the database, as a `RegistryError` that says what to do.
+
+    A `ValueError` is of a value that cannot be read, and so of a damaged one.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, ValueError) as error:
+        raise RegistryError(f"{name}: {doing}{cause(error)}; {RESTORE}") from error
+
+
+def cause(error: Exception) -> str:
     """The database's own words, without SQLAlchemy's link and statement."""
     return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
+from fedmore.coordinator import read_only
 from fedmore.coordinator import registry as registries
 from fedmore.coordinator.config import FederationConfig, load_config
 from fedmore.coordinator.database import check_url
+from fedmore.coordinator.pairing import check_pair
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
-from fedmore.experts.errors import RegistryError, TransportError
+from fedmore.experts.errors import RegistryError, StoreError, TransportError
 
 BLOBS = "blobs"
 MIXTURE = "mixture"
@@ -35,15 +38,22 @@ class Federation:
 
 @contextmanager
 def open_federation(directory: Path) -> Iterator[Federation]:
-    """The federation in `directory`; `ConfigError` or `RegistryError` where there is none."""
+    """The federation in `directory`; `ConfigError` or `RegistryError` where there is none.
+
+    Its registry is whole, and shown to be that of its store. From a folder that may not be written
+    to it can be read.
+    """
     config = load_config(directory)
     url, database = database_url(config), directory / registries.FILE
     if not url and not database.is_file():
         raise RegistryError(
             f"{database} is missing, and with it every member and expert; restore it from a copy"
         )
-    with Registry.open(directory, url) as registry:
-        yield Federation(directory, config, registry, Store(directory / BLOBS))
+    store, frozen = Store(directory / BLOBS), not read_only.writable(directory, database)
+    with Registry.open(directory, url, make=False, frozen=frozen) as registry:
+        registry.database.check()
+        check_pair(registry, store)
+        yield Federation(directory, config, registry, store)
 
 
 def database_url(config: FederationConfig) -> str:
@@ -62,7 +72,7 @@ def running_alone(directory: Path, patience_s: float = 1.0) -> Iterator[None]:
     moment, hence the patience.
     """
     deadline = time.monotonic() + patience_s
-    with (directory / LOCK).open("a") as file:
+    with _lock_file(directory) as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,6 +84,16 @@ def running_alone(directory: Path, patience_s: float = 1.0) -> Iterator[None]:
                     ) from None
                 time.sleep(0.02)
         yield
+
+
+def _lock_file(directory: Path) -> TextIO:
+    try:
+        return (directory / LOCK).open("a")
+    except OSError as error:
+        raise StoreError(
+            f"{directory / LOCK}: cannot be written: {error.strerror}; a coordinator needs a "
+            "folder that it may write to"
+        ) from error
 
 
 def is_running(directory: Path) -> bool:

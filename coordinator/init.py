@@ -8,7 +8,9 @@ from typing import Any
 from fedmore.coordinator import config as configs
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import BLOBS, database_url
+from fedmore.coordinator.pairing import pair
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.store import Store
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.protos.apps import Value, split
 from fedmore.protos.files import make_folder, private_folder, write_durably
@@ -40,9 +42,8 @@ def create(directory: Path, config: FederationConfig) -> FederationConfig:
 
 def open_fresh(directory: Path, config: FederationConfig) -> None:
     """Make the registry; raises `ConfigError` where its database is another federation's."""
-    with Registry.open(directory, url := database_url(config)) as registry:
-        if url and (registry.members() or registry.invited() or registry.rounds()):
-            raise ConfigError(f"{url} holds a federation already; make an empty database")
+    with Registry.open(directory, database_url(config)) as registry:
+        pair(registry, Store(directory / BLOBS))
 
 
 def new_config(

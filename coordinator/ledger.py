@@ -89,7 +89,8 @@ class Ledger:
         with self.files:
             with self._database.session(write=True) as session:
                 named = _forget(session, task_ids)
-            self._delete(named)
+            for digest in named - self._live():
+                self.store.discard(digest)  # what was made of them is on disk
 
     def reopen(self) -> None:
         """Open every task again whose reply names a blob that the disk has lost or damaged."""
@@ -112,26 +113,30 @@ class Ledger:
     def sweep(self) -> int:
         """Forget uploads that no reply has named for a day, and delete every blob not live.
 
-        To be called while nothing else uses the store. How many blobs were deleted.
+        To be called while nothing else uses the store, and once it is known to be this registry's
+        (`pairing`). How many blobs were deleted.
         """
         old = UploadRecord.received_at < now() - timedelta(seconds=UNUSED_S)
         named = select(BlobRecord.digest).where(~BlobRecord.sent)
         with self.files:
             with self._database.session(write=True) as session:
                 session.execute(delete(UploadRecord).where(old, UploadRecord.digest.not_in(named)))
-            return self._delete(self.store.digests())
-
-    def _delete(self, digests: Collection[str]) -> int:
-        doomed = set(digests) - self._live()
-        for digest in doomed:
-            self.store.delete(digest)
+            doomed = self.store.digests() - self._live()
+            for digest in doomed:
+                self.store.delete(digest)
+        self.store.empty_trash()
         return len(doomed)
 
     def _live(self) -> set[str]:
-        with self._database.session() as session:
-            booked = {*session.scalars(select(BlobRecord.digest).distinct())}
-            booked |= {*session.scalars(select(UploadRecord.digest).distinct())}
-        return booked | set(self._registered())
+        return live(self._database, self._registered)
+
+
+def live(database: Database, registered: Callable[[], Collection[str]]) -> set[str]:
+    """Digests that a task, a reply, an upload, or the registry (`registered`) names."""
+    with database.session() as session:
+        booked = {*session.scalars(select(BlobRecord.digest).distinct())}
+        booked |= {*session.scalars(select(UploadRecord.digest).distinct())}
+    return booked | set(registered())
 
 
 def _reopen(session: Session, lost: Collection[str]) -> int:

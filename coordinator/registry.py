@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import delete, select
+from sqlalchemy import URL, delete, select
 from sqlalchemy.orm import Session
 
 from fedmore.coordinator import tables
@@ -36,16 +36,18 @@ FILE = "registry.db"
 
 
 class Registry(Roster):
-    """Opens (and where needed makes) the database at an SQLAlchemy URL."""
+    """Opens the database at an SQLAlchemy URL, as `Database` does."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.database = Database(url)
+    def __init__(self, url: str | URL, *, make: bool = True, frozen: bool = False) -> None:
+        self.database = Database(url, make=make, frozen=frozen)
 
     @classmethod
-    def open(cls, directory: Path, url: str = "") -> "Registry":
+    def open(
+        cls, directory: Path, url: str = "", *, make: bool = True, frozen: bool = False
+    ) -> "Registry":
         """The registry of the federation in `directory`; at `url` where that is not empty."""
-        return cls(url or f"sqlite:///{directory.resolve() / FILE}")
+        here = URL.create("sqlite", database=str(directory.resolve() / FILE))
+        return cls(url or here, make=make, frozen=frozen and not url)
 
     def close(self) -> None:
         """Give back every connection."""

@@ -117,7 +117,6 @@ class Run:
         """Serve, wait for the clients, run the plan, let the clients go, show the result."""
         check_plan(self._federation.config)
         try:
-            self._federation.registry.database.check()
             begun = put_in_order(self._journal, self._federation.registry)
             server = self._serve()
             with closing_server(server), self._observer:

@@ -2,12 +2,14 @@
 
 What `put` has returned is on disk: temporary file, fsync, atomic rename, fsync of the folder. Two
 writers of the same content end with one file. A blob may be larger than memory: `put_file`, `adopt`
-and `check` read in pieces.
+and `check` read in pieces. What is deleted lies in a trash for a week, unless the disk is short of
+room.
 """
 
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,11 @@ from fedmore.protos.files import make_folder, sync_folder, write_durably, writin
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PIECE = 1 << 20
+OWNER = "registry-id"
+"""File with the id of the registry that the blobs belong to."""
+TRASH = "trash"
+GRACE_S = 7 * 86_400.0
+"""For so long a deleted blob stays in the trash."""
 
 
 class Store:
@@ -89,9 +96,54 @@ class Store:
             raise _corrupt(path)
 
     def delete(self, digest: str) -> None:
-        """Forget a blob; one that is not there is no error."""
+        """Put a blob into the trash; one that is not there is no error."""
+        path, trash = self.path(digest), self.root / TRASH
+        with self._storing():
+            make_folder(trash)
+            try:
+                os.utime(path)  # its time in the trash begins
+                path.replace(trash / digest)
+            except FileNotFoundError:
+                return
+            sync_folder(trash)
+
+    def discard(self, digest: str) -> None:
+        """Delete a blob at once, of which something better is on disk."""
         with self._storing():
             self.path(digest).unlink(missing_ok=True)
+
+    def deleted(self, digest: str) -> bytes | None:
+        """The bytes of a blob that is in the trash still, whole."""
+        path = self.root / TRASH / self.path(digest).name
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == digest else None
+
+    def empty_trash(self, older_s: float = GRACE_S) -> int:
+        """Remove what has been in the trash for `older_s` seconds; how many bytes that were."""
+        freed, limit = 0, time.time() - older_s
+        for path in sorted((self.root / TRASH).glob("*")):
+            about = path.stat()
+            if about.st_mtime <= limit:
+                path.unlink(missing_ok=True)
+                freed += about.st_size
+        return freed
+
+    def owner(self) -> str:
+        """The id of the registry that these blobs belong to; empty where none is known."""
+        try:
+            return (self.root / OWNER).read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.root / OWNER}: damaged ({error}); restore it") from error
+
+    def own(self, registry: str) -> None:
+        """Have the blobs belong to the registry with this id."""
+        with self._storing():
+            write_durably(self.root / OWNER, f"{registry}\n".encode())
 
     @contextmanager
     def _storing(self) -> Iterator[None]:

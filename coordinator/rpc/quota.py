@@ -50,6 +50,8 @@ class Quota:
         Reserved is what other uploads have announced and not written yet.
         """
         private_folder(self.incoming)
+        if wanted + spare + reserved > shutil.disk_usage(self.incoming).free:
+            self.ledger.store.empty_trash(older_s=0)
         free = shutil.disk_usage(self.incoming).free - reserved
         if wanted + spare > free:
             raise StoreError(f"no room for {wanted} bytes: {max(0, free)} are free on the disk")

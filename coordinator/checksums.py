@@ -1,0 +1,85 @@
+"""A sum over every row of SQLite's tables, kept by triggers: a flipped bit in a value is found.
+
+SQLite checks the shape of its pages, not what stands in them. Each table has a row in `checksums`
+with the sum of its rows' hashes, and each statement that changes a row moves the sum in the same
+transaction. PostgreSQL has checksums of its own.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, Table, text
+
+NAME = "checksums"
+FUNCTION = "row_hash"
+_MASK = (1 << 48) - 1
+"""Sums stay below 48 bits, so SQLite never makes a float of them."""
+
+
+def register(connection: Any) -> None:
+    """Give a connection of `sqlite3` the function that the triggers call."""
+    connection.create_function(FUNCTION, -1, row_hash, deterministic=True)
+
+
+def row_hash(*values: Any) -> int:
+    """A hash below 2^48 of a row's values: None, numbers, texts and bytes."""
+    found = hashlib.blake2b(digest_size=6)
+    for value in values:
+        data = value if isinstance(value, bytes) else str(value).encode()
+        found.update(f"{type(value).__name__}{len(data)}:".encode())
+        found.update(data)
+    return int.from_bytes(found.digest(), "big")
+
+
+def install(connection: Connection, metadata: MetaData) -> None:
+    """Have the sums kept from now on; those of rows that are there already are taken first."""
+    connection.execute(
+        text(f"CREATE TABLE IF NOT EXISTS {NAME} (of TEXT PRIMARY KEY, sum INTEGER NOT NULL)")
+    )
+    known = set(connection.scalars(text(f"SELECT of FROM {NAME}")))  # noqa: S608 - our own name
+    for table in metadata.sorted_tables:
+        if table.name not in known:
+            _watch(connection, table)
+
+
+def check(connection: Connection, metadata: MetaData) -> str:
+    """The first table whose rows do not add up to its sum; empty where all of them do."""
+    kept = dict(connection.execute(text(f"SELECT of, sum FROM {NAME}")).all())  # noqa: S608
+    for table in metadata.sorted_tables:
+        if kept.get(table.name) != _sum(connection, table):
+            return table.name
+    return ""
+
+
+def _sum(connection: Connection, table: Table) -> int:
+    rows = connection.exec_driver_sql(f"SELECT {_columns(table)} FROM {_quoted(table.name)}")  # noqa: S608
+    return sum(row_hash(*row) for row in rows) & _MASK
+
+
+def _watch(connection: Connection, table: Table) -> None:
+    now = {"of": table.name, "sum": _sum(connection, table)}
+    connection.execute(text(f"INSERT INTO {NAME} VALUES (:of, :sum)"), now)  # noqa: S608
+    old, new = (f"{FUNCTION}({_columns(table, of)})" for of in ("OLD.", "NEW."))
+    for event, change in {
+        "INSERT": f"+ {new}",
+        "DELETE": f"- {old}",
+        "UPDATE": f"- {old} + {new}",
+    }.items():
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER {_quoted(f'sum_{table.name}_{event}')} AFTER {event} "  # noqa: S608
+            f"ON {_quoted(table.name)} BEGIN "
+            f"UPDATE {NAME} SET sum = (sum {change}) & {_MASK} WHERE of = '{table.name}'; END"
+        )
+
+
+def _columns(table: Table, of: str = "") -> str:
+    return ", ".join(f"{of}{_quoted(column.name)}" for column in _sorted(table))
+
+
+def _sorted(table: Table) -> Sequence[Any]:
+    return sorted(table.columns, key=lambda column: str(column.name))
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'

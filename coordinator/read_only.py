@@ -1,0 +1,39 @@
+"""A registry in a folder that may not be written to: SQLite reads it without its helper files."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import URL
+
+from fedmore.experts.errors import StoreError
+
+
+def writable(directory: Path, database: Path) -> bool:
+    """Whether SQLite can use `database` in `directory` as it wants to."""
+    return os.access(directory, os.W_OK) and os.access(database, os.W_OK)
+
+
+def url_of(database: Path) -> URL:
+    """How to open the file: as one that nobody changes.
+
+    Where a coordinator was killed, part of it is in the file beside it ("-wal"), which SQLite would
+    pass over. Then a private copy of both is read instead.
+    """
+    wal = database.with_name(f"{database.name}-wal")
+    try:
+        if wal.exists() and wal.stat().st_size:
+            return URL.create("sqlite", database=str(_copied(database, wal)))
+    except OSError as error:
+        raise StoreError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    query = {"uri": "true", "mode": "ro", "immutable": "1"}
+    return URL.create("sqlite", database=f"file:{quote(str(database))}", query=query)
+
+
+def _copied(*files: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="fedmore-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(next(shutil.copy(file, folder) for file in files))
