@@ -46,7 +46,7 @@ def install(connection: Connection, metadata: MetaData) -> None:
 def check(connection: Connection, metadata: MetaData) -> str:
     """The first table whose rows do not add up to its sum; empty where all of them do."""
     rows = connection.execute(text(f"SELECT of, sum FROM {NAME}"))  # noqa: S608 - our own name
-    kept: dict[str, int] = {name: total for name, total in rows}
+    kept: dict[str, int] = {row.of: row.sum for row in rows}
     for table in metadata.sorted_tables:
         if kept.get(table.name) != _sum(connection, table):
             return table.name
