@@ -2,8 +2,9 @@
 
 One federation directory is one MLflow run, whatever is killed and started again in between. MLflow
 takes seconds to import, so a thread of its own imports it and writes; no caller but `finish` waits
-for it, and a failure is raised to the next caller. Look at the result with
-`mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`.
+for it. A failure is told once and never stops the federation. Look at the result with
+`mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`. With MLFLOW_TRACKING_URI in the environment
+a server keeps the run instead.
 """
 
 import dataclasses
@@ -11,69 +12,47 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator.flat import flatten, key_of
+from fedmore.coordinator.tracker import Fields, NullTracker, Status, Tracker
 from fedmore.experts.errors import RegistryError
 
 if TYPE_CHECKING:
     from fedmore.coordinator.config import FederationConfig
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-Fields = Mapping[str, Any]
+__all__ = ["MlflowTracker", "NullTracker", "Tracker"]
+
+DATABASE = "mlflow.db"
+URI = "MLFLOW_TRACKING_URI"
+"""MLflow's own environment variable: a server, in place of the folder's database."""
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""For a server, unless set: MLflow's own are 7 tries of 120 s, each with a growing pause."""
+TRIES = 3
+WAIT_S = 60.0
+log = logging.getLogger(__name__)
 
 _PER_BATCH = 100  # MLflow takes at most 100 params or tags, and 1000 metrics, in one call
 _TRACKED = ("loss", "tokens", "tokens_per_s", "payload_bytes")
 _OF_EXPERTS = ("aggregation_error", "download_error", "rank")
 
 
-class Tracker(Protocol):
-    """What the coordinator says about a run; every call returns at once but `finish`."""
-
-    def start(self, config: "FederationConfig") -> None:
-        """Begin, or go on with, the run of this federation."""
-        return
-
-    def round(self, stage: int, number: int, metrics: Fields) -> None:
-        """Record a finished round by the registry's metrics; twice changes nothing."""
-        return
-
-    def client_step(
-        self, name: str, *, loss: float, tokens_per_s: float, tokens: int | None = None
-    ) -> None:
-        """Record one progress report of a client that is training."""
-        return
-
-    def evaluation(self, evaluation: Fields) -> None:
-        """Record the contents of evaluation.json."""
-        return
-
-    def artifact(self, path: Path) -> None:
-        """Keep a file with the run."""
-        return
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """Wait until everything is written and close the run; a later `start` opens it again."""
-        return
-
-
-class NullTracker(Tracker):
-    """Tracks nothing: every method is the protocol's empty one."""
-
-
 class MlflowTracker(Tracker):
-    """Tracks in the MLflow run of a federation directory, from a thread of its own."""
+    """Tracks in the MLflow run of a federation directory, from a thread of its own.
+
+    No call raises what MLflow raises: the federation goes on untracked, and the log says why.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory.resolve()
         self._jobs: SimpleQueue[Callable[[_Run], None] | None] = SimpleQueue()
         self._name = ""
         self._worker: Thread | None = None
-        self._failure: Exception | None = None
+        self._told = False
 
     def start(self, config: "FederationConfig") -> None:
         """Begin, or go on with, the run; raises `RegistryError` when it is already open."""
@@ -86,7 +65,6 @@ class MlflowTracker(Tracker):
 
     def round(self, stage: int, number: int, metrics: Fields) -> None:
         """Record a round: per client loss, tokens, tokens/s and bytes; per expert the error."""
-        self._check()
         self._jobs.put(lambda run: run.round(stage, number, metrics))
 
     def client_step(
@@ -94,48 +72,59 @@ class MlflowTracker(Tracker):
     ) -> None:
         """Record a progress report; MLflow's step counts the reports of this client.
 
-        The one call that never raises: it comes from the transport's thread, and before `start`
-        too, when a client that was training finds its coordinator again. It waits in the queue.
+        It may come before `start`, when a client that was training finds its coordinator again. It
+        waits in the queue.
         """
         values = {"loss": loss, "tokens_per_s": tokens_per_s, "tokens": tokens}
         self._jobs.put(lambda run: run.step(name, values))
 
     def evaluation(self, evaluation: Fields) -> None:
         """Record bits per byte, forgetting and routing."""
-        self._check()
         self._jobs.put(lambda run: run.evaluation(evaluation))
 
     def artifact(self, path: Path) -> None:
         """Copy the file under `DIR/mlartifacts`."""
-        self._check()
         self._jobs.put(lambda run: run.artifact(path))
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Write what is queued, then close the run; raises `RegistryError` if anything failed."""
+        """Write what is queued, then close the run."""
         if self._worker is None:
             return
         self._jobs.put(lambda run: run.close(status))
         self._jobs.put(None)
-        self._worker.join()
+        self._worker.join(WAIT_S)
+        if self._worker.is_alive():
+            self._tell(f"it did not write everything within {WAIT_S:g} s")
         self._worker = None
-        self._check()
 
-    def _check(self) -> None:
-        failure, self._failure = self._failure, None
-        if failure:
-            where = self._directory / "mlflow.db"
-            raise RegistryError(f"{where}: MLflow could not write: {failure}") from failure
+    def _tell(self, why: str) -> None:
+        where = os.environ.get(URI) or self._directory / DATABASE
+        level = logging.INFO if self._told else logging.WARNING  # a person sees warnings
+        self._told = True
+        log.log(
+            level, "MLflow (%s) could not write: %s; the federation goes on without", where, why
+        )
 
     def _work(self) -> None:
-        """Do the queued jobs; after a failure the rest are dropped, so the queue always empties."""
-        try:
-            run = _Run(self._directory, self._name)
-            while job := self._jobs.get():
+        """Do the queued jobs; one that fails is left out, and after `TRIES` in a row all are."""
+        run, failed = None, 0
+        while job := self._jobs.get():
+            if failed == TRIES:
+                continue
+            try:
+                run = run or _Run(self._directory, self._name)
                 job(run)
-        except Exception as error:  # raised to the next caller
-            self._failure = error
-            while self._jobs.get():
-                pass
+                failed = 0
+            except Exception as error:  # whatever MLflow, SQLAlchemy or a server raises
+                run, failed = None, failed + 1
+                self._tell(_one_line(error))
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"there is no {error.name} here; pip install 'fedmore[coordinator]'"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
 
 
 class _Run:
@@ -144,7 +133,8 @@ class _Run:
     def __init__(self, directory: Path, name: str) -> None:
         self._client = _open_client(directory)
         experiment = self._client.get_experiment_by_name(name)
-        files = (directory / "mlartifacts").as_uri()
+        # With a server's run the server says where its files are.
+        files = None if os.environ.get(URI) else (directory / "mlartifacts").as_uri()
         number = (
             experiment.experiment_id
             if experiment
@@ -226,9 +216,14 @@ def _open_client(directory: Path) -> Any:
     # MLflow's own tables use a loader that SQLAlchemy 2.1 deprecates.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    if uri := os.environ.get(URI):
+        for name, value in IMPATIENT.items():
+            os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
-    database = directory / "mlflow.db"
+    if uri:
+        return MlflowClient(tracking_uri=uri)
+    database = directory / DATABASE
     if not database.exists():
         _make(database)
     return MlflowClient(tracking_uri=f"sqlite:///{database}")
