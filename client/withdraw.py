@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedmore.client.audit import Audit
 from fedmore.client.invite import read_identity, read_invite
-from fedmore.experts.errors import ConfigError
+from fedmore.experts.errors import ConfigError, PeerError, TransportError
 
 
 def withdraw(place: Path, reason: str, say: Callable[[str], None]) -> None:
@@ -16,8 +16,16 @@ def withdraw(place: Path, reason: str, say: Callable[[str], None]) -> None:
     identity = read_identity(state)
     if identity is None:
         raise ConfigError(f"{state}: no client has joined from there; give its state folder")
-    with Audit(state) as audit, identity.link(audit) as link:
-        link.withdraw(reason)
+    try:
+        with Audit(state) as audit, identity.link(audit) as link:
+            link.withdraw(reason)
+    except PeerError:
+        raise
+    except TransportError as error:
+        raise TransportError(
+            f"{error}; nothing was withdrawn yet: try again while it runs, or ask its operator to "
+            f"run `coordinator withdraw DIR {identity.name}`, which needs no running coordinator"
+        ) from error
     say(
         f"{identity.name} has left {identity.federation}: the next aggregate is without its work, "
         "and it cannot come back under this name"

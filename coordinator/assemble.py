@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import MIXTURE
+from fedmore.coordinator.mixtures import mark_of
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.routers import Trained, initial_router, train_at_coordinator
 from fedmore.coordinator.rows import ExpertRow
@@ -72,7 +73,8 @@ def assemble(
     rows = [known[name] for name in made.experts]
     entries = tuple(Entry(r.name, r.kind, r.target, r.rank, r.params, r.digest) for r in rows)
     table = made.router.spec.table()
-    recipe = Recipe(config.base.model, base.fingerprint, table, entries)
+    without = mark_of(registry.withdrawn())
+    recipe = Recipe(config.base.model, base.fingerprint, table, entries, without)
     for name, each in made.experts.items():
         if each is not factors[name]:  # it was trained together with the router
             kept[name] = keep(each, keeping)

@@ -39,11 +39,20 @@ def withdraw(
     """Take a client's work out of every expert at its owner's wish; see also `client withdraw`."""
     from fedmore.coordinator import office
 
-    changed = office.withdraw(directory, name, reason)
+    done = office.withdraw(directory, name, reason)
     typer.echo(f"{name} has withdrawn")
-    for expert in changed:
+    if done.running:
+        typer.echo("  the coordinator that runs leaves its work out of the next aggregate")
+    for expert in done.changed:
         typer.echo(f"  {expert}: made anew without it")
-    typer.echo("`coordinator assemble` makes the mixture without it")
+    for expert in done.gone:
+        typer.echo(f"  {expert}: gone, nobody else has a part in it")
+    if done.mixture:
+        typer.echo("  the mixture: removed, since it held its work")
+    if done.left:
+        typer.echo(f"`coordinator assemble {directory}` makes the mixture without it")
+    elif done.gone:
+        typer.echo("no expert is left, so there is nothing to make a mixture of")
 
 
 def stop(place: Place, reason: Reason = "") -> None:

@@ -10,6 +10,7 @@ import torch
 from fedmore.coordinator.assemble import base_of, load_factors
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import EVALUATION, MIXTURE
+from fedmore.coordinator.mixtures import check_current
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tokens_used import tokens_used
@@ -111,8 +112,9 @@ def evaluate(
     scorer: Scorer | None = None,
 ) -> Summary:
     """Score the mixture in `directory`, its experts and the base; writes evaluation.json."""
-    scorer = scorer or Scorer(config)
     recipe = read_recipe(directory / MIXTURE)
+    check_current(directory, directory / MIXTURE, registry)
+    scorer = scorer or Scorer(config)
     mixture = load_mixture(directory / MIXTURE, scorer.base)
     owners = {e.target: load_factors(store, registry.latest(e.name)) for e in recipe.experts}
     rows = {text: _compare(scorer, mixture, text, owners) for text in config.evaluation.texts}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator import status as states
 from fedmore.coordinator.access import local_access, read_access
-from fedmore.coordinator.federation import Federation, is_running, open_federation
+from fedmore.coordinator.federation import MIXTURE, Federation, is_running, open_federation
 from fedmore.coordinator.invites import check_out, make_invite, write_invite, write_out
 from fedmore.experts.errors import ConfigError, TransportError
 
@@ -51,18 +51,41 @@ def status(place: Path) -> dict[str, Any]:
         return states.status(federation)
 
 
-def withdraw(directory: Path, name: str, reason: str) -> list[str]:
-    """Write down that `name` takes its work back; the experts that were made anew for it.
+@dataclass(frozen=True)
+class Withdrawal:
+    """What a withdrawal did: experts made anew, experts that are gone, whether a mixture is gone.
 
-    A running coordinator does that itself, at the next aggregate.
+    `running` is whether a coordinator runs, which then does all of it at its next aggregate.
+    """
+
+    running: bool = False
+    changed: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    left: int = 0
+    mixture: bool = False
+
+
+def withdraw(directory: Path, name: str, reason: str) -> Withdrawal:
+    """Write down that `name` takes its work back, and take it out of everything that is here.
+
+    A coordinator that runs does that itself, unless its plan is finished.
     """
     with open_federation(directory) as federation:
-        federation.registry.withdraw(name, reason)
-        if is_running(directory):
-            return []
+        registry = federation.registry
+        registry.withdraw(name, reason)
+        if is_running(directory) and registry.get_state(states.PHASE) != states.FINISHED:
+            return Withdrawal(running=True)
         from fedmore.coordinator.withdrawal import leave_out
+        from fedmore.experts.saved import forget_mixture
 
-        return leave_out(federation.config, federation.registry, federation.store)
+        changed = leave_out(federation.config, registry, federation.store)
+        there = {row.name for row in registry.experts()}
+        return Withdrawal(
+            changed=tuple(expert for expert in changed if expert in there),
+            gone=tuple(expert for expert in changed if expert not in there),
+            left=len(there),
+            mixture=forget_mixture(directory / MIXTURE),
+        )
 
 
 def invite(place: Path, name: str, out: Path, *, insecure: bool, expires_s: float) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedmore.coordinator.assemble import base_of
-from fedmore.coordinator.config import load_config
-from fedmore.coordinator.federation import MIXTURE
+from fedmore.coordinator.federation import MIXTURE, open_federation
+from fedmore.coordinator.mixtures import check_current
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.generation import Generated, OnToken, Settings, generate
 from fedmore.experts.mixture import Mixture
@@ -53,11 +53,13 @@ class Speaker:
 def open_speaker(directory: Path, folder: Path | None = None) -> Speaker:
     """The mixture in `folder`, by default DIR/mixture; raises `RegistryError` where there is none.
 
-    What is wrong with the folder is said before the base is loaded.
+    What is wrong with the folder is said before the base is loaded, and so is a mixture that holds
+    the work of an owner who has withdrawn.
     """
-    config = load_config(directory)
     place = folder or directory / MIXTURE
-    recipe = read_recipe(place)
+    with open_federation(directory) as federation:
+        config, recipe = federation.config, read_recipe(place)
+        check_current(directory, place, federation.registry)
     base = base_of(config)
     return Speaker(load_mixture(place, base), base.tokenizer, recipe.experts)
 

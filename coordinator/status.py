@@ -80,7 +80,7 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"{status['federation']}: {status['phase']}", style="bold"),
         Text(f"base {status['base']['model']} ({status['base']['fingerprint'][:19]}…)"),
-        Text(f"members: {len(status['members'])} of {status['expected']}"),
+        Text(members_line(status)),
     ]
     if status["failure"] and status["phase"] == FAILED:
         parts.append(Text(f"last failure: {status['failure']}", style="red"))
@@ -93,6 +93,14 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
         for i, s in enumerate(status["stages"], 1)
     ]
     return Group(*parts)
+
+
+def members_line(status: Mapping[str, Any]) -> str:
+    """How many of those expected take part, and how many do so no more."""
+    barred = [last_seen(m) for m in status["members"] if m["revoked_at"] or m["withdrawn_at"]]
+    here = len(status["members"]) - len(barred)
+    more = [f"{barred.count(how)} {how}" for how in sorted(set(barred))]
+    return f"members: {here} of {status['expected']}" + (f" ({', '.join(more)})" if more else "")
 
 
 def narrow_table(*headings: str) -> Table:

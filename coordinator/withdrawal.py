@@ -3,12 +3,13 @@
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from fedmore.coordinator.assemble import load_factors
+from fedmore.coordinator.assemble import EMBEDDINGS, load_factors
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.rows import RoundRow
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.versions import STATE, drop_versions, keep_router, keep_version
+from fedmore.strategies import embeddings
 from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.robust import rule_of
 from fedmore.strategies.routing_state import dump as dump_routing
@@ -20,9 +21,9 @@ from fedmore.strategies.state import ExpertState, without
 def leave_out(config: FederationConfig, registry: Registry, store: Store) -> list[str]:
     """Make every expert anew that a withdrawn client has a part in; the names of those.
 
-    Versions that hold its part go, from the registry and from the store. An expert of withdrawn
-    clients alone is no more, nor is its row in a router that clients trained. Doing it twice
-    changes nothing.
+    Versions that hold its part go, from the registry and from the store, and so does its domain
+    embedding. An expert of withdrawn clients alone is no more, nor is its row in a router that
+    clients trained. Doing it twice changes nothing.
     """
     gone = registry.withdrawn()
     drop_versions(registry, store, gone)
@@ -31,9 +32,24 @@ def leave_out(config: FederationConfig, registry: Registry, store: Store) -> lis
         rows = [row for row in registry.rounds() if row.stage == index]
         if rows and stage.kind in TRAINED_BY:
             changed += _leave_out(stage, rows[-1], gone, registry, store)
+    _leave_out_of_embeddings(gone, registry, store)
     for row in [row for row in registry.rounds() if row.kind == "routing"][-1:]:
         _leave_out_of_router(row, gone, registry, store)
     return changed
+
+
+def _leave_out_of_embeddings(gone: AbstractSet[str], registry: Registry, store: Store) -> None:
+    digest = registry.get_state(EMBEDDINGS)
+    sent = embeddings.restore(store.get(digest)) if digest else {}
+    if not gone & sent.keys():
+        return
+    left = {name: one for name, one in sent.items() if name not in gone}
+    new = store.put(embeddings.dump(left))
+    for row in registry.rounds():
+        if row.metrics.get(STATE) == digest:
+            _replace(row, {**row.metrics, STATE: new}, registry)
+    registry.set_state(EMBEDDINGS, new)
+    store.delete(digest)
 
 
 def _leave_out(

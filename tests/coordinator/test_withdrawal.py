@@ -2,16 +2,28 @@
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from fedmore.coordinator.assemble import EMBEDDINGS
+from fedmore.coordinator.cli import app
 from fedmore.coordinator.config import parse_config
+from fedmore.coordinator.mixtures import mark_of
+from fedmore.coordinator.pairing import KEY
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.versions import STATE, keep_version
 from fedmore.coordinator.withdrawal import leave_out
+from fedmore.experts.errors import BaseError, RegistryError
+from fedmore.experts.routing.spec import RouterSpec
+from fedmore.experts.routing.untrained import UniformRouter
+from fedmore.experts.saved import Recipe, save_mixture
 from fedmore.experts.spec import Site
+from fedmore.strategies import embeddings
+from fedmore.strategies.embeddings import Embedding
 from fedmore.strategies.snapshot import dump, restore
 from fedmore.strategies.state import Contribution, advance, fresh, without
 
+SPEC = RouterSpec("uniform", 0, 64)
 SITES = (Site("model.layers.0.mlp.up_proj", 14, 9),)
 
 
@@ -111,3 +123,87 @@ def test_versions_of_earlier_rounds_go_even_where_the_last_is_clean(kept):
     registry.withdraw("a")
     assert leave_out(config, registry, store) == []
     assert {key for key in versions(registry) if key[0] == "legal"} == {("legal", 3)}
+
+
+def embedded(registry, store, *owners):
+    """A router stage in which these sent their embeddings."""
+    sent = {o: Embedding("medical" if o == "m" else "legal", 9, torch.ones(3)) for o in owners}
+    digest = store.put(embeddings.dump(sent))
+    registry.set_state(EMBEDDINGS, digest)
+    registry.add_round(stage=1, kind="router", round=1, metrics={STATE: digest, "clients": {}})
+    return digest
+
+
+@pytest.mark.parametrize(("gone", "left"), [("a", {"b", "m"}), ("m", {"a", "b"})])
+def test_its_embedding_goes_from_registry_and_store(kept, gone, left):
+    config, registry, store, _ = kept
+    before = embedded(registry, store, "a", "b", "m")
+    registry.withdraw(gone)
+    for _ in "twice":
+        leave_out(config, registry, store)
+        digest = registry.get_state(EMBEDDINGS)
+        assert set(embeddings.restore(store.get(digest))) == left
+        assert registry.rounds()[-1].metrics[STATE] == digest
+        assert not store.has(before)
+
+
+@pytest.fixture
+def folder(kept, tmp_path):
+    """The same as a federation's folder, with a mixture that was made before anybody withdrew."""
+    _, registry, store, _ = kept
+    (tmp_path / "federation.toml").write_text(
+        '[federation]\nname = "test"\n[base]\nmodel = "somewhere"\n'
+        '[[stages]]\nkind = "experts"\nrounds = 2\n'
+    )
+    pair_again(registry, store)
+    save_mixture(tmp_path / "mixture", Recipe("x", "y", {}, ()), {}, UniformRouter(SPEC))
+    return tmp_path
+
+
+def pair_again(registry, store):
+    store.own("ab")
+    registry.set_state(KEY, "ab")
+
+
+def test_the_command_says_what_became_of_each_expert(folder):
+    said = run("withdraw", folder, "a", "--reason", "our lawyer")
+    assert "legal: made anew without it" in said
+    assert "the mixture: removed" in said
+    assert f"`coordinator assemble {folder}` makes" in said
+    said = run("withdraw", folder, "m")
+    assert "medical: gone, nobody else has a part in it" in said
+    assert "the mixture" not in said.splitlines()[1]
+    said = run("withdraw", folder, "b")
+    assert "legal: gone" in said
+    assert "no expert is left" in said
+    assert "coordinator assemble" not in said
+    said = run("status", folder)
+    assert "members: 0 of 2 (3 withdrawn)" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("generate", "--prompt", "Once"), ("chat",), ("evaluate",)],
+    ids=lambda command: command[0],
+)
+def test_a_mixture_from_before_a_withdrawal_is_refused(folder, kept, command):
+    """The base is not there at all: it is refused before that is loaded."""
+    name, *options = command
+    kept[1].withdraw("a")  # as the running coordinator writes it down
+    with pytest.raises(RegistryError, match=r"made before a withdrew.*coordinator assemble"):
+        run(name, folder, *options)
+    save_mixture(
+        folder / "mixture",
+        Recipe("x", "y", {}, (), mark_of(kept[1].withdrawn())),
+        {},
+        UniformRouter(SPEC),
+    )
+    with pytest.raises(BaseError):
+        run(name, folder, *options)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output

@@ -141,7 +141,7 @@ def test_a_damaged_file_is_named(saved, damage):
     tensors = load_file(file)
     damage(tensors, next(key for key in tensors if key.endswith(".shape")).removesuffix(".shape"))
     save_file(tensors, file)
-    with pytest.raises(RegistryError, match=r"legal\.safetensors: damaged .*assemble it again"):
+    with pytest.raises(RegistryError, match=r"legal\.safetensors: damaged .*coordinator assemble"):
         load_experts(folder, recipe)
 
 

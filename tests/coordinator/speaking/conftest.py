@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fedmore.coordinator import cli
+from fedmore.coordinator.registry import Registry
 from fedmore.experts.base import load_base, shapes_of
 from fedmore.experts.mixture import routed_blocks
 from fedmore.experts.routing.saved import make_router
@@ -45,6 +46,7 @@ def federation(tmp_path_factory, base):
         f'[federation]\nname = "test"\n[base]\nmodel = "{base.name}"\ndtype = "float32"\n',
         encoding="utf-8",
     )
+    Registry.open(folder).close()
     random = torch.Generator().manual_seed(1)
     experts = {name: change(name, shapes_of(base.model), random) for name in NAMES}
     entries = tuple(Entry(name, "expert", name, 3, 1, "ab") for name in NAMES)

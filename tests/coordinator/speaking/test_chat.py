@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from fedmore.coordinator.chat import COMMANDS, Chat
+from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.speaker import open_speaker
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.generation import Generated, Settings
@@ -239,6 +240,7 @@ def test_bad_options_are_one_line(typed, options, says):
 
 def test_no_mixture_yet(run, federation, tmp_path):
     (tmp_path / "federation.toml").write_text((federation / "federation.toml").read_text())
+    Registry.open(tmp_path).close()
     done = run("chat", tmp_path)
     assert (done.code, done.out, done.err.count("\n")) == (12, "", 1)
     assert "coordinator assemble" in done.err

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fedmore.coordinator import speaker
+from fedmore.coordinator.registry import Registry
 from fedmore.experts.generation import Generated, Settings, generate
 from fedmore.experts.saved import load_mixture
 from fedmore.experts.text import tokenize
@@ -167,6 +168,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said(spoken, tmp_path, monkeypatch):
 
 def test_no_mixture_yet(run, federation, tmp_path):
     (tmp_path / "federation.toml").write_text((federation / "federation.toml").read_text())
+    Registry.open(tmp_path).close()
     done = run("generate", tmp_path, "--prompt", "a")
     refused(done, 12, "RegistryError", "no mixture; `coordinator assemble DIR`")
     refused(run("generate", tmp_path / "gone", "--prompt", "a"), 2, "coordinator init")
