@@ -2,18 +2,22 @@
 
 The counts are those of Linux's `TCP_INFO`: everything above TCP, with TLS and HTTP/2 framing,
 without IP and TCP headers and without retransmissions. gRPC owns the sockets, so they are found in
-/proc/self/fd and duplicated: a duplicate still answers after gRPC has closed its own, so the last
-bytes of a connection are not lost.
+/proc/self/fd and asked there; none is duplicated. A connection is therefore asked once more when a
+call of it ends, and only what comes after its last call is lost: the goodbye, some 100 bytes.
 """
 
 import contextlib
+import errno
 import os
 import socket
 import stat
 import struct
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from fedmore.coordinator.descriptors import limit_of_descriptors
 from fedmore.experts.errors import TransportError
 
 _FDS = Path("/proc/self/fd")
@@ -21,7 +25,6 @@ _FDS = Path("/proc/self/fd")
 # are the 64-bit words at 120 and 128, there since Linux 4.1.
 _OFFSET = 120
 _LENGTH = _OFFSET + 16
-_CLOSED = 7
 
 
 def supported() -> bool:
@@ -30,61 +33,117 @@ def supported() -> bool:
 
 
 class SocketMeter:
-    """Counts the accepted connections of the TCP port `port` of this process.
+    """Counts the accepted connections of the TCP port `port` of this process, and hangs them up.
 
     Not thread-safe: call it from one thread.
     """
+
+    descriptors = 0
+    """Descriptors that the process had when it was last looked at."""
 
     def __init__(self, port: int) -> None:
         if not supported():
             raise TransportError("bytes at the socket can be counted on Linux only")
         self._port = port
-        self._sockets: dict[int, tuple[str, socket.socket]] = {}
+        self._sockets: dict[str, _Socket] = {}
+        self._others: dict[int, int] = {}
 
-    def discover(self) -> set[int]:
-        """Take hold of connections not seen before; the inodes of all that gRPC still has."""
-        own = {duplicate.fileno() for _, duplicate in self._sockets.values()}
-        alive = set()
-        # Every new connection waits for this: plain calls, for it looks at all there are.
-        for handle in {int(name) for name in os.listdir(_FDS)} - own:  # noqa: PTH208
+    def discover(self) -> set[str]:
+        """Look for connections; those that are there now, each as its peer's "ip:port"."""
+        known = {found.inode: peer for peer, found in self._sockets.items()}
+        others, alive = {}, set()
+        handles = _handles()
+        self.descriptors = len(handles)
+        for handle in handles:
             with contextlib.suppress(OSError):  # closed meanwhile, or not connected
                 status = os.fstat(handle)
-                if stat.S_ISSOCK(status.st_mode):
-                    alive.add(status.st_ino)
-                    if status.st_ino not in self._sockets:
-                        self._adopt(status.st_ino, handle)
+                inode = status.st_ino
+                if not stat.S_ISSOCK(status.st_mode):
+                    continue
+                if self._others.get(handle) == inode:
+                    others[handle] = inode
+                elif inode in known:
+                    alive.add(known[inode])
+                elif peer := self._adopt(_Socket(inode, handle)):
+                    alive.add(peer)
+                elif peer is not None:
+                    others[handle] = inode
+        self._others = others
+        self._sockets = {peer: self._sockets[peer] for peer in alive}
         return alive
 
     def sample(self) -> dict[str, tuple[int, int]]:
-        """Bytes (received, sent) so far of each connection, by the peer's "ip:port".
+        """Bytes (received, sent) so far of each connection, by the peer's "ip:port"."""
+        found = {peer: self.read(peer) for peer in self.discover()}
+        return {peer: counts for peer, counts in found.items() if counts is not None}
 
-        A connection that has ended is reported one last time.
-        """
-        alive = self.discover()
-        counts = {}
-        for inode, (peer, duplicate) in list(self._sockets.items()):
-            state, received, sent = _read(duplicate)
-            counts[peer] = (received, sent)
-            if state == _CLOSED or inode not in alive:
-                self._sockets.pop(inode)[1].close()
-        return counts
+    def read(self, peer: str) -> tuple[int, int] | None:
+        """Bytes (received, sent) so far of one connection; None for one that is gone."""
+        with contextlib.suppress(OSError, KeyError), self._find(peer).borrowed() as connection:
+            return _read(connection)
+        return None
 
-    def close(self) -> None:
-        """Give the duplicates back."""
-        for _, duplicate in self._sockets.values():
-            duplicate.close()
-        self._sockets.clear()
+    def hang_up(self, peer: str) -> None:
+        """Close the connection from `peer` both ways; gRPC then lets go of it."""
+        with contextlib.suppress(OSError, KeyError), self._find(peer).borrowed() as connection:
+            connection.shutdown(socket.SHUT_RDWR)
 
-    def _adopt(self, inode: int, handle: int) -> None:
-        duplicate = socket.socket(fileno=os.dup(handle))
+    def _find(self, peer: str) -> "_Socket":
+        if peer not in self._sockets:
+            self.discover()
+        return self._sockets[peer]
+
+    def _adopt(self, found: "_Socket") -> str | None:
+        """The peer of a connection of ours; empty for another's, None while it is not connected."""
+        with found.borrowed() as connection:
+            if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                return ""
+            if connection.getsockname()[1] != self._port:
+                return ""
+            peer = _address(connection)
+        self._sockets[peer] = found
+        return peer
+
+
+@dataclass(frozen=True)
+class _Socket:
+    """A descriptor that is somebody else's, and what it was when it was found."""
+
+    inode: int
+    handle: int
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[socket.socket]:
+        """The socket; raises `OSError` where the descriptor is another's by now."""
+        self._check()
+        connection = socket.socket(fileno=self.handle)
         try:
-            if duplicate.family in (socket.AF_INET, socket.AF_INET6) and (
-                duplicate.getsockname()[1] == self._port
-            ):
-                self._sockets[inode] = (_address(duplicate), duplicate)
+            yield connection
+            self._check()
         finally:
-            if inode not in self._sockets:
-                duplicate.close()
+            connection.detach()
+
+    def _check(self) -> None:
+        if os.fstat(self.handle).st_ino != self.inode:
+            raise OSError(errno.EBADF, "the descriptor is another's")
+
+
+def _handles() -> list[int]:
+    """Descriptors of this process; where none is left to look them up with, each is tried."""
+    try:
+        return [int(name) for name in os.listdir(_FDS)]  # noqa: PTH208 - there may be thousands
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+    return [handle for handle in range(limit_of_descriptors()) if _is_open(handle)]
+
+
+def _is_open(handle: int) -> bool:
+    try:
+        os.fstat(handle)
+    except OSError:
+        return False
+    return True
 
 
 class TrafficCounter:
@@ -139,9 +198,9 @@ def _address(connection: socket.socket) -> str:
     return _join(str(host), int(port))
 
 
-def _read(connection: socket.socket) -> tuple[int, int, int]:
+def _read(connection: socket.socket) -> tuple[int, int]:
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     if len(info) < _LENGTH:
         raise TransportError("this kernel's TCP_INFO has no byte counts; Linux 4.1 or newer does")
     acked, received = struct.unpack_from("=QQ", info, _OFFSET)
-    return info[0], received, acked
+    return received, acked

@@ -10,6 +10,9 @@ CHUNK = 1 << 20
 MAX_MESSAGE = 4 << 20
 """Largest gRPC message that either end accepts, in bytes."""
 
+MAX_REQUEST = 2 << 20
+"""Largest gRPC message that the coordinator accepts: a content inline, or a chunk, and some."""
+
 MAX_BLOB = 64 << 30
 """Largest blob that an upload may announce, in bytes."""
 

@@ -2,23 +2,63 @@
 
 A message without fields is two bytes on the wire and more than a hundred in memory, so a limit of
 bytes alone is none. `check_parts` walks the wire format along the schema and builds nothing.
+`parse_request` is how the coordinator reads whatever a caller sends.
 """
 
 from collections.abc import Iterator
 from functools import cache
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.chunks import CHUNK, MAX_REQUEST
+
+M = TypeVar("M", bound=Message)
 
 MAX_PARTS = 1 << 20
 OBJECT = 4
 """Parts that a message or a text counts for; a number counts for one."""
 
+PART_BYTES = 32
+"""Bytes of memory that a part is reckoned at."""
+
+SMALL = 64 << 10, 1_000
+"""Bytes and parts of a request that has no row in `FORMS`."""
+
+FORMS: dict[type[Message], dict[str, tuple[int, int]]] = {
+    pb.ClientEvent: {
+        "hello": (4 << 10, 100),
+        "heartbeat": (64 << 10, 1_000 * OBJECT),  # our client has 48 tasks in hand at most
+        "progress": (4 << 10, 100),
+        "reply": (MAX_REQUEST, 1 << 18),
+        "leave": (64 << 10, 100),
+    },
+    pb.UploadRequest: {"start": (4 << 10, 100), "chunk": (CHUNK + 64, 2 * OBJECT)},
+}
+"""Bytes and parts that each form of a stream's messages may have."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _OBJECTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE)
+
+
+def parse_request(data: bytes, kind: type[M]) -> tuple[M, int]:
+    """`data` as a message of `kind`, and about how many bytes of memory it takes.
+
+    Raises `WireError`, before anything is built, for more bytes or parts than `kind` has reason to
+    have.
+    """
+    form, (most, parts) = _form_of(data, kind)
+    what = f"{kind.DESCRIPTOR.name} {form}".strip()
+    if len(data) > most:
+        raise WireError(f"a {what} of {len(data)} bytes is above the limit of {most}")
+    count = _count(data, parts, _descriptor(kind), f"a {what} of more than {parts} parts")
+    try:
+        return kind.FromString(data), len(data) + PART_BYTES * count
+    except DecodeError as error:
+        raise WireError(f"not a {kind.DESCRIPTOR.name} message: {error}") from error
 
 
 def check_parts(data: bytes, limit: int = MAX_PARTS) -> None:
@@ -26,11 +66,39 @@ def check_parts(data: bytes, limit: int = MAX_PARTS) -> None:
 
     Also where it is not protobuf at all, or has more digits, nesting or groups than ours have.
     """
+    many = f"a content of more than {limit} parts; put small values together"
+    _count(data, limit, _descriptor(pb.Records), many)
+
+
+def _count(data: bytes, limit: int, kind: Descriptor, many: str) -> int:
     count = 0
-    for cost in _parts(data, 0, len(data), cast("Descriptor", pb.Records.DESCRIPTOR)):
-        count += cost
-        if count > limit:
-            raise WireError(f"a content of more than {limit} parts; put small values together")
+    try:
+        for cost in _parts(data, 0, len(data), kind):
+            count += cost
+            if count > limit:
+                raise WireError(many)
+    except ValueError as error:
+        raise WireError(f"not a {kind.name} message: {error}") from error
+    return count
+
+
+def _form_of(data: bytes, kind: type[Message]) -> tuple[str, tuple[int, int]]:
+    """The name of the one field that `data` has, and the limits that hold for it."""
+    forms = FORMS.get(kind)
+    if forms is None or not data:
+        return "", SMALL
+    descriptor = _descriptor(kind)
+    try:
+        tag, at = _varint(data, 0, len(data))
+        field = descriptor.fields_by_number.get(tag >> 3)
+        if field is None or tag & 7 != _BYTES:
+            raise ValueError("its field is not one of this version's")
+        size, at = _varint(data, at, len(data))
+        if at + size != len(data):
+            raise ValueError("it has to say one thing")
+    except ValueError as error:
+        raise WireError(f"not a {descriptor.name} message: {error}") from error
+    return field.name, forms[field.name]
 
 
 def _parts(data: bytes, at: int, end: int, kind: Descriptor) -> Iterator[int]:
@@ -48,7 +116,7 @@ def _parts(data: bytes, at: int, end: int, kind: Descriptor) -> Iterator[int]:
         elif wire == _BYTES:
             size, at = _varint(data, at, end)
             if size > end - at:
-                raise WireError("records are not a Records message: a field ends after its message")
+                raise ValueError("a field ends after its message")
             yield OBJECT
             if (inner := fields[0].get(number)) is not None:
                 yield from _parts(data, at, at + size, inner)
@@ -56,7 +124,11 @@ def _parts(data: bytes, at: int, end: int, kind: Descriptor) -> Iterator[int]:
                 yield size // width
             at += size
         else:
-            raise WireError(f"records are not a Records message: wire type {wire}")
+            raise ValueError(f"wire type {wire}")
+
+
+def _descriptor(kind: type[Message]) -> Descriptor:
+    return cast("Descriptor", cast("Any", kind).DESCRIPTOR)
 
 
 @cache
@@ -82,4 +154,4 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
-    raise WireError("records are not a Records message: a number does not end")
+    raise ValueError("a number does not end")

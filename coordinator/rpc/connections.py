@@ -1,12 +1,14 @@
 """Which members are here: one stream each, given up after some time without a sign of life.
 
 Used from the server's loop only. A stream that ends without a word leaves its member present for
-`dead_after_s`, so that it can reconnect and go on with its task.
+`dead_after_s`, so that it can reconnect and go on with its task. A member is its key, so a newer
+stream is the same owner's and takes over at once; the process that it took over from is told so,
+and does not come back.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 FINISHED = "finished"
 REPLACED = "replaced by a newer stream of the same client"
+OUSTED = "another process has connected with this client's key; this one is not wanted any more"
+STEP_S = 2.0
+"""Most seconds that one sweep counts; what is above was a stall of this process."""
+
+OUSTED_KEPT = 16
+"""Processes of one member that are remembered to have been ousted."""
 
 
 @dataclass(eq=False)
@@ -40,6 +48,8 @@ class Connection:
 
 @dataclass
 class _Presence:
+    """`seen` is in seconds that this process was awake."""
+
     connection: Connection
     attached: bool
     seen: float
@@ -64,20 +74,28 @@ class Connections:
         self._dead_after_s = dead_after_s
         self._clock = clock
         self._present: dict[int, _Presence] = {}
-        self._swept = self._began = clock()
+        self._ousted: dict[int, list[str]] = {}
+        self._swept = clock()
+        self._awake = 0.0
         self._finishing = False
+        self.stopping = False
+        """Set once the server cuts every stream, which is nobody's loss."""
         self._seen: set[str] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def admit(self, member: "Member", session: str) -> Connection:
-        """A stream for `member`; raises `NameTakenError` where another client has one open."""
+        """A stream for `member`, in place of the one that it has.
+
+        Raises `NameTakenError` for a process whose place a newer one has taken.
+        """
+        if session in self._ousted.get(member.node_id, ()):
+            raise NameTakenError(f"{member.name!r}: {OUSTED}")
         present = self._present.get(member.node_id)
-        if present is not None and present.attached:
-            self._refuse_second(present.connection, session)
-            present.connection.end(REPLACED)
+        if present is not None:
+            self._replace(present.connection, session)
         connection = Connection(member, session)
-        self._present[member.node_id] = _Presence(connection, True, self._clock())
+        self._present[member.node_id] = _Presence(connection, True, self._awake)
         self._empty.clear()
         if present is None:
             rank = member.rank or 0
@@ -88,19 +106,33 @@ class Connections:
             connection.end(FINISHED)
         return connection
 
-    def _refuse_second(self, connection: Connection, session: str) -> None:
-        if connection.session != session:
-            raise NameTakenError(
-                f"a client named {connection.member.name!r} is connected already; invite this one "
-                f"under another name (if that was you, try again in {self._dead_after_s:g} s)"
-            )
+    def _replace(self, connection: Connection, session: str) -> None:
+        if connection.session == session:
+            connection.end(REPLACED)
+            return
+        ousted = self._ousted.setdefault(connection.member.node_id, [])
+        ousted.append(connection.session)
+        del ousted[:-OUSTED_KEPT]
+        connection.end(OUSTED)
 
     def seen(self, connection: Connection) -> None:
         """A sign of life."""
         present = self._of(connection)
         if present is not None:
-            present.seen = self._clock()
+            present.seen = self._awake
             self._seen.add(connection.member.name)
+
+    def alive(self, node_id: int) -> None:
+        """A sign of life beside the stream: a piece of a blob has come or gone."""
+        present = self._present.get(node_id)
+        if present is not None:
+            present.seen = self._awake
+
+    def heard(self, names: Collection[str]) -> None:
+        """Bytes have come from these members: they are alive, whatever they have time to say."""
+        for present in self._present.values():
+            if present.connection.member.name in names:
+                present.seen = self._awake
 
     def wake(self, node_id: int) -> None:
         """There is something to send to this node."""
@@ -138,21 +170,19 @@ class Connections:
     def sweep(self) -> None:
         """Give up every member without a sign of life for `dead_after_s`.
 
-        To be called every second or so. Where the last time is long ago it was this program that
-        slept, and what the members said meanwhile is still to be read.
+        To be called every second or so. If this process itself stood still, that time does not
+        count: what the members said meanwhile is still to be read.
         """
         now = self._clock()
-        slept, self._swept = now - self._swept > self._dead_after_s / 2, now
+        self._awake += min(now - self._swept, STEP_S)
+        self._swept = now
+        overdue = self._awake - self._dead_after_s
         for present in list(self._present.values()):
-            if slept:
-                present.seen = now
-            elif present.seen < now - self._dead_after_s:
+            if present.seen < overdue:
                 reason = f"no sign of life for {self._dead_after_s:g} s"
                 self.leave(present.connection, reason)
                 present.connection.end(reason)
-        if slept:
-            self._began = now
-        elif self._began < now - self._dead_after_s:
+        if overdue > 0:
             for node_id in self._mailbox.expected():
                 reason = f"not back {self._dead_after_s:g} s after the coordinator was started"
                 self._mailbox.leave(node_id, reason)

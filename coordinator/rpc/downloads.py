@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from fedmore.coordinator.journal import Journal
@@ -21,7 +21,9 @@ class Downloads:
         self._journal = journal
         self._open: Counter[int] = Counter()
 
-    async def send(self, node_id: int, request: pb.DownloadRequest) -> AsyncIterator[pb.Chunk]:
+    async def send(
+        self, node_id: int, request: pb.DownloadRequest
+    ) -> AsyncGenerator[pb.Chunk, None]:
         """The blob's bytes from `request.offset` on."""
         if self._open[node_id] >= EACH:
             raise TransportError(f"{EACH} of your downloads are open; end one of them first")
@@ -34,7 +36,9 @@ class Downloads:
             if not self._open[node_id]:
                 del self._open[node_id]
 
-    async def _chunks(self, node_id: int, request: pb.DownloadRequest) -> AsyncIterator[pb.Chunk]:
+    async def _chunks(
+        self, node_id: int, request: pb.DownloadRequest
+    ) -> AsyncGenerator[pb.Chunk, None]:
         if not await asyncio.to_thread(self._journal.may_fetch, node_id, request.digest):
             raise RegistryError(f"no task of yours names the blob {request.digest[:12]!r}")
         path, offset = self._journal.ledger.store.path(request.digest), request.offset

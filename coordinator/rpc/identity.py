@@ -5,13 +5,14 @@ Every call looks into the registry, so a member that is revoked is refused from 
 
 import asyncio
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from fedmore.coordinator.access import OPERATORS
 from fedmore.coordinator.certificates import Role, Subject, subject_of
-from fedmore.coordinator.rpc.crowd import Crowd
+from fedmore.coordinator.rpc.crowd import Crowd, Standing, Who
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.security import OPERATOR
 from fedmore.coordinator.tokens import check_not_barred, secret_hash
@@ -23,16 +24,33 @@ if TYPE_CHECKING:
     from fedmore.coordinator.rows import Member
 
 Context = grpc.aio.ServicerContext[Any, Any]
+STANDINGS = {
+    Role.CLIENT: Standing.MEMBER,
+    Role.INVITE: Standing.INVITE,
+    Role.OPERATOR: Standing.OPERATOR,
+}
 
 
 class Gate:
     """Lets callers in by role; `insecure` where there is no TLS, and so no certificate."""
 
-    def __init__(self, registry: "Registry", traffic: TrafficBook, *, insecure: bool) -> None:
+    def __init__(
+        self, registry: "Registry", traffic: TrafficBook, crowd: Crowd, *, insecure: bool
+    ) -> None:
         self._registry = registry
         self._traffic = traffic
+        self._crowd = crowd
         self._insecure = insecure
-        self._crowd = Crowd()
+
+    def who(self, context: Context) -> Who:
+        """Whose share of the coordinator a call takes; asks nobody and refuses nobody."""
+        try:
+            if self._insecure:
+                return Who(secret_of(context), Standing.MEMBER)
+            subject = _subject(context)
+        except FedmoreError:
+            return Who(context.peer().rpartition(":")[0], Standing.INVITE)
+        return Who(subject.identity, STANDINGS.get(subject.role, Standing.INVITE))
 
     async def anybody(self, context: Context) -> None:
         """An invited client, an operator, or a member, also one that has withdrawn."""
@@ -59,9 +77,11 @@ class Gate:
         """The member that calls; raises `TokenError` or `MembershipError` for anybody else."""
         identity = secret_of(context) if self._insecure else _client(context).identity
         member = await asyncio.to_thread(self._registry.authenticate, identity)
-        check_not_barred(member)
-        self._crowd.enter(member.node_id, context)
         self._traffic.identify(context.peer(), member.name)
+        if member.barred:
+            self._crowd.bar(identity)
+        check_not_barred(member)
+        self._crowd.belongs(context, member.node_id)
         return member
 
     async def name_of(self, context: Context) -> str:
@@ -105,6 +125,11 @@ def _subject(context: Context) -> Subject:
     certificate = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
     if certificate is None:
         raise TokenError("the call carries no certificate; join with an invite first")
+    return _known(certificate)
+
+
+@lru_cache(4_096)  # every call asks twice
+def _known(certificate: bytes) -> Subject:
     return subject_of(certificate)
 
 

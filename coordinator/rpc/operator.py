@@ -63,7 +63,7 @@ class OperatorService(OperatorServicer):
             registry = self._parts.registry
             await asyncio.to_thread(registry.revoke, request.name, reason)
             for node_id, why in (await asyncio.to_thread(registry.barred)).items():
-                self._parts.connections.expel(node_id, why)
+                self._parts.expel(node_id, why)
             return pb.RevokeReply()
 
     async def Stop(  # noqa: N802

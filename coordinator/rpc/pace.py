@@ -16,12 +16,21 @@ class Pace:
         self._left = burst
         self._at = clock()
 
+    @property
+    def rested(self) -> bool:
+        """Whether all of the burst is there again."""
+        self._fill()
+        return self._left >= self._burst
+
     def allows(self) -> bool:
         """Whether it may be said now; counts it."""
-        now = self._clock()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
+        self._fill()
         if self._left < 1:
             return False
         self._left -= 1
         return True
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now

@@ -11,28 +11,32 @@ import grpc
 from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.rpc.binding import bind, listen_address, probe
+from fedmore.coordinator.rpc.call_guard import CallGuard
 from fedmore.coordinator.rpc.connections import Connections
+from fedmore.coordinator.rpc.crowd import Crowd
 from fedmore.coordinator.rpc.dispatcher import Dispatcher
+from fedmore.coordinator.rpc.doorkeeper import Doorkeeper
 from fedmore.coordinator.rpc.downloads import Downloads
 from fedmore.coordinator.rpc.enrolment import Desk
 from fedmore.coordinator.rpc.health import NAME as HEALTH_SERVICE
 from fedmore.coordinator.rpc.health import Health
 from fedmore.coordinator.rpc.identity import Gate
 from fedmore.coordinator.rpc.operator import Office, OperatorService
+from fedmore.coordinator.rpc.options import OPTIONS, RPCS
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.coordinator.rpc.reflection import add_reflection
 from fedmore.coordinator.rpc.refusals import Refusals
 from fedmore.coordinator.rpc.service import FederationService
+from fedmore.coordinator.rpc.tender import Tender
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.rpc.uploads import Limits, Uploads
 from fedmore.coordinator.security import Tls
 from fedmore.experts.errors import ConfigError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos import federation_pb2_grpc
-from fedmore.protos.chunks import CHUNK, MAX_MESSAGE
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import is_loopback
-from fedmore.strategies.events import Event, Traffic
+from fedmore.strategies.events import Event
 
 if TYPE_CHECKING:
     from fedmore.coordinator.config import FederationConfig
@@ -41,25 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 OPERATOR_SERVICE = pb.DESCRIPTOR.services_by_name["Operator"].full_name
-OPTIONS = (
-    ("grpc.so_reuseport", 0),  # or a second coordinator would quietly share the port
-    ("grpc.max_send_message_length", MAX_MESSAGE),
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # Whose machine is gone without a word, or who connects and says nothing, is hung up on.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.server_handshake_timeout_ms", 20_000),
-    ("grpc.max_connection_idle_ms", 300_000),
-    # What of an upload may wait in memory; gRPC's own estimate grows while the disk is slow.
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", CHUNK),
-    ("grpc.http2.max_frame_size", CHUNK),
-    ("grpc.max_concurrent_streams", 32),  # of one connection: a client has one, and some uploads
-)
-RPCS = 8_192
-"""Calls of all members together; what is above is told to come again."""
-TICK_S = 1.0
 
 
 def serve(
@@ -127,7 +112,8 @@ class Server:
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
 
         def parts(traffic: TrafficBook) -> Parts:
-            gate = Gate(registry, traffic, insecure=tls is None)
+            crowd = Crowd(traffic.meter.hang_up if traffic.meter else None)
+            gate = Gate(registry, traffic, crowd, insecure=tls is None)
             return Parts(
                 registry=registry,
                 mailbox=mailbox,
@@ -136,6 +122,7 @@ class Server:
                 downloads=Downloads(journal),
                 connections=self._connections,
                 traffic=traffic,
+                crowd=crowd,
                 gate=gate,
                 refusals=Refusals(gate, self._events.put),
                 desk=Desk(registry, config, info, tls.ca if tls else None),
@@ -159,7 +146,7 @@ class Server:
         """
         self._call(self._health.end())
         self._call(self._connections.finish(timeout))
-        self._call(self._account())
+        self._call(self._tender.account())
 
     def stop(self) -> None:
         """Cut what is open, write down the last bytes and end the threads; twice does nothing."""
@@ -179,9 +166,15 @@ class Server:
     async def _start(self, parts: Callable[[TrafficBook], Parts], tls: Tls | None) -> None:
         host, port = self._server_config.host, self._server_config.port
         probe(host, port)
-        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=RPCS)
+        guard = CallGuard()
+        self._server = grpc.aio.server(
+            interceptors=(guard,), options=OPTIONS, maximum_concurrent_rpcs=RPCS
+        )
         self.port = bind(self._server, listen_address(host, port), tls)
         self._parts = parts(TrafficBook(self.port))
+        guard.parts = self._parts
+        meter = self._parts.traffic.meter
+        doors = Doorkeeper(meter, self._parts.crowd) if meter else None
         add = federation_pb2_grpc.add_FederationServicer_to_server
         add(FederationService(self._parts), self._server)  # type: ignore[no-untyped-call]
         services = [SERVICE]
@@ -194,43 +187,15 @@ class Server:
         await self._health.add_to(self._server)
         add_reflection(self._server, self._parts, (*services, HEALTH_SERVICE))
         await self._server.start()
-        self._tending = asyncio.create_task(self._tend())
-
-    async def _tend(self) -> None:
-        tick = min(TICK_S, self._server_config.dead_after_s / 4)
-        while True:
-            await asyncio.sleep(tick)
-            try:
-                await self._health.look()
-                self._connections.sweep()
-                await self._expel_barred()
-                await self._account()
-                await self._parts.uploads.tend()
-            except Exception:
-                log.exception("the server could not write down who is here")
-
-    async def _expel_barred(self) -> None:
-        """Let go of members that were revoked, here or by another process, or have withdrawn."""
-        barred = await asyncio.to_thread(self._parts.registry.barred)
-        for node_id, reason in barred.items():
-            self._connections.expel(node_id, reason)
-
-    async def _account(self) -> None:
-        fresh, seen = self._parts.traffic.sample(), self._connections.take_seen()
-        await asyncio.to_thread(self._write_down, fresh, seen)
-
-    def _write_down(self, fresh: dict[str, tuple[int, int]], seen: set[str]) -> None:
-        if fresh or seen:
-            self._parts.registry.account(fresh, seen)
-        for name, (up, down) in fresh.items():
-            self._events.put(Traffic(name, up, down))
+        self._tender = Tender(self._parts, doors, self._health)
+        self._tending = asyncio.create_task(self._tender.run())
 
     async def _stop(self) -> None:
         self._tending.cancel()
+        self._connections.stopping = True
         await self._health.end()
         await self._server.stop(grace=0.2)
-        await self._account()
-        self._parts.traffic.close()
+        await self._tender.account()
 
     def _end_threads(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

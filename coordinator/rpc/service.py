@@ -1,22 +1,28 @@
 """The Federation service: what each call does, once it is clear who calls."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
 from fedmore.coordinator.roster import LONGEST_REASON
 from fedmore.coordinator.rpc.admission import check_fingerprint
+from fedmore.coordinator.rpc.connections import OUSTED
 from fedmore.coordinator.rpc.identity import caller
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.coordinator.rpc.stream import Stream
-from fedmore.experts.errors import TransportError, WireError
+from fedmore.experts.errors import NameTakenError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import FederationServicer
 from fedmore.protos.status import abort, plain
 from fedmore.strategies.events import Withdrawn
 
+if TYPE_CHECKING:
+    from fedmore.coordinator.rows import Member
+
+T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 FIRST_S = 10.0
 """A stream must say what it is within so many seconds."""
@@ -64,7 +70,7 @@ class FederationService(FederationServicer):
             reason = plain(request.reason, LONGEST_REASON)
             await asyncio.to_thread(self._parts.registry.withdraw, member.name, reason)
             self._parts.emit(Withdrawn(member.name, reason))
-            self._parts.connections.expel(member.node_id, "withdrawn by its owner")
+            self._parts.expel(member.node_id, "withdrawn by its owner")
             return pb.WithdrawReply()
 
     async def Connect(self, _: object, context: Context) -> None:  # noqa: N802
@@ -78,8 +84,14 @@ class FederationService(FederationServicer):
                 heartbeat_s=self._parts.config.server.heartbeat_s,
                 federation=self._parts.info.to_proto(),
             )
-            stream = Stream(connection, context, self._parts)
-            if ending := await stream.run(pb.ServerEvent(welcome=welcome)):
+            try:
+                stream = Stream(connection, context, self._parts)
+                ending = await stream.run(pb.ServerEvent(welcome=welcome))
+            finally:  # also where the call is cut off before, or while, the stream ends
+                self._parts.connections.detach(connection)
+            if ending == OUSTED:
+                raise NameTakenError(f"{member.name!r}: {OUSTED}")
+            if ending:
                 await abort(context, TransportError(ending))  # which is no refusal
 
     async def Held(self, request: pb.Blob, context: Context) -> pb.HeldReply:  # noqa: N802
@@ -93,16 +105,28 @@ class FederationService(FederationServicer):
         async with self._parts.refusals.of(context, "Upload"):
             member = await self._parts.gate.member(context)
             start = await first(context, "start")
-            return await self._parts.uploads.receive(member.node_id, start, chunks(context))
+            coming = self._alive(member, chunks(context))
+            return await self._parts.uploads.receive(member.node_id, start, coming)
 
     async def Download(  # noqa: N802
         self, request: pb.DownloadRequest, context: Context
-    ) -> AsyncIterator[pb.Chunk]:
+    ) -> AsyncGenerator[pb.Chunk, None]:
         """Send a blob."""
         async with self._parts.refusals.of(context, "Download"):
             member = await self._parts.gate.member(context)
-            async for chunk in self._parts.downloads.send(member.node_id, request):
-                yield chunk
+            sent = self._parts.downloads.send(member.node_id, request)
+            async with aclosing(self._alive(member, sent)) as pieces:
+                async for chunk in pieces:
+                    yield chunk
+
+    async def _alive(
+        self, member: "Member", source: AsyncGenerator[T, None]
+    ) -> AsyncGenerator[T, None]:
+        """`source`, whose every piece is a sign of life of `member`."""
+        async with aclosing(source) as pieces:
+            async for piece in pieces:
+                self._parts.connections.alive(member.node_id)
+                yield piece
 
 
 async def first(context: Context, kind: str, within_s: float | None = None) -> Any:
@@ -121,7 +145,7 @@ async def first(context: Context, kind: str, within_s: float | None = None) -> A
     return getattr(message, kind)
 
 
-async def chunks(context: Context) -> AsyncIterator[bytes]:
+async def chunks(context: Context) -> AsyncGenerator[bytes, None]:
     """The chunks of an upload."""
     while (message := await context.read()) is not grpc.aio.EOF:
         if message.WhichOneof("part") != "chunk":

@@ -17,7 +17,6 @@ from fedmore.coordinator.rpc.pace import Pace
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import MAX_MESSAGE
 from fedmore.protos.status import describe, plain
 from fedmore.protos.wire import MAX_REASON
 from fedmore.strategies.events import Progress, Received, Refused, Sent
@@ -51,6 +50,7 @@ class Stream:
         self._sent: dict[str, int] = {}
         self._cancelled: frozenset[str] = frozenset()
         self._pace = Pace(rate=10, burst=20)  # our client tells its progress twice a second
+        self._heartbeats = Pace(rate=2 / parts.config.server.heartbeat_s, burst=10)
 
     async def run(self, welcome: pb.ServerEvent) -> str:
         """Until the client leaves, or the connection is told to end: why, where it is no finish."""
@@ -70,7 +70,6 @@ class Stream:
             for task in every:
                 task.cancel()
             await asyncio.gather(*every, return_exceptions=True)
-            self._connections.detach(self._connection)
         why = self._connection.ending or ""
         return "" if why == FINISHED else why
 
@@ -113,7 +112,7 @@ class Stream:
         while (event := await self._context.read()) is not grpc.aio.EOF:
             self._connections.seen(self._connection)
             kind = event.WhichOneof("event")
-            if kind == "heartbeat":
+            if kind == "heartbeat" and self._heartbeats.allows():
                 await self._compare(frozenset(event.heartbeat.tasks))
             elif kind == "progress":
                 self._progress(event.progress)
@@ -123,9 +122,8 @@ class Stream:
                 reason = plain(event.leave.reason, MAX_REASON)
                 self._connections.leave(self._connection, reason)
                 return
-        if self._connection.ending is None:
-            why = f"the connection was lost, or a message was above {MAX_MESSAGE} bytes"
-            log.warning("%s: the stream ended without a word: %s", self._member.name, why)
+        if self._connection.ending is None and not self._connections.stopping:
+            log.warning("%s: its stream ended without a word; it may come back", self._member.name)
 
     async def _compare(self, in_hand: frozenset[str]) -> None:
         """Cancel what is in the client's hands and of no use; send again what is in nobody's."""

@@ -7,23 +7,25 @@ class TrafficBook:
     """Used from the server's loop only. Where the system cannot count, there are no counts."""
 
     def __init__(self, port: int) -> None:
-        self._meter = SocketMeter(port) if supported() else None
+        self.meter = SocketMeter(port) if supported() else None
         self._counter = TrafficCounter()
+        self._last: dict[str, tuple[int, int]] = {}
 
     def identify(self, peer: str, name: str) -> None:
         """The connection from gRPC's `peer` is `name`'s."""
+        self._counter.name(parse_peer(peer), name)
+
+    def settle(self, peer: str) -> None:
+        """A call of gRPC's `peer` has ended, and maybe its connection does: look once more."""
         address = parse_peer(peer)
-        if self._meter is not None and not self._counter.knows(address):
-            self._meter.discover()
-        self._counter.name(address, name)
+        if self.meter is not None and self._counter.knows(address):
+            counts = self.meter.read(address)
+            if counts is not None:
+                self._last[address] = counts
 
     def sample(self) -> dict[str, tuple[int, int]]:
         """New bytes (up, down) by name since the last sample."""
-        if self._meter is None:
+        if self.meter is None:
             return {}
-        return self._counter.update(self._meter.sample())
-
-    def close(self) -> None:
-        """Let go of the sockets."""
-        if self._meter is not None:
-            self._meter.close()
+        last, self._last = self._last, {}
+        return self._counter.update(last | self.meter.sample())

@@ -148,9 +148,14 @@ class Federation:
 
     def start(self, identity: Identity, handler: Handler, *, patience_s: float = 20.0) -> Running:
         before = len(self.mailbox.nodes())
+        running = self.begin(identity, handler, patience_s=patience_s)
+        eventually(lambda: len(self.mailbox.nodes()) > before or not running.is_alive())
+        return running
+
+    def begin(self, identity: Identity, handler: Handler, *, patience_s: float = 20.0) -> Running:
+        """A session that nobody waits for."""
         running = Running(Session(identity, patience_s=patience_s), handler)
         self.running.append(running)
-        eventually(lambda: len(self.mailbox.nodes()) > before or not running.is_alive())
         return running
 
     eventually = staticmethod(eventually)

@@ -2,7 +2,7 @@ import pytest
 
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.rows import Member
-from fedmore.coordinator.rpc.connections import REPLACED, Connections
+from fedmore.coordinator.rpc.connections import OUSTED, REPLACED, Connections
 from fedmore.experts.errors import NameTakenError
 from fedmore.strategies.events import Joined, Left
 
@@ -86,12 +86,44 @@ def test_a_newer_stream_of_the_same_client_replaces_one_that_hangs(world, member
     assert world.mailbox.nodes() == [member.node_id]
 
 
-def test_another_client_is_refused_until_the_first_is_gone(world, member):
+def test_another_process_with_the_same_key_takes_over_and_the_older_does_not_come_back(
+    world, member
+):
     first = world.connections.admit(member, "s")
-    with pytest.raises(NameTakenError, match="connected already"):
-        world.connections.admit(member, "t")
+    second = world.connections.admit(member, "t")
+    assert (first.ending, second.ending) == (OUSTED, None)
     world.connections.detach(first)
+    with pytest.raises(NameTakenError, match="another process has connected with this client's"):
+        world.connections.admit(member, "s")
+    world.connections.detach(second)
     assert world.connections.admit(member, "t").ending is None
+    assert world.events == [Joined("ada", "expert", "legal", 4)]
+
+
+def test_stalls_of_the_coordinator_are_not_counted_against_a_member(world, member):
+    """Ten stalls of a minute, each followed by a second in which it is heard."""
+    connection = world.connections.admit(member, "s")
+    for _ in range(10):
+        world.now += 60
+        world.connections.sweep()
+        world.pass_time(1)
+        world.connections.seen(connection)
+    assert world.mailbox.nodes() == [member.node_id]
+
+
+@pytest.mark.parametrize("sign", ["bytes", "a piece of a blob"])
+def test_whatever_comes_from_a_member_is_a_sign_of_life(world, member, sign):
+    world.connections.admit(member, "s")
+    for _ in range(5):
+        world.pass_time(9)
+        if sign == "bytes":
+            world.connections.heard({"ada"})
+        else:
+            world.connections.alive(member.node_id)
+    assert world.mailbox.nodes() == [member.node_id]
+    world.connections.heard({"bob"})
+    world.pass_time(11)
+    assert world.mailbox.nodes() == []
 
 
 def test_who_was_seen_is_told_once(world, member):

@@ -99,6 +99,8 @@ def test_a_connection_does_not_outlive_its_certificate(federation):
                 link.describe()
             except TokenError as error:
                 return "expired" in str(error)
+            except TransportError:  # an invite is to call slowly
+                return False
             return False
 
         federation.eventually(expired)
@@ -216,7 +218,7 @@ def test_a_member_that_withdraws_is_let_go_and_may_only_look(federation):
     running = federation.join("ada", echo)
     identity = running.session._identity
     with identity.link() as link:
-        link.withdraw("a client asked\x1b\n us to" + " " * 10**6)
+        link.withdraw("a client asked\x1b\n us to" + " " * 10**4)
         assert federation.mailbox.nodes() == []
         running.end()
         assert isinstance(running.error, MembershipError)

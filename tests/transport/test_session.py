@@ -277,13 +277,18 @@ def test_ctrl_c_closes_the_stream_promptly(federation):
         process.wait()
 
 
-def test_a_second_client_with_the_same_name_is_refused(federation):
-    federation.join("ada", Gate())
-    with pytest.raises(NameTakenError, match="connected already"):
-        Session(read_identity(federation.directory / "ada")).run(Gate())
+def test_a_second_process_with_the_same_key_takes_over_at_once(federation):
+    """As after a crash that the coordinator has not noticed: no waiting, and no two of them."""
+    first = federation.join("ada", Gate())
+    second = federation.begin(read_identity(federation.directory / "ada"), Gate())
+    first.end()
+    assert isinstance(first.error, NameTakenError)
+    assert "another process has connected with this client's key" in str(first.error)
+    federation.eventually(lambda: second.statuses == ["connected to test"])
+    assert len(federation.mailbox.nodes()) == 1
+    assert federation.of(Left) == []
     with pytest.raises(NameTakenError):
         federation.invite("ada")
-    assert len(federation.mailbox.nodes()) == 1
 
 
 def test_another_base_is_refused_when_connecting(federation):

@@ -1,5 +1,9 @@
+import contextlib
+import os
 import random
+import resource
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +24,7 @@ def listener():
 
 @pytest.fixture
 def meter(listener):
-    made = SocketMeter(listener.getsockname()[1])
-    yield made
-    made.close()
+    return SocketMeter(listener.getsockname()[1])
 
 
 def pair(listener):
@@ -47,16 +49,56 @@ def test_counts_are_the_kernels(listener, meter):
         assert meter.sample() == {peer: (1000, 300)}
 
 
-def test_the_last_bytes_of_a_closed_connection_count_once(listener, meter):
+def test_no_descriptor_is_duplicated(listener, meter):
+    with contextlib.ExitStack() as open_:
+        pairs = [pair(listener) for _ in range(20)]
+        for near, far, _ in pairs:
+            open_.enter_context(near)
+            open_.enter_context(far)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        assert meter.discover() == {peer for *_, peer in pairs}
+        assert len(meter.sample()) == 20
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_connection_that_is_gone_has_no_count_and_another_in_its_place_its_own(listener, meter):
     near, far, peer = pair(listener)
-    assert meter.discover()
-    near.sendall(b"x" * 500)
-    receive(far, 500)
-    far.close()
-    near.close()
-    received, _ = meter.sample()[peer]
-    assert received in (500, 501), "a FIN may count as one"
-    assert meter.sample() == {}
+    with near:
+        near.sendall(b"x" * 500)
+        receive(far, 500)
+        assert meter.read(peer) == (500, 0)
+        handle = far.fileno()
+        far.close()
+        assert meter.read(peer) is None
+    near, far, other = pair(listener)
+    with near, far:
+        assert far.fileno() == handle, "the descriptor is used again"
+        assert meter.sample() == {other: (0, 0)}
+
+
+def test_it_hangs_up_both_ways(listener, meter):
+    near, far, peer = pair(listener)
+    with near, far:
+        meter.discover()
+        meter.hang_up(peer)
+        assert near.recv(1) == b""
+        assert far.recv(1) == b""
+        meter.hang_up("127.0.0.1:1")
+
+
+def test_without_a_descriptor_to_look_with_each_is_tried(listener, meter):
+    near, far, peer = pair(listener)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with near, far, contextlib.ExitStack() as taken:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.enter_context(Path(os.devnull).open())
+        with pytest.raises(OSError, match="Too many open files"):
+            Path(os.devnull).read_bytes()
+        assert meter.discover() == {peer}
+        assert meter.descriptors <= 256
 
 
 def test_connections_of_other_ports_are_not_ours(listener, meter):

@@ -1,0 +1,37 @@
+"""The process's file descriptors: how many there may be, and raising that at the start."""
+
+import logging
+import sys
+
+WANTED = 65_536
+"""Descriptors that a coordinator of thousands of clients has use for."""
+
+log = logging.getLogger(__name__)
+
+
+def raise_descriptors(wanted: int = WANTED) -> int:
+    """Raise the soft limit of descriptors as far as the hard one allows; returns what it is now."""
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return limit_of_descriptors()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError) as error:
+        log.warning("the limit of %d descriptors cannot be raised to %d: %s", soft, most, error)
+        return soft
+    return most
+
+
+def limit_of_descriptors() -> int:
+    """How many descriptors this process may have."""
+    if sys.platform == "win32":
+        return WANTED
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
