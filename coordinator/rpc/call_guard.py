@@ -11,7 +11,6 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
 from fedmore.coordinator.rpc.crowd import Call, Crowd
 from fedmore.coordinator.rpc.identity import Context
@@ -68,7 +67,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 class Guarded:
     """A call's context whose `read` measures a message before it is parsed."""
 
-    def __init__(self, context: Context, call: Call, crowd: Crowd, kind: type[Message]) -> None:
+    def __init__(self, context: Context, call: Call, crowd: Crowd, kind: Any) -> None:
         self.call = call
         self._context = context
         self._crowd = crowd
