@@ -72,11 +72,11 @@ def init(
     ] = "",
 ) -> None:
     """Make a federation: a commented federation.toml, certificates, an empty registry."""
-    from fedmore.coordinator.init import create, new_config
+    from fedmore.coordinator.init import create, default_name, new_config
     from fedmore.protos.apps import values
 
     config = new_config(
-        name=name or directory.resolve().name,
+        name=name or default_name(directory),
         base=base,
         domains=tuple(domain or ()),
         languages=tuple(language or ()),

@@ -3,13 +3,14 @@
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from fedmore.coordinator.fields import Host, Name, Reachable
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.names import check_name
+from fedmore.experts.names import check_targets
 from fedmore.experts.routing.spec import STARTED, Kind, Level, Scaling, Start
 from fedmore.strategies.plan import STRICT, Plan, Stage, not_negative, parse, positive
 
@@ -24,22 +25,21 @@ class FederationSection:
     given `run_config`; it has no base, stages, router and evaluation of ours.
     """
 
-    name: str
+    name: Name
     seed: int = 0
     clients: int = 2
-    domains: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ()
+    domains: tuple[Name, ...] = ()
+    languages: tuple[Name, ...] = ()
     app: str = ""
-    run_config: dict[str, bool | float | int | str] = Field(default_factory=dict)
+    run_config: dict[Name, bool | float | int | str] = Field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """A federation has at least one client, and what is trained a plain name."""
+        """A federation has at least one client, and all that is trained a name of its own."""
         positive(clients=self.clients)
-        for name in (*self.domains, *self.languages):
-            try:
-                check_name(name)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
+        try:
+            check_targets((*self.domains, *self.languages))
+        except ConfigError as error:
+            raise ValueError(f"domains, languages: {error}") from error
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,9 +60,9 @@ class ServerSection:
     empty.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8470
-    advertise: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8470
+    advertise: Reachable = "127.0.0.1"
     heartbeat_s: float = 2.0
     dead_after_s: float = 10.0
     rejoin_s: float = 60.0
@@ -100,7 +100,7 @@ class RouterSection:
     scaling: Scaling = "lora"
     start: Start = "zero"
     trained_at: Literal["coordinator", "clients"] = "coordinator"
-    proxy_texts: dict[str, str] = Field(default_factory=dict)
+    proxy_texts: dict[Name, str] = Field(default_factory=dict)
     steps: int = 24
     batch_size: int = 8
     sequence_length: int = 64
@@ -146,7 +146,7 @@ class RouterSection:
 class EvaluationSection:
     """Held-out texts by name (`plain` and untrained domains too) and how much of each to score."""
 
-    texts: dict[str, str] = Field(default_factory=dict)
+    texts: dict[Name, str] = Field(default_factory=dict)
     documents: int = 12
     tokens: int = 192
 
@@ -179,8 +179,12 @@ def load_config(directory: Path) -> FederationConfig:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; run `coordinator init {directory}` first") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deep to be a federation's") from None
     return anchored(parse_config(table, str(path)), directory)
 
 
@@ -203,14 +207,18 @@ def parse_config(table: dict[str, object], where: str) -> FederationConfig:
     """Validate a parsed table; raises `ConfigError` with the dotted path of a bad key."""
     try:
         return parse(_ADAPTER, table)
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deep to be a federation's") from None
     except ValidationError as error:
         lines = [f"{dotted(e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from error
 
 
 def dotted(location: tuple[int | str, ...]) -> str:
-    """`("stages", 0, "rounds")` as `stages[0].rounds`."""
+    """`("stages", 0, "rounds")` as `stages[0].rounds`; a key itself as the value that it names."""
     text = ""
     for part in location:
+        if part == "[key]":
+            continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text

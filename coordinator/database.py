@@ -118,6 +118,11 @@ class Database:
         self._engine.dispose()
 
 
+def sqlite_url(path: Path, driver: str = "sqlite") -> str:
+    """The URL of a SQLite file, whatever characters the names of its folders have."""
+    return URL.create(driver, database=str(path.absolute())).render_as_string()
+
+
 def check_url(url: str) -> None:
     """Raise `ConfigError` for what is no database URL of ours, or holds a password."""
     try:

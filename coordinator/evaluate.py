@@ -22,6 +22,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import with_change
 from fedmore.experts.mixture import Mixture
 from fedmore.experts.mixture import assemble as build
+from fedmore.experts.names import PUBLIC
 from fedmore.experts.reading.conversations import chat_template
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.untrained import UniformRouter
@@ -77,7 +78,7 @@ class Scorer:
             ids = tokenize(self.base.tokenizer, document)[: limit + 1]
             total += usage(mixture, torch.tensor([ids])).sum(0)
             count += len(ids)
-        return dict(zip(("public", *mixture.experts), (total / count).tolist(), strict=True))
+        return dict(zip((PUBLIC, *mixture.experts), (total / count).tolist(), strict=True))
 
 
 def after_stage(

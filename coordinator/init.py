@@ -8,15 +8,17 @@ from typing import Any
 from fedmore.coordinator import config as configs
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import BLOBS, database_url
+from fedmore.coordinator.fields import EVERY_NETWORK
 from fedmore.coordinator.pairing import pair
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
 from fedmore.experts.errors import BaseError, ConfigError
+from fedmore.experts.names import tamed
 from fedmore.protos.apps import Value, split
 from fedmore.protos.files import make_folder, private_folder, write_durably
 from fedmore.strategies.plan import Plan
 
-EVERY_NETWORK = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+DEFAULT_NAME = "federation"
 
 
 def create(directory: Path, config: FederationConfig) -> FederationConfig:
@@ -75,6 +77,11 @@ def new_config(
         table |= plan_table(base, domains, languages, public_text)
     table["federation"] |= {"name": name, "clients": clients}
     return configs.parse_config(table, "coordinator init")
+
+
+def default_name(directory: Path) -> str:
+    """A federation's name where none is given: its folder's, as far as that can be a name."""
+    return tamed(directory.resolve().name) or DEFAULT_NAME
 
 
 def refuse_beside_app(*options: str) -> None:

@@ -1,5 +1,6 @@
 """`coordinator invite`: a file that lets one client in, once."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,13 +9,14 @@ from fedmore.coordinator.federation import Federation, open_federation
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.tables import now
 from fedmore.experts.errors import ConfigError
-from fedmore.protos.files import write_private
+from fedmore.protos.files import write_new
 from fedmore.protos.invite import Invite, is_loopback
 
 DAY_S = 86_400.0
 LONGEST_S = 366 * DAY_S
 CERTIFICATE_LONGER = timedelta(days=1)
 """Than the token: who has used it in time, and lost the answer, can ask again."""
+TAKEN = "is there already, and is not overwritten; remove it, or give another name"
 PORT = "port"
 """State key of the port that the last `coordinator start` listened on."""
 
@@ -85,12 +87,16 @@ def check_out(out: Path) -> None:
     """Raise `ConfigError` where `--out` cannot be, before anything is made."""
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+    if os.path.lexists(out):
+        raise ConfigError(f"--out {out}: {TAKEN}")
 
 
 def write_out(out: Path, text: str) -> None:
-    """Write a file with secrets, readable by its owner alone."""
+    """Make a file with secrets, readable by its owner alone; what is there already stays."""
     try:
-        write_private(out, text)
+        write_new(out, text)
+    except FileExistsError as error:
+        raise ConfigError(f"--out {out}: {TAKEN}") from error
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
 

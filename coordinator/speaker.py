@@ -11,6 +11,7 @@ from fedmore.coordinator.mixtures import check_current
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.generation import Generated, OnToken, Settings, generate
 from fedmore.experts.mixture import Mixture
+from fedmore.experts.names import PUBLIC
 from fedmore.experts.pieces import Piece, pieces
 from fedmore.experts.saved import Entry, load_mixture, read_recipe
 
@@ -26,7 +27,7 @@ class Speaker:
     @property
     def arms(self) -> tuple[str, ...]:
         """Names: the public expert, then the others."""
-        return ("public", *(entry.name for entry in self.experts))
+        return (PUBLIC, *(entry.name for entry in self.experts))
 
     @property
     def layers(self) -> tuple[int, ...]:

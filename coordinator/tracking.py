@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from fedmore.coordinator.database import sqlite_url
 from fedmore.coordinator.flat import flatten, key_of
 from fedmore.coordinator.tracker import Fields, NullTracker, Status, Tracker
 from fedmore.experts.errors import RegistryError
@@ -36,6 +37,8 @@ TRIES = 3
 WAIT_S = 60.0
 log = logging.getLogger(__name__)
 
+DRIVER = "sqlite+pysqlite"
+"""By this name MLflow does not make a folder of the URL as it is written, with its `%3F`."""
 _PER_BATCH = 100  # MLflow takes at most 100 params or tags, and 1000 metrics, in one call
 _TRACKED = ("loss", "tokens", "tokens_per_s", "payload_bytes")
 _OF_EXPERTS = ("aggregation_error", "download_error", "rank")
@@ -226,7 +229,7 @@ def _open_client(directory: Path) -> Any:
     database = directory / DATABASE
     if not database.exists():
         _make(database)
-    return MlflowClient(tracking_uri=f"sqlite:///{database}")
+    return MlflowClient(tracking_uri=sqlite_url(database, DRIVER))
 
 
 def _make(database: Path) -> None:
@@ -236,6 +239,6 @@ def _make(database: Path) -> None:
     aside = database.with_suffix(".new")
     aside.unlink(missing_ok=True)
     untyped: Any = SqlAlchemyStore
-    store = untyped(f"sqlite:///{aside}", (database.parent / "mlartifacts").as_uri())
+    store = untyped(sqlite_url(aside, DRIVER), (database.parent / "mlartifacts").as_uri())
     store.engine.dispose()
     aside.replace(database)

@@ -27,6 +27,23 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_new(path: Path, text: str) -> None:
+    """Make `path` with `text`, mode 0600; raises `FileExistsError` where anything is there.
+
+    Of a write that fails half-way nothing stays.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends well, all at once and durably."""

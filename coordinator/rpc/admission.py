@@ -3,15 +3,17 @@
 from typing import TYPE_CHECKING, cast
 
 from fedmore.experts.errors import BaseError, ConfigError, RankError
-from fedmore.experts.names import check_name
+from fedmore.experts.names import check_name, check_targets
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.info import FederationInfo
 
 HIGHEST_RANK = 65_536
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fedmore.coordinator.config import FederationConfig
-    from fedmore.coordinator.rows import Kind
+    from fedmore.coordinator.rows import Kind, Member
 
 
 def check_enrolment(
@@ -33,8 +35,23 @@ def check_enrolment(
     if not 1 <= request.rank <= HIGHEST_RANK:
         raise RankError(f"the rank must be from 1 to {HIGHEST_RANK}, not {request.rank}")
     check_name(request.target)
+    check_targets((request.target,))
     check_fingerprint(request.fingerprint, info)
     return cast("Kind", request.kind)
+
+
+def check_unmixed(kind: "Kind", target: str, members: "Iterable[Member]") -> None:
+    """Raise `ConfigError` where members train the same name as the other kind, or spelt otherwise.
+
+    A federation without lists of domains and languages takes any name, but each for one thing.
+    """
+    for member in members:
+        same = member.target.casefold() == target.casefold()
+        if same and (member.kind, member.target) != (kind, target):
+            raise ConfigError(
+                f"{target!a} is trained here as the {member.kind} {member.target!a}; "
+                "a domain or language needs a name of its own"
+            )
 
 
 def _check_app(request: pb.EnrolRequest, config: "FederationConfig") -> "Kind":

@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from fedmore.coordinator.certificates import KeyPair, identity_of, requested_key, sign_client
-from fedmore.coordinator.rpc.admission import check_enrolment
+from fedmore.coordinator.rpc.admission import check_enrolment, check_unmixed
 from fedmore.experts.errors import ConfigError, TokenError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.info import FederationInfo
@@ -37,6 +37,7 @@ class Desk:
     def enrol(self, request: pb.EnrolRequest, invite: str) -> tuple["Member", pb.EnrolReply]:
         """Use up a token; `invite` is the identity of the key that came with it."""
         kind = check_enrolment(request, self._config, self._info)
+        check_unmixed(kind, request.target, self._registry.members())
         self._registry.check_token(request.token, request.name)  # nothing is signed without
         certificate, identity, expires = self._certify(request.identity, request.name)
         if identity == invite:  # the operator has seen that key

@@ -137,8 +137,8 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path: Path) -> None:
 
 
 def test_the_name_is_the_folders_if_none_is_given(base: Path, tmp_path: Path) -> None:
-    run("init", tmp_path / "hub", "--base", base, "--domain", "legal", "--name", "Our hub")
-    assert json.loads(run("status", tmp_path / "hub", "--json"))["federation"] == "Our hub"
+    run("init", tmp_path / "hub", "--base", base, "--domain", "legal", "--name", "Our-hub")
+    assert json.loads(run("status", tmp_path / "hub", "--json"))["federation"] == "Our-hub"
 
 
 def test_names() -> None:

@@ -31,10 +31,14 @@ configs = st.builds(
     FederationConfig,
     federation=st.builds(
         FederationSection,
-        name=text,
+        name=plain,
         seed=st.integers(-(2**40), 2**40),
         clients=st.integers(1, 9),
-        domains=st.lists(plain, max_size=3).map(tuple),
+        domains=st.lists(
+            plain.filter(lambda name: name.casefold() != "public"),
+            max_size=3,
+            unique_by=str.casefold,
+        ).map(tuple),
     ),
     base=st.builds(BaseSection, model=text.filter(bool), fingerprint=text),
     server=st.builds(ServerSection, port=st.integers(0, 65535), heartbeat_s=st.floats(0.1, 5)),
@@ -46,7 +50,7 @@ configs = st.builds(
         max_size=2,
         unique_by=lambda stage: stage.kind,
     ).map(tuple),
-    evaluation=st.builds(EvaluationSection, texts=st.dictionaries(text, text, max_size=3)),
+    evaluation=st.builds(EvaluationSection, texts=st.dictionaries(plain, text, max_size=3)),
 )
 
 
