@@ -46,7 +46,7 @@ def check_unmixed(kind: "Kind", target: str, members: "Iterable[Member]") -> Non
     A federation without lists of domains and languages takes any name, but each for one thing.
     """
     for member in members:
-        same = member.target.casefold() == target.casefold()
+        same = (member.target or "").casefold() == target.casefold()
         if same and (member.kind, member.target) != (kind, target):
             raise ConfigError(
                 f"{target!a} is trained here as the {member.kind} {member.target!a}; "
