@@ -10,13 +10,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROTOS := $(wildcard protos/*.proto)
 INSTALLED := .venv/.installed
 
-.PHONY: help setup env text demo test slow format lint contract types protos protos-check tests clean
+.PHONY: help setup env text demo test slow chaos format lint contract types protos protos-check tests clean
 
 help:
 	@echo "make demo    a federation of four clients on this machine; sets itself up"
 	@echo "make test    the gate: every check but the slow tests; sets itself up"
 	@echo "make slow    the slow tests: real processes, other engines, kill -9 at every write; CI runs both"
 	@echo "make setup   .venv, the demo's text and its model; afterwards no network is needed"
+	@echo "make chaos   real programs under random faults for an hour; MINUTES=5 SEED=7 for less, and again"
 	@echo "make format | lint | types | contract | protos | tests | clean   one thing at a time"
 
 setup: text
@@ -69,6 +70,10 @@ tests: env
 
 slow: env
 	HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2 -m slow
+
+MINUTES ?= 60
+chaos: env
+	HF_HUB_OFFLINE=1 $(PY) tests/chaos/chaos.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -142,16 +142,20 @@ def enter(
     load(base, info, device)
     chosen = (base, info.dtype, device, info.quantization)
     documents_of(options.data.resolve(), options.form, *chosen)
-    identity = enrol(
-        invite,
-        state,
-        kind=options.kind,
-        target=options.target,
-        rank=rank,
-        fingerprint=fingerprint,
-        insecure=options.insecure,
-        audit=audit,
-    )
+
+    def ask_in() -> Identity:
+        return enrol(
+            invite,
+            state,
+            kind=options.kind,
+            target=options.target,
+            rank=rank,
+            fingerprint=fingerprint,
+            insecure=options.insecure,
+            audit=audit,
+        )
+
+    identity = patiently(ask_in, options.patience_s, say)
     say(
         f"joined {invite.federation} as {invite.name}: {options.kind} {options.target}, rank {rank}"
     )

@@ -55,6 +55,30 @@ class Patience:
         return delay
 
 
+class Quiet:
+    """Tells of a lost connection in one line, however often it is tried; and when it is back."""
+
+    def __init__(
+        self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say = say
+        self._clock = clock
+        self._lost_at: float | None = None
+
+    def lost(self, error: Exception, limit_s: float) -> None:
+        """It could not be reached, once more."""
+        if self._lost_at is None:
+            self._lost_at = self._clock()
+            self._say(f"{error}; trying again for up to {limit_s:g} s")
+
+    def connected(self, name: str) -> None:
+        """It is there."""
+        away = "" if self._lost_at is None else f" after {self._clock() - self._lost_at:.0f} s"
+        again = " again" if away else ""
+        self._say(f"connected to {name}{again}{away}")
+        self._lost_at = None
+
+
 def persist(action: Callable[[], T], patience: Patience | float, stopped: threading.Event) -> T:
     """Do `action` until it does not raise `TransportError`, patience ends, or `stopped` is set.
 

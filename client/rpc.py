@@ -28,8 +28,11 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 10_000),  # how long a connection may take to come about
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # gRPC pings from threads of its own, whatever the training does to ours; the coordinator takes
+    # any byte for a sign of life. It waits long for the answer: the coordinator may be busy.
+    ("grpc.keepalive_time_ms", 3_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),  # no limit: starved, we have nothing else to send
     # What may come before it is read; gRPC's own estimate grows with every delay of ours.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", MAX_MESSAGE),

@@ -11,7 +11,7 @@ from fedmore.client.egress import Guard
 from fedmore.client.invite import Identity
 from fedmore.client.outbox import Outbox
 from fedmore.client.outgoing import Recorder, Unguarded, Unrecorded
-from fedmore.client.patience import Patience
+from fedmore.client.patience import Patience, Quiet
 from fedmore.client.renewal import Renewal
 from fedmore.client.rpc import Link
 from fedmore.client.worker import Handler, Worker
@@ -93,10 +93,10 @@ class Session:
             yield Path(name)
 
     def _stay_connected(self, link: Link, worker: Worker) -> bool:
-        patience = Patience(self._patience_s)
+        patience, quiet = Patience(self._patience_s), Quiet(self._on_status)
         while not self._stopped.is_set():
             try:
-                if self._converse(link, worker, patience):
+                if self._converse(link, worker, patience, quiet):
                     return True
                 lost = TransportError(f"{link.address}: the coordinator ended the stream")
             except PeerError:
@@ -106,11 +106,11 @@ class Session:
             if self._stopped.is_set():
                 break
             delay = patience.next_delay(lost)
-            self._on_status(f"{lost}; trying again in {delay:.1f} s")
+            quiet.lost(lost, self._patience_s)
             self._stopped.wait(delay)
         return False
 
-    def _converse(self, link: Link, worker: Worker, patience: Patience) -> bool:
+    def _converse(self, link: Link, worker: Worker, patience: Patience, quiet: Quiet) -> bool:
         self._outbox = outbox = Outbox(self._hello, worker.in_hand)
         if self._stopped.is_set():  # by a `stop` that came too early to see this outbox
             return False
@@ -118,7 +118,10 @@ class Session:
         finished = False
         try:
             for event in call:
-                finished = self._hear(event, worker, outbox, patience) or finished
+                if event.HasField("welcome"):
+                    patience.reset()
+                    quiet.connected(event.welcome.federation.name)
+                finished = self._hear(event, worker, outbox) or finished
         except TransportError:
             if not finished:
                 raise
@@ -132,15 +135,11 @@ class Session:
             call.end(timeout=0.0)
         return finished
 
-    def _hear(
-        self, event: pb.ServerEvent, worker: Worker, outbox: Outbox, patience: Patience
-    ) -> bool:
+    def _hear(self, event: pb.ServerEvent, worker: Worker, outbox: Outbox) -> bool:
         kind = event.WhichOneof("event")
         if kind == "welcome":
-            patience.reset()
             outbox.beat(event.welcome.heartbeat_s or outbox.heartbeat_s)
             worker.attach(outbox)
-            self._on_status(f"connected to {event.welcome.federation.name}")
         elif kind == "task":
             worker.offer(event.task)
         elif kind == "cancel":

@@ -43,6 +43,9 @@ TABLE: dict[type[FedmoreError], Status] = {
     errors.PeerError: Status(grpc.StatusCode.UNIMPLEMENTED, 15),
     errors.StoreError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, 16),
 }
+_UNREACHED = ("failed to connect", "Failed to connect", "refused", "DNS", "resolution")
+"""Words of gRPC's where no connection came about; else it was there and broke."""
+
 _BY_NAME = {cls.__name__: cls for cls in TABLE}
 
 
@@ -100,9 +103,11 @@ def _explained(error: grpc.RpcError, where: str) -> errors.TransportError:
         return errors.PeerError(
             f"{where} answers, but is not a fedmore coordinator of this version ({details})"
         )
-    if code == grpc.StatusCode.UNAVAILABLE:
+    if code == grpc.StatusCode.UNAVAILABLE and any(word in details for word in _UNREACHED):
         return errors.TransportError(
             f"{where} cannot be reached: is the coordinator running? ({details})"
         )
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return errors.TransportError(f"{where}: the connection was lost ({details})")
     name = getattr(code, "name", "UNKNOWN")
     return errors.TransportError(f"{where}: the call ended with {name} ({details})")

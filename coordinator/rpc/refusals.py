@@ -14,6 +14,7 @@ import grpc
 from fedmore.coordinator.rpc.identity import Context, Gate
 from fedmore.coordinator.rpc.pace import Pace
 from fedmore.experts.errors import FedmoreError
+from fedmore.protos.logs import TOLD
 from fedmore.protos.status import abort, describe, plain
 from fedmore.strategies.events import Event, Refused
 
@@ -52,8 +53,9 @@ class Refusals:
         more = f" (and {told.left_out} before that)" if told.left_out else ""
         told.left_out = 0
         why = plain(why, LONGEST) + more
-        log.warning("%s: %s refused: %s", name, what, why)
-        self._emit(Refused(name, task_id, why if task_id else f"{what}: {why}"))
+        reason = why if task_id else f"{what}: {why}"
+        log.warning("%s: refused: %s", name, reason, extra=TOLD)
+        self._emit(Refused(name, task_id, reason))
 
     @asynccontextmanager
     async def of(self, context: Context, call: str) -> AsyncIterator[None]:

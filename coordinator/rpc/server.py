@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from fedmore.coordinator.descriptors import raise_descriptors
 from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.rpc.binding import bind, listen_address, probe
@@ -62,6 +63,7 @@ def serve(
 ) -> "Server":
     """Start serving at `config.server`; port 0 takes a free one.
 
+    Raises the process's soft limit of descriptors: every connection is one.
     `on_event` is called from one thread, in order; `office` answers operators, who need TLS. Raises
     `TransportError` where the port cannot be had, and `ConfigError` without TLS unless `insecure`
     was asked for and only this machine can connect.
@@ -72,6 +74,7 @@ def serve(
         raise ConfigError(
             f"--insecure is for this machine alone, and server.host is {config.server.host}"
         )
+    raise_descriptors()
     return Server(
         registry,
         journal,

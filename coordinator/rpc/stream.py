@@ -17,6 +17,7 @@ from fedmore.coordinator.rpc.pace import Pace
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.logs import TOLD
 from fedmore.protos.status import describe, plain
 from fedmore.protos.wire import MAX_REASON
 from fedmore.strategies.events import Progress, Received, Refused, Sent
@@ -123,7 +124,8 @@ class Stream:
                 self._connections.leave(self._connection, reason)
                 return
         if self._connection.ending is None and not self._connections.stopping:
-            log.warning("%s: its stream ended without a word; it may come back", self._member.name)
+            word = "%s: its stream ended without a word; it may come back"
+            log.warning(word, self._member.name, extra=TOLD)
 
     async def _compare(self, in_hand: frozenset[str]) -> None:
         """Cancel what is in the client's hands and of no use; send again what is in nobody's."""
@@ -177,7 +179,8 @@ class Stream:
         if verdict.fresh:
             self._mailbox.reply(task_id, self._journal.answer(task_id))
             if verdict.failure:
-                log.warning("%s: its task %s failed: %s", name, task_id[:12], verdict.failure)
+                failed = "%s: its task %s failed: %s"
+                log.warning(failed, name, task_id[:12], verdict.failure, extra=TOLD)
             self._emit(Received(name, task_id, verdict.size, verdict.failure))
         elif verdict.refused:
             self._refusals.tell(name, "a reply", verdict.refused, task_id or "?")

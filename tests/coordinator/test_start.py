@@ -123,7 +123,7 @@ def test_the_log_has_who_came_and_what_was_refused_and_no_secret(federation: Pat
     text = log.read_text()
     assert re.search(r"^20\S+Z INFO ready on 127", text, re.MULTILINE)
     assert re.search(r"^20\S+Z INFO amt joined", text, re.MULTILINE)
-    assert re.search(r"^20\S+Z WARNING invite amt: Enrol refused: TokenError", text, re.MULTILINE)
+    assert re.search(r"^20\S+Z WARNING invite amt: refused: Enrol: TokenError", text, re.MULTILINE)
     assert read_invite(federation / "amt.json").token not in text
     with open_federation(federation) as opened:
         [row] = [e for e in opened.registry.events() if e.kind == "refused"]

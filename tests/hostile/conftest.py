@@ -223,7 +223,7 @@ def told(federation: Any, caplog: pytest.LogCaptureFixture) -> Any:
 
     def find(name: str, call: str) -> str:
         def lines() -> list[str]:
-            begins = f"{name}: {call} refused: "
+            begins = f"{name}: refused: {call}: "
             return [m.removeprefix(begins) for m in caplog.messages if m.startswith(begins)]
 
         def events() -> set[str]:

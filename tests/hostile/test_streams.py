@@ -41,7 +41,7 @@ def test_a_reply_to_another_clients_task(federation, peer, update, caplog):
     assert reply.content == update()
     (event,) = federation.of(Refused)
     assert (event.name, event.reason) == ("eve", "the task is another client's")
-    assert "eve: a reply refused: the task is another client's" in caplog.text
+    assert "eve: refused: the task is another client's" in caplog.text
 
 
 def test_a_reply_to_a_task_that_is_not_there(round_of, update):

@@ -1,10 +1,11 @@
 """A program's log: with times, private, and of limited size."""
 
+import asyncio
 import logging
 import re
 
 from fedmore.protos import logs
-from fedmore.protos.logs import also, logged
+from fedmore.protos.logs import TOLD, also, logged
 
 
 def test_lines_have_a_time_and_others_have_no_access(tmp_path):
@@ -31,3 +32,21 @@ def test_it_does_not_grow_without_a_limit(tmp_path, monkeypatch):
     files = list(tmp_path.iterdir())
     assert len(files) == 1 + logs.FILES
     assert sum(f.stat().st_size for f in files) <= 4 * 1000
+
+
+def test_what_was_told_and_what_libraries_say_is_for_the_file_alone(tmp_path, capsys):
+    path, library = tmp_path / "x.log", logging.getLogger("grpc._cython.cygrpc")
+    before = logging.getLogger("grpc").handlers[:]
+    with logged(path) as log:
+        log.warning("shown to the operator anyway", extra=TOLD)
+        log.warning("shown by nobody else")
+        library.error("a callback failed")
+        try:
+            raise asyncio.CancelledError
+        except asyncio.CancelledError:
+            library.exception("RPC cancelled")
+    assert capsys.readouterr().err == "shown by nobody else\n"
+    said = [line.split(" ", 2)[2] for line in path.read_text().splitlines()]
+    assert said == ["shown to the operator anyway", "shown by nobody else", "a callback failed"]
+    assert logging.getLogger("grpc").propagate
+    assert logging.getLogger("grpc").handlers == before

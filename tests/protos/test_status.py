@@ -83,6 +83,8 @@ def test_a_very_long_message_is_cut():
     ("code", "details", "error", "says"),
     [
         (grpc.StatusCode.UNAVAILABLE, "refused", TransportError, "cannot be reached"),
+        (grpc.StatusCode.UNAVAILABLE, "Too many pings", TransportError, "connection was lost"),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", TransportError, "connection was lost"),
         (grpc.StatusCode.UNAVAILABLE, "CERTIFICATE_VERIFY_FAILED", PeerError, "not this fed"),
         (grpc.StatusCode.UNIMPLEMENTED, "", PeerError, "not a fedmore coordinator"),
         (grpc.StatusCode.CANCELLED, "", TransportError, "CANCELLED"),

@@ -90,13 +90,16 @@ class Federation:
     events: list[Event] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)
     office: Office | None = None
+    heartbeat_s: float = 0.1
+    dead_after_s: float = 10.0
     server: Server = field(init=False)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.registry.database, self.store, self.registry.digests)
 
     def serve(self, port: int = 0) -> Server:
-        server = ServerSection("127.0.0.1", port, "127.0.0.1", heartbeat_s=0.1, dead_after_s=10.0)
+        times = {"heartbeat_s": self.heartbeat_s, "dead_after_s": self.dead_after_s}
+        server = ServerSection("127.0.0.1", port, "127.0.0.1", **times)
         self.config = FederationConfig(self.config.federation, self.config.base, server)
         self.server = serve(
             self.registry,

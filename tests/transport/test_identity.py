@@ -120,7 +120,7 @@ def test_an_invites_certificate_describes_and_enrols_only(federation, caplog):
             with pytest.raises(MembershipError, match="invite 'ada' is not a member's"):
                 call()
     for call in ("Connect", "Renew", "Withdraw", "Held", "Download"):
-        assert f"invite ada: {call} refused: MembershipError" in caplog.text
+        assert f"invite ada: refused: {call}: MembershipError" in caplog.text
     assert {event.name for event in federation.of(Refused)} == {"invite ada"}
 
 
@@ -148,7 +148,7 @@ def test_a_good_certificate_that_nobody_enrolled_is_unknown(federation, tmp_path
         for call in (lambda: listen(link), link.describe, lambda: link.withdraw("")):
             with pytest.raises(TokenError, match="not known here"):
                 call()
-    assert "ada: Connect refused: TokenError" in caplog.text
+    assert "ada: refused: Connect: TokenError" in caplog.text
 
 
 def test_a_secret_in_the_metadata_is_nothing_where_there_is_tls(federation):
@@ -206,7 +206,7 @@ def test_a_member_that_is_revoked_while_away_stays_out(federation, caplog):
     federation.registry.revoke("ada")
     with pytest.raises(MembershipError, match="revoked by the operator"):
         Session(identity).run(echo)
-    assert "ada: Connect refused: MembershipError: 'ada' was revoked" in caplog.text
+    assert "ada: refused: Connect: MembershipError: 'ada' was revoked" in caplog.text
     with identity.link() as link, pytest.raises(MembershipError, match="revoked"):
         link.describe()
     invite = replace(federation.invite("bob"), name="ada")
