@@ -6,8 +6,9 @@ would have been. The first token has none.
 Shape suffixes: L decisions (layers), T tokens, A arms (the public expert, then the experts).
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +30,14 @@ COLDEST = 1e-3
 class Settings:
     """How text is made: `temperature` 0 takes the likeliest token, above 0 draws by `seed`.
 
-    Of a draw only the likeliest tokens take part whose probabilities make up `top_p`. Beam search
-    is not supported: it reorders the sequences of the cache, and the router's memory would stay.
+    Of a draw only the likeliest tokens take part whose probabilities make up `top_p`. There are no
+    beams: every token is told as soon as it is made.
     """
 
     max_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    num_beams: int = 1
     use_cache: bool = True
 
     def __post_init__(self) -> None:
@@ -50,10 +50,6 @@ class Settings:
             raise ConfigError(f"top-p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.seed < SEEDS:
             raise ConfigError(f"seed must be from 0 to {SEEDS - 1}, not {self.seed}")
-        if self.num_beams != 1:
-            raise ConfigError(
-                f"num_beams must be 1, not {self.num_beams}: a mixture has no beam search"
-            )
 
     def options(self) -> dict[str, Any]:
         """For transformers' `generate`; what is not here the base's own configuration says."""
@@ -87,6 +83,8 @@ class Generated:
         return self.mean[self.prompt - 1 :].mean(0)
 
 
+_DRAWING = threading.Lock()
+
 OnToken = Callable[[int, Tensor], None]
 """Is told every new token with its weights [L, A]."""
 
@@ -105,19 +103,16 @@ def generate(
     check_room(mixture, len(ids), settings.max_tokens)
     gates, model = mixture.gates, mixture.model
     stream = Stream(1 if mixture.router.shared else len(gates.blocks), on_token)
-    gates.watch = stream.watched
-    try:
-        with _seeded(settings.seed, model.device), torch.inference_mode():
-            given = torch.tensor([list(ids)], device=model.device)
-            model.generate(
-                input_ids=given,
-                attention_mask=torch.ones_like(given),
-                pad_token_id=start_token(tokenizer),
-                streamer=stream,
-                **settings.options(),
-            )
-    finally:
-        gates.watch = None
+    drawing = _seeded(settings.seed, model.device) if settings.temperature else nullcontext()
+    with gates.asking(watch=stream.watched), drawing, torch.inference_mode():
+        given = torch.tensor([list(ids)], device=model.device)
+        model.generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            pad_token_id=start_token(tokenizer),
+            streamer=stream,
+            **settings.options(),
+        )
     weights_LTA = torch.cat(stream.weights, dim=1)
     return Generated((*ids, *stream.ids), len(ids), weights_LTA, stream.ids[-1] in ends(model))
 
@@ -153,8 +148,11 @@ class Stream:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of `seed` inside; whatever else draws some is not touched."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Random numbers of `seed` inside; whatever else draws some is not touched.
+
+    PyTorch has one source of them for all threads, so one text is drawn after another.
+    """
+    with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 

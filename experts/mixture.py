@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import Factors, Kept, numbers
 from fedmore.experts.kept import spread
 from fedmore.experts.lowrank import replace, share
-from fedmore.experts.routed import Gates, LowRank, MixtureFFN, MixtureLinear, routing
+from fedmore.experts.routed import LowRank, MixtureFFN, MixtureLinear
+from fedmore.experts.routing.gates import Gates
+from fedmore.experts.routing.hooks import routing
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.spec import layer_of
 
@@ -79,13 +80,7 @@ def assemble(
         _install(copied, parent, changes, gates)
     router.to(model.device)
     routing(copied, gates)
-    copied._reorder_cache = _no_beams
     return Mixture(copied, dict(experts), router, gates, trained)
-
-
-def _no_beams(_cache: Any, _beams: Tensor) -> Any:
-    """In place of what beam search does to the cache: the router's memory would not follow."""
-    raise ConfigError("num_beams must be 1: a mixture has no beam search")
 
 
 def _moved(kept: Kept, model: Any) -> Kept:

@@ -64,19 +64,14 @@ class SoftmaxRouter(LinearRouter):
     """A softmax over all arms, of which the `top_k` experts are kept (0: all, dense).
 
     As HF's FlexOlmo and MixLoRA do: softmax first, then top-k; what the others had goes to the
-    public expert (`keep_top`). `logits_LBTA` holds those of the last forward pass, for the
-    auxiliary losses, where a training asked for it.
+    public expert (`keep_top`).
     """
-
-    def __init__(self, spec: RouterSpec) -> None:
-        super().__init__(spec)
-        self.recorded: list[Tensor] | None = None
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Weights of one decision."""
         logits = self.logits(self.inputs(x_BTD, slot, memory), slot)
-        if self.recorded is not None:
-            self.recorded.append(logits)
+        if memory.recorded is not None:
+            memory.recorded.append(logits)
         return keep_top(torch.softmax(logits, dim=-1), self.spec.top_k).to(x_BTD.dtype)
 
 
@@ -101,21 +96,19 @@ class XLoraRouter(Router):
             self.inner.bias.zero_()
         self.out_LAH = nn.Parameter(torch.zeros(spec.layers, spec.arms, spec.hidden))
         self.bias_LA = nn.Parameter(torch.zeros(spec.layers, spec.arms))
-        self._planned: Tensor | None = None
-        self.recorded: list[Tensor] | None = None
 
     def plan(self, hidden_BTD: Tensor, memory: Memory) -> None:
-        """Remember the gate's hidden numbers [B, T, H] of these tokens."""
+        """Keep the gate's hidden numbers [B, T, H] of these tokens."""
         features = self.features(hidden_BTD, 0, memory)
-        self._planned = nn.functional.silu(self.inner(features))
+        memory.planned = nn.functional.silu(self.inner(features))
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Weights of one block, as planned."""
-        if self._planned is None:
+        if memory.planned is None:
             raise RuntimeError("X-LoRA's first pass has not been made")
-        logits = self._planned @ self.out_LAH[slot].T + self.bias_LA[slot]
-        if self.recorded is not None:
-            self.recorded.append(logits)
+        logits = memory.planned @ self.out_LAH[slot].T + self.bias_LA[slot]
+        if memory.recorded is not None:
+            memory.recorded.append(logits)
         return keep_top(torch.softmax(logits, dim=-1), self.spec.top_k).to(x_BTD.dtype)
 
 

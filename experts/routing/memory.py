@@ -1,9 +1,8 @@
-"""What a router knows of the tokens before those in flight, and how it is to choose now.
+"""What a router knows in one call, and how it is to choose now.
 
-Shape suffixes: B sequences (1 where all are alike), T tokens in flight, D width, A arms.
+Shape suffixes: B sequences (1 where all are alike), T tokens of the call, D width, A arms.
 """
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedmore.experts.errors import ConfigError
+from fedmore.experts.routing.inputs import Inputs
+from fedmore.experts.routing.past import Past, Track
 
 Draw = Callable[[int, Tensor, Tensor], Tensor]
 """Layer slot, what the decision is made from, log q: the arms that are chosen, ordered."""
@@ -19,63 +19,89 @@ Draw = Callable[[int, Tensor, Tensor], Tensor]
 
 @dataclass
 class Memory:
-    """One text's, or one batch of texts'; emptied when a new one begins.
+    """The tokens of one call and what came before them; it belongs to that call alone.
 
-    `number_BT` counts the real tokens of each sequence, the start token being 1. `draw` chooses
-    in place of the deterministic top-k (ReMix in training).
+    `past` stays as it is until `passed`. `draw` chooses in place of the deterministic top-k (ReMix
+    in training). A list in `recorded` gets the logits of every decision. `planned` and
+    `first_pass` are what a two-pass router keeps of its first pass, and that pass's cache.
     """
 
-    number_BT: Tensor = field(default_factory=lambda: torch.zeros(1, 0, dtype=torch.long))
-    sums: dict[int, Tensor] = field(default_factory=dict)
-    seen: int = 0
-    cache: Any = None
+    inputs: Inputs
+    past: Past = field(default_factory=Past)
     draw: Draw | None = None
-    _mask_BT: Tensor | None = None
-    _text: "weakref.ref[Any] | None" = None
+    recorded: list[Tensor] | None = None
+    planned: Tensor | None = None
+    first_pass: Any = None
+    sums: dict[int, Tensor] = field(default_factory=dict)
+    number_BT: Tensor = field(init=False)
+    """Real tokens of each text up to each token, the start token being 1."""
 
-    def begin(self, tokens: int, mask_BT: Tensor | None, cached: int, device: torch.device) -> None:
-        """`tokens` more come after `cached`; `mask_BT` is 0 where there is only padding."""
-        if cached == 0:
-            self.sums, self.seen, self.cache, self._text = {}, 0, None, None
-            self.number_BT = torch.zeros(1, 1, dtype=torch.long, device=device)
-        fresh = torch.ones(1, tokens, dtype=torch.long, device=device)
-        self._mask_BT = None if mask_BT is None else mask_BT[:, -tokens:].long()
-        counted = fresh if self._mask_BT is None else self._mask_BT
-        self.number_BT = self.number_BT[:, -1:] + counted.cumsum(1)
-        self.seen += tokens
+    def __post_init__(self) -> None:
+        """Count the tokens."""
+        inputs = self.inputs
+        real_BT = inputs.real
+        if real_BT is None:
+            real_BT = torch.ones_like(inputs.position_BT[:1])
+        counted_BT1 = real_BT[..., None].long()
+        last = self.past.number.last
+        before = None if last is None else last[..., None]
+        self.number_BT = running_total(counted_BT1, inputs.begins_BT, before)[..., 0]
 
-    def belongs_to(self, cache: Any) -> None:
-        """The key-value cache that holds the same text, once there is one."""
-        if cache is not None:
-            self._text = weakref.ref(cache)
-
-    def check(self, cache: Any, cached: int) -> None:
-        """Raise `ConfigError` unless `cache` holds the text that this is the memory of."""
-        if self._text is None or self._text() is not cache or cached != self.seen:
-            raise ConfigError(
-                f"the key-value cache holds {cached} tokens of another text than the {self.seen} "
-                "that the router has seen last: a mixture goes on with one text at a time, and "
-                "its cache cannot be copied or cropped"
-            )
+    @classmethod
+    def of(cls, x_BTD: Tensor) -> "Memory":
+        """Of new texts without padding, whose hidden states or embeddings are given."""
+        return cls(Inputs.of(x_BTD))
 
     @property
     def evidence(self) -> Tensor:
         """Which tokens [B, T] tell something about the text: no start token, no padding."""
-        real = self.number_BT > 1
-        return real if self._mask_BT is None else real & self._mask_BT.bool()
+        real_BT = self.inputs.real
+        told = self.number_BT > 1
+        return told if real_BT is None else told & real_BT
 
     def running(self, slot: int, x_BTD: Tensor, limit: int = 0) -> tuple[Tensor, Tensor]:
-        """Sum over the tokens so far [B, T, D], and how many they are [B, T, 1].
+        """Sum over the tokens of a text so far [B, T, D], and how many they are [B, T, 1].
 
-        Of the first `limit` tokens only, where it is not 0.
+        Of its first `limit` tokens only, if `limit` is not 0.
         """
         counted = self.evidence
         numbers = (self.number_BT - 1).clamp_min(0)
         if limit:
             counted = counted & (numbers <= limit)
             numbers = numbers.clamp_max(limit)
-        sums = (x_BTD * counted[..., None]).cumsum(1)
-        if slot in self.sums:
-            sums = sums + self.sums[slot]
-        self.sums[slot] = sums[:, -1:]
+        track = self.past.sums.get(slot)
+        before = None if track is None else track.last
+        sums = running_total(x_BTD * counted[..., None], self.inputs.begins_BT, before)
+        self.sums[slot] = sums
         return sums, numbers[..., None]
+
+    def passed(self) -> Past:
+        """The past with the tokens of this call in it."""
+        past, inputs = self.past, self.inputs
+        past.seen += inputs.tokens
+        past.mask_BT = inputs.mask_BK
+        past.first_pass = self.first_pass
+        past.number.add(self.number_BT, past.whole)
+        past.position.add(inputs.position_BT, past.whole)
+        for slot, sums in self.sums.items():
+            past.sums.setdefault(slot, Track()).add(sums, past.whole)
+        return past
+
+
+def running_total(x_BTD: Tensor, begins_BT: Tensor | None, before_B1D: Tensor | None) -> Tensor:
+    """Sums over the tokens up to each one [B, T, D], anew where a text begins.
+
+    `before_B1D` was there already. What is taken off at a beginning is taken off in float64, so
+    that no text leaves its rounding behind in the next.
+    """
+    if begins_BT is None:
+        total = x_BTD.cumsum(1)
+        return total if before_B1D is None else total + before_B1D
+    rows = max(len(x_BTD), len(begins_BT))
+    x, begins = x_BTD.expand(rows, -1, -1), begins_BT.expand(rows, -1)
+    exact = (x.double() if x.is_floating_point() else x).cumsum(1)
+    place = torch.arange(x.shape[1], device=x.device)
+    first = torch.where(begins, place, -1).cummax(1).values[..., None]
+    taken = (exact - x).gather(1, first.clamp_min(0).expand_as(exact))
+    carried = 0 if before_B1D is None else before_B1D
+    return torch.where(first < 0, exact + carried, exact - taken).to(x_BTD.dtype)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.mixture import Mixture
+from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.sampling import (
     entropy,
     log_probability,
@@ -79,12 +80,9 @@ class LossTable:
     def _compute(self, keys: list[tuple[int, frozenset[int]]]) -> None:
         router: Any = self.mixture.router
         chosen = torch.tensor([sorted(arms) for _, arms in keys])
-        gates = self.mixture.gates
-        gates.forced = router.weights_of(chosen).to(self.windows_WT.device)
-        try:
+        forced = router.weights_of(chosen).to(self.windows_WT.device)
+        with self.mixture.gates.asking(forced=forced):
             losses = window_losses(self.mixture.model, self.windows_WT[[row for row, _ in keys]])
-        finally:
-            gates.forced = None
         self.known.update(zip(keys, losses.tolist(), strict=True))
 
 
@@ -129,23 +127,20 @@ class Reinforce:
 
     def _forward(self, rows: list[int], draws: Draws) -> Tensor:
         """Losses [B * M] of selections that are drawn on the way through the model."""
-        gates, k = self.mixture.gates, self.router.spec.top_k
-        gates.copies = self.training.samples
-        gates.memory.draw = lambda slot, f, q: draws.draw(slot, f, q, k, len(rows))
-        try:
-            return window_losses(self.mixture.model, self.windows_WT[rows], gates.copies)
-        finally:
-            gates.copies, gates.memory.draw = 1, None
+        copies, k = self.training.samples, self.router.spec.top_k
+
+        def draw(slot: int, features: Tensor, log_q: Tensor) -> Tensor:
+            return draws.draw(slot, features, log_q, k, len(rows))
+
+        with self.mixture.gates.asking(copies=copies, draw=draw):
+            return window_losses(self.mixture.model, self.windows_WT[rows], copies)
 
     def _tabled(self, rows: list[int], draws: Draws) -> Tensor:
         ids = self.windows_WT[rows][:, :-1]
-        memory, k = self.mixture.gates.memory, self.router.spec.top_k
-        embedded = self.mixture.model.get_input_embeddings()
-        memory.begin(ids.shape[1], None, 0, ids.device)
+        k = self.router.spec.top_k
         with torch.no_grad():
-            # Past the hook on the embeddings, which would decide for a forward pass.
-            x_BTD = embedded.forward(ids)
-            features = self.router.inputs(x_BTD, 0, memory)
+            x_BTD = self.mixture.model.get_input_embeddings()(ids)
+            features = self.router.inputs(x_BTD, 0, Memory.of(x_BTD))
             log_q = self.router.log_q(features, 0)
         chosen = draws.draw(0, features, log_q, k, len(rows))[:, 0]
         assert self.table is not None

@@ -4,7 +4,7 @@ Shape suffixes: W windows, B of them in a batch, T tokens, A arms, L decisions, 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.mixture import Mixture
 from fedmore.experts.routing.interface import Router
-from fedmore.experts.routing.learned import SoftmaxRouter, XLoraRouter
 from fedmore.experts.routing.sampling import effective_size
 
 if TYPE_CHECKING:  # it imports this module
@@ -161,30 +160,28 @@ class ByGradient:
 
     def step(self, _step: int, rows: list[int]) -> float:
         """Gradients of one step; its loss, without what the auxiliary losses add."""
-        router: Any = self.mixture.router
-        gates = self.mixture.gates
-        router.recorded, gates.watch = [], []
-        try:
+        logits: list[Tensor] = []
+        weights: list[Tensor] = []
+        with self.mixture.gates.asking(recorded=logits, watch=weights):
             loss = window_losses(self.mixture.model, self.windows_WT[rows]).mean()
-            finite(loss)
-            (loss + self._auxiliary(router)).backward()  # type: ignore[no-untyped-call]
-            self.ess = [float(effective_size(w.detach()).mean()) for w in gates.watch]
-        finally:
-            router.recorded = gates.watch = None
+        finite(loss)
+        (loss + self._auxiliary(logits)).backward()  # type: ignore[no-untyped-call]
+        self.ess = [float(effective_size(w.detach()).mean()) for w in weights]
         return loss.item()
 
-    def _auxiliary(self, router: SoftmaxRouter | XLoraRouter) -> Tensor:
+    def _auxiliary(self, recorded: Sequence[Tensor]) -> Tensor:
         """Load balance over the batch, and the logits' size (ST-MoE, arXiv 2202.08906).
 
         Logits that start from domain embeddings are large by right: evidence adds up.
         """
         total = torch.zeros(())
-        z_loss = 0.0 if router.spec.start == "domain" else self.training.z_loss
-        for logits in router.recorded or ():
+        spec = self.mixture.router.spec
+        z_loss = 0.0 if spec.start == "domain" else self.training.z_loss
+        for logits in recorded:
             flat = logits.flatten(0, 1)
-            total = total + self.training.balance * balance_loss(flat, router.spec.top_k)
+            total = total + self.training.balance * balance_loss(flat, spec.top_k)
             total = total + z_loss * flat.logsumexp(-1).square().mean()
-        return total / max(1, len(router.recorded or ()))
+        return total / max(1, len(recorded))
 
 
 def balance_loss(logits_NA: Tensor, top_k: int) -> Tensor:

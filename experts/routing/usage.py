@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.mixture import Mixture
+from fedmore.experts.routing.memory import Memory
 
 
 @torch.inference_mode()
@@ -20,13 +21,11 @@ def by_decision(mixture: Mixture, ids_BT: Tensor) -> Tensor:
     """
     gates, model = mixture.gates, mixture.model
     ids = ids_BT.to(model.device)
-    gates.watch = []
-    try:
-        if mixture.router.shared:
-            gates.memory.begin(ids.shape[1], None, 0, ids.device)
-            model.get_input_embeddings()(ids)
-        else:
+    found: list[Tensor] = []
+    if mixture.router.shared:
+        x_BTD = model.get_input_embeddings()(ids)
+        found.append(mixture.router(x_BTD, 0, Memory.of(x_BTD)))
+    else:
+        with gates.asking(watch=found):
             model(input_ids=ids, use_cache=False, logits_to_keep=1)
-        return torch.stack([w.flatten(0, 1).double().cpu() for w in gates.watch])
-    finally:
-        gates.watch = None
+    return torch.stack([w.flatten(0, 1).double().cpu() for w in found])

@@ -11,7 +11,9 @@ import torch
 
 from fedmore.experts.factors import initial
 from fedmore.experts.mixture import assemble, routed_blocks
+from fedmore.experts.routing.inputs import read_inputs
 from fedmore.experts.routing.memory import Memory
+from fedmore.experts.routing.past import Past
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.training import fit_features, window_losses
@@ -128,16 +130,16 @@ def weights():
 
     @torch.no_grad()
     def decide(router, x_BTD, mask_BT=None, chunks=None):
-        memory, found, seen = Memory(), [], 0
+        past, found = Past(), []
         for size in chunks or [x_BTD.shape[1]]:
-            x = x_BTD[:, seen : seen + size]
-            memory.begin(
-                size, None if mask_BT is None else mask_BT[:, : seen + size], seen, x.device
-            )
+            end = past.seen + size
+            x = x_BTD[:, past.seen : end]
+            mask = None if mask_BT is None else mask_BT[:, :end]
+            memory = Memory(read_inputs({"inputs_embeds": x, "attention_mask": mask}, past), past)
             if router.two_pass:
                 router.plan(x, memory)
             found.append(torch.stack([router(x, i, memory) for i in range(router.spec.layers)]))
-            seen += size
+            past = memory.passed()
         return torch.cat(found, dim=2)
 
     return decide
@@ -185,10 +187,11 @@ def toy(base, shapes):
         mixture = made.mixture("uniform", trainable=True)
         own = [tensor for pair in mixture.trained[name].values() for tensor in pair]
         optimiser = torch.optim.Adam(own, lr=0.01)
-        mixture.gates.forced = torch.tensor([[0.0, name == "worse", name == "better"]]).repeat(8, 1)
+        forced = torch.tensor([[0.0, name == "worse", name == "better"]]).repeat(8, 1)
         for step in range(10):
             optimiser.zero_grad()
-            losses = window_losses(mixture.model, made.both(4, seed=step))
+            with mixture.gates.asking(forced=forced):
+                losses = window_losses(mixture.model, made.both(4, seed=step))
             (losses * torch.tensor(signs).repeat(4)).mean().backward()
             optimiser.step()
         experts[name] = {p: (b.detach(), a.detach()) for p, (b, a) in mixture.trained[name].items()}

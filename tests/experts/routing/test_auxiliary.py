@@ -41,9 +41,9 @@ def z_by_hand(rows):
 
 def auxiliary(*decisions, top_k=0, start="zero", **weights):
     """What a step adds for the logits [B, T, A] of some decisions."""
-    spec = SimpleNamespace(top_k=top_k, start=start)
-    method = ByGradient(None, None, Training(**weights))
-    return method._auxiliary(SimpleNamespace(recorded=decisions, spec=spec))
+    router = SimpleNamespace(spec=SimpleNamespace(top_k=top_k, start=start))
+    method = ByGradient(SimpleNamespace(router=router), None, Training(**weights))
+    return method._auxiliary(decisions)
 
 
 def descended(loss, logits, size=0.1):
@@ -109,11 +109,11 @@ def test_a_step_differentiates_the_sum_and_returns_the_loss_alone(toy, shape):
         torch.nn.init.normal_(parameter, generator=generator)
     loss = ByGradient(mixture, windows, Training(balance=2.0, z_loss=0.5)).step(0, [0, 1, 2])
     stepped = [p.grad.clone() for p in router.parameters()]
-    router.recorded = []
-    plain = window_losses(mixture.model, windows[:3]).mean()
-    assert len(router.recorded) == router.spec.layers
-    added = auxiliary(*router.recorded, top_k=shape[1], balance=2.0, z_loss=0.5)
-    router.recorded = None
+    recorded = []
+    with mixture.gates.asking(recorded=recorded):
+        plain = window_losses(mixture.model, windows[:3]).mean()
+    assert len(recorded) == router.spec.layers
+    added = auxiliary(*recorded, top_k=shape[1], balance=2.0, z_loss=0.5)
     expected = torch.autograd.grad(plain + added, list(router.parameters()))
     assert loss == pytest.approx(float(plain.detach()))
     for found, wanted in zip(stepped, expected, strict=True):

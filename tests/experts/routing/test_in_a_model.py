@@ -94,11 +94,8 @@ def test_its_weights_are_what_the_layers_use(base, experts, mixture, logits):
         return
     assert len(found) == 1
     last = found[0, :, -1].float()
-    mixture.gates.forced = last
-    try:
+    with mixture.gates.asking(forced=last):
         forced = logits(mixture.model, IDS)
-    finally:
-        mixture.gates.forced = None
     same = (found[0] == found[0, :, -1:]).all(-1).all(-1)
     close(forced[same], logits(mixture.model, IDS)[same])
 
@@ -175,6 +172,6 @@ def test_in_bfloat16(folder, experts, case, logits):
     near = (pieces - full).abs().amax(-1) < 0.05
     assert near.float().mean() > 0.9
     found = usage(mixture, IDS)
-    mixture.gates.forced = torch.eye(4)[[0, 1, 3]]
-    assert torch.isfinite(logits(mixture.model, IDS)).all()
+    with mixture.gates.asking(forced=torch.eye(4)[[0, 1, 3]]):
+        assert torch.isfinite(logits(mixture.model, IDS)).all()
     assert torch.isfinite(found).all()

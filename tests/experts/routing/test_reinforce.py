@@ -54,10 +54,9 @@ class Setting:
             features.append(x_STD)
             return self.told[:, slot]
 
-        mixture.gates.memory.draw = told
         ids = self.method.windows_WT.expand(len(self.told), -1)
-        losses_S = window_losses(mixture.model, ids)
-        mixture.gates.memory.draw = None
+        with mixture.gates.asking(draw=told):
+            losses_S = window_losses(mixture.model, ids)
         return losses_S, features
 
     def exact(self):

@@ -66,11 +66,8 @@ def spied(monkeypatch):
 @torch.no_grad()
 def one_by_one(mixture, ids_1T, arms):
     """The loss of one window; `arms` are those of every decision, [K] or [T, K]."""
-    mixture.gates.memory.draw = lambda slot, _x, _log_q: arms[slot].expand(1, T, -1)
-    try:
+    with mixture.gates.asking(draw=lambda slot, _x, _log_q: arms[slot].expand(1, T, -1)):
         return float(window_losses(mixture.model, ids_1T))
-    finally:
-        mixture.gates.memory.draw = None
 
 
 @pytest.mark.parametrize(

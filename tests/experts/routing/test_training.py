@@ -5,6 +5,7 @@ import torch
 
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.mixture import assemble
+from fedmore.experts.routing.gates import Wishes
 from fedmore.experts.routing.sampling import effective_size
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import LEARNED, PER_LAYER, RouterSpec
@@ -35,9 +36,9 @@ def test_the_toy_is_what_it_says(toy):
     mixture = toy.mixture("uniform")
     loss = {}
     for place, name in enumerate(("public", "worse", "better")):
-        mixture.gates.forced = torch.eye(3)[place].repeat(8, 1)
-        for kind in "ab":
-            loss[name, kind] = float(window_losses(mixture.model, toy.text(kind, 8, 99)).mean())
+        with mixture.gates.asking(forced=torch.eye(3)[place].repeat(8, 1)):
+            for kind in "ab":
+                loss[name, kind] = float(window_losses(mixture.model, toy.text(kind, 8, 99)).mean())
     assert loss["better", "a"] < loss["public", "a"] - 0.3
     assert loss["better", "b"] > loss["public", "b"] + 0.05
     assert all(loss["worse", kind] > loss["public", kind] + 0.1 for kind in "ab")
@@ -130,6 +131,4 @@ def test_a_loss_that_is_no_number_stops_the_training(toy, shape):
         train_router(mixture, toy.both(4, seed=7), TRAINING)
     for name, tensor in mixture.router.state_dict().items():
         assert torch.equal(tensor, before[name])
-    gates = mixture.gates
-    assert (gates.copies, gates.watch, gates.forced, gates.memory.draw) == (1, None, None, None)
-    assert getattr(mixture.router, "recorded", None) is None
+    assert mixture.gates.wishes == Wishes()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmore.experts.mixture import routed_blocks
-from fedmore.experts.routed import Gates
+from fedmore.experts.routing.gates import Gates
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.strategies.routing_state import dump, fresh, restore
