@@ -13,10 +13,11 @@ from fedmore.experts.routing.past import Past
 
 
 class RouterLayer(DummyLayer):  # type: ignore[misc]
-    """Holds a `Past`, and does to it what is done to the keys and values."""
+    """Holds a `Past`, and does to it what is done to the keys and values.
 
-    # A graph must not be captured around a memory that grows.
-    is_compileable = False
+    It says nothing of its own about compiling: transformers makes other masks for a cache with a
+    layer that cannot be compiled, and a static cache would be read beyond its end.
+    """
 
     def __init__(self, past: Past) -> None:
         super().__init__()

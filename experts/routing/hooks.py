@@ -120,10 +120,10 @@ class Passing:
 
 def _check(decoder: nn.Module) -> None:
     """Raise `ConfigError` where blocks would run again after the call."""
-    if decoder.training and getattr(decoder, "is_gradient_checkpointing", False):
+    if decoder.training and getattr(decoder, "is_activation_checkpointing", False):
         raise ConfigError(
             "gradient checkpointing runs blocks again when the router's decision is gone: call "
-            "gradient_checkpointing_disable() on a mixture"
+            "activation_checkpointing_disable() on a mixture"
         )
 
 

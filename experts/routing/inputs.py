@@ -154,7 +154,8 @@ def _seen(mask: Tensor, count: int, past: Past) -> tuple[Tensor, Tensor]:
     at_T = torch.arange(start, width, device=mask.device)[:, None]
     earlier_TK = torch.arange(width, device=mask.device) < at_T
     begins_BT = real_BT & ~(seen_BTK & earlier_TK & mask_BK[:, None]).any(-1)
-    _check(seen_BTK, mask_BK, begins_BT, start)
+    text_BK = torch.cat([past.of_the_last_text(before_BT), real_BT], dim=1)
+    _check(seen_BTK, text_BK, begins_BT)
     return mask_BK, begins_BT
 
 
@@ -166,13 +167,17 @@ def _as_bools(mask: Tensor) -> Tensor:
     return seen[:, 0]
 
 
-def _check(seen_BTK: Tensor, mask_BK: Tensor, begins_BT: Tensor, start: int) -> None:
-    """Raise `ConfigError` unless every real token sees its text from the beginning up to itself."""
+def _check(seen_BTK: Tensor, text_BK: Tensor, begins_BT: Tensor) -> None:
+    """Raise `ConfigError` unless every real token sees its text from the beginning up to itself.
+
+    `text_BK` is True at the call's real tokens and at those of the text that they go on with.
+    """
     count, width = seen_BTK.shape[1:]
-    place_K = torch.arange(width, device=mask_BK.device)
-    first_BT = torch.where(begins_BT, place_K[start:], 0).cummax(1).values[..., None]
-    wanted_BTK = (place_K <= place_K[start:, None]) & (place_K >= first_BT) & mask_BK[:, None]
-    real_BT1 = mask_BK[:, -count:, None]
+    place_K = torch.arange(width, device=text_BK.device)
+    at_T = place_K[width - count :]
+    first_BT = torch.where(begins_BT, at_T, 0).cummax(1).values[..., None]
+    wanted_BTK = (place_K <= at_T[:, None]) & (place_K >= first_BT) & text_BK[:, None]
+    real_BT1 = text_BK[:, -count:, None]
     if bool(((seen_BTK != wanted_BTK) & real_BT1).any()):
         raise ConfigError(
             "attention_mask: a token does not see all of its text up to itself, as a router does; "

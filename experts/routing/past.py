@@ -78,6 +78,13 @@ class Past:
             return like.new_ones(len(like), self.seen, dtype=torch.bool)
         return self.mask_BT.expand(max(len(like), len(self.mask_BT)), -1)
 
+    def of_the_last_text(self, real_BT: Tensor) -> Tensor:
+        """Which of the real tokens belong to the text that goes on [B, seen]."""
+        if not self.seen:
+            return real_BT
+        from_here = real_BT.flip(1).cumsum(1).flip(1)
+        return real_BT & (from_here <= self.number.last)
+
     def cut(self, kept: int) -> None:
         """Keep the first `kept` tokens."""
         kept = max(0, kept)

@@ -1,6 +1,7 @@
 """Mixtures as other programs call them, in float64, and the same sums done by hand."""
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ EXACT = {"rtol": 1e-5, "atol": 1e-5}
 """Routers reckon in float32, all else in float64."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Case:
     """A mixture and what it is made of."""
 
@@ -37,6 +38,10 @@ class Case:
     mixture: Any
     ids = IDS
 
+    @functools.cached_property
+    def _sums(self):
+        return ByHand(self)
+
     @property
     def model(self):
         return self.mixture.model
@@ -44,7 +49,12 @@ class Case:
     @torch.no_grad()
     def by_hand(self, ids_T):
         """Logits [T, V] of one text alone, block by block, without hook, kernel or cache."""
-        return ByHand(self).logits(torch.as_tensor(ids_T)[None])
+        return self._sums.logits(torch.as_tensor(ids_T)[None])
+
+    @torch.no_grad()
+    def states(self, ids_T):
+        """The last hidden states [T, D] of one text alone."""
+        return self._sums.states(torch.as_tensor(ids_T)[None])[0]
 
     @staticmethod
     def close(found, expected):
@@ -77,6 +87,9 @@ class ByHand:
             replace(self.model, path, _Linear(self, linear, path, case.experts))
 
     def logits(self, ids_1T):
+        return self.model.lm_head(self.states(ids_1T))[0]
+
+    def states(self, ids_1T):
         inner, router = self.model.model, self.router
         x = inner.embed_tokens(ids_1T)
         memory = Memory.of(x)
@@ -89,7 +102,7 @@ class ByHand:
             if not router.shared and at in self.blocks:
                 self.weights_TA = router(x, self.blocks.index(at), memory)[0]
             x = layer(x, attention_mask=None, position_embeddings=places)
-        return self.model.lm_head(inner.norm(x))[0]
+        return inner.norm(x)
 
 
 class _Linear(torch.nn.Module):
