@@ -49,7 +49,11 @@ class Case:
     @torch.no_grad()
     def by_hand(self, ids_T):
         """Logits [T, V] of one text alone, block by block, without hook, kernel or cache."""
-        return self._sums.logits(torch.as_tensor(ids_T)[None])
+        return self._known(tuple(torch.as_tensor(ids_T).tolist()))
+
+    @functools.cached_property
+    def _known(self):
+        return functools.cache(lambda ids: self._sums.logits(torch.tensor([ids]).long()))
 
     @torch.no_grad()
     def states(self, ids_T):
