@@ -12,7 +12,7 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.routing.past import Past
 
 
-class RouterLayer(DummyLayer):  # type: ignore[misc]
+class RouterLayer(DummyLayer):
     """Holds a `Past`, and does to it what is done to the keys and values.
 
     It says nothing of its own about compiling: transformers makes other masks for a cache with a
@@ -20,7 +20,7 @@ class RouterLayer(DummyLayer):  # type: ignore[misc]
     """
 
     def __init__(self, past: Past) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.past = past
 
     def reset(self) -> None:

@@ -80,10 +80,11 @@ class Past:
 
     def of_the_last_text(self, real_BT: Tensor) -> Tensor:
         """Which of the real tokens belong to the text that goes on [B, seen]."""
-        if not self.seen:
+        last = self.number.last
+        if last is None:
             return real_BT
         from_here = real_BT.flip(1).cumsum(1).flip(1)
-        return real_BT & (from_here <= self.number.last)
+        return real_BT & (from_here <= last)
 
     def cut(self, kept: int) -> None:
         """Keep the first `kept` tokens."""
