@@ -106,11 +106,15 @@ def invite(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Without TLS, for `start --insecure`: tests only.")
     ] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="For a member whose certificate is good no more; same key."),
+    ] = False,
 ) -> None:
     """Write an invite: it lets one client in, once."""
     from fedmore.coordinator import office
 
-    office.invite(place, name, out, insecure=insecure, expires_s=hours * 3600)
+    office.invite(place, name, out, insecure=insecure, expires_s=hours * 3600, again=again)
     say(f"{out}: give it to {name} over a safe channel; then, on that machine:")
     say(f"  client join {out.name} --data PATH (--domain NAME | --language CODE)")
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fedmore.coordinator import cli_access
+
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
 Place = Annotated[
     Path,
@@ -15,8 +17,9 @@ Reason = Annotated[str, typer.Option(help="Why; kept, and told to whom it concer
 
 def add(app: typer.Typer) -> None:
     """Give the program these commands."""
-    for command in (revoke, withdraw, stop, health, operator, renew):
+    for command in (revoke, withdraw, stop, health, renew):
         app.command()(command)
+    cli_access.add(app)
 
 
 def revoke(
@@ -71,35 +74,13 @@ def health(place: Place) -> None:
     typer.echo("serving")
 
 
-def operator(
-    directory: Directory,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the operator is called.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write the file; it holds a private key.")
-    ] = None,
-    days: Annotated[int, typer.Option(min=1, max=825, help="Until it expires.")] = 90,
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Instead, let that operator in no more.")
-    ] = False,
-) -> None:
-    """Write a file with which an operator asks and steers the coordinator from elsewhere."""
-    from fedmore.coordinator import access
-    from fedmore.experts.errors import ConfigError
-
-    if (out is None) != remove:
-        raise ConfigError("give either --out FILE or --remove")
-    if out is None:
-        access.remove_access(directory, name)
-        typer.echo(f"{name} is no operator any more")
-    else:
-        access.write_access(directory, name, out, days)
-        typer.echo(f"{out}: as good as you; give it to {name} over a safe channel")
-        typer.echo(f"  coordinator status {out.name}    (also invite, revoke, stop, health)")
-
-
 def renew(directory: Directory) -> None:
-    """Make the server's certificate anew, as a changed server.advertise needs."""
+    """Make the certificates of the server, as a changed server.advertise needs, and of the folder.
+
+    Copies of the folder's operator certificate from before are worth nothing from then on.
+    """
     from fedmore.coordinator import office
 
     office.renew(directory)
-    typer.echo("made; the coordinator uses it from its next start on")
+    typer.echo("made; the coordinator uses it from its next start on, and lets copies of the")
+    typer.echo("folder's earlier operator certificate in no more")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmore.coordinator import config as configs
+from fedmore.coordinator.access import list_own
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import BLOBS, database_url
 from fedmore.coordinator.fields import EVERY_NETWORK
@@ -46,6 +47,7 @@ def open_fresh(directory: Path, config: FederationConfig) -> None:
     """Make the registry; raises `ConfigError` where its database is another federation's."""
     with Registry.open(directory, database_url(config)) as registry:
         pair(registry, Store(directory / BLOBS))
+        list_own(directory, registry)
 
 
 def new_config(

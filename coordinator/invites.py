@@ -22,7 +22,13 @@ PORT = "port"
 
 
 def write_invite(
-    directory: Path, name: str, out: Path, *, insecure: bool = False, expires_s: float = DAY_S
+    directory: Path,
+    name: str,
+    out: Path,
+    *,
+    insecure: bool = False,
+    expires_s: float = DAY_S,
+    again: bool = False,
 ) -> None:
     """Invite `name` to the federation in `directory`.
 
@@ -31,12 +37,17 @@ def write_invite(
     """
     check_out(out)
     with open_federation(directory) as federation:
-        invite = make_invite(federation, name, insecure=insecure, expires_s=expires_s)
+        invite = make_invite(federation, name, insecure=insecure, expires_s=expires_s, again=again)
     write_out(out, invite.text())
 
 
-def make_invite(federation: Federation, name: str, *, insecure: bool, expires_s: float) -> Invite:
-    """A fresh invite; it replaces an earlier one of `name` that nobody has used."""
+def make_invite(
+    federation: Federation, name: str, *, insecure: bool, expires_s: float, again: bool = False
+) -> Invite:
+    """A fresh invite; it replaces an earlier one of `name` that nobody has used.
+
+    With `again` it is for a member, and good for the key that it joined with alone.
+    """
     config, registry = federation.config, federation.registry
     if not 0 < expires_s <= LONGEST_S:
         raise ConfigError(f"an invite is good for up to {LONGEST_S / 3600:.0f} hours")
@@ -45,7 +56,7 @@ def make_invite(federation: Federation, name: str, *, insecure: bool, expires_s:
             f"--insecure is for this machine alone, and server.host is {config.server.host}"
         )
     address = address_of(config, registry)
-    token = registry.invite(name, expires_s)
+    token = (registry.invite_again if again else registry.invite)(name, expires_s)
     expires = now() + timedelta(seconds=expires_s)
     ca = certificate = key = None
     if not insecure:
@@ -104,9 +115,9 @@ def write_out(out: Path, text: str) -> None:
 def _certify(directory: Path, name: str, expires_s: float) -> tuple[str, str, str]:
     """Authority, certificate and key for an invite, all PEM."""
     from fedmore.coordinator.certificates import Role, make_pair
-    from fedmore.coordinator.security import AUTHORITY, read_pair
+    from fedmore.coordinator.security import read_authority
 
-    ca = read_pair(directory, AUTHORITY)
+    ca = read_authority(directory)
     until = now() + timedelta(seconds=expires_s) + CERTIFICATE_LONGER
     pair = make_pair(ca, Role.INVITE, name, until)
     return ca.certificate.decode(), pair.certificate.decode(), pair.key.decode()

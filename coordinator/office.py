@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator import status as states
-from fedmore.coordinator.access import local_access, read_access
-from fedmore.coordinator.federation import MIXTURE, Federation, is_running, open_federation
+from fedmore.coordinator.access import OPERATORS, list_own, local_access, read_access
+from fedmore.coordinator.federation import (
+    MIXTURE,
+    Federation,
+    is_running,
+    open_federation,
+    running_alone,
+)
 from fedmore.coordinator.invites import check_out, make_invite, write_invite, write_out
+from fedmore.coordinator.security import OPERATOR
 from fedmore.experts.errors import ConfigError, TransportError
 
 if TYPE_CHECKING:
@@ -88,13 +95,16 @@ def withdraw(directory: Path, name: str, reason: str) -> Withdrawal:
         )
 
 
-def invite(place: Path, name: str, out: Path, *, insecure: bool, expires_s: float) -> None:
-    """Write an invite for `name` to `out`."""
+def invite(
+    place: Path, name: str, out: Path, *, insecure: bool, expires_s: float, again: bool = False
+) -> None:
+    """Write an invite for `name` to `out`; with `again`, for one who has joined already."""
     if not place.is_file():
-        write_invite(place, name, out, insecure=insecure, expires_s=expires_s)
+        write_invite(place, name, out, insecure=insecure, expires_s=expires_s, again=again)
         return
-    if insecure:
-        raise ConfigError("--insecure goes with the federation's folder, on the same machine")
+    if insecure or again:
+        option = "--insecure" if insecure else "--again"
+        raise ConfigError(f"{option} goes with the federation's folder, on the same machine")
     check_out(out)
     with _remote(place) as remote:
         write_out(out, remote.invite(name, expires_s))
@@ -132,7 +142,7 @@ def check_health(place: Path) -> None:
 
 
 def renew(directory: Path) -> None:
-    """New certificates for the server and the folder's operator, from the next start on."""
+    """New certificates for the server and the folder's operator; the operator's old one ends."""
     from fedmore.coordinator.init import certificate_hosts
     from fedmore.coordinator.security import make_tls, read_authority
 
@@ -140,6 +150,23 @@ def renew(directory: Path) -> None:
         read_authority(directory)  # alone: the others may be lost, or not fit
         config = federation.config
         make_tls(directory, config.federation.name, certificate_hosts(config))
+        list_own(directory, federation.registry)
+
+
+def roll(directory: Path) -> list[str]:
+    """Put another authority in place of the present one; the members who need another invite."""
+    from fedmore.coordinator import authority
+    from fedmore.coordinator.init import certificate_hosts
+    from fedmore.coordinator.security import make_tls
+
+    with open_federation(directory) as federation, running_alone(directory):
+        config, registry = federation.config, federation.registry
+        authority.roll(directory, config.federation.name)
+        make_tls(directory, config.federation.name, certificate_hosts(config))
+        registry.set_state(OPERATORS, {})
+        list_own(directory, registry)
+        registry.add_event("access", OPERATOR, {"call": "another authority"})
+        return [member.name for member in registry.members() if not member.barred]
 
 
 def _remote(place: Path) -> "Remote":

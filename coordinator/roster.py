@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from fedmore.coordinator.rows import Kind, Member, copied
 from fedmore.coordinator.tables import EventRecord, MemberRecord, now
-from fedmore.coordinator.tokens import secret_hash, usable
+from fedmore.coordinator.tokens import check_not_barred, secret_hash, usable
 from fedmore.experts.errors import NameTakenError, RegistryError, TokenError
 from fedmore.experts.names import check_name
 
@@ -44,6 +44,17 @@ class Roster:
             row.token_hash = secret_hash(token)
             row.token_expires = now() + timedelta(seconds=expires_s)
             row.revoked_at, row.revoked_reason = None, ""
+        return token
+
+    def invite_again(self, name: str, expires_s: float = 86_400.0) -> str:
+        """A fresh token for a member, who needs another certificate for the key that it has."""
+        token = secrets.token_urlsafe(32)
+        with self._row(name) as row:
+            if row.joined_at is None:
+                raise RegistryError(f"{name!r} has not joined yet; invite it as a new one")
+            check_not_barred(copied(row, Member))
+            row.token_hash = secret_hash(token)
+            row.token_expires = now() + timedelta(seconds=expires_s)
         return token
 
     def enrol(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedmore.coordinator.authority import FOLDER, is_there, read_authority
 from fedmore.coordinator.certificates import (
     SERVER_DAYS,
     KeyPair,
@@ -21,7 +22,8 @@ from fedmore.coordinator.certificates import (
 from fedmore.experts.errors import ConfigError
 from fedmore.protos.files import private_folder, write_durably
 
-FOLDER = "tls"
+__all__ = ["FOLDER", "read_authority"]
+
 AUTHORITY, SERVER, OPERATOR = "ca", "server", "operator"
 
 
@@ -39,25 +41,25 @@ def make_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
     The authority is kept where there is one, so its members stay; the others are made anew: a
     changed `advertise` takes effect, and the time until they expire begins again.
     """
-    exists = (directory / FOLDER / f"{AUTHORITY}.key").exists()
+    exists = is_there(directory)
     ca = read_authority(directory) if exists else make_ca(name)
     if not exists:
         write_pair(directory, AUTHORITY, ca)
     server = make_server_certificate(ca, hosts)
     write_pair(directory, SERVER, server)
+    make_operator(directory, ca)
+    return Tls(ca, server)
+
+
+def make_operator(directory: Path, ca: KeyPair) -> None:
+    """Write the folder's own operator certificate; `access.list_own` lets it in."""
     expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=SERVER_DAYS)
     write_pair(directory, OPERATOR, make_pair(ca, Role.OPERATOR, OPERATOR, expires))
-    return Tls(ca, server)
 
 
 def read_tls(directory: Path) -> Tls:
     """What `make_tls` wrote; raises `ConfigError` where it is missing, or does not fit together."""
     return Tls(read_authority(directory), _whole(directory, SERVER))
-
-
-def read_authority(directory: Path) -> KeyPair:
-    """The federation's authority; raises `ConfigError` where it is missing or damaged."""
-    return _whole(directory, AUTHORITY)
 
 
 def fresh_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
@@ -84,9 +86,12 @@ def read_pair(directory: Path, stem: str) -> KeyPair:
     try:
         return KeyPair((folder / f"{stem}.pem").read_bytes(), (folder / f"{stem}.key").read_bytes())
     except OSError as error:
-        raise ConfigError(
-            f"{error.filename}: {error.strerror}; {_help(directory, stem)}"
-        ) from error
+        raise ConfigError(f"{error.filename}: {error.strerror}; {_help(directory)}") from error
+
+
+def read_operator(directory: Path) -> KeyPair:
+    """The folder's own operator certificate; raises `ConfigError` for one that is not whole."""
+    return _whole(directory, OPERATOR)
 
 
 def _whole(directory: Path, stem: str) -> KeyPair:
@@ -94,15 +99,11 @@ def _whole(directory: Path, stem: str) -> KeyPair:
     try:
         fits = belong_together(pair)
     except ValueError as error:
-        raise ConfigError(f"{place}.pem is damaged ({error}); {_help(directory, stem)}") from error
+        raise ConfigError(f"{place}.pem is damaged ({error}); {_help(directory)}") from error
     if not fits:
-        raise ConfigError(f"{place}.key is not the key of {place}.pem; {_help(directory, stem)}")
+        raise ConfigError(f"{place}.key is not the key of {place}.pem; {_help(directory)}")
     return pair
 
 
-def _help(directory: Path, stem: str) -> str:
-    if stem != AUTHORITY:
-        return f"run `coordinator renew {directory}`"
-    return (
-        f"restore it from a copy, or run `coordinator init {directory}` where there is nothing yet"
-    )
+def _help(directory: Path) -> str:
+    return f"run `coordinator renew {directory}`"

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedmore.coordinator import foreign, status
+from fedmore.coordinator.access import tls_of
 from fedmore.coordinator.checks import check_plan
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.console import make_observer
@@ -30,7 +31,7 @@ from fedmore.coordinator.resume import (
     wait_for_clients,
 )
 from fedmore.coordinator.rpc.server import Server, serve
-from fedmore.coordinator.security import FOLDER, fresh_tls
+from fedmore.coordinator.security import FOLDER
 from fedmore.coordinator.tracking import MlflowTracker, NullTracker, Tracker
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos.apps import Value
@@ -161,9 +162,9 @@ class Run:
         self._federation.registry.set_state(DISMISSED, True)
 
     def _serve(self) -> Server:
-        directory, config = self._federation.directory, self._federation.config
+        config = self._federation.config
         insecure, hosts = self._settings.insecure, certificate_hosts(config)
-        tls = None if insecure else fresh_tls(directory, config.federation.name, hosts)
+        tls = None if insecure else tls_of(self._federation, hosts)
         server = serve(
             self._federation.registry,
             self._journal,

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from fedmore.coordinator.access import OPERATORS
+from fedmore.coordinator.access import listed
 from fedmore.coordinator.certificates import Role, Subject, subject_of
 from fedmore.coordinator.rpc.crowd import Crowd, Standing, Who
 from fedmore.coordinator.rpc.traffic import TrafficBook
-from fedmore.coordinator.security import OPERATOR
 from fedmore.coordinator.tokens import check_not_barred, secret_hash
 from fedmore.experts.errors import FedmoreError, MembershipError, TokenError
 from fedmore.protos.status import plain
@@ -102,8 +101,8 @@ class Gate:
             raise MembershipError("without TLS nobody can prove to be an operator")
         subject = caller(context)
         if subject.role is Role.OPERATOR:
-            known = await asyncio.to_thread(self._registry.get_state, OPERATORS, {})
-            if subject.name == OPERATOR or known.get(subject.name) == subject.identity:
+            known = (await asyncio.to_thread(listed, self._registry)).get(subject.name)
+            if known is not None and known.identity == subject.identity:
                 return subject.name
         raise MembershipError(
             f"{subject.role} {subject.name!r} may not call this: it needs an operator's "

@@ -17,7 +17,7 @@ from fedmore.experts.errors import ConfigError, FedmoreError, RegistryError
 COMMANDS = (
     "init", "invite", "start", "status", "experts", "assemble", "evaluate", "revoke", "stop",
     "generate", "chat",
-    "health", "operator", "renew", "withdraw",
+    "health", "operator", "authority", "renew", "withdraw",
 )  # fmt: skip
 LIMIT_S = 0.5
 

@@ -71,7 +71,9 @@ def secrets_in(*files: Path) -> list[str]:
 def test_an_access_file_steers_a_running_coordinator(federation: Path, tmp_path: Path) -> None:
     file, invite, state = tmp_path / "ops.json", tmp_path / "amt.json", tmp_path / "state"
     with started(federation) as process:
-        assert "coordinator status ops.json" in run("operator", federation, "ops", "--out", file)
+        assert "coordinator status ops.json" in run(
+            "operator", "add", federation, "ops", "--out", file
+        )
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert run("health", file) == run("health", federation) == "serving\n"
         run("invite", file, "amt", "--out", invite)
@@ -89,7 +91,7 @@ def test_an_access_file_steers_a_running_coordinator(federation: Path, tmp_path:
         assert "revoked" in run("status", file)
         with pytest.raises(MembershipError, match="gone"):
             run("withdraw", state, app=client)
-        run("operator", federation, "ops", "--remove")
+        run("operator", "revoke", federation, "ops")
         with pytest.raises(MembershipError, match="'ops' may not call this"):
             run("stop", file)
         run("stop", federation, "--reason", "the evening")
@@ -101,7 +103,7 @@ def test_an_access_file_steers_a_running_coordinator(federation: Path, tmp_path:
     with Registry.open(federation) as registry:
         assert registry.withdrawn() == {"amt"}
         events = [(e.kind, e.name) for e in registry.events()]
-        kinds = [kind for kind, _ in events if kind != "refused"]
+        kinds = [kind for kind, _ in events if kind not in ("refused", "access")]
         assert kinds == ["operator", "withdrawn", "operator", "revoked", "operator"]
         assert [name for kind, name in events if kind == "refused"] == ["amt", "operator ops"]
     with pytest.raises(TransportError, match="no coordinator is running"):
@@ -170,10 +172,11 @@ def test_what_is_wrong_is_said(federation: Path, tmp_path: Path) -> None:
     cases: list[tuple[list[object], type[FedmoreError], str]] = [
         (["status", put(tmp_path / "no", "{}")], ConfigError, "not an operator's access file"),
         (["status", put(tmp_path / "not", "no")], ConfigError, "not an operator's access file"),
-        (["operator", federation, "ops"], ConfigError, "either --out FILE or --remove"),
-        (["operator", federation, "operator", "--out", out], ConfigError, "another name"),
-        (["operator", federation, "a/b", "--out", out], ConfigError, "cannot be a name"),
-        (["operator", federation, "ops", "--remove"], RegistryError, "there are: none"),
+        (["operator", "add", federation, "operator", "--out", out], ConfigError, "another name"),
+        (["operator", "add", federation, "a/b", "--out", out], ConfigError, "cannot be a name"),
+        (["operator", "revoke", federation, "ops"], RegistryError, "there are: operator"),
+        (["operator", "revoke", federation, "operator"], ConfigError, "operator rotate"),
+        (["operator", "rotate", federation, "ops"], RegistryError, "there are: operator"),
         (["revoke", federation, "nobody"], RegistryError, "no member is named"),
         (["health", federation], TransportError, "cannot be reached"),
         (["invite", federation, "amt", "--out", out, "--hours", 0], ConfigError, "hours"),
@@ -189,7 +192,7 @@ def test_an_access_file_asks_for_no_insecure_invite(federation: Path, tmp_path: 
     with Registry.open(federation) as registry:
         registry.set_state(PORT, 1)
     file = tmp_path / "ops.json"
-    run("operator", federation, "ops", "--out", file)
+    run("operator", "add", federation, "ops", "--out", file)
     with pytest.raises(ConfigError, match="--insecure goes with the federation's folder"):
         run("invite", file, "amt", "--out", tmp_path / "x.json", "--insecure")
 

@@ -14,6 +14,7 @@ from fedmore.client.invite import describe, enrol
 from fedmore.client.keys import Keys, invite_keys, own_key, secret_digest, signing_request
 from fedmore.client.rpc import Link
 from fedmore.client.session import Session
+from fedmore.coordinator.access import OPERATORS
 from fedmore.coordinator.certificates import Role, make_ca, make_pair, sign_client, subject_of
 from fedmore.experts.errors import MembershipError, TokenError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
@@ -39,6 +40,9 @@ def address(federation):
 def link_as(federation, role, name, expires=None, ca=None):
     """A link with a certificate of our making, by the federation's authority or another."""
     pair = make_pair(ca or federation.ca, role, name, expires or tomorrow())
+    if (role, name) == (Role.OPERATOR, "operator"):  # as `coordinator start` does
+        identity = subject_of(pair.certificate).identity
+        federation.registry.set_state(OPERATORS, {name: identity})
     return Link(address(federation), keys_of(federation.ca, pair))
 
 

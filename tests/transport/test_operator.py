@@ -58,6 +58,9 @@ def remote(federation, role=Role.OPERATOR, name="operator", pair=None, ca=None):
     pair = pair or make_pair(ca or federation.ca, role, name, expires)
     keys = federation.ca.certificate, pair.certificate, pair.key
     address = f"127.0.0.1:{federation.server.port}"
+    if name == "operator" and role is Role.OPERATOR:  # as `coordinator start` does
+        identity = subject_of(pair.certificate).identity
+        federation.registry.set_state(OPERATORS, {"operator": identity})
     return Remote(Access("test", name, address, *(pem.decode() for pem in keys)))
 
 
