@@ -31,8 +31,8 @@ class Remote:
         if expires <= datetime.now(UTC):
             raise TokenError(
                 f"the certificate of the operator {access.operator!r} expired "
-                f"{expires:%Y-%m-%d %H:%M} UTC; make another with `coordinator operator rotate`, or "
-                "with `coordinator renew` for the folder's own"
+                f"{expires:%Y-%m-%d %H:%M} UTC; make another with `coordinator operator rotate`, "
+                "or with `coordinator renew` for the folder's own"
             )
         self._address = access.address
         credentials = grpc.ssl_channel_credentials(
