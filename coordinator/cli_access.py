@@ -44,7 +44,8 @@ def list_operators(directory: Directory) -> None:
     from rich.console import Console
 
     from fedmore.coordinator import access
-    from fedmore.coordinator.status import cell, clock_time, narrow_table
+    from fedmore.coordinator.console import cell
+    from fedmore.coordinator.status import clock_time, narrow_table
 
     table = narrow_table("operator", "made", "expires", "key")
     for one in access.operators(directory):
