@@ -9,6 +9,7 @@ hold just these; the latent numbers behind them stay here, as what is beside the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from flwr.app import RecordDict
 
 from fedmore.client.memory import Remembered
@@ -50,18 +51,36 @@ def find(
     entry: Remembered | None,
     initial: Factors,
 ) -> Component:
-    """The component that a task starts from; raises `WireError` on a lost state."""
+    """The component that a task starts from; raises `WireError` on a lost state.
+
+    What the coordinator sends back holds no residual. So it is used only if it is not what this
+    client holds itself, after its last answer or before it.
+    """
+    held = _held(task, entry)
     returned = read_component(content, sites, task.rank)
-    if returned is not None:
+    if returned is not None and not (held and _equal(held.held, returned)):
         return Component(returned, low_rank.difference(_latent(returned, task), returned))
-    if entry is not None and entry.updates == task.updates:
-        return Component(entry.component, entry.residual)
-    if entry is not None and entry.before and entry.updates == task.updates + 1:
-        return Component(*entry.before)  # its last answer was of no use: asked in another way
+    if held is not None:
+        return held
     if task.updates == 0:
         return Component(initial, low_rank.zeros(initial))
     known = entry.updates if entry else 0
     raise WireError(f"{task.expert}: this client knows {known} of its {task.updates} updates")
+
+
+def _held(task: TrainTask, entry: Remembered | None) -> Component | None:
+    """What this client holds at as many updates as the coordinator has of it."""
+    if entry is not None and entry.updates == task.updates:
+        return Component(entry.component, entry.residual)
+    if entry is not None and entry.before and entry.updates == task.updates + 1:
+        return Component(*entry.before)  # its last answer was not taken
+    return None
+
+
+def _equal(one: Factors, other: Factors) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(x, y) for path in one for x, y in zip(one[path], other[path], strict=True)
+    )
 
 
 def _latent(held: Factors, task: TrainTask) -> Factors:

@@ -27,6 +27,7 @@ from fedmore.coordinator.withdrawal import leave_out
 from fedmore.experts.base import linear_shapes
 from fedmore.experts.errors import ConfigError
 from fedmore.protos.flower import RUN
+from fedmore.strategies.advice import before
 from fedmore.strategies.events import Evaluated, Event, StageStarted
 from fedmore.strategies.experts import ExpertStrategy, train_stage
 from fedmore.strategies.plan import TRAINED_BY, Stage
@@ -35,6 +36,8 @@ from fedmore.strategies.router import EmbeddingStrategy
 from fedmore.strategies.routing import RoutingStrategy
 from fedmore.strategies.routing_state import restore as restore_routing
 from fedmore.strategies.snapshot import restore
+
+log = logging.getLogger(__name__)
 
 Settle = Callable[[str, Collection[str]], None]
 """Told the group of tasks ("experts/1") whose round is on disk, and the ids of those that may
@@ -98,7 +101,10 @@ class PlanRun:
         rows = self.registry.rounds()
         for index, stage in enumerate(self.config.stages):
             done = [row for row in rows if row.stage == index]
-            self.observer(StageStarted(index, stage.kind, stage.rounds))
+            warnings = tuple(before(stage, linear_shapes(self.config.base.model)))
+            for warning in warnings:
+                log.warning("stage %s: %s", stage.kind, warning)
+            self.observer(StageStarted(index, stage.kind, stage.rounds, warnings))
             if stage.kind == "router":
                 self._embed(grid, index, stage, done)
             elif stage.kind == "routing":
@@ -131,7 +137,7 @@ class PlanRun:
         if not rows:
             return Progress()
         metrics = rows[-1].metrics
-        states = restore(self.store.get(metrics[STATE]))
+        states = restore(self.store.get(metrics[STATE]), self.config.stages[index])
         late, sizes = metrics.get("late", ()), metrics.get("sizes", {})
         return Progress(rows[-1].round, states, late, sizes)
 

@@ -179,7 +179,7 @@ def _line_of_plan(event: Event) -> str:
     match event:
         case StageStarted():
             rounds = f"{event.rounds} round" + ("" if event.rounds == 1 else "s")
-            return f"stage {event.stage + 1} ({event.kind}): {rounds}"
+            return "; ".join([f"stage {event.stage + 1} ({event.kind}): {rounds}", *event.warnings])
         case RoundStarted():
             return f"round {event.round + 1} begins"
         case RoundFinished():

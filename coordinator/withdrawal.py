@@ -11,7 +11,6 @@ from fedmore.coordinator.store import Store
 from fedmore.coordinator.versions import STATE, drop_versions, keep_router, keep_version
 from fedmore.strategies import embeddings
 from fedmore.strategies.plan import TRAINED_BY, Stage
-from fedmore.strategies.robust import rule_of
 from fedmore.strategies.routing_state import dump as dump_routing
 from fedmore.strategies.routing_state import restore as restore_routing
 from fedmore.strategies.snapshot import dump, restore
@@ -55,10 +54,11 @@ def _leave_out_of_embeddings(gone: AbstractSet[str], registry: Registry, store: 
 def _leave_out(
     stage: Stage, row: RoundRow, gone: AbstractSet[str], registry: Registry, store: Store
 ) -> list[str]:
-    states, entries = restore(store.get(row.metrics[STATE])), dict(row.metrics["experts"])
+    states = restore(store.get(row.metrics[STATE]), stage)
+    entries = dict(row.metrics["experts"])
     touched = sorted(name for name, s in states.items() if gone & s.components.keys())
     for name in touched:
-        states[name], error = without(states[name], gone, stage.max_rank, rule_of(stage))
+        states[name], error = without(states[name], gone, stage.max_rank)
         entries[name] = _kept(states[name], error, row, registry, store)
     if touched:
         old, new = row.metrics[STATE], store.put(dump(states))
@@ -89,9 +89,8 @@ def _leave_out_of_router(
 def _kept(
     state: ExpertState, error: float, row: RoundRow, registry: Registry, store: Store
 ) -> dict[str, Any]:
-    owners = sorted(state.components)
-    entry = {"aggregation_error": error, "rank": state.rank, "owners": owners}
-    if not owners:
+    entry = state.summary(error)
+    if not entry["owners"]:
         return entry
     at = (row.stage, row.round)
     return {**entry, "digest": keep_version(registry, store, state, at, entry)}

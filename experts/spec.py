@@ -66,6 +66,11 @@ class ExpertSpec:
         """
         names = FFN if self.kind == "expert" else FFN + ATTENTION
         layers = self._layers(depth(shapes))
+        if not layers and depth(shapes):
+            raise ConfigError(
+                f"{self.name}: first_layers and last_layers are both 0, so the adapter changes no "
+                "layer; set one of them above 0"
+            )
         found = []
         for path, (out, inner) in shapes.items():
             match = _PATH.match(path)

@@ -7,6 +7,7 @@ from typing import Any
 from flwr.app import Message
 from pydantic import TypeAdapter
 
+from fedmore.experts.errors import RankError
 from fedmore.experts.spec import ExpertSpec, Shapes, Site
 from fedmore.strategies.members import Member
 from fedmore.strategies.plan import Stage, parse
@@ -57,6 +58,17 @@ def sites_of(stage: Stage, member: Member, shapes: Shapes) -> tuple[Site, ...]:
     return ExpertSpec(member.target, member.kind, member.target, member.rank, first, last).sites(
         shapes
     )
+
+
+def unfit(stage: Stage, member: Member, shapes: Shapes) -> str:
+    """Why a member cannot take part, as it describes itself; empty if it can."""
+    if not member.size:
+        return "says that it has no text to train on"
+    try:
+        sites_of(stage, member, shapes)
+    except RankError as error:
+        return str(error)
+    return ""
 
 
 def task_of(stage: Stage, member: Member, number: int, updates: int, seed: int) -> TrainTask:

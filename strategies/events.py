@@ -107,11 +107,12 @@ class Traffic:
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage of the plan begins: its index, kind and number of rounds."""
+    """A stage of the plan begins: its index, kind, number of rounds, and what to think of first."""
 
     stage: int
     kind: str
     rounds: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

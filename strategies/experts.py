@@ -13,16 +13,19 @@ from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes, Site
-from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows
+from fedmore.strategies.advice import stuck, unguarded
+from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows, unfit
 from fedmore.strategies.bounds import check_update
+from fedmore.strategies.changes import Change
 from fedmore.strategies.compression.policy import is_coarse
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.mirror import Broadcast, broadcast
 from fedmore.strategies.patience import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.progress import Progress, nobody
-from fedmore.strategies.robust import rule_of, unguarded
-from fedmore.strategies.state import Contribution, ExpertState, advance, fresh, without
+from fedmore.strategies.robust import rule_of
+from fedmore.strategies.state import ExpertState, fresh, without
+from fedmore.strategies.step import advance
 from fedmore.strategies.tasks import (
     METRICS,
     TRAIN,
@@ -87,7 +90,10 @@ class ExpertStrategy(TrainOnly):
         members, self._missing = ask_members(
             patient.grid, self.stage.timeout_s, f"{self.stage.kind}/{number}", busy
         )
-        wanted = [(node, m) for node, m in members if m.kind == train_stage(self.stage.kind)]
+        mine = [(node, m) for node, m in members if m.kind == train_stage(self.stage.kind)]
+        why = {m.name: unfit(self.stage, m, self.shapes) for _, m in mine}
+        self._missing += [f"{name}: {reason}" for name, reason in sorted(why.items()) if reason]
+        wanted = [(node, m) for node, m in mine if not why[m.name]]
         if not wanted and not self._late:
             no_one = f"no client trains for the stage {self.stage.kind!r}"
             raise RoundError("; ".join([no_one, *self._missing]))
@@ -149,7 +155,7 @@ class ExpertStrategy(TrainOnly):
             "clients": clients,
             "experts": experts,
             "failures": failures,
-            "warnings": unguarded(self.stage, owners),
+            "warnings": unguarded(self.stage, owners) + stuck(self.stage, self.states),
             "late": to_rows(self._late),
             "sizes": dict(sorted(self._sizes.items())),
         }
@@ -209,27 +215,26 @@ class ExpertStrategy(TrainOnly):
             left = gone & state.components.keys()
             if not own and not left:
                 continue
-            kept, error = without(state, left, limit, rule) if left else (state, 0.0)
+            kept, error = without(state, left, limit) if left else (state, 0.0)
             if own:
-                contributions = [self._contribution(kept, *item, number) for item in own]
-                kept, error = advance(kept, contributions, limit, rule)
+                changes = [self._moved(kept, *item, number) for item in own]
+                kept, error = advance(kept, changes, limit, rule)
             self.states[name] = kept
-            owners = sorted(kept.components)
-            metrics[name] = {"aggregation_error": error, "rank": kept.rank, "owners": owners}
+            metrics[name] = kept.summary(error)
             if name in self._casts:
                 metrics[name]["download_error"] = self._casts[name].error
         return metrics
 
-    def _contribution(
-        self, state: ExpertState, asked: Asked, change: Factors, number: int
-    ) -> Contribution:
+    def _moved(self, state: ExpertState, asked: Asked, sent: Factors, number: int) -> Change:
         member, task = asked.member, asked.task
         component = state.components.get(member.name)
         held = component.factors if component else self._initial(asked)
-        # Weights of few bits come whole, so what was held before does not count.
-        after = change if task.weight_bits else low_rank.total(held, change)
-        weight = member.size * self.stage.staleness ** (number - asked.number)
-        return Contribution(member.name, after, weight, task.spec(member.name).scale)
+        # Weights of few bits come whole.
+        after = sent if task.weight_bits else low_rank.total(held, sent)
+        fresh_part = self.stage.staleness ** (number - asked.number)
+        return Change(
+            member.name, held, after, member.size, task.spec(member.name).scale, fresh_part
+        )
 
     def arrays(self) -> ArrayRecord:
         """Every expert's aggregate as numpy arrays named `expert/module path.A` and `.B`."""

@@ -19,6 +19,9 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 TRAINED_BY = {"experts": "expert", "language": "adapter"}
 """The kinds of stages that make experts, and the kind of client that trains in each."""
 
+SEPARABLE = ("mean", "clipped", "krum", "multi_krum")
+"""The rules whose result can be told apart by owner, so that a withdrawal is exact."""
+
 T = TypeVar("T")
 
 
@@ -78,9 +81,11 @@ class Stage:
     The aggregate of an expert with several owners travels to them whole where `download_codec` is
     fp32 or bf16, and with any other as what moves their mirror of it (`fedmore.strategies.mirror`).
 
-    `aggregation` is the mean, or for experts with many owners Flower's Krum or trimmed mean, which
-    withstand a `hostile` part of them. The mean weighs owners by the size of their text, as they
-    say it; of an expert with several none has more than `max_share` of the weight. An update whose
+    `aggregation` is the mean of a round's changes, or `clipped`, the mean of changes of at most
+    `clip_norm` (0: the round's median norm), or for experts with many owners Flower's Krum,
+    multi-Krum, trimmed mean or median, which withstand a `hostile` part of them (the median:
+    nearly half). The first two weigh owners by the size of their text, as they say it; of an expert
+    with several none has more than `max_share` of the weight. An update whose
     numbers have a root mean square above `max_rms` is refused; 0 takes four times what AdamW can
     move in the steps of a round.
 
@@ -106,7 +111,8 @@ class Stage:
     quorum: float = 0.0
     late: Literal["keep", "refuse"] = "keep"
     staleness: float = 0.5
-    aggregation: Literal["mean", "krum", "trimmed_mean"] = "mean"
+    aggregation: Literal["mean", "clipped", "krum", "multi_krum", "trimmed_mean", "median"] = "mean"
+    clip_norm: float = 0.0
     hostile: float = 0.2
     max_share: float = 1.0
     max_rms: float = 0.0
@@ -128,6 +134,7 @@ class Stage:
             threads=self.threads,
             deadline_s=self.deadline_s,
             max_rms=self.max_rms,
+            clip_norm=self.clip_norm,
         )
         part(quorum=self.quorum, staleness=self.staleness, max_share=self.max_share)
         check_codecs(self.codec, self.download_codec)
@@ -140,8 +147,17 @@ class Stage:
             raise ValueError(f"hostile must be at least 0 and below 0.5, not {self.hostile}")
         if self.kind == "routing" and self.aggregation != "mean":
             raise ValueError(f"aggregation: a router is the mean, not {self.aggregation}")
-        if self.max_share < 1 and (self.kind == "routing" or self.aggregation != "mean"):
+        if self.max_share < 1 and (
+            self.kind == "routing" or self.aggregation not in ("mean", "clipped")
+        ):
             raise ValueError(f"max_share {self.max_share} is for the mean of an expert's owners")
+        if self.kind == "language" and not self.first_layers + self.last_layers:
+            raise ValueError(
+                "first_layers and last_layers are both 0: a language adapter would change no "
+                "layer; set one of them above 0"
+            )
+        if self.clip_norm and self.aggregation != "clipped":
+            raise ValueError(f"clip_norm is for aggregation clipped, not {self.aggregation}")
         if self.weight_bits and self.kind not in TRAINED_BY:
             raise ValueError(f"weight_bits: a stage of kind {self.kind} trains no factors")
         if self.deadline_s > self.timeout_s:

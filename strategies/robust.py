@@ -1,85 +1,116 @@
-"""How the components of an expert's owners become one aggregate, also where some are hostile.
+"""How the changes of a round become one step of an expert, also if some owners are hostile.
 
-Krum (arXiv 1703.02757) and the trimmed mean (arXiv 1803.01498) are Flower's own. They are given
-small matrices, not products: with orthonormal bases Q_B and Q_A of all owners' factors, every
-product is ``s_k B_k A_k = Q_B C_k Q_A^T``, and distances between the cores C_k are distances
-between the products. Krum chooses the same owner as it would on the products; the trimmed mean is
-taken coordinate by coordinate in that basis, where the paper takes it in the basis of the weights.
-Neither weighs owners by the size of their text, which they could lie about.
+A rule judges the *changes* of this round, never what owners have accumulated: the distance between
+components is mostly that between their random starts, and Krum on them locks on to one owner.
 
-The bases are the left singular vectors of the owners' B side by side, and of their A likewise.
-These are the eigenvectors of ``sum_k B_k B_k^T``, so the owners' order, which their names decide,
-shows in nothing but signs, and turning a coordinate's sign only turns that of its trimmed mean. (In
-the bases of a QR, which follow the order, most coordinates were one owner's alone, and trimmed.)
+Krum, multi-Krum (arXiv 1703.02757), the trimmed mean and the median (arXiv 1803.01498) are Flower's
+own. They are given small matrices in a basis that all owners share (`strategies.cores`), not the
+products. Krum chooses the same owner as on the products; trimmed mean and median are taken
+coordinate by coordinate in that basis, where the paper takes them in the basis of the weights.
+None of the four weighs owners by the size of their text, which they could lie about. Flower clips
+norms only inside its strategies for differential privacy, which average in the same step and do
+not say what an owner's share was; `Clipped` is therefore ours.
+
+A rule that is `separable` gives every owner a share of the step. What trimmed mean and median make
+is nobody's in particular: it is kept as a contribution of all, and withdrawal is not exact.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from statistics import median
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedTrimmedAvg, Krum, Strategy
-from torch import Tensor
+from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg, Krum, MultiKrum, Strategy
 
+from fedmore.strategies.changes import Change, Terms
+from fedmore.strategies.cores import cores_of
 from fedmore.strategies.plan import Stage
-
-if TYPE_CHECKING:
-    from fedmore.strategies.state import Component
-
-Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], factor
 
 MARK = 1e-30
 """Marks whose arrays are whose; its square is lost in any distance."""
 
 
 class Rule(Protocol):
-    """From owners' components to the terms whose sum is the aggregate."""
+    """From the changes of a round to what each of them counts."""
 
-    def weights(self, parts: Sequence["Component"]) -> list[float]:
-        """What each component counts; they sum to 1."""
+    @property
+    def selects(self) -> bool:
+        """Whether it leaves owners out, so that it is worth a word if they are always the same."""
         ...
 
-    def terms(self, products: Sequence[Term], weights: Sequence[float]) -> list[Term]:
-        """The aggregate of one matrix as a sum, given every owner's ``s_k B_k A_k`` of it."""
+    def weights(self, changes: Sequence[Change]) -> list[float]:
+        """The share of each change in the step, before what came late counts less."""
+        ...
+
+    def merged(self, changes: Sequence[Change]) -> Terms:
+        """The part of the step that cannot be told apart by owner."""
         ...
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean, weighted by the components' weights; none has more than `max_share` of it."""
+    """The mean, weighted by the size of texts; no owner has more than `max_share` of it."""
 
     max_share: float = field(default=1.0, kw_only=True)
+    selects: ClassVar[bool] = False
 
-    def weights(self, parts: Sequence["Component"]) -> list[float]:
-        """In proportion to what each component brings."""
-        return shares([part.weight for part in parts], self.max_share)
+    def weights(self, changes: Sequence[Change]) -> list[float]:
+        """In proportion to the size of the owners' texts."""
+        return shares([change.size for change in changes], self.max_share)
 
-    def terms(self, products: Sequence[Term], weights: Sequence[float]) -> list[Term]:
-        """One term for each owner."""
-        pairs = zip(products, weights, strict=True)
-        return [(b, a, scale * weight) for (b, a, scale), weight in pairs if weight]
+    def merged(self, changes: Sequence[Change]) -> Terms:
+        """Every part of a mean is an owner's."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Clipped(Mean):
+    """The mean of changes whose Frobenius norm is at most `norm`; 0 takes the round's median."""
+
+    norm: float = 0.0
+
+    def weights(self, changes: Sequence[Change]) -> list[float]:
+        """Shares of the mean, less for an owner whose change is too large."""
+        _, cores = cores_of(changes)
+        norms = [sum(float(core.norm()) ** 2 for core in each.values()) ** 0.5 for each in cores]
+        most = self.norm or median(norms)
+        pairs = zip(super().weights(changes), norms, strict=True)
+        return [share * min(1.0, most / norm) if norm else share for share, norm in pairs]
 
 
 @dataclass(frozen=True)
 class OneOwner(Mean):
-    """Krum: the owner whose component is nearest to those of most others."""
+    """Krum: the owner whose change is nearest to those of most others."""
 
     hostile: float = 0.2
+    selects: ClassVar[bool] = True
 
-    def weights(self, parts: Sequence["Component"]) -> list[float]:
-        """1 for the chosen owner, 0 for the others."""
-        rows: list[dict[str, np.ndarray]] = [{} for _ in parts]
-        for path in sorted(parts[0].factors):
-            _, _, cores = shared_basis([(*part.factors[path], part.scale) for part in parts])
-            for row, core in zip(rows, cores, strict=True):
-                row[path] = core.numpy()
+    def strategy(self, count: int) -> Strategy:
+        """Flower's strategy for so many owners."""
+        return Krum(num_malicious_nodes=int(self.hostile * count))
+
+    def weights(self, changes: Sequence[Change]) -> list[float]:
+        """1 for the chosen owner, 0 for the others; of several chosen ones the same for each."""
+        _, cores = cores_of(changes)
+        rows = [{path: core.numpy() for path, core in sorted(each.items())} for each in cores]
         for index, row in enumerate(rows):
-            row["owner"] = MARK * np.eye(len(parts))[index]
-        krum = Krum(num_malicious_nodes=int(self.hostile * len(parts)))
-        chosen = int(ask(krum, rows)["owner"].argmax())
-        return [float(index == chosen) for index in range(len(parts))]
+            row["owner"] = MARK * np.eye(len(changes))[index]
+        marks = ask(self.strategy(len(changes)), rows)["owner"]
+        chosen = marks > MARK / (2 * len(changes))
+        return [float(one) / int(chosen.sum()) for one in chosen]
+
+
+@dataclass(frozen=True)
+class SomeOwners(OneOwner):
+    """Multi-Krum: the mean of the owners that Krum finds best, as many as are not hostile."""
+
+    def strategy(self, count: int) -> Strategy:
+        """Flower's strategy for so many owners."""
+        hostile = int(self.hostile * count)
+        return MultiKrum(num_malicious_nodes=hostile, num_nodes_to_select=count - hostile)
 
 
 @dataclass(frozen=True)
@@ -88,16 +119,34 @@ class TrimmedMean(Mean):
 
     hostile: float = 0.2
 
-    def weights(self, parts: Sequence["Component"]) -> list[float]:
-        """Every owner the same."""
-        return [1 / len(parts)] * len(parts)
+    def strategy(self) -> Strategy:
+        """Flower's strategy."""
+        return FedTrimmedAvg(beta=self.hostile)
 
-    def terms(self, products: Sequence[Term], weights: Sequence[float]) -> list[Term]:
-        """One term: the trimmed core between the shared bases."""
-        q_b, q_a, cores = shared_basis(products)
-        rows = [{"core": core.numpy()} for core in cores]
-        core = torch.from_numpy(ask(FedTrimmedAvg(beta=self.hostile), rows)["core"])
-        return [(q_b @ core, q_a.T, 1.0)]
+    def weights(self, changes: Sequence[Change]) -> list[float]:
+        """No owner has a share of its own."""
+        return [0.0] * len(changes)
+
+    def merged(self, changes: Sequence[Change]) -> Terms:
+        """One term for each matrix: the trimmed core between the shared bases."""
+        if not changes:
+            return {}
+        bases, cores = cores_of(changes, fresh=True)
+        rows = [{path: core.numpy() for path, core in sorted(each.items())} for each in cores]
+        found = ask(self.strategy(), rows)
+        return {
+            path: [(q_b @ torch.from_numpy(found[path]), q_a.T, 1.0)]
+            for path, (q_b, q_a) in bases.items()
+        }
+
+
+@dataclass(frozen=True)
+class Median(TrimmedMean):
+    """The median of every coordinate."""
+
+    def strategy(self) -> Strategy:
+        """Flower's strategy."""
+        return FedMedian()
 
 
 MEAN = Mean()
@@ -107,29 +156,22 @@ def rule_of(stage: Stage) -> Rule:
     """The rule that a stage names."""
     rules: dict[str, Rule] = {
         "mean": Mean(max_share=stage.max_share),
+        "clipped": Clipped(stage.clip_norm, max_share=stage.max_share),
         "krum": OneOwner(stage.hostile),
+        "multi_krum": SomeOwners(stage.hostile),
         "trimmed_mean": TrimmedMean(stage.hostile),
+        "median": Median(stage.hostile),
     }
     return rules[stage.aggregation]
-
-
-def unguarded(stage: Stage, owners: Mapping[str, int]) -> list[str]:
-    """What to tell an operator whose rule has too few owners of an expert to cut anybody off."""
-    if stage.aggregation == "mean" or not stage.hostile:
-        return []
-    return [
-        f"{name}: {stage.aggregation} withstands no hostile owner: {count} "
-        f"{'owner is' if count == 1 else 'owners are'} fewer than 1 / hostile ({stage.hostile})"
-        for name, count in sorted(owners.items())
-        if not int(stage.hostile * count)
-    ]
 
 
 def shares(weights: Sequence[float], most: float = 1.0) -> list[float]:
     """Parts of a whole in proportion to `weights`, none above `most`, or above an equal share.
 
-    What is cut off goes to the others, in proportion.
+    What is cut off goes to the others, in proportion. Where all weights are 0, so are the parts.
     """
+    if not any(weight > 0 for weight in weights):
+        return [0.0] * len(weights)
     limit, capped = max(most, 1 / sum(weight > 0 for weight in weights)), set[int]()
     while True:
         rest = sum(weight for index, weight in enumerate(weights) if index not in capped)
@@ -142,22 +184,6 @@ def shares(weights: Sequence[float], most: float = 1.0) -> list[float]:
         if not above:
             return found
         capped |= above
-
-
-def shared_basis(products: Sequence[Term]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Q_B [m, R], Q_A [n, R] and every C_k [R, R], float64, with ``s B_k A_k = Q_B C_k Q_A^T``."""
-    ranks = [b.shape[1] for b, _, _ in products]
-    q_b, r_b = singular(torch.cat([b.double() for b, _, _ in products], dim=1))
-    q_a, r_a = singular(torch.cat([a.double().T for _, a, _ in products], dim=1))
-    pairs = zip(torch.split(r_b, ranks, 1), torch.split(r_a, ranks, 1), products, strict=True)
-    return q_b, q_a, [scale * left @ right.T for left, right, (_, _, scale) in pairs]
-
-
-def singular(stacked: Tensor) -> tuple[Tensor, Tensor]:
-    """The left singular vectors of a matrix, and the matrix in their basis."""
-    q, r = torch.linalg.qr(stacked)
-    u = torch.linalg.svd(r, full_matrices=False).U
-    return q @ u, u.T @ r
 
 
 def ask(strategy: Strategy, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

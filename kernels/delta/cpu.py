@@ -35,6 +35,22 @@ def aggregate(terms: Sequence[Term], max_rank: int) -> Factors:
     return _factors(q_b, q_a, u, s, vh, _kept(s, floor, max_rank))
 
 
+def fold(terms: Sequence[Term], tolerance: float) -> tuple[Factors, float]:
+    """The sum in as few directions as `tolerance` allows, and the relative error of that.
+
+    Factors (B [m, R], A [R, n]), float64, balanced. The directions that are left out have together
+    at most `tolerance` of the sum's Frobenius norm; the returned error is what they have.
+    """
+    q_b, q_a, core, floor = _reduce(*stack(terms))
+    u, s, vh = torch.linalg.svd(core)
+    s = torch.where(s > floor, s, 0.0)
+    left = s.square().flip(0).cumsum(0).flip(0).sqrt()  # what is lost from each direction on
+    size = float(left[0]) if len(s) else 0.0
+    kept = int((left > tolerance * size).sum())
+    lost = float(left[kept]) if kept < len(s) else 0.0
+    return _factors(q_b, q_a, u, s, vh, kept), lost / size if size else 0.0
+
+
 def aggregate_layers(layers: Sequence[Sequence[Term]], max_rank: int) -> list[Factors]:
     """`aggregate` of every layer of a model; small ones of the same shapes in one go.
 

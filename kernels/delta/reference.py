@@ -23,6 +23,15 @@ def aggregate(terms: Sequence[Term], max_rank: int) -> tuple[Tensor, Tensor]:
     return u[:, :max_rank] * root, root[:, None] * vh[:max_rank]
 
 
+def fold(terms: Sequence[Term], tolerance: float) -> tuple[Tensor, Tensor]:
+    """Best factors of the sum of the lowest rank whose relative Frobenius error is `tolerance`."""
+    u, s, vh = torch.linalg.svd(dense(terms), full_matrices=False)
+    ranks = range(len(s) + 1)
+    kept = next(r for r in ranks if float(s[r:].norm()) <= tolerance * float(s.norm()))
+    root = s[:kept].sqrt()
+    return u[:, :kept] * root, root[:, None] * vh[:kept]
+
+
 def relative_error(terms: Sequence[Term], b: Tensor, a: Tensor) -> float:
     """Relative Frobenius error of ``b a`` against the exact sum."""
     exact = dense(terms)

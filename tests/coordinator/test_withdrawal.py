@@ -19,9 +19,11 @@ from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.saved import Recipe, save_mixture
 from fedmore.experts.spec import Site
 from fedmore.strategies import embeddings
+from fedmore.strategies.changes import Change
 from fedmore.strategies.embeddings import Embedding
 from fedmore.strategies.snapshot import dump, restore
-from fedmore.strategies.state import Contribution, advance, fresh, without
+from fedmore.strategies.state import fresh, without
+from fedmore.strategies.step import advance
 
 SPEC = RouterSpec("uniform", 0, 64)
 SITES = (Site("model.layers.0.mlp.up_proj", 14, 9),)
@@ -34,7 +36,8 @@ def contribution(name, seed, rank=2):
         path: (torch.randn(out, rank, generator=g), torch.randn(rank, inner, generator=g))
         for path, (out, inner) in pairs.items()
     }
-    return Contribution(name, after, 1.0, 2.0)
+    before = {path: (torch.zeros_like(b), a) for path, (b, a) in after.items()}
+    return Change(name, before, after, 1.0, 2.0)
 
 
 @pytest.fixture

@@ -66,6 +66,26 @@ def test_truncation_is_the_best_of_its_rank(m, n, ranks, kept):
     )
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3, 0.1, 0.7])
+@pytest.mark.parametrize(("m", "n", "ranks"), [(40, 30, (3, 5)), (12, 50, (9, 9)), (7, 5, (0,))])
+def test_a_fold_is_the_smallest_within_its_tolerance(m, n, ranks, tolerance):
+    terms = terms_of(m, n, ranks)
+    (b, a), error = cpu.fold(terms, tolerance)
+    b_ref, a_ref = reference.fold(terms, max(tolerance, 1e-12))
+    dense = reference.dense(terms)
+    assert b.shape[1] == a.shape[0] == b_ref.shape[1]
+    assert float((product((b, a)) - product((b_ref, a_ref))).norm()) <= 1e-9 * float(dense.norm())
+    assert error <= tolerance
+    lost = float((product((b, a)) - dense).norm())
+    assert lost == pytest.approx(error * float(dense.norm()), rel=1e-6, abs=1e-9)
+
+
+def test_terms_that_cancel_out_fold_to_nothing():
+    (b, a, _), *_ = terms_of(20, 30, (4,))
+    (folded, _), error = cpu.fold([(b, a, 2.0), (b, a, -2.0)], 0.0)
+    assert (folded.shape[1], error) == (0, 0.0)
+
+
 def test_the_split_is_balanced():
     b, a = cpu.aggregate(terms_of(20, 30, (3, 5)), ALL)
     torch.testing.assert_close(b.norm(dim=0), a.norm(dim=1))

@@ -103,6 +103,10 @@ def owners(fake_client):
     return make
 
 
+def product(b, a):
+    return b.double() @ a.double()
+
+
 def weight(strategy, name):
     return strategy.states["legal"].components[name].weight
 
@@ -118,8 +122,8 @@ def test_a_round_goes_on_at_its_deadline_and_the_late_update_counts_less(slow_gr
     assert second["clients"]["c"]["behind"] == 1
     assert second["clients"]["a"]["behind"] == 0
     assert second["late"] == []
-    assert weight(strategy, "c") == 25.0
-    assert weight(strategy, "a") == 100.0
+    assert weight(strategy, "c") == pytest.approx(0.25 / 3)
+    assert weight(strategy, "a") == pytest.approx(1 / 3)
     assert strategy.states["legal"].components["c"].updates == 1
 
 
@@ -129,7 +133,7 @@ def test_who_is_late_is_not_asked_again_until_it_has_answered(slow_grid, owners,
     assert [read_task(m).round for m in grid.tasks(TRAIN)["c"]] == [1]
     assert [sorted(metrics["clients"]) for _, metrics, _ in log][:3] == [["a", "b"]] * 3
     assert log[3][1]["clients"]["c"]["behind"] == 3
-    assert weight(strategy, "c") == 100 * 0.25**3
+    assert weight(strategy, "c") == pytest.approx(0.25**3 / 3)
 
 
 def test_a_late_update_is_refused_where_the_plan_says_so(slow_grid, owners, run):
@@ -152,7 +156,7 @@ def test_a_round_goes_on_without_who_is_away_and_uses_what_it_says_when_it_is_ba
     assert first["failures"] == ["b: b left: asleep"]
     assert [row["member"]["name"] for row in first["late"]] == ["b"]
     assert second["clients"]["b"]["behind"] == 1
-    assert weight(strategy, "b") == 25.0
+    assert weight(strategy, "b") == pytest.approx(0.25 / 2)
     assert len(grid.tasks(TRAIN)["b"]) == 1
 
 
@@ -216,6 +220,7 @@ def test_the_withdrawn_are_left_out_at_the_next_aggregate(slow_grid, owners, sha
     strategy = ExpertStrategy(STAGE, shapes, 7, log, None, lambda: gone)
     strategy.start(strategy.patient(grid), ArrayRecord(), num_rounds=1, timeout=5)
     assert set(strategy.states["legal"].components) == {"a", "b"}
+    first = strategy.states["legal"].components["a"]
     gone.add("b")
     strategy.done = 1
     strategy.start(strategy.patient(grid), ArrayRecord(), num_rounds=1, timeout=5)
@@ -224,8 +229,9 @@ def test_the_withdrawn_are_left_out_at_the_next_aggregate(slow_grid, owners, sha
     assert log[-1][1]["failures"] == ["b: withdrawn"]
     part = strategy.states["legal"].components["a"]
     for path, (b, a) in strategy.states["legal"].aggregate.items():
-        mine = part.scale * part.factors[path][0].double() @ part.factors[path][1].double()
-        assert torch.allclose(b.double() @ a.double(), mine, rtol=1e-5, atol=1e-7)
+        once, twice = (p.scale * product(*p.factors[path]) for p in (first, part))
+        mine = once / 2 + (twice - once)  # its half of the first round, and all of the second
+        assert torch.allclose(product(b, a), mine, rtol=1e-5, atol=1e-7)
 
 
 def test_a_clients_size_is_what_it_said_first(slow_grid, owners, run):
@@ -236,10 +242,10 @@ def test_a_clients_size_is_what_it_said_first(slow_grid, owners, run):
     sizes = log[0][1]["sizes"]
     assert sizes == {"a": 100, "b": 100}
     after, log = run(grid, 2, progress=Progress(1, before.states, (), sizes))
-    assert weight(after, "b") == 100
+    assert weight(after, "b") == 0.5
     assert log[-1][1]["sizes"] == sizes
     afresh, _ = run(grid, 1)
-    assert weight(afresh, "b") == 2**50, "another stage asks anew"
+    assert weight(afresh, "b") > 0.999, "another stage asks anew"
 
 
 def test_what_the_disk_has_lost_is_not_the_clients_failure(
@@ -261,3 +267,18 @@ def test_everything_else_is_passed_on(fake_grid, owners):
     message = Message(RecordDict(), dst_node_id=11, message_type="query.hello")
     (key,) = grid.push_messages([message])
     assert [r.metadata.reply_to_message_id for r in grid.pull_messages([key])] == [key]
+
+
+def test_with_staleness_zero_the_only_owner_late_leaves_its_expert_as_it_was(
+    slow_grid, owners, fake_client, run
+):
+    """Two domains, one owner each; the second answers after the deadline of its round."""
+    stage = Stage("experts", 4, **SHARED, deadline_s=1.0, timeout_s=60.0, quorum=0.5, staleness=0.0)
+    late = fake_client("m", target="medical", rank=2, size=100)
+    grid = slow_grid([*owners("a"), late], {"a": 0.5, "m": 1.5})
+    strategy, log = run(grid, 2, stage)
+    assert log[1][1]["clients"]["m"]["behind"] == 1
+    state = log[1][2]["medical"]
+    assert (state.rank, state.components["m"].updates) == (0, 1)
+    assert log[1][1]["experts"]["medical"]["aggregation_error"] == 0.0
+    assert strategy.states["legal"].rank > 0

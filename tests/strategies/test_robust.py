@@ -9,6 +9,9 @@ from flwr.app import ArrayRecord
 
 from fedmore.experts.spec import Site
 from fedmore.protos.flower import identify
+from fedmore.strategies.advice import unguarded
+from fedmore.strategies.changes import Change
+from fedmore.strategies.cores import shared_basis
 from fedmore.strategies.experts import ExpertStrategy
 from fedmore.strategies.plan import Stage
 from fedmore.strategies.robust import (
@@ -16,11 +19,10 @@ from fedmore.strategies.robust import (
     OneOwner,
     TrimmedMean,
     rule_of,
-    shared_basis,
     shares,
-    unguarded,
 )
-from fedmore.strategies.state import Contribution, advance, fresh
+from fedmore.strategies.state import fresh
+from fedmore.strategies.step import advance
 
 SITES = (Site("model.layers.0.mlp.up_proj", 30, 20), Site("model.layers.0.mlp.down_proj", 20, 30))
 
@@ -28,6 +30,12 @@ SITES = (Site("model.layers.0.mlp.up_proj", 30, 20), Site("model.layers.0.mlp.do
 @pytest.fixture(autouse=True)
 def identity():
     identify()
+
+
+def change(name, after, weight=1.0):
+    """A first change, from factors that change nothing."""
+    before = {path: (torch.zeros_like(b), a) for path, (b, a) in after.items()}
+    return Change(name, before, after, weight, 2.0)
 
 
 def owner(name, rank, seed, centre=None, noise=0.1, weight=1.0):
@@ -39,7 +47,7 @@ def owner(name, rank, seed, centre=None, noise=0.1, weight=1.0):
         if centre is not None:
             b, a = b + centre[s.path][0][:, :rank], a + centre[s.path][1][:rank]
         after[s.path] = (b, a)
-    return Contribution(name, after, weight, 2.0)
+    return change(name, after, weight)
 
 
 @pytest.fixture
@@ -99,7 +107,7 @@ def test_krum_takes_the_owner_that_krum_on_the_products_takes(crowd):
 
 def test_the_trimmed_mean_of_owners_that_agree_is_their_mean():
     same = owner("x", 3, 1).after
-    items = [Contribution(f"c{k}", same, 1.0, 2.0) for k in range(5)]
+    items = [change(f"c{k}", same) for k in range(5)]
     state, _ = advance(fresh("legal", "expert", SITES), items, 512, TrimmedMean(0.2))
     for site in SITES:
         exact = dense(items[0], site.path)
@@ -135,7 +143,7 @@ def own_starts():
 
 
 def aggregated(named, rule):
-    items = [Contribution(name, after, 1.0, 2.0) for name, after in named]
+    items = [change(name, after) for name, after in named]
     state, _ = advance(fresh("legal", "expert", (WIDE,)), items, 512, rule)
     return found(state, WIDE.path)
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from fedmore.experts.factors import ranks
 from fedmore.experts.spec import Site
+from fedmore.strategies.changes import Change
 from fedmore.strategies.snapshot import dump, restore
-from fedmore.strategies.state import Component, Contribution, advance, fresh, without
+from fedmore.strategies.state import Component, fresh, without
+from fedmore.strategies.step import advance
 
 SITES = (Site("model.layers.0.mlp.up_proj", 14, 9), Site("model.layers.0.mlp.down_proj", 9, 14))
 ALL = 512
@@ -32,8 +34,14 @@ def moved(old, seed, size=0.1):
     return {p: (b + step[p][0], a + step[p][1]) for p, (b, a) in old.items()}
 
 
+def nothing(after):
+    """What factors of this shape begin as: a change of nothing."""
+    return {path: (torch.zeros_like(b), a.clone()) for path, (b, a) in after.items()}
+
+
 def contribution(name, rank, weight, seed, scale=2.0):
-    return Contribution(name, factors(rank, seed), weight, scale)
+    after = factors(rank, seed)
+    return Change(name, nothing(after), after, weight, scale)
 
 
 def product(factors, path):
@@ -42,8 +50,11 @@ def product(factors, path):
 
 
 def exact(items, path):
-    total = sum(c.weight for c in items)
-    return sum(c.weight / total * c.scale * product(c.after, path) for c in items)
+    """FedAvg of the products that changed."""
+    total = sum(c.size for c in items)
+    return sum(
+        c.size / total * c.scale * (product(c.after, path) - product(c.before, path)) for c in items
+    )
 
 
 def assert_is(state, path, wanted, rtol=2e-6):
@@ -63,17 +74,17 @@ def test_equals_the_weighted_sum_for_mixed_ranks(client_ranks, seed):
         assert_is(state, site.path, exact(items, site.path))
     assert error < 3e-7
     assert {t.dtype for pair in state.aggregate.values() for t in pair} == {torch.float32}
-    again = Contribution("0", moved(items[0].after, 7), 30, 0.5)
+    again = Change("0", items[0].after, moved(items[0].after, 7), 30, 0.5)
     later, _ = advance(state, [again], ALL)
     for site in SITES:
-        assert_is(later, site.path, exact([again, *items[1:]], site.path))
+        assert_is(later, site.path, exact(items, site.path) + exact([again], site.path))
 
 
 def test_averaging_the_factors_is_told_apart():
     """What advance must not do gives something far from the exact sum."""
     items = [contribution("a", 3, 0.5, 1), contribution("b", 3, 0.5, 2)]
     path = SITES[0].path
-    b, a = (sum(c.weight * c.after[path][i] for c in items) for i in (0, 1))
+    b, a = (sum(c.size * c.after[path][i] for c in items) for i in (0, 1))
     wrong = 2.0 * b.double() @ a.double()
     right = exact(items, path)
     assert float((wrong - right).norm() / right.norm()) > 0.3
@@ -93,8 +104,9 @@ def run(rounds, client_ranks, weights, max_rank=ALL, size=0.05):
     now = {str(k): factors(r, k, 0.3) for k, r in enumerate(client_ranks)}
     seen, errors = [], []
     for number in range(rounds):
+        before = now if number else {n: nothing(f) for n, f in now.items()}
         now = {n: moved(f, 1000 * number + int(n), size) for n, f in now.items()}
-        items = [Contribution(n, f, weights[int(n)], 2.0) for n, f in now.items()]
+        items = [Change(n, before[n], f, weights[int(n)], 2.0) for n, f in now.items()]
         state, error = advance(state, items, max_rank)
         seen.append(state.rank)
         errors.append(error)
@@ -136,7 +148,7 @@ def test_max_rank_truncates_and_says_how_much():
 def test_components_of_nothing_give_nothing():
     zero = {p: (b * 0, a) for p, (b, a) in factors(3, 1).items()}
     state, error = advance(
-        fresh("legal", "expert", SITES), [Contribution("a", zero, 1.0, 2.0)], ALL
+        fresh("legal", "expert", SITES), [Change("a", zero, zero, 1.0, 2.0)], ALL
     )
     assert (state.rank, error) == (0, 0.0)
 
@@ -144,23 +156,26 @@ def test_components_of_nothing_give_nothing():
 def test_who_was_away_stays_as_it_was_and_counts_on():
     state, now, _, _ = run(2, (2, 3), (0.5, 0.5))
     after = moved(now["1"], 5)
-    later, _ = advance(state, [Contribution("1", after, 0.5, 2.0)], ALL)
+    later, _ = advance(state, [Change("1", now["1"], after, 0.5, 2.0)], ALL)
     assert later.components["0"] is state.components["0"]
     assert later.components["1"].updates == 3
     for site in SITES:
-        wanted = product(now["0"], site.path) + product(after, site.path)
-        assert_is(later, site.path, wanted)
+        # Alone it has all of the weight, of what it changed in this round and of nothing else.
+        change = 2 * (product(after, site.path) - product(now["1"], site.path))
+        before = product(now["0"], site.path) + product(now["1"], site.path)
+        assert_is(later, site.path, before + change)
 
 
 def test_who_is_left_out_leaves_no_trace():
     state, now, _, _ = run(3, (2, 3, 1), (0.5, 0.3, 0.2))
     left, error = without(state, {"1"}, ALL)
-    never, _ = advance(
-        fresh("legal", "expert", SITES),
-        [Contribution("0", now["0"], 0.5, 2.0), Contribution("2", now["2"], 0.2, 2.0)],
-        ALL,
-    )
-    assert same(left.aggregate, never.aggregate)
+    for site in SITES:
+        assert_is(
+            left, site.path, product(now["0"], site.path) + 0.4 * product(now["2"], site.path)
+        )
+    assert {name: part.weight for name, part in left.components.items()} == {
+        name: state.components[name].weight for name in "02"
+    }
     assert error < 3e-7
     assert set(left.components) == {"0", "2"}
     nobody, error = without(left, {"0", "2"}, ALL)
@@ -173,7 +188,7 @@ def test_who_is_left_out_leaves_no_trace():
 def test_the_old_state_is_not_changed():
     state, now, _, _ = run(1, (2,), (1.0,))
     before = {p: (b.clone(), a.clone()) for p, (b, a) in state.aggregate.items()}
-    advance(state, [Contribution("0", moved(now["0"], 3), 1.0, 2.0)], ALL)
+    advance(state, [Change("0", now["0"], moved(now["0"], 3), 1.0, 2.0)], ALL)
     without(state, {"0"}, ALL)
     for path, (b, a) in state.aggregate.items():
         assert torch.equal(b, before[path][0])
@@ -221,7 +236,7 @@ def test_names_of_which_one_begins_like_another():
 
 def test_going_on_from_a_dump_is_going_on():
     state, now, _, _ = run(3, (2, 3), (0.5, 0.5))
-    items = [Contribution(n, moved(f, 9), 0.5, 2.0) for n, f in now.items()]
+    items = [Change(n, f, moved(f, 9), 0.5, 2.0) for n, f in now.items()]
     straight, error = advance(state, items, ALL)
     resumed, error_ = advance(restore(dump({"legal": state}))["legal"], items, ALL)
     assert same(straight.aggregate, resumed.aggregate)
@@ -251,5 +266,6 @@ def many_threads_case():
         b = torch.randn(site.out, rank, generator=generator)
         return {site.path: (b, torch.randn(rank, site.inner, generator=generator))}
 
-    contributions = [Contribution(f"c{rank}", factors(rank), 0.5, 2.0) for rank in (80, 160)]
-    return fresh("legal", "expert", [site]), contributions
+    made = {f"c{rank}": factors(rank) for rank in (80, 160)}
+    items = [Change(name, nothing(after), after, 0.5, 2.0) for name, after in made.items()]
+    return fresh("legal", "expert", [site]), items

@@ -249,6 +249,22 @@ def test_who_cannot_say_who_it_is_is_left_out_with_its_cause(fake_grid, clients,
     assert "m" not in log[0][1]["clients"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [("size", 0, "says that it has no text"), ("rank", 99, "rank 99 of legal: ")],
+)
+def test_who_cannot_take_part_is_left_out_with_a_reason(
+    fake_grid, clients, start, field, value, why
+):
+    everybody = clients()
+    setattr(everybody[1], field, value)
+    strategy, log = start(fake_grid(everybody), 1)
+    (told,) = log[0][1]["failures"]
+    assert told.startswith(f"a: {why}")
+    assert set(log[0][1]["clients"]) == {"b", "m"}
+    assert set(strategy.states["legal"].components) == {"b"}
+
+
 def test_nobody_left_ends_the_stage_with_every_cause(fake_grid, clients, start, spoiling):
     everybody = clients()
     for client in everybody:

@@ -105,10 +105,12 @@ def test_an_owner_is_withdrawn_exactly(fake_grid, clients, start):
     everybody = clients()
     grid = fake_grid(everybody)
     strategy, _ = start(grid, 2)
+    before = everybody[1].component
     left, _ = start(grid, 1, states=strategy.states, done=2, gone={"b"})
     assert set(left.states["legal"].components) == {"a"}
     for path in left.states["legal"].aggregate:
-        alone = 2 * product(everybody[1].component, path)
+        change = product(everybody[1].component, path) - product(before, path)
+        alone = 2 * (product(before, path) / 4 + change)  # its quarter, and then all of it
         assert off(product(left.states["legal"].aggregate, path), alone) < 1e-6
 
 

@@ -1,0 +1,200 @@
+"""Whatever becomes of its answers, what a client has sent and what it owes are its changes."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fedmore.client import component as components
+from fedmore.client.memory import Memory, Remembered
+from fedmore.experts import factors as low_rank
+from fedmore.experts.spec import Site
+from fedmore.strategies.compression.codec import codecs_of, decode
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.tasks import TrainTask, train_content
+from fedmore.strategies.work import work_of
+
+SITES = (Site("model.layers.0.mlp.up_proj", 24, 40), Site("model.layers.0.mlp.down_proj", 40, 24))
+RANK = 3
+CODECS = ("fp32", "bf16", "int8", "nf4", "sign1", "bitdelta", "auto", "sign1,factor_b=nf4")
+
+
+def drawn(seed, size):
+    g = torch.Generator().manual_seed(seed)
+    return {
+        s.path: (
+            torch.randn(s.out, RANK, generator=g) * size,
+            torch.randn(RANK, s.inner, generator=g) * size,
+        )
+        for s in SITES
+    }
+
+
+INITIAL = {path: (b * 0, a) for path, (b, a) in drawn(0, 0.3).items()}
+
+
+def task_of(codec, number, updates):
+    return TrainTask(
+        expert="legal", kind="expert", target="legal", rank=RANK, first_layers=1, last_layers=1,
+        **work_of(Stage("experts", rounds=99, codec=codec), number, updates, 0),
+    )  # fmt: skip
+
+
+def flat(factors):
+    return torch.cat([t.flatten().double() for _, pair in sorted(factors.items()) for t in pair])
+
+
+@dataclass
+class Coordinator:
+    """What a coordinator holds of one client: its component, and how many updates made it."""
+
+    held: dict
+    updates: int = 0
+
+    def message(self, task, known):
+        returned = self.held if known != self.updates and self.updates else None
+        return train_content(task, SITES, "fp32", None, returned)
+
+    def take(self, task, data):
+        shapes = low_rank.shapes(SITES, {site.path: RANK for site in SITES})
+        sent = low_rank.from_tensors(decode(codecs_of(task.codec, shapes), data, shapes), SITES)
+        self.held = low_rank.total(self.held, sent)
+        self.updates += 1
+        return flat(sent)
+
+
+class Client:
+    """What `client.app` does with a task, with a random step in place of the training."""
+
+    def __init__(self, folder):
+        self.memory = Memory(folder)
+
+    def known(self):
+        entry = self.memory.read("legal")
+        return entry.updates if entry else 0
+
+    def owes(self, updates):
+        """What it owes as it would go on from a coordinator with so many of its updates."""
+        entry = self.memory.read("legal")
+        if entry is None or updates == 0:
+            return torch.zeros_like(flat(INITIAL))
+        return flat(entry.residual if entry.updates == updates else entry.before[1])
+
+    def work(self, content, task, *, killed=False):
+        """The answer and the change that was trained; one that is `killed` remembers nothing."""
+        entry = self.memory.read("legal")
+        own = components.find(content, task, SITES, entry, INITIAL)
+        change = drawn(1000 * task.round + task.updates, 0.05)
+        trained = low_rank.total(own.start, change)
+        moved = components.move(task, trained, own, SITES)
+        if not killed:
+            after, before = moved.component, (own.held, own.beside)
+            made = Remembered(
+                after.held, after.beside, task.updates + 1, repr(task), moved.data, {}, {}, before
+            )
+            self.memory.write("legal", made)
+        return moved.data, flat(low_rank.difference(trained, own.start))
+
+
+class Owing(RuleBasedStateMachine):
+    """Rounds of which each answer is taken, refused, late, or cut off by a kill."""
+
+    @initialize(codec=st.sampled_from(CODECS))
+    def begin(self, codec):
+        self.folder = tempfile.TemporaryDirectory()
+        self.codec, self.round, self.late = codec, 0, None
+        self.client, self.coordinator = Client(Path(self.folder.name)), Coordinator(INITIAL)
+        self.sent = self.changes = torch.zeros_like(flat(INITIAL))
+
+    def teardown(self):
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
+
+    def asked(self, *, killed=False):
+        task = task_of(self.codec, self.round, self.coordinator.updates)
+        content = self.coordinator.message(task, self.client.known())
+        return task, *self.client.work(content, task, killed=killed)
+
+    def taken(self, task, data, change):
+        self.sent = self.sent + self.coordinator.take(task, data)
+        self.changes = self.changes + change
+
+    @precondition(lambda self: self.late is None)
+    @rule()
+    def answered(self):
+        self.round += 1
+        self.taken(*self.asked())
+
+    @precondition(lambda self: self.late is None)
+    @rule()
+    def refused(self):
+        """Its round was closed, or its answer was not taken: the next is asked from before it."""
+        self.round += 1
+        self.asked()
+
+    @precondition(lambda self: self.late is None)
+    @rule()
+    def late_to_be(self):
+        self.round += 1
+        self.late = self.asked()
+
+    @precondition(lambda self: self.late is not None)
+    @rule()
+    def late_taken(self):
+        self.taken(*self.late)
+        self.late = None
+
+    @precondition(lambda self: self.late is None)
+    @rule(times=st.integers(1, 3))
+    def killed_and_asked_again(self, times):
+        self.round += 1
+        cut = [self.asked(killed=True)[1] for _ in range(times)]
+        answer = self.asked()
+        assert set(cut) == {answer[1]}, "an answer is the same, however often it was cut off"
+        self.taken(*answer)
+
+    @invariant()
+    def sent_and_owed_are_the_changes(self):
+        if not hasattr(self, "folder") or self.late is not None:
+            return
+        owed = self.client.owes(self.coordinator.updates)
+        off = (self.sent + owed - self.changes).norm()
+        assert float(off) <= 1e-6 * max(1.0, float(self.changes.norm()))
+
+
+TestOwing = Owing.TestCase
+TestOwing.settings = settings(max_examples=20, stateful_step_count=10, deadline=None)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_an_answer_that_was_not_taken_costs_nothing_that_is_owed(codec, request):
+    """As it was lost: from round 2 on, a refused answer had the component sent back."""
+    machine = Owing()
+    machine.begin(codec)
+    request.addfinalizer(machine.teardown)
+    machine.answered()
+    owed = machine.client.owes(1)
+    machine.refused()
+    assert torch.equal(machine.client.owes(1), owed)
+    machine.answered()
+    machine.sent_and_owed_are_the_changes()
+    whole = codec in ("fp32", "auto")  # which takes tensors as small as these whole
+    assert whole == (float(owed.norm()) == 0)
+
+
+def test_another_component_than_the_one_held_is_taken_as_it_comes(tmp_path):
+    """As from a coordinator that was set back to another past."""
+    client, coordinator = Client(tmp_path), Coordinator(INITIAL)
+    task = task_of("sign1", 1, 0)
+    client.work(coordinator.message(task, 0), task)
+    other = drawn(7, 1.0)
+    content = train_content(task_of("sign1", 2, 1), SITES, "fp32", None, other)
+    entry = client.memory.read("legal")
+    found = components.find(content, task_of("sign1", 2, 1), SITES, entry, INITIAL)
+    assert torch.equal(flat(found.held), flat(other))
+    assert float(flat(found.beside).norm()) == 0
