@@ -122,10 +122,13 @@ def _fit(
     checkpoints: Checkpoints,
 ) -> Trained:
     text, base = drawn(contract, task), contract.node.load()
-    schedule = Schedule(task.steps, task.batch_size, task.learning_rate, task.round, task.rounds)
+    schedule = Schedule(
+        task.steps, task.batch_size, task.learning_rate, task.round, task.rounds, task.warms_up
+    )
+    seed = low_rank.seed_of(contract.node.name, task.stage, task.round, task.seed)
     return train(
         base.model, sites, start, frozen, scale, text, schedule, progress.report,
-        checkpoints, base.fingerprint, task.weight_bits,
+        checkpoints, base.fingerprint, task.weight_bits, seed,
     )  # fmt: skip
 
 

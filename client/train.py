@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedmore.client.checkpoint import Checkpoints, Position, key_of
+from fedmore.client.dropout import Dropout
 from fedmore.experts.factors import Factors, to_state
 from fedmore.experts.lowrank import LowRankLinear, overlay, share
 from fedmore.experts.spec import Site
@@ -32,10 +33,11 @@ class Schedule:
     learning_rate: float
     number: int
     rounds: int
+    warms_up: bool = True
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step (from 0): warms up in every round, decays over all of them."""
-        warm = min(1.0, (step + 1) / max(1.0, WARM_UP * self.steps))
+        """Learning rate of a step (from 0): may warm up in this round, decays over all of them."""
+        warm = min(1.0, (step + 1) / max(1.0, WARM_UP * self.steps)) if self.warms_up else 1.0
         gone = ((self.number - 1) * self.steps + step) / (self.rounds * self.steps)
         return self.learning_rate * warm * (1 - (1 - FLOOR) * gone)
 
@@ -62,12 +64,13 @@ def train(
     checkpoints: Checkpoints | None = None,
     base: str = "",
     bits: int = 0,
+    seed: int = 0,
 ) -> Trained:
     """Train factors from `start` on `windows_WT` with AdamW; `model` itself stays as it is.
 
     Goes on from a checkpoint of the same training, `base` being the fingerprint of `model`, and
-    then ends with the same factors. With `bits` they are used as weights of so many bits; what
-    comes out are the latent ones. Raises `FloatingPointError` when the loss is no longer finite.
+    then ends with the same factors. `seed` is that of a base's dropout. With
+    `bits` they are used as weights of so many bits; what comes out are the latent ones. Raises `FloatingPointError` when the loss is no longer finite.
     """
     copied = share(model)
     layers = overlay(copied, frozen, sites)
@@ -75,8 +78,10 @@ def train(
         layers[path].trainable(b.to(model.device), a.to(model.device), scale, bits)
     copied.train()
     kept = checkpoints or Checkpoints(None)
-    run = Run(copied, _named(layers), windows_WT, schedule)
-    key = key_of([base, repr((scale, bits, astuple(schedule))), windows_WT, *_parts(start, frozen)])
+    run = Run(copied, _named(layers), windows_WT, schedule, Dropout(copied, seed))
+    key = key_of(
+        [base, repr((scale, bits, astuple(schedule), seed)), windows_WT, *_parts(start, frozen)]
+    )
     first, losses = run.resume(kept.read(key))
     began = time.perf_counter()
     for step in range(first, schedule.steps):
@@ -99,8 +104,10 @@ class Run:
         parameters: Mapping[str, nn.Parameter],
         windows_WT: Tensor,
         schedule: Schedule,
+        dropout: Dropout,
     ) -> None:
         self._model = model
+        self._dropout = dropout
         self._parameters = parameters
         self._schedule = schedule
         self._optimiser = torch.optim.AdamW(parameters.values(), betas=BETAS, weight_decay=0.0)
@@ -111,7 +118,8 @@ class Run:
         """One optimiser step (from 0); its loss."""
         self._optimiser.param_groups[0]["lr"] = self._schedule.rate(step)
         batch = self._batches[step]
-        logits = self._model(input_ids=batch[:, :-1], use_cache=False).logits
+        with self._dropout.drawn(step):
+            logits = self._model(input_ids=batch[:, :-1], use_cache=False).logits
         loss = cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"loss {loss.item()} at step {step + 1}: lower learning_rate")

@@ -45,6 +45,12 @@ COMMENTS: Mapping[str, str] = {
     "stages.sequence_length": "tokens per window",
     "stages.learning_rate": "of AdamW",
     "stages.codec": "fp32, bf16, int8, nf4, sign1 (1 bit per number), auto, or auto,factor_b=nf4",
+    "stages.rank_learning_rates": "[[rank, rate], ...]: the rate of owners from that rank on",
+    "stages.rank_scaling": "s of a product: constant, or rslora (less for large ranks)",
+    "stages.warm_up": "of the learning rate: once, in an owner's first round, or every_round",
+    "stages.server_learning_rate": "how much of a round's mean change is taken",
+    "stages.server_momentum": "Nesterov's, over rounds; 0 for none",
+    "stages.fold_tolerance": "what may be left out of a contribution, as a part of its norm",
     "stages.weight_bits": "train factors as weights of 1, 2 or 4 bits, sent whole; 0: as they are",
     "stages.download_codec": "coordinator to client; but for fp32 and bf16 it moves a mirror",
     "stages.first_layers": "a language adapter changes so many layers from the first",
@@ -116,8 +122,13 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> AoT:
 def _table(section: str, values: Mapping[str, Any], commented: bool = True) -> Table:
     table = tomlkit.table()
     for key, value in values.items():
-        item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+        item = tomlkit.item(_listed(value))
         if commented:
             item.comment(COMMENTS[f"{section}.{key}"])
         table.add(key, item)
     return table
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, which TOML has."""
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -22,13 +22,18 @@ def initial(spec: ExpertSpec, sites: Sequence[Site], seed: int) -> Factors:
     Depends on the spec's name, the rank and the seed alone, so the coordinator and the client make
     the same factors without sending them.
     """
-    digest = hashlib.sha256(f"{spec.name}/{spec.rank}/{seed}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    generator = torch.Generator().manual_seed(seed_of(spec.name, spec.rank, seed))
     factors: Factors = {}
     for site in sites:
         a_RI = (torch.rand(spec.rank, site.inner, generator=generator) * 2 - 1) / site.inner**0.5
         factors[site.path] = (torch.zeros(site.out, spec.rank), a_RI)
     return factors
+
+
+def seed_of(*parts: object) -> int:
+    """A seed below 2^56 that these parts decide."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:7], "little")
 
 
 def tensors(factors: Factors, sites: Sequence[Site]) -> list[Tensor]:

@@ -31,6 +31,11 @@ class Site:
     inner: int
 
 
+def alpha_of(scaling: str, rank: int) -> float | None:
+    """The alpha of a rank, so that ``alpha / rank`` is 2, or with "rslora" ``2 sqrt(8 / rank)``."""
+    return 2.0 * (8 * rank) ** 0.5 if scaling == "rslora" else None
+
+
 @dataclass(frozen=True)
 class ExpertSpec:
     """A named change of `rank` in some layers.

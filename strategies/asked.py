@@ -81,5 +81,7 @@ def task_of(stage: Stage, member: Member, number: int, updates: int, seed: int) 
         first_layers=stage.first_layers,
         last_layers=stage.last_layers,
         weight_bits=stage.weight_bits,
-        **work_of(stage, number, updates, seed),
+        rank_scaling=stage.rank_scaling,
+        warm_up=stage.warm_up,
+        **{**work_of(stage, number, updates, seed), "learning_rate": stage.rate_of(member.rank)},
     )

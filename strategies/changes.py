@@ -11,9 +11,6 @@ from fedmore.kernels.delta import cpu as delta
 COMMON = ""
 """In place of an owner's name: changes of rounds whose rule does not tell owners apart."""
 
-FOLD = 3e-8
-"""What a fold may leave out, as a part of the norm: half of what float32 rounds away."""
-
 Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], factor
 Terms = dict[str, list[Term]]  # by module path; a sum for every matrix
 

@@ -25,7 +25,7 @@ from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.progress import Progress, nobody
 from fedmore.strategies.robust import rule_of
 from fedmore.strategies.state import ExpertState, fresh, without
-from fedmore.strategies.step import advance
+from fedmore.strategies.step import advance, outer_of
 from fedmore.strategies.tasks import (
     METRICS,
     TRAIN,
@@ -111,8 +111,8 @@ class ExpertStrategy(TrainOnly):
         component = state.components.get(member.name)
         known = component.updates if component else 0
         lost = member.updates_of(member.target) != known
-        others = owners > 1 or bool(set(state.components) - {member.name})
-        shared = others and state.rank > 0
+        # Who is alone, and has all of the weight, has the aggregate in its own factors.
+        shared = state.rank > 0 and (owners > 1 or not state.is_of_alone(member.name))
         task = task_of(self.stage, member, number, known, self.seed)
         returned = component.factors if component and lost else None
         codec = self.stage.download_codec
@@ -218,7 +218,7 @@ class ExpertStrategy(TrainOnly):
             kept, error = without(state, left, limit) if left else (state, 0.0)
             if own:
                 changes = [self._moved(kept, *item, number) for item in own]
-                kept, error = advance(kept, changes, limit, rule)
+                kept, error = advance(kept, changes, limit, rule, outer_of(self.stage))
             self.states[name] = kept
             metrics[name] = kept.summary(error)
             if name in self._casts:

@@ -19,6 +19,9 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 TRAINED_BY = {"experts": "expert", "language": "adapter"}
 """The kinds of stages that make experts, and the kind of client that trains in each."""
 
+FOLD = 3e-8
+"""What a fold may leave out, as a part of the norm: half of what float32 rounds away."""
+
 SEPARABLE = ("mean", "clipped", "krum", "multi_krum")
 """The rules whose result can be told apart by owner, so that a withdrawal is exact."""
 
@@ -89,6 +92,13 @@ class Stage:
     numbers have a root mean square above `max_rms` is refused; 0 takes four times what AdamW can
     move in the steps of a round.
 
+    `rank_learning_rates` are pairs of a rank and the rate from that rank on; a lower rank takes
+    `learning_rate`. With `rank_scaling` "rslora" the s of a product is in proportion to
+    ``1 / sqrt(rank)`` (arXiv 2312.03732), 2 at rank 8 as with "constant". The rate warms up `once`,
+    in an owner's first round, or in `every_round`. The round's step is taken with
+    `server_learning_rate` and Nesterov's `server_momentum` (`fedmore.strategies.step`); a fold of
+    contributions leaves out at most `fold_tolerance` of their norm.
+
     With `weight_bits` of 1, 2 or 4 the clients train factors as weights of so many bits
     (arXiv 2307.16867) and send them whole, in a codec of their own; `codec` is not used then.
     """
@@ -100,6 +110,12 @@ class Stage:
     sequence_length: int = 128
     learning_rate: float = 1e-3
     codec: str = "sign1"
+    rank_learning_rates: tuple[tuple[int, float], ...] = ()
+    rank_scaling: Literal["constant", "rslora"] = "constant"
+    warm_up: Literal["once", "every_round"] = "once"
+    server_learning_rate: float = 1.0
+    server_momentum: float = 0.0
+    fold_tolerance: float = FOLD
     weight_bits: Literal[0, 1, 2, 4] = 0
     download_codec: str = "bf16"
     first_layers: int = 10
@@ -127,6 +143,8 @@ class Stage:
             learning_rate=self.learning_rate,
             max_rank=self.max_rank,
             timeout_s=self.timeout_s,
+            server_learning_rate=self.server_learning_rate,
+            fold_tolerance=self.fold_tolerance,
         )
         not_negative(
             first_layers=self.first_layers,
@@ -137,6 +155,7 @@ class Stage:
             clip_norm=self.clip_norm,
         )
         part(quorum=self.quorum, staleness=self.staleness, max_share=self.max_share)
+        self._check_step()
         check_codecs(self.codec, self.download_codec)
         if self.kind == "routing" and is_coarse(self.download_codec):
             raise ValueError(
@@ -151,6 +170,17 @@ class Stage:
             self.kind == "routing" or self.aggregation not in ("mean", "clipped")
         ):
             raise ValueError(f"max_share {self.max_share} is for the mean of an expert's owners")
+        if self.weight_bits and self.kind not in TRAINED_BY:
+            raise ValueError(f"weight_bits: a stage of kind {self.kind} trains no factors")
+        if self.deadline_s > self.timeout_s:
+            raise ValueError(f"deadline_s {self.deadline_s} is after timeout_s {self.timeout_s}")
+
+    def _check_step(self) -> None:
+        """Reject how a round's step could not be taken, and adapters of no layer."""
+        if not 0 <= self.server_momentum < 1:
+            raise ValueError(f"server_momentum must be from 0 to below 1: {self.server_momentum}")
+        for rank, rate in self.rank_learning_rates:
+            positive(rank=rank, **{f"rank_learning_rates of rank {rank}": rate})
         if self.kind == "language" and not self.first_layers + self.last_layers:
             raise ValueError(
                 "first_layers and last_layers are both 0: a language adapter would change no "
@@ -158,10 +188,11 @@ class Stage:
             )
         if self.clip_norm and self.aggregation != "clipped":
             raise ValueError(f"clip_norm is for aggregation clipped, not {self.aggregation}")
-        if self.weight_bits and self.kind not in TRAINED_BY:
-            raise ValueError(f"weight_bits: a stage of kind {self.kind} trains no factors")
-        if self.deadline_s > self.timeout_s:
-            raise ValueError(f"deadline_s {self.deadline_s} is after timeout_s {self.timeout_s}")
+
+    def rate_of(self, rank: int) -> float:
+        """The learning rate of owners of a rank."""
+        listed = [pair for pair in sorted(self.rank_learning_rates) if pair[0] <= rank]
+        return listed[-1][1] if listed else self.learning_rate
 
     @property
     def update_codec(self) -> str:

@@ -85,6 +85,11 @@ class ExpertState:
         """Who has a part in it."""
         return sorted({*self.components, *self.settled} - {COMMON})
 
+    def is_of_alone(self, client: str) -> bool:
+        """Whether the aggregate is nothing but this client's component."""
+        parts = self.components
+        return set(parts) == {client} and parts[client].weight == 1 and not self.settled
+
     def size(self) -> dict[str, float]:
         """Rank, bytes and relative error of what is kept beside components, for a round's metrics.
 

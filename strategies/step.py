@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedmore.kernels.determinism import one_thread
-from fedmore.strategies.changes import COMMON, FOLD, Change, Terms, folded, product, summed, times
+from fedmore.strategies.changes import COMMON, Change, Terms, folded, product, summed, times
+from fedmore.strategies.plan import FOLD, Stage
 from fedmore.strategies.robust import MEAN, Rule
 from fedmore.strategies.state import Component, ExpertState, aggregated
 
@@ -33,6 +34,11 @@ class Outer:
 
 
 PLAIN = Outer()
+
+
+def outer_of(stage: Stage) -> Outer:
+    """How a stage's rounds move the contributions."""
+    return Outer(stage.server_learning_rate, stage.server_momentum, tolerance=stage.fold_tolerance)
 
 
 def advance(

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
-from fedmore.experts.spec import ExpertSpec, Site
+from fedmore.experts.spec import ExpertSpec, Site, alpha_of
 from fedmore.strategies.compression.codec import codecs_of, decode, encode
 from fedmore.strategies.compression.policy import WEIGHT_TAGS
 from fedmore.strategies.plan import STRICT
@@ -53,6 +53,8 @@ class TrainTask(Work):
     aggregate_ranks: tuple[int, ...] = ()
     mirror: int = 0
     weight_bits: Literal[0, 1, 2, 4] = 0
+    rank_scaling: Literal["constant", "rslora"] = "constant"
+    warm_up: Literal["once", "every_round"] = "every_round"
 
     def __post_init__(self) -> None:
         """Weights of so many bits travel as such, and changes do not."""
@@ -65,7 +67,13 @@ class TrainTask(Work):
         """The share of the expert that `client` trains."""
         name = f"{self.expert}/{client}"
         first, last = self.first_layers, self.last_layers
-        return ExpertSpec(name, self.kind, self.target, self.rank, first, last)
+        alpha = alpha_of(self.rank_scaling, self.rank)
+        return ExpertSpec(name, self.kind, self.target, self.rank, first, last, alpha)
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the learning rate warms up in this round."""
+        return self.warm_up == "every_round" or self.updates == 0
 
 
 _TASK = TypeAdapter(TrainTask)
