@@ -69,8 +69,9 @@ def train(
     """Train factors from `start` on `windows_WT` with AdamW; `model` itself stays as it is.
 
     Goes on from a checkpoint of the same training, `base` being the fingerprint of `model`, and
-    then ends with the same factors. `seed` is that of a base's dropout. With
-    `bits` they are used as weights of so many bits; what comes out are the latent ones. Raises `FloatingPointError` when the loss is no longer finite.
+    then ends with the same factors. `seed` is that of a base's dropout. With `bits` factors are
+    used as weights of so many bits; what comes out are the latent ones. Raises `FloatingPointError`
+    when the loss is no longer finite.
     """
     copied = share(model)
     layers = overlay(copied, frozen, sites)

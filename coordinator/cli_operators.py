@@ -46,15 +46,13 @@ def withdraw(
     typer.echo(f"{name} has withdrawn")
     if done.running:
         typer.echo("  the coordinator that runs leaves its work out of the next aggregate")
-    for expert in done.changed:
-        typer.echo(f"  {expert}: made anew without it")
-    for expert in done.gone:
-        typer.echo(f"  {expert}: gone, nobody else has a part in it")
+    for expert, lines in done.told.items():
+        typer.echo(f"  {expert}: {'; '.join(lines)}")
     if done.mixture:
         typer.echo("  the mixture: removed, since it held its work")
     if done.left:
         typer.echo(f"`coordinator assemble {directory}` makes the mixture without it")
-    elif done.gone:
+    elif done.told:
         typer.echo("no expert is left, so there is nothing to make a mixture of")
 
 

@@ -152,6 +152,23 @@ class EvaluationSection:
 
 
 @dataclass(frozen=True, config=STRICT)
+class WithdrawalSection:
+    """What is done with an expert that is worse after an owner's withdrawal.
+
+    Worse by more than `margin`, a part of the bits per byte before, or worse than the base: the
+    remaining contributions are scaled by one factor (`scale`), the expert is held back (`hold`), or
+    kept as it is (`keep`).
+    """
+
+    margin: float = 0.01
+    when_worse: Literal["scale", "hold", "keep"] = "scale"
+
+    def __post_init__(self) -> None:
+        """A margin is no gain."""
+        not_negative(margin=self.margin)
+
+
+@dataclass(frozen=True, config=STRICT)
 class FederationConfig:
     """The whole of `federation.toml`."""
 
@@ -161,6 +178,7 @@ class FederationConfig:
     stages: tuple[Stage, ...] = Plan().stages
     router: RouterSection = RouterSection()
     evaluation: EvaluationSection = EvaluationSection()
+    withdrawal: WithdrawalSection = WithdrawalSection()
 
     def __post_init__(self) -> None:
         """The stages must make a plan, and there must be a base to train, or another's app."""

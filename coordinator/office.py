@@ -3,7 +3,8 @@
 import logging
 import os
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +61,15 @@ def status(place: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Withdrawal:
-    """What a withdrawal did: experts made anew, experts that are gone, whether a mixture is gone.
+    """What a withdrawal did: what became of experts, whether a mixture is gone.
+
+    `left` is the number of experts that a mixture could be made of.
 
     `running` is whether a coordinator runs, which then does all of it at its next aggregate.
     """
 
     running: bool = False
-    changed: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
+    told: Mapping[str, Sequence[str]] = field(default_factory=dict)
     left: int = 0
     mixture: bool = False
 
@@ -82,14 +84,13 @@ def withdraw(directory: Path, name: str, reason: str) -> Withdrawal:
         registry.withdraw(name, reason)
         if is_running(directory) and registry.get_state(states.PHASE) != states.FINISHED:
             return Withdrawal(running=True)
-        from fedmore.coordinator.withdrawal import leave_out
+        from fedmore.coordinator.withdrawal import leave_out, outcomes
         from fedmore.experts.saved import forget_mixture
 
         changed = leave_out(federation.config, registry, federation.store)
         there = {row.name for row in registry.experts()}
         return Withdrawal(
-            changed=tuple(expert for expert in changed if expert in there),
-            gone=tuple(expert for expert in changed if expert not in there),
+            told=outcomes(registry, changed),
             left=len(there),
             mixture=forget_mixture(directory / MIXTURE),
         )

@@ -90,6 +90,9 @@ COMMENTS: Mapping[str, str] = {
     "evaluation": "Held-out text.",
     "evaluation.texts": "name of a domain, language or other text = path",
     "evaluation.documents": "so many of each are scored",
+    "withdrawal": "What is done with an expert after an owner has withdrawn.",
+    "withdrawal.margin": "worse by more than this part of its bits per byte is too much",
+    "withdrawal.when_worse": "scale what is left by one factor, hold the expert back, or keep it",
     "evaluation.tokens": "and so many tokens of a document",
 }
 

@@ -1,5 +1,6 @@
 """What a round, or a withdrawal, makes of experts and router, in store and registry."""
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -7,7 +8,7 @@ from safetensors.torch import save
 
 from fedmore.coordinator.assemble import ROUTER
 from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.rows import Kind
+from fedmore.coordinator.rows import ExpertRow, Kind
 from fedmore.coordinator.store import Store
 from fedmore.experts.factors import numbers, to_state
 from fedmore.experts.routing.saved import dump_router
@@ -54,7 +55,15 @@ def keep_router(registry: Registry, store: Store, state: RouterState) -> None:
 def drop_versions(registry: Registry, store: Store, owners: AbstractSet[str]) -> None:
     """Forget every version that one of `owners` has a part in; blobs that others share stay."""
     rows = registry.experts()
-    dropped = [row for row in rows if owners & set(row.metrics.get("owners", ()))]
+    _drop(registry, store, [row for row in rows if owners & set(row.metrics.get("owners", ()))])
+
+
+def drop_expert(registry: Registry, store: Store, name: str) -> None:
+    """Forget every version of an expert; blobs that others share stay."""
+    _drop(registry, store, [row for row in registry.experts() if row.name == name])
+
+
+def _drop(registry: Registry, store: Store, dropped: Sequence[ExpertRow]) -> None:
     registry.drop_versions([row.id for row in dropped])
     kept = {row.digest for row in registry.experts()}
     for digest in {row.digest for row in dropped} - kept:

@@ -1,20 +1,31 @@
 """Withdrawn owners: their part is taken out of experts and router, its traces out of the store."""
 
+import logging
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from fedmore.coordinator.after_withdrawal import HELD_BACK, Outcome, settle
 from fedmore.coordinator.assemble import EMBEDDINGS, load_factors
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.rows import RoundRow
 from fedmore.coordinator.store import Store
-from fedmore.coordinator.versions import STATE, drop_versions, keep_router, keep_version
+from fedmore.coordinator.versions import (
+    STATE,
+    drop_expert,
+    drop_versions,
+    keep_router,
+    keep_version,
+)
 from fedmore.strategies import embeddings
 from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.routing_state import dump as dump_routing
 from fedmore.strategies.routing_state import restore as restore_routing
 from fedmore.strategies.snapshot import dump, restore
-from fedmore.strategies.state import ExpertState, without
+from fedmore.strategies.state import without
+
+log = logging.getLogger(__name__)
 
 
 def leave_out(config: FederationConfig, registry: Registry, store: Store) -> list[str]:
@@ -30,7 +41,7 @@ def leave_out(config: FederationConfig, registry: Registry, store: Store) -> lis
     for index, stage in enumerate(config.stages):
         rows = [row for row in registry.rounds() if row.stage == index]
         if rows and stage.kind in TRAINED_BY:
-            changed += _leave_out(stage, rows[-1], gone, registry, store)
+            changed += _leave_out(config, stage, rows[-1], gone, registry, store)
     _leave_out_of_embeddings(gone, registry, store)
     for row in [row for row in registry.rounds() if row.kind == "routing"][-1:]:
         _leave_out_of_router(row, gone, registry, store)
@@ -52,19 +63,47 @@ def _leave_out_of_embeddings(gone: AbstractSet[str], registry: Registry, store: 
 
 
 def _leave_out(
-    stage: Stage, row: RoundRow, gone: AbstractSet[str], registry: Registry, store: Store
+    config: FederationConfig,
+    stage: Stage,
+    row: RoundRow,
+    gone: AbstractSet[str],
+    registry: Registry,
+    store: Store,
 ) -> list[str]:
     states = restore(store.get(row.metrics[STATE]), stage)
     entries = dict(row.metrics["experts"])
     touched = sorted(name for name, s in states.items() if gone & s.components.keys())
     for name in touched:
-        states[name], error = without(states[name], gone, stage.max_rank)
-        entries[name] = _kept(states[name], error, row, registry, store)
+        left, error = without(states[name], gone, stage.max_rank)
+        outcome = settle(config, states[name], left, error, stage.max_rank)
+        states[name], entries[name] = outcome.state, _kept(outcome, row, registry, store)
+        log.warning("%s: %s", name, "; ".join(told_of(entries[name])))
     if touched:
         old, new = row.metrics[STATE], store.put(dump(states))
         _replace(row, {**row.metrics, "experts": entries, STATE: new}, registry)
         store.delete(old)
     return touched
+
+
+def outcomes(registry: Registry, names: Collection[str]) -> dict[str, list[str]]:
+    """What an operator is told of each of these experts, which `leave_out` has made anew."""
+    entries = {
+        name: entry
+        for row in registry.rounds()
+        for name, entry in row.metrics.get("experts", {}).items()
+        if name in names
+    }
+    return {name: told_of(entry) for name, entry in sorted(entries.items())}
+
+
+def told_of(entry: Mapping[str, Any]) -> list[str]:
+    """What an operator is told of an expert that a withdrawal has changed."""
+    if not entry["owners"]:
+        return ["gone, nobody else has a part in it"]
+    held, done = HELD_BACK in entry, entry.get("withdrawal", "")
+    exact = [] if entry["exact_withdrawal"] else ["not exact: its rule does not tell owners apart"]
+    made = f"held back, {done}" if held else f"made anew without it; {done}" if done else ""
+    return [made or "made anew without it", *exact]
 
 
 def _leave_out_of_router(
@@ -86,11 +125,13 @@ def _leave_out_of_router(
     store.delete(old)
 
 
-def _kept(
-    state: ExpertState, error: float, row: RoundRow, registry: Registry, store: Store
-) -> dict[str, Any]:
-    entry = state.summary(error)
+def _kept(outcome: Outcome, row: RoundRow, registry: Registry, store: Store) -> dict[str, Any]:
+    state = outcome.state
+    entry = {**state.summary(outcome.error), **outcome.told}
     if not entry["owners"]:
+        return entry
+    if HELD_BACK in entry:
+        drop_expert(registry, store, state.name)
         return entry
     at = (row.stage, row.round)
     return {**entry, "digest": keep_version(registry, store, state, at, entry)}
