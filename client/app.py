@@ -96,8 +96,11 @@ def _work(
     node, spec = contract.node, task.spec(contract.node.name)
     sites = contract.sites(task)
     initial = low_rank.initial(spec, sites, task.seed)
-    own = components.find(content, task, sites, entry, initial)
     aggregate = received(content, sites, entry.mirror if entry else {})
+    if task.round_start == "aggregate":
+        own = components.find_at(aggregate, task, entry, initial)
+    else:
+        own = components.find(content, task, sites, entry, initial)
     # The aggregate has its own component in it: that is taken out where it is trained.
     taken = (own.held, -spec.scale)
     frozen = None if aggregate is None else combine([(aggregate, 1.0), taken])

@@ -20,6 +20,7 @@ from fedmore.experts.spec import Site
 from fedmore.kernels.bits import cpu as bits
 from fedmore.strategies.compression.codec import codecs_of
 from fedmore.strategies.compression.error_feedback import send
+from fedmore.strategies.round_start import rotated, start_of
 from fedmore.strategies.tasks import TrainTask, read_component
 
 
@@ -66,6 +67,20 @@ def find(
         return Component(initial, low_rank.zeros(initial))
     known = entry.updates if entry else 0
     raise WireError(f"{task.expert}: this client knows {known} of its {task.updates} updates")
+
+
+def find_at(
+    aggregate: Factors | None, task: TrainTask, entry: Remembered | None, initial: Factors
+) -> Component:
+    """The component of a round that begins from the aggregate (`fedmore.strategies.round_start`).
+
+    What this client owes is turned into the new directions; one that lost its state owes nothing.
+    """
+    scale = task.spec("").scale
+    start = initial if aggregate is None else start_of(aggregate, initial, scale)
+    held = _held(task, entry)
+    owed = low_rank.zeros(start) if held is None else rotated(held.beside, held.held, start)
+    return Component(start, owed)
 
 
 def _held(task: TrainTask, entry: Remembered | None) -> Component | None:

@@ -48,6 +48,7 @@ COMMENTS: Mapping[str, str] = {
     "stages.rank_learning_rates": "[[rank, rate], ...]: the rate of owners from that rank on",
     "stages.rank_scaling": "s of a product: constant, or rslora (less for large ranks)",
     "stages.warm_up": "of the learning rate: once, in an owner's first round, or every_round",
+    "stages.round_start": "own: owners go on with their factors; aggregate: with its directions",
     "stages.server_learning_rate": "how much of a round's mean change is taken",
     "stages.server_momentum": "Nesterov's, over rounds; 0 for none",
     "stages.fold_tolerance": "what may be left out of a contribution, as a part of its norm",

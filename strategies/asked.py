@@ -83,5 +83,6 @@ def task_of(stage: Stage, member: Member, number: int, updates: int, seed: int) 
         weight_bits=stage.weight_bits,
         rank_scaling=stage.rank_scaling,
         warm_up=stage.warm_up,
+        round_start=stage.round_start,
         **{**work_of(stage, number, updates, seed), "learning_rate": stage.rate_of(member.rank)},
     )

@@ -12,14 +12,13 @@ from flwr.serverapp import Grid
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.experts.factors import Factors
-from fedmore.experts.spec import Shapes, Site
+from fedmore.experts.spec import Shapes
 from fedmore.strategies.advice import stuck, unguarded
 from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows, unfit
 from fedmore.strategies.bounds import check_update
 from fedmore.strategies.changes import Change
-from fedmore.strategies.compression.policy import is_coarse
+from fedmore.strategies.downloads import Downloads
 from fedmore.strategies.members import Member, ask_members
-from fedmore.strategies.mirror import Broadcast, broadcast
 from fedmore.strategies.patience import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.progress import Progress, nobody
@@ -40,7 +39,7 @@ OnRound = Callable[[int, RoundMetrics, Mapping[str, ExpertState]], None]
 
 
 def train_stage(kind: str) -> str:
-    """The kind of client that a stage trains: `experts` trains "expert", `language` "adapter"."""
+    """The kind of client that a stage trains."""
     return TRAINED_BY[kind]
 
 
@@ -73,7 +72,12 @@ class ExpertStrategy(TrainOnly):
         self._patient: RoundGrid | None = None
         self._sent: list[tuple[Message, Asked]] = []
         self._missing: list[str] = []
-        self._casts: dict[str, Broadcast] = {}
+        self._downloads = Downloads(stage.download_codec)
+
+    @property
+    def _own(self) -> bool:
+        """Whether owners go on with their own factors."""
+        return self.stage.round_start == "own"
 
     def patient(self, grid: Grid) -> RoundGrid:
         """`grid` as this stage waits on it; give it to `start`."""
@@ -85,8 +89,7 @@ class ExpertStrategy(TrainOnly):
         """One message per client of this stage's kind that is not busy with an earlier round."""
         number = server_round + self.done
         busy = {asked.node for asked in self._late.values()}
-        patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
-        self._patient = patient
+        self._patient = patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
         members, self._missing = ask_members(
             patient.grid, self.stage.timeout_s, f"{self.stage.kind}/{number}", busy
         )
@@ -95,11 +98,11 @@ class ExpertStrategy(TrainOnly):
         self._missing += [f"{name}: {reason}" for name, reason in sorted(why.items()) if reason]
         wanted = [(node, m) for node, m in mine if not why[m.name]]
         if not wanted and not self._late:
-            no_one = f"no client trains for the stage {self.stage.kind!r}"
-            raise RoundError("; ".join([no_one, *self._missing]))
+            none = f"no client trains for the stage {self.stage.kind!r}"
+            raise RoundError("; ".join([none, *self._missing]))
         patient.all_are_late = not wanted
         owners = Counter(member.target for _, member in wanted)
-        self._casts = {}
+        self._downloads = Downloads(self.stage.download_codec)
         self._sent = [self._ask(node, m, number, owners[m.target]) for node, m in wanted]
         return [message for message, _ in self._sent]
 
@@ -112,27 +115,24 @@ class ExpertStrategy(TrainOnly):
         known = component.updates if component else 0
         lost = member.updates_of(member.target) != known
         # Who is alone, and has all of the weight, has the aggregate in its own factors.
-        shared = state.rank > 0 and (owners > 1 or not state.is_of_alone(member.name))
+        alone = self._own and owners == 1 and state.is_of_alone(member.name)
+        shared = state.rank > 0 and not alone
         task = task_of(self.stage, member, number, known, self.seed)
-        returned = component.factors if component and lost else None
-        codec = self.stage.download_codec
-        if shared and is_coarse(codec):
+        returned = component.factors if component and lost and self._own else None
+        if shared:
             holds = member.mirror_of(member.target)
-            content = self._cast(state, sites).content(task, sites, holds, returned)
+            content, state = self._downloads.content(state, task, sites, holds, returned)
         else:
-            aggregate = state.aggregate if shared else None
-            content = train_content(task, sites, codec, aggregate, returned)
+            content = train_content(task, sites, self.stage.download_codec, None, returned)
         group = f"{self.stage.kind}/{number}"
         message = Message(content, dst_node_id=node, message_type=TRAIN, group_id=group)
-        return message, Asked(node, member, task)
-
-    def _cast(self, state: ExpertState, sites: Sequence[Site]) -> Broadcast:
-        """What the round's owners are sent of an aggregate; its mirror moves once a round."""
-        if state.name not in self._casts:
-            cast = broadcast(state.aggregate, state.mirror, self.stage.download_codec, sites)
-            self._casts[state.name] = cast
-            self.states[state.name] = replace(state, mirror=cast.mirror)
-        return self._casts[state.name]
+        asked = Asked(node, member, task)
+        if not self._own:
+            first, scale = self._initial(asked), task.spec(member.name).scale
+            begun = self._downloads.start(state, sites, first, scale) if shared else first
+            state = replace(state, starts={**state.starts, member.name: begun})
+        self.states[member.target] = state
+        return message, asked
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -219,16 +219,19 @@ class ExpertStrategy(TrainOnly):
             if own:
                 changes = [self._moved(kept, *item, number) for item in own]
                 kept, error = advance(kept, changes, limit, rule, outer_of(self.stage))
-            self.states[name] = kept
-            metrics[name] = kept.summary(error)
-            if name in self._casts:
-                metrics[name]["download_error"] = self._casts[name].error
+            late = {asked.member.name for asked in self._late.values()}
+            starts = {client: each for client, each in kept.starts.items() if client in late}
+            self.states[name] = replace(kept, starts=starts)
+            metrics[name] = {**kept.summary(error), **self._downloads.error(name)}
         return metrics
 
     def _moved(self, state: ExpertState, asked: Asked, sent: Factors, number: int) -> Change:
         member, task = asked.member, asked.task
         component = state.components.get(member.name)
-        held = component.factors if component else self._initial(asked)
+        if task.round_start == "aggregate":
+            held = state.starts[member.name]
+        else:
+            held = component.factors if component else self._initial(asked)
         # Weights of few bits come whole.
         after = sent if task.weight_bits else low_rank.total(held, sent)
         fresh_part = self.stage.staleness ** (number - asked.number)

@@ -94,10 +94,14 @@ class Stage:
 
     `rank_learning_rates` are pairs of a rank and the rate from that rank on; a lower rank takes
     `learning_rate`. With `rank_scaling` "rslora" the s of a product is in proportion to
-    ``1 / sqrt(rank)`` (arXiv 2312.03732), 2 at rank 8 as with "constant". The rate warms up `once`,
-    in an owner's first round, or in `every_round`. The round's step is taken with
-    `server_learning_rate` and Nesterov's `server_momentum` (`fedmore.strategies.step`); a fold of
-    contributions leaves out at most `fold_tolerance` of their norm.
+    ``1 / sqrt(rank)`` (arXiv 2312.03732), 2 at rank 8 as with "constant". The rate warms up
+    `once`, in an owner's first round, or in `every_round`.
+
+    With `round_start` "own" an owner goes on with its factors; with "aggregate" every round begins
+    from the aggregate's leading directions, as many as the owner's rank
+    (`fedmore.strategies.round_start`), so nothing has to come back to one that lost its state. The
+    round's step is taken with `server_learning_rate` and Nesterov's `server_momentum`
+    (`fedmore.strategies.step`); a fold of contributions leaves out at most `fold_tolerance`.
 
     With `weight_bits` of 1, 2 or 4 the clients train factors as weights of so many bits
     (arXiv 2307.16867) and send them whole, in a codec of their own; `codec` is not used then.
@@ -113,6 +117,7 @@ class Stage:
     rank_learning_rates: tuple[tuple[int, float], ...] = ()
     rank_scaling: Literal["constant", "rslora"] = "constant"
     warm_up: Literal["once", "every_round"] = "once"
+    round_start: Literal["own", "aggregate"] = "own"
     server_learning_rate: float = 1.0
     server_momentum: float = 0.0
     fold_tolerance: float = FOLD
@@ -179,6 +184,8 @@ class Stage:
         """Reject how a round's step could not be taken, and adapters of no layer."""
         if not 0 <= self.server_momentum < 1:
             raise ValueError(f"server_momentum must be from 0 to below 1: {self.server_momentum}")
+        if self.round_start == "aggregate" and self.weight_bits:
+            raise ValueError("round_start: weights of few bits go on from their own; take own")
         for rank, rate in self.rank_learning_rates:
             positive(rank=rank, **{f"rank_learning_rates of rank {rank}": rate})
         if self.kind == "language" and not self.first_layers + self.last_layers:

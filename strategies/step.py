@@ -38,7 +38,12 @@ PLAIN = Outer()
 
 def outer_of(stage: Stage) -> Outer:
     """How a stage's rounds move the contributions."""
-    return Outer(stage.server_learning_rate, stage.server_momentum, tolerance=stage.fold_tolerance)
+    return Outer(
+        stage.server_learning_rate,
+        stage.server_momentum,
+        stage.round_start == "own",
+        stage.fold_tolerance,
+    )
 
 
 def advance(

@@ -55,6 +55,7 @@ class TrainTask(Work):
     weight_bits: Literal[0, 1, 2, 4] = 0
     rank_scaling: Literal["constant", "rslora"] = "constant"
     warm_up: Literal["once", "every_round"] = "every_round"
+    round_start: Literal["own", "aggregate"] = "own"
 
     def __post_init__(self) -> None:
         """Weights of so many bits travel as such, and changes do not."""

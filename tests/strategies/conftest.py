@@ -14,6 +14,7 @@ from fedmore.strategies.compression.codec import codec_of
 from fedmore.strategies.compression.error_feedback import send
 from fedmore.strategies.members import HELLO, Member, hello
 from fedmore.strategies.mirror import mark, received
+from fedmore.strategies.round_start import rotated, start_of
 from fedmore.strategies.router import embedding_content
 from fedmore.strategies.tasks import (
     EMBED,
@@ -142,6 +143,7 @@ class FakeClient:
     updates: int = 0
     mirror: dict = field(default_factory=dict)
     seen: list = field(default_factory=list)
+    begun: list = field(default_factory=list)
 
     @property
     def member(self):
@@ -172,6 +174,11 @@ class FakeClient:
         if returned is not None:
             start, owed = returned, {p: (b * 0, a * 0) for p, (b, a) in returned.items()}
         aggregate = received(content, sites, self.mirror)
+        if task.round_start == "aggregate":
+            first = low_rank.initial(task.spec(self.name), sites, task.seed)
+            start = start_of(aggregate or {}, first, task.spec(self.name).scale)
+            owed = rotated(owed, self.component, start) if self.component else low_rank.zeros(start)
+            self.begun.append(start)
         self.mirror = aggregate if aggregate and task.mirror else {}
         self.seen.append((aggregate, returned))
         g = torch.Generator().manual_seed(zlib.crc32(f"{self.name}/{task.round}".encode()))

@@ -1,0 +1,77 @@
+"""Where a round begins that begins from the aggregate: both ends derive the same factors from it.
+
+An owner of rank r trains the aggregate's leading r directions, and the rest of it stays frozen. The
+factors are in a canonical form that depends on the product ``B A`` alone, not on the factors in
+which the coordinator happens to send it: its singular directions in order of size, each with the
+sign that makes the largest number of u positive, balanced between B and A. So a coordinator can
+choose the aggregate but not how a start is split. A direction's row in A has at least the length
+of a fresh one (`FLOOR`), however small its singular value: AdamW would otherwise stay where its
+steps are in proportion to the gradient, which makes an update readable. Where the aggregate has
+fewer than r directions, the rest are the owner's fresh ones, with B zero.
+"""
+
+import torch
+from torch import Tensor
+
+from fedmore.experts.factors import Factors
+from fedmore.kernels.determinism import one_thread
+
+FLOOR = 3**-0.5
+"""Length of a row of a fresh A: uniform in ``+- 1 / sqrt(in)``."""
+
+LEAST = 1e-6
+"""Directions below this part of the largest are none: what is left of rounding."""
+
+
+def start_of(aggregate: Factors, fresh: Factors, scale: float) -> Factors:
+    """The factors (B, A) from which an owner of this scale begins, float32.
+
+    `fresh` are its first ones, which give the rank. ``scale * B A`` is the leading part of
+    `aggregate`, which may be of any rank, 0 too.
+    """
+    with one_thread():
+        return {
+            path: _start(*aggregate[path], *pair, scale) if path in aggregate else pair
+            for path, pair in fresh.items()
+        }
+
+
+def _start(
+    b_OD: Tensor, a_DI: Tensor, b_OR: Tensor, a_RI: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    q_b, r_b = torch.linalg.qr(b_OD.double())
+    q_a, r_a = torch.linalg.qr(a_DI.double().T)
+    u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    count = min(int((s > LEAST * s[:1]).sum()), a_RI.shape[0])
+    u_OK, v_KI, s_K = (q_b @ u)[:, :count], (vh @ q_a.T)[:count], s[:count] / scale
+    largest = u_OK.abs().argmax(0, keepdim=True) if count else torch.zeros(1, 0, dtype=torch.long)
+    sign_K = u_OK.gather(0, largest).sign()[0]
+    size_K = s_K.sqrt().clamp_min(FLOOR)
+    b, a = b_OR.clone(), a_RI.clone()
+    b[:, :count] = (u_OK * (sign_K * s_K / size_K)).float()
+    a[:count] = ((sign_K * size_K)[:, None] * v_KI).float()
+    return b, a
+
+
+def rotated(owed: Factors, held: Factors, start: Factors) -> Factors:
+    """What is owed, in coordinates of `held`, turned into those of `start`.
+
+    By the rotation that brings `held` nearest to `start` (orthogonal Procrustes, Schönemann 1966);
+    between different ranks a part of one.
+    """
+    with one_thread():
+        return {
+            path: _rotated(*owed[path], *held[path], *pair)
+            if path in held
+            else (torch.zeros_like(pair[0]), torch.zeros_like(pair[1]))
+            for path, pair in start.items()
+        }
+
+
+def _rotated(
+    owed_b: Tensor, owed_a: Tensor, b_OR: Tensor, a_RI: Tensor, b_OS: Tensor, a_SI: Tensor
+) -> tuple[Tensor, Tensor]:
+    near = b_OR.double().T @ b_OS.double() + a_RI.double() @ a_SI.double().T
+    u, _, vh = torch.linalg.svd(near, full_matrices=False)
+    turn_RS = u @ vh
+    return (owed_b.double() @ turn_RS).float(), (turn_RS.T @ owed_a.double()).float()
