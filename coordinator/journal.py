@@ -5,6 +5,7 @@ goes through its plan again finds its tasks here: one that was answered is answe
 that is open goes on. Messages without a group are queries, in memory only.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from flwr.app import Message
@@ -14,10 +15,11 @@ from sqlalchemy.orm import Session
 from fedmore.coordinator.database import Database
 from fedmore.coordinator.intake import Intake, Verdict, content_of
 from fedmore.coordinator.journal_tables import BlobRecord, TaskRecord
-from fedmore.coordinator.ledger import Ledger
+from fedmore.coordinator.ledger import Ledger, live
 from fedmore.coordinator.letters import Addresser, Letter, Packed, head_of
 from fedmore.coordinator.mailbox import Answer, Failed, Task
 from fedmore.coordinator.queries import Queries
+from fedmore.coordinator.reclaim import Reclaimer
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tables import now
 from fedmore.experts.errors import RegistryError, StoreError
@@ -50,6 +52,8 @@ class Journal:
         max_content: int = MAX_CONTENT,
     ) -> None:
         self.ledger = Ledger(database, store, registered)
+        self.reclaimer = Reclaimer(database, self.ledger, lambda: live(database, registered))
+        self._reading = threading.Lock()
         self._database = database
         self._queries = Queries()
         self._intake = Intake(database, self.ledger, self._queries, max_content)
@@ -117,8 +121,9 @@ class Journal:
         query = self._queries.pop(task.id)
         if isinstance(answer, Failed) and (query or not self._answered(task.id, answer)):
             return make_failure(head, answer.reason, answer.code)
-        self._pulled.add(task.id)
-        reply = (query and query.reply) or self._reply(task.id)
+        with self._reading:
+            self._pulled.add(task.id)
+            reply = (query and query.reply) or self._reply(task.id)
         return unpack_reply(reply, head, self._fetch(reply), self._max_content)
 
     def load(self, task_id: str) -> pb.Task:
@@ -178,6 +183,14 @@ class Journal:
         self.ledger.sweep()
         self._addresser = Addresser(self._group, self._ids(TaskRecord.retired.is_(True)))
         return len(self._ids(TaskRecord.reply.is_(None)))
+
+    def bar(self, node_id: int, reason: str) -> int:
+        """The node may not take part any more: delete what only it uploaded; how many blobs.
+
+        What it has answered counts no more, unless a strategy has it already.
+        """
+        with self._reading:
+            return self.reclaimer.of_member(node_id, reason, self._pulled)
 
     def clear(self) -> None:
         """The plan is finished: nothing of any task is needed."""

@@ -60,13 +60,14 @@ class Ledger:
             known = session.get(UploadRecord, (node_id, digest)) is not None
         return known and self.store.has(digest)
 
-    def unnamed(self, node_id: int, but: str) -> int:
-        """Bytes of the node's uploads, the blob `but` apart, that no reply names."""
+    def unnamed(self, node_id: int, but: str) -> tuple[int, int]:
+        """Bytes of the node's uploads that no reply names, and of all; without the blob `but`."""
         named = select(BlobRecord.digest).where(~BlobRecord.sent)
         query = select(func.sum(UploadRecord.size)).where(UploadRecord.node_id == node_id)
-        query = query.where(UploadRecord.digest != but, UploadRecord.digest.not_in(named))
+        query = query.where(UploadRecord.digest != but)
         with self._database.session() as session:
-            return int(session.scalar(query) or 0)
+            all_ = int(session.scalar(query) or 0)
+            return int(session.scalar(query.where(UploadRecord.digest.not_in(named))) or 0), all_
 
     def busy(self, node_id: int) -> bool:
         """Whether a task of the node is open."""

@@ -164,6 +164,11 @@ class Crowd:
                 if wanted and not call.ended.done():
                     call.ended.set_result(error)
 
+    def nodes(self) -> set[int]:
+        """Members that have calls open."""
+        calls = [call for caller in self._callers.values() for call in caller.calls]
+        return {call.node_id for call in calls if call.node_id is not None}
+
     def known(self) -> set[str]:
         """Connections on which somebody with a certificate has made a call."""
         return {peer for caller in self._callers.values() for peer in caller.peers}

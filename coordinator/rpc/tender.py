@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 
 from fedmore.coordinator.rpc.doorkeeper import Doorkeeper
 from fedmore.coordinator.rpc.health import Health
@@ -10,6 +11,9 @@ from fedmore.protos.status import describe
 from fedmore.strategies.events import Traffic
 
 TICK_S = 1.0
+FREED_TIMES = 5
+"""So often in a row is the disk of a barred member given back: calls of it may still be ending."""
+
 log = logging.getLogger(__name__)
 
 
@@ -20,6 +24,7 @@ class Tender:
         self._parts = parts
         self._doors = doors
         self._health = health
+        self._freed: Counter[int] = Counter()
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -53,13 +58,16 @@ class Tender:
         await self._health.look()
         await self._expel_barred()
         await self._write_down(fresh)
-        await self._parts.uploads.tend()
+        await self._parts.uploads.tend(self._parts.crowd.nodes())
 
     async def _expel_barred(self) -> None:
         """Let go of members that were revoked, here or by another process, or have withdrawn."""
         barred = await asyncio.to_thread(self._parts.registry.barred)
         for node_id, reason in barred.items():
             self._parts.expel(node_id, reason)
+            if self._freed[node_id] < FREED_TIMES:
+                self._freed[node_id] += 1
+                await asyncio.to_thread(self._parts.uploads.bar, node_id, reason)
 
     async def _write_down(self, fresh: dict[str, tuple[int, int]]) -> None:
         seen = self._parts.connections.take_seen()

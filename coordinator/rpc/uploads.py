@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.rpc.partial import Partial, to_the_end
-from fedmore.coordinator.rpc.quota import Quota
+from fedmore.coordinator.rpc.quota import Quota, Room
 from fedmore.experts.errors import RegistryError, StoreError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.chunks import MAX_BLOB
@@ -31,15 +31,17 @@ class Limits:
     """What uploads may use.
 
     A blob may have `size` bytes, and all that a member has sent and no reply of it names `member`.
-    `free` bytes stay free on the disk. `writers` chunks are written at a time, the others wait, and
-    their senders with them. A client has `each` uploads open. In each `stall_s` seconds `progress`
-    bytes must come. What was left unfinished is looked for every `sweep_s` seconds.
+    `free` bytes stay free on the disk, and a member may take the part `share` of the rest.
+    `writers` chunks are written at a time, the others wait, and their senders with them. A client
+    has `each` uploads open. In each `stall_s` seconds `progress` bytes must come. What was left
+    unfinished or unused is looked for every `sweep_s` seconds.
     """
 
     size: int = MAX_BLOB
     member: int = 32 << 30
-    sweep_s: float = 3_600.0
+    sweep_s: float = 600.0
     free: int = 64 << 20
+    share: float = 0.5
     writers: int = 8
     each: int = 4
     stall_s: float = 30.0
@@ -63,11 +65,25 @@ class Uploads:
         """Raise `StoreError` where the disk is full; to be called in a thread."""
         self._quota.check_room(0, 0, self.limits.free)
 
-    async def tend(self) -> None:
-        """Remove what was left unfinished, when it is time; to be called every second or so."""
+    async def tend(self, calling: Collection[int]) -> None:
+        """Remove what was left unfinished or is of no use, when it is time; call it every second.
+
+        `calling` are the members that have calls open.
+        """
         if time.monotonic() - self._swept >= self.limits.sweep_s:
             self._swept = time.monotonic()
             await asyncio.to_thread(self._quota.remove_stale)
+            await asyncio.to_thread(self._journal.reclaimer.unused, calling)
+
+    def bar(self, node_id: int, reason: str) -> None:
+        """Give back what a member that may not take part any more has taken; in a thread.
+
+        To be called again for some seconds: what was on its way may still come in meanwhile.
+        """
+        self._quota.remove_of(node_id)
+        freed = self._journal.bar(node_id, reason)
+        if freed:
+            log.warning("%d blobs of node %d are deleted: %s", freed, node_id, reason)
 
     def held(self, node_id: int, blob: pb.Blob) -> pb.HeldReply:
         """Where to resume; to be called in a thread."""
@@ -156,7 +172,8 @@ class Uploads:
             raise RegistryError("no task of yours is open, so there is nothing to upload for")
         others = [p for p in self._open[node_id].values() if p is not partial]
         limit = self.limits.member
-        await asyncio.to_thread(self._quota.check_member, node_id, partial, others, limit)
+        room = Room(self.limits.free, self.limits.share)
+        await asyncio.to_thread(self._quota.check_member, node_id, partial, others, limit, room)
         every = [p for of in self._open.values() for p in of.values()]
         reserved = sum(p.to_come for p in every if p.admitted)
         self._quota.check_room(partial.to_come, reserved, self.limits.free)

@@ -275,7 +275,7 @@ def test_what_was_announced_is_reserved(federation, link, monkeypatch):
     """Two uploads at once may not count on the same room."""
     usage = shutil.disk_usage(federation.directory)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    limit(federation, free=100)
+    limit(federation, free=100, share=1.0)
     goes_on = threading.Event()
 
     def hanging():
