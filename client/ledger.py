@@ -56,7 +56,7 @@ def state_of(where: Path) -> Path:
     """The state folder: `where` itself or, of an invite, where `client join` keeps it."""
     if where.is_dir():
         return where
-    from fedmore.client.join import default_state
+    from fedmore.client.paths import default_state
     from fedmore.protos.invite import read_invite
 
     return default_state(read_invite(where))
@@ -98,7 +98,7 @@ def view(ledger: Ledger) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    from fedmore.protos.status import plain
+    from fedmore.protos.terminal import plain
 
     answers = Table(*COLUMNS)
     for line in ledger.lines:

@@ -17,8 +17,10 @@ from fedmore.client.rpc import Link
 from fedmore.client.worker import Handler, Worker
 from fedmore.experts.errors import PeerError, TransportError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.terminal import plain
 
 HANG_UP_S = 1.0
+LONGEST_NAME = 200
 
 
 class Session:
@@ -120,7 +122,7 @@ class Session:
             for event in call:
                 if event.HasField("welcome"):
                     patience.reset()
-                    quiet.connected(event.welcome.federation.name)
+                    quiet.connected(plain(event.welcome.federation.name, LONGEST_NAME))
                 finished = self._hear(event, worker, outbox) or finished
         except TransportError:
             if not finished:

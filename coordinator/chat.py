@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from fedmore.coordinator.shown import Painter, legend, visible
+from fedmore.coordinator.shown import Painter, legend
 from fedmore.coordinator.status import narrow_table
 from fedmore.experts.errors import ConfigError, FedmoreError
+from fedmore.protos.terminal import visible
 
 if TYPE_CHECKING:  # they import torch
     from fedmore.coordinator.speaker import Speaker

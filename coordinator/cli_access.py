@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from fedmore.protos.files import at_home
+from fedmore.protos.terminal import console, echo
+
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What the operator is called.")]
 Days = Annotated[int, typer.Option(min=1, max=825, help="Until it expires.")]
@@ -27,22 +30,23 @@ def add(app: typer.Typer) -> None:
 def add_operator(
     directory: Directory,
     name: Name,
-    out: Annotated[Path, typer.Option(help="Where to write the file; it holds a private key.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Where to write the file; it holds a private key.", callback=at_home),
+    ],
     days: Days = 90,
 ) -> None:
     """Write a file with which an operator asks and steers the coordinator from elsewhere."""
     from fedmore.coordinator import access
 
     access.write_access(directory, name, out, days)
-    typer.echo(f"{out}: as good as you; give it to {name} over a safe channel")
-    typer.echo(f"  coordinator status {out.name}    (also invite, revoke, stop, health)")
+    echo(f"{out}: as good as you; give it to {name} over a safe channel")
+    echo(f"  coordinator status {out.name}    (also invite, revoke, stop, health)")
 
 
 @operator.command("list")
 def list_operators(directory: Directory) -> None:
     """List the operators who are let in; `operator` is the folder's own certificate."""
-    from rich.console import Console
-
     from fedmore.coordinator import access
     from fedmore.coordinator.console import cell
     from fedmore.coordinator.status import clock_time, narrow_table
@@ -51,7 +55,7 @@ def list_operators(directory: Directory) -> None:
     for one in access.operators(directory):
         expires = one.expires[:10]
         table.add_row(cell(one.name), clock_time(one.made), expires, one.identity[:16])
-    Console().print(table)
+    console().print(table)
 
 
 @operator.command("revoke")
@@ -60,7 +64,7 @@ def revoke_operator(directory: Directory, name: Name) -> None:
     from fedmore.coordinator import access
 
     access.revoke_access(directory, name)
-    typer.echo(f"{name} is no operator any more")
+    echo(f"{name} is no operator any more")
 
 
 @operator.command("rotate")
@@ -68,7 +72,8 @@ def rotate_operator(
     directory: Directory,
     name: Name,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the new file; not for `operator`.")
+        Path | None,
+        typer.Option(help="Where to write the new file; not for `operator`.", callback=at_home),
     ] = None,
     days: Days = 90,
 ) -> None:
@@ -76,7 +81,7 @@ def rotate_operator(
     from fedmore.coordinator import access
 
     access.rotate_access(directory, name, out, days)
-    typer.echo(f"{name} has another certificate; the one before is let in no more")
+    echo(f"{name} has another certificate; the one before is let in no more")
 
 
 @authority.command()
@@ -88,7 +93,7 @@ def protect(directory: Directory) -> None:
     """
     from fedmore.coordinator import authority as authorities
 
-    typer.echo(f"{authorities.protect(directory)}: encrypted")
+    echo(f"{authorities.protect(directory)}: encrypted")
 
 
 @authority.command()
@@ -100,7 +105,7 @@ def move(
     from fedmore.coordinator import authority as authorities
 
     authorities.move(directory, target)
-    typer.echo(f"{target}: the authority's key; `start`, `invite` and `renew` look for it there")
+    echo(f"{target}: the authority's key; `start`, `invite` and `renew` look for it there")
 
 
 @authority.command()
@@ -113,6 +118,6 @@ def roll(directory: Directory) -> None:
     from fedmore.coordinator import office
 
     members = office.roll(directory)
-    typer.echo("another authority; all operators' files and invites are worth nothing any more")
+    echo("another authority; all operators' files and invites are worth nothing any more")
     for name in members:
-        typer.echo(f"  coordinator invite {directory} {name} --again --out {name}.json")
+        echo(f"  coordinator invite {directory} {name} --again --out {name}.json")

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmore.coordinator.board import Board, Client, apply
-from fedmore.protos.status import plain
+from fedmore.protos.terminal import plain
 from fedmore.strategies.events import (
     Evaluated,
     Event,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from rich.console import Console
 
 from fedmore.coordinator.hosted import carry_out
 from fedmore.experts.errors import ConfigError
+from fedmore.protos.terminal import console
 
 app = ServerApp()
 
@@ -26,4 +26,4 @@ def main(grid: Grid, context: Context) -> None:
             "run config: say which folder of `coordinator init` to run, "
             "flwr run --run-config 'directory=\"/path\"'"
         )
-    carry_out(Path(directory), grid, Console(), float(config.get("patience", 600.0)))
+    carry_out(Path(directory), grid, console(), float(config.get("patience", 600.0)))

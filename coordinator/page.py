@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 
 from fedmore.coordinator.palette import colour
-from fedmore.coordinator.shown import visible
+from fedmore.protos.terminal import visible
 
 if TYPE_CHECKING:  # they import torch
     from fedmore.coordinator.speaker import Speaker

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedmore.coordinator.assemble import EMBEDDINGS
 from fedmore.coordinator.resume import LATE, count_tokens
 from fedmore.coordinator.versions import STATE, keep_router, keep_version
-from fedmore.protos.status import plain
+from fedmore.protos.terminal import plain
 from fedmore.strategies.embeddings import Embedding
 from fedmore.strategies.embeddings import dump as dump_embeddings
 from fedmore.strategies.events import RoundFinished, RoundStarted

@@ -14,24 +14,12 @@ from rich.style import Style
 from rich.text import Text
 
 from fedmore.coordinator.palette import terminal_style
+from fedmore.protos.terminal import visible
 
 if TYPE_CHECKING:  # they import torch
     from torch import Tensor
 
     from fedmore.experts.pieces import Piece, Pieces
-
-KEPT = "\n\t"
-DELETE, LAST = 0x7F, 0x9F
-SURROGATES = range(0xD800, 0xE000)
-"""What Python reads of bytes that are not UTF-8."""
-
-_VISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in KEPT}
-_VISIBLE |= dict.fromkeys((*range(DELETE, LAST + 1), *SURROGATES), "\ufffd")
-
-
-def visible(text: str) -> str:
-    """Control characters as pictures of themselves: a terminal would obey them."""
-    return text.translate(_VISIBLE)
 
 
 def colours(console: Console) -> str | None:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from rich.console import Console
 from rich.text import Text
 
 from fedmore.experts.errors import FedmoreError
+from fedmore.protos.terminal import console, guard_streams
 
 DEBUG = "FEDMORE_DEBUG"
 INTERRUPTED, TERMINATED = 130, 143
@@ -45,6 +45,7 @@ def run(program: Callable[[], object]) -> NoReturn:
         os.environ.setdefault(name, value)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    guard_streams()
     try:
         program()
     except FedmoreError as error:
@@ -56,7 +57,7 @@ def fail(error: FedmoreError) -> NoReturn:
     """Say what went wrong and exit with the code of its class."""
     from fedmore.protos.status import describe, exit_code
 
-    stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+    stderr = console(stderr=True, soft_wrap=True, highlight=False)
     if debugging():
         stderr.print_exception(show_locals=False)
     stderr.print(Text(describe(error), style="bold red"))
@@ -70,7 +71,7 @@ def interruptible(resume: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
+        console(stderr=True, soft_wrap=True, highlight=False).print(
             Text(f"stopped; {resume}", style="yellow")
         )
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)

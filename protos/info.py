@@ -2,7 +2,11 @@
 
 from dataclasses import asdict, dataclass
 
+from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
+
+LONGEST = 4_096
+"""Characters of a name or path."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,11 @@ class FederationInfo:
 
     @classmethod
     def from_proto(cls, message: pb.FederationInfo) -> "FederationInfo":
-        """The inverse of `to_proto`."""
-        return cls(
+        """The inverse of `to_proto`; raises `WireError` for texts that cannot be shown.
+
+        They are names and a path, of which the owner is told and a base is loaded.
+        """
+        found = cls(
             name=message.name,
             base=message.base,
             fingerprint=message.fingerprint,
@@ -31,3 +38,7 @@ class FederationInfo:
             quantization=message.quantization,
             seed=message.seed,
         )
+        for key, value in asdict(found).items():
+            if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST):
+                raise WireError(f"the federation's {key} is {value[:80]!a}: not a line of text")
+        return found

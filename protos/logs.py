@@ -9,6 +9,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from fedmore.protos.files import PRIVATE
+from fedmore.protos.terminal import LineFormatter
 
 ROOT = "fedmore"
 SIZE, FILES = 4 << 20, 3
@@ -28,9 +29,7 @@ def logged(path: Path) -> Iterator[logging.Logger]:
     """
     path.touch(mode=PRIVATE)
     file = RotatingFileHandler(path, maxBytes=SIZE, backupCount=FILES, encoding="utf-8")
-    form = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
+    form = LineFormatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     form.converter = time.gmtime
     file.setFormatter(form)
     root, stderr = logging.getLogger(ROOT), _stderr()

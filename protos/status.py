@@ -4,6 +4,7 @@ The class name and the message travel in trailing metadata, so the client raises
 coordinator raised. `tests/protos/test_status.py` proves the table total over the error tree.
 """
 
+import datetime as dt
 import re
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, unquote
@@ -12,10 +13,37 @@ import grpc
 
 from fedmore.experts import errors
 from fedmore.experts.errors import FedmoreError
+from fedmore.protos.terminal import plain
 
 KEY = "fedmore-error"
 MAX_DETAILS = 4000
 """Characters of an encoded message that travel; HTTP/2 headers are limited to 8 KiB."""
+
+
+PEER_CAUSES = {
+    "certificate is not yet valid": (
+        "shows a certificate that is not valid yet: here it is {now}, so the clock of this machine "
+        "is behind, or the coordinator's was ahead; set the clock and run the same again"
+    ),
+    "certificate has expired": (
+        "shows a certificate that has expired: here it is {now}; if the clock of this machine is "
+        "right, the operator runs `coordinator renew` and starts the coordinator again"
+    ),
+    "Hostname Verification": (
+        "shows this federation's certificate, but it is not made for that host; use an address "
+        "that it is for (client join --address HOST:PORT), or the operator sets server.advertise, "
+        "runs `coordinator renew` and starts again"
+    ),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "shows a certificate that is not this federation's: is that another coordinator, or was "
+        "the federation made again? then ask for a new invite"
+    ),
+    "WRONG_VERSION_NUMBER": (
+        "answers without TLS: is the port right? a coordinator that was started --insecure needs "
+        "an invite made --insecure"
+    ),
+}
+"""What gRPC says of a connection that no later try will make, and what that means."""
 
 
 class Status(NamedTuple):
@@ -68,11 +96,6 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def plain(text: str, limit: int) -> str:
-    """A peer's words as they may be shown: one line, no control characters, not above `limit`."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text[: 2 * limit]).strip()[:limit]
-
-
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: Exception) -> NoReturn:
     """End the call with the status of `error`, its class and its message."""
     nearest = next((c for c in type(error).__mro__ if c in TABLE), FedmoreError)
@@ -88,17 +111,17 @@ def from_rpc(error: grpc.RpcError, where: str) -> FedmoreError:
     for key, value in getattr(error, "trailing_metadata", tuple)() or ():
         name, _, text = str(value).partition(" ")
         if key == KEY and name in _BY_NAME:
-            return _BY_NAME[name](unquote(text))
+            return _BY_NAME[name](plain(unquote(text), MAX_DETAILS))
     return _explained(error, where)
 
 
 def _explained(error: grpc.RpcError, where: str) -> errors.TransportError:
     code = getattr(error, "code", lambda: None)()
-    details = getattr(error, "details", lambda: None)() or ""
-    if "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details:
-        return errors.PeerError(
-            f"{where} shows a certificate that is not this federation's; ask for a new invite"
-        )
+    details = plain(getattr(error, "details", lambda: None)() or "", MAX_DETAILS)
+    for sign, cause in PEER_CAUSES.items():
+        if sign in details:
+            now = dt.datetime.now(dt.UTC)
+            return errors.PeerError(f"{where} {cause.format(now=f'{now:%Y-%m-%d %H:%M} UTC')}")
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return errors.PeerError(
             f"{where} answers, but is not a fedmore coordinator of this version ({details})"

@@ -8,7 +8,7 @@ from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import make_failure, make_reply, make_task
 from fedmore.protos.records import Fetch, Payload, pack, unpack
-from fedmore.protos.status import plain
+from fedmore.protos.terminal import plain
 
 MAX_REASON = 4000
 """Longest reason of a failure that travels, in characters."""

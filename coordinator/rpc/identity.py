@@ -16,7 +16,7 @@ from fedmore.coordinator.rpc.crowd import Crowd, Standing, Who
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.tokens import check_not_barred, secret_hash
 from fedmore.experts.errors import FedmoreError, MembershipError, TokenError
-from fedmore.protos.status import plain
+from fedmore.protos.terminal import plain
 
 if TYPE_CHECKING:
     from fedmore.coordinator.registry import Registry

@@ -10,7 +10,7 @@ from fedmore.coordinator.roster import LONGEST_REASON
 from fedmore.coordinator.rpc.parts import Parts
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import OperatorServicer
-from fedmore.protos.status import plain
+from fedmore.protos.terminal import plain
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

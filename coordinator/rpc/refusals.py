@@ -15,7 +15,8 @@ from fedmore.coordinator.rpc.identity import Context, Gate
 from fedmore.coordinator.rpc.pace import Pace
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos.logs import TOLD
-from fedmore.protos.status import abort, describe, plain
+from fedmore.protos.status import abort, describe
+from fedmore.protos.terminal import plain
 from fedmore.strategies.events import Event, Refused
 
 LONGEST = 500

@@ -16,7 +16,8 @@ from fedmore.coordinator.rpc.stream import Stream
 from fedmore.experts.errors import NameTakenError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import FederationServicer
-from fedmore.protos.status import abort, plain
+from fedmore.protos.status import abort
+from fedmore.protos.terminal import plain
 from fedmore.strategies.events import Withdrawn
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from fedmore.coordinator.rpc.parts import Parts
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.logs import TOLD
-from fedmore.protos.status import describe, plain
+from fedmore.protos.status import describe
+from fedmore.protos.terminal import plain
 from fedmore.protos.wire import MAX_REASON
 from fedmore.strategies.events import Progress, Received, Refused, Sent
 

@@ -66,7 +66,7 @@ def test_every_class_crosses_the_wire_with_its_message(cls):
     message = "stages[0].rounds: „0“ is\nnot above 0 %41 ✓"
     raised = crossed(cls(message))
     assert type(raised) is cls
-    assert str(raised) == message
+    assert str(raised) == message.replace("\n", " ")  # one line, whatever a peer says
 
 
 def test_a_foreign_error_arrives_as_an_internal_one_with_its_class():

@@ -10,8 +10,9 @@ from rich.style import Style
 
 from fedmore.coordinator import speaker
 from fedmore.coordinator.palette import COLOURS, FEW, PUBLIC, colour, terminal_style
-from fedmore.coordinator.shown import legend, visible
+from fedmore.coordinator.shown import legend
 from fedmore.experts.generation import Generated
+from fedmore.protos.terminal import visible
 
 WEIGHTS = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]]
 CODE = re.compile(r"\x1b\[([\d;]*)m")
