@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from fedmore.protos.files import at_home, local_name
+from fedmore.protos.terminal import console, echo
+
 app = typer.Typer(
     help="Take part in a federation with text that stays on this machine.",
     no_args_is_help=True,
@@ -36,7 +39,10 @@ def join(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="Your text: a file or folder of txt, md, json(l), csv, tsv, parquet."),
+        typer.Option(
+            help="Your text: a file or folder of txt, md, json(l), csv, tsv, parquet.",
+            callback=at_home,
+        ),
     ] = None,
     column: Annotated[
         str, typer.Option(help="The column or key of a table that holds the text.")
@@ -57,7 +63,8 @@ def join(
     gpu: Gpu = None,
     cpu: Cpu = False,
     state: Annotated[
-        Path | None, typer.Option(help="Folder for key and state; by default the user's.")
+        Path | None,
+        typer.Option(help="Folder for key and state; by default the user's.", callback=at_home),
     ] = None,
     base: Annotated[
         str | None,
@@ -77,6 +84,13 @@ def join(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="For an invite without TLS, on this machine only.")
     ] = False,
+    address: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the coordinator is now, if not where the invite says; remembered.",
+        ),
+    ] = "",
     client_app: Annotated[
         str,
         typer.Option("--app", metavar="MODULE:OBJECT", help="A Flower ClientApp to run instead."),
@@ -89,7 +103,7 @@ def join(
     """Join with an invite and train until the federation is finished; run again to resume."""
     if client_app:
         refuse_beside_app(data, domain, language, rank, base, codec)
-        join_app(invite, client_app, node_config or [], state, patience, insecure)
+        join_app(invite, client_app, node_config or [], state, patience, insecure, address)
         return
     from fedmore.client.join import JoinOptions, text_of, training
     from fedmore.client.join import join as join_federation
@@ -105,12 +119,13 @@ def join(
         gpu=gpu,
         cpu=cpu,
         state=state,
-        base=base,
+        base=base and local_name(base),
         threads=threads,
         patience_s=patience,
         codecs=tuple(codec or ()),
         min_tokens=min_tokens,
         insecure=insecure,
+        address=address,
         form=Format(encoding, column),
     )
     join_federation(options, say)
@@ -125,15 +140,13 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """List everything that has left this machine, and check that the record is whole."""
-    from rich.console import Console
-
     from fedmore.client import ledger as ledgers
 
     ledger = ledgers.read_ledger(ledgers.state_of(where))
     if as_json:
-        typer.echo(json.dumps(ledger.as_json(), indent=2))
+        echo(json.dumps(ledger.as_json(), indent=2))
     else:
-        Console().print(ledgers.view(ledger))
+        console().print(ledgers.view(ledger))
 
 
 @app.command()
@@ -147,15 +160,13 @@ def preflight(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Say what this machine can do: device, memory, the highest rank that fits."""
-    from rich.console import Console
-
     from fedmore.client import preflight as preflights
 
-    found = preflights.preflight(base, gpu=gpu, cpu=cpu, dtype=dtype)
+    found = preflights.preflight(base and local_name(base), gpu=gpu, cpu=cpu, dtype=dtype)
     if as_json:
-        typer.echo(json.dumps(preflights.as_json(found), indent=2))
+        echo(json.dumps(preflights.as_json(found), indent=2))
     else:
-        Console().print(preflights.view(found))
+        console().print(preflights.view(found))
 
 
 @app.command()
@@ -183,7 +194,13 @@ def refuse_beside_app(*options: object) -> None:
 
 
 def join_app(
-    invite: Path, app: str, pairs: list[str], state: Path | None, patience: float, insecure: bool
+    invite: Path,
+    app: str,
+    pairs: list[str],
+    state: Path | None,
+    patience: float,
+    insecure: bool,
+    address: str,
 ) -> None:
     """Join with a Flower app."""
     from fedmore.client.foreign import AppOptions
@@ -191,12 +208,12 @@ def join_app(
     from fedmore.protos.apps import values
 
     config = values(pairs, "--node-config")
-    join_with_app(AppOptions(invite, app, config, state, patience, insecure), say)
+    join_with_app(AppOptions(invite, app, config, state, patience, insecure, address), say)
 
 
 def say(text: str) -> None:
-    """Print a line, at once: somebody may be reading a pipe."""
-    typer.echo(text)
+    """Print a line; what the coordinator says in it is obeyed by no terminal."""
+    echo(text)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from fedmore.client.guard import guard_of
 from fedmore.client.join import DEFAULT_RANK, training
 from fedmore.experts.base import fingerprint_of
 from fedmore.experts.errors import BaseError, ConfigError
+from fedmore.experts.names import check_name
 from fedmore.strategies.members import HELLO
 
 app = ClientApp()
@@ -65,6 +66,7 @@ def node_config(said: dict[str, Any]) -> dict[str, Any]:
 
 def default_state(name: str) -> Path:
     """The client's folder in the user's state directory."""
+    check_name(name)
     from platformdirs import user_state_path
 
     return user_state_path("fedmore") / "flower" / name

@@ -16,8 +16,9 @@ from flwr.clientapp import ClientApp
 from fedmore.client.audit import Audit
 from fedmore.client.egress import Foreign
 from fedmore.client.invite import Identity, enrol
-from fedmore.client.join import DOWNLOADS, LOG, Say, default_state, patiently
+from fedmore.client.join import DOWNLOADS, LOG, Say, patiently
 from fedmore.client.kept import Memory
+from fedmore.client.paths import check_state, default_state
 from fedmore.client.session import Session
 from fedmore.protos.apps import Value, load_app
 from fedmore.protos.exits import interruptible
@@ -38,6 +39,7 @@ class AppOptions:
     state: Path | None = None
     patience_s: float = 300.0
     insecure: bool = False
+    address: str = ""
 
 
 def join(options: AppOptions, say: Say) -> None:
@@ -51,6 +53,7 @@ def take_part(options: AppOptions, say: Say) -> None:
     invite = read_invite(options.invite)
     app = load_app(options.app, ClientApp)
     state = options.state or default_state(invite)
+    check_state(state, invite)
     with Audit(state) as audit, logged(state / LOG) as log:
         say = also(log, say)
         identity = patiently(
@@ -73,8 +76,9 @@ def take_part(options: AppOptions, say: Say) -> None:
 def come_in(invite: Invite, state: Path, options: AppOptions, audit: Audit) -> Identity:
     """Enrol, or come back with what an earlier start was given."""
     return enrol(
-        invite, state, kind="app", target="", rank=0, insecure=options.insecure, audit=audit
-    )
+        invite, state, kind="app", target="", rank=0, insecure=options.insecure, audit=audit,
+        address=options.address,
+    )  # fmt: skip
 
 
 def make_handler(

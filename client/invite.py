@@ -18,16 +18,18 @@ from fedmore.client.keys import (
     signing_request,
 )
 from fedmore.client.outgoing import Recorder
+from fedmore.client.paths import IDENTITY, check_state
 from fedmore.client.rpc import UNRECORDED, Link
 from fedmore.experts.errors import ConfigError, TokenError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.files import write_private
+from fedmore.protos.hosts import address as address_of
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite, host_of, is_loopback, read_invite
 
 __all__ = ["Identity", "Invite", "describe", "enrol", "keep", "read_identity", "read_invite"]
 
-FILE = "identity.json"
+FILE = IDENTITY
 _UNSAID = ("key", "state")
 
 
@@ -35,7 +37,8 @@ _UNSAID = ("key", "state")
 class Identity:
     """Who this client is in its federation; kept in its `state` folder, the key in its own file.
 
-    `ca` and `certificate` are PEM; without TLS they are null and `key` is the secret.
+    `ca` and `certificate` are PEM; without TLS they are null and `key` is the secret. `address` is
+    where the coordinator is, and `invited` where the invite said so.
     """
 
     federation: str
@@ -51,6 +54,7 @@ class Identity:
     info: FederationInfo
     key: str = field(repr=False)
     state: Path
+    invited: str = ""
 
     @property
     def keys(self) -> Keys | None:
@@ -91,17 +95,21 @@ def enrol(
     fingerprint: str = "",
     insecure: bool = False,
     audit: Recorder = UNRECORDED,
+    address: str = "",
 ) -> Identity:
     """Use the invite's token, for the key in `state`, and keep there who this client is now.
 
     Where that was done before, come back with what is there. `insecure` is for an invite without
-    TLS, and for no other.
+    TLS, and for no other. `address` is where the coordinator is if not where the invite says: it is
+    remembered until another is given, or an invite with another.
     """
+    check_state(state, invite)
+    known = read_member(state, invite)
+    invited, invite = invite.address, at_address(invite, address, known)
     _check_security(invite, insecure)
-    known = read_identity(state)
-    if known is not None and known.token_digest == secret_digest(invite.token):
+    if known is not None:
         _check_unchanged(known, kind, target, rank)
-        return keep(replace(known, address=invite.address))
+        return keep(replace(known, address=invite.address, invited=invited))
     invite.check_expiry()
     key = own_secret(state) if insecure else own_key(state)
     identity = secret_digest(key) if insecure else signing_request(key, invite.name)
@@ -130,8 +138,27 @@ def enrol(
         info=FederationInfo.from_proto(reply.federation),
         key=key,
         state=state,
+        invited=invited,
     )
     return keep(made)
+
+
+def read_member(state: Path, invite: Invite) -> Identity | None:
+    """Who the client in `state` is, if it came with this very invite."""
+    known = read_identity(state)
+    used = known is not None and known.token_digest == secret_digest(invite.token)
+    return known if used else None
+
+
+def at_address(invite: Invite, given: str, known: Identity | None) -> Invite:
+    """The invite with the address that counts: the one given now, or given earlier, or its own."""
+    if given:
+        try:
+            return replace(invite, address=address_of(given))
+        except ValueError as error:
+            raise ConfigError(f"--address: {error}") from error
+    moved = known is not None and known.invited == invite.address
+    return replace(invite, address=known.address) if known and moved else invite
 
 
 def read_identity(state: Path) -> Identity | None:
@@ -144,7 +171,7 @@ def read_identity(state: Path) -> Identity | None:
         return Identity(**{**table, "info": info, "key": key, "state": state})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); restore or remove it") from error
 
 

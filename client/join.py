@@ -4,7 +4,6 @@ In order: the options, the device, the private text, the federation's base and t
 enrolment, and the session until the federation is finished.
 """
 
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from fedmore.client.audit import Audit
 from fedmore.client.data import documents_of, look_at
 from fedmore.client.device import choose_device, inspect_machine
 from fedmore.client.egress import Guard
-from fedmore.client.invite import Identity, describe, enrol, read_identity
+from fedmore.client.invite import Identity, at_address, describe, enrol, read_identity, read_member
+from fedmore.client.paths import check_state, default_state
 from fedmore.client.patience import persist
 from fedmore.client.session import Session
 from fedmore.experts.documents import Format
@@ -52,6 +52,7 @@ class JoinOptions:
     codecs: tuple[str, ...] = ()
     min_tokens: int = 256
     insecure: bool = False
+    address: str = ""
     form: Format = field(default_factory=Format)
 
     def __post_init__(self) -> None:
@@ -87,6 +88,7 @@ def take_part(options: JoinOptions, say: Say) -> None:
     """Check, enrol, and do tasks until the federation is finished."""
     invite = read_invite(options.invite)
     state = options.state or default_state(invite)
+    check_state(state, invite)
     device = prepare_device(options, say)
     look_at(options.data, options.form, say)
     with Audit(state) as audit, logged(state / LOG) as log:
@@ -105,14 +107,6 @@ def take_part(options: JoinOptions, say: Say) -> None:
             say("the federation is finished; thank you")
 
 
-def default_state(invite: Invite) -> Path:
-    """The client's folder in the user's state directory; names come from a file, so are tamed."""
-    from platformdirs import user_state_path
-
-    parts = [re.sub(r"[^\w-]", "_", part) for part in (invite.federation, invite.name)]
-    return user_state_path("fedmore").joinpath(*parts)
-
-
 def prepare_device(options: JoinOptions, say: Say) -> str:
     """Choose the device and say which; raises `DeviceError` when the GPU is not there."""
     import torch
@@ -129,11 +123,13 @@ def enter(
     options: JoinOptions, invite: Invite, state: Path, device: str, audit: Audit, say: Say
 ) -> tuple[Identity, str, dict[str, Any]]:
     """Check base and rank, then enrol: who it is, the base's fingerprint, the node's config."""
-    known = read_identity(state)
-    rank = options.rank or (known.rank if known else DEFAULT_RANK[options.kind])
+    known = read_member(state, invite)
+    before = read_identity(state) if invite.again else known
+    rank = options.rank or (before.rank if before else DEFAULT_RANK[options.kind])
 
     def ask() -> FederationInfo:
-        return describe(invite, insecure=options.insecure, audit=audit)
+        there = at_address(invite, options.address, known)
+        return describe(there, insecure=options.insecure, audit=audit)
 
     info = known.info if known else patiently(ask, options.patience_s, say)
     base = options.base or info.base
@@ -153,6 +149,7 @@ def enter(
             fingerprint=fingerprint,
             insecure=options.insecure,
             audit=audit,
+            address=options.address,
         )
 
     identity = patiently(ask_in, options.patience_s, say)

@@ -10,7 +10,7 @@ from fedmore.experts.errors import ConfigError, PeerError, TransportError
 
 def withdraw(place: Path, reason: str, say: Callable[[str], None]) -> None:
     """Withdraw the client whose state folder, or whose invite, `place` is."""
-    from fedmore.client.join import default_state
+    from fedmore.client.paths import default_state
 
     state = place if place.is_dir() else default_state(read_invite(place))
     identity = read_identity(state)

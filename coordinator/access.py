@@ -15,12 +15,13 @@ from typing import Any
 from fedmore.coordinator.authority import certificate_of, read_authority
 from fedmore.coordinator.certificates import Role, Subject, make_pair, subject_of
 from fedmore.coordinator.federation import Federation, open_federation
-from fedmore.coordinator.invites import address_of, bracketed, check_out, port_of, write_out
+from fedmore.coordinator.invites import address_of, check_out, port_of, write_out
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.security import OPERATOR, Tls, fresh_tls, make_operator, read_operator
 from fedmore.coordinator.tables import now
 from fedmore.experts.errors import ConfigError, RegistryError
 from fedmore.experts.names import check_name
+from fedmore.protos.hosts import bracketed
 
 OPERATORS = "operators"
 """State key: what is known of each operator's certificate, by the operator's name."""
@@ -142,7 +143,7 @@ def read_access(path: Path) -> Access:
         return Access(**json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: not an operator's access file ({error})") from error
 
 

@@ -10,6 +10,8 @@ import typer
 from fedmore.coordinator import cli_generate, cli_operators
 from fedmore.coordinator.cli_operators import Place
 from fedmore.experts.spec import Keeping
+from fedmore.protos.files import at_home
+from fedmore.protos.terminal import console, echo
 
 app = typer.Typer(
     help="Run a federation: who takes part, what is trained, what becomes of it.",
@@ -101,7 +103,9 @@ def init(
 def invite(
     place: Place,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the client will be called.")],
-    out: Annotated[Path, typer.Option(help="Where to write the invite; it holds a secret.")],
+    out: Annotated[
+        Path, typer.Option(help="Where to write the invite; it holds a secret.", callback=at_home)
+    ],
     hours: Annotated[float, typer.Option(help="Hours until it expires.")] = 24.0,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Without TLS, for `start --insecure`: tests only.")
@@ -132,14 +136,12 @@ def start(
     run_config: RunConfig = None,
 ) -> None:
     """Wait for the clients and run the plan; goes on where an earlier start stopped."""
-    from rich.console import Console
-
     from fedmore.coordinator.start import Settings
     from fedmore.coordinator.start import start as start_federation
     from fedmore.protos.apps import values
 
     chosen = values(run_config or (), "--run-config")
-    start_federation(directory, Console(), Settings(insecure, patience, server_app, chosen))
+    start_federation(directory, console(), Settings(insecure, patience, server_app, chosen))
 
 
 @app.command()
@@ -215,17 +217,15 @@ def names(text: str) -> tuple[str, ...] | None:
 
 def show(content: Any, as_json: bool) -> None:
     """Print JSON that a program can read, or something for a person."""
-    from rich.console import Console
-
     if as_json:
-        typer.echo(json.dumps(content, indent=2))
+        echo(json.dumps(content, indent=2))
     else:
-        Console().print(content)
+        console().print(content)
 
 
 def say(text: str) -> None:
     """Print a line that is not wrapped, so that a command in it can be copied."""
-    typer.echo(text)
+    echo(text)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedmore.coordinator import cli_access
+from fedmore.protos.terminal import echo
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
 Place = Annotated[
@@ -31,7 +32,7 @@ def revoke(
     from fedmore.coordinator import office
 
     office.revoke(place, name, reason)
-    typer.echo(f"{name} may take part no more; its tasks fail, and the name stays taken")
+    echo(f"{name} may take part no more; its tasks fail, and the name stays taken")
 
 
 def withdraw(
@@ -43,17 +44,17 @@ def withdraw(
     from fedmore.coordinator import office
 
     done = office.withdraw(directory, name, reason)
-    typer.echo(f"{name} has withdrawn")
+    echo(f"{name} has withdrawn")
     if done.running:
-        typer.echo("  the coordinator that runs leaves its work out of the next aggregate")
+        echo("  the coordinator that runs leaves its work out of the next aggregate")
     for expert, lines in done.told.items():
-        typer.echo(f"  {expert}: {'; '.join(lines)}")
+        echo(f"  {expert}: {'; '.join(lines)}")
     if done.mixture:
-        typer.echo("  the mixture: removed, since it held its work")
+        echo("  the mixture: removed, since it held its work")
     if done.left:
-        typer.echo(f"`coordinator assemble {directory}` makes the mixture without it")
+        echo(f"`coordinator assemble {directory}` makes the mixture without it")
     elif done.told:
-        typer.echo("no expert is left, so there is nothing to make a mixture of")
+        echo("no expert is left, so there is nothing to make a mixture of")
 
 
 def stop(place: Place, reason: Reason = "") -> None:
@@ -61,7 +62,7 @@ def stop(place: Place, reason: Reason = "") -> None:
     from fedmore.coordinator import office
 
     office.stop(place, reason)
-    typer.echo("the coordinator ends; `coordinator start` on its folder goes on")
+    echo("the coordinator ends; `coordinator start` on its folder goes on")
 
 
 def health(place: Place) -> None:
@@ -69,7 +70,7 @@ def health(place: Place) -> None:
     from fedmore.coordinator import office
 
     office.check_health(place)
-    typer.echo("serving")
+    echo("serving")
 
 
 def renew(directory: Directory) -> None:
@@ -80,5 +81,5 @@ def renew(directory: Directory) -> None:
     from fedmore.coordinator import office
 
     office.renew(directory)
-    typer.echo("made; the coordinator uses it from its next start on, and lets copies of the")
-    typer.echo("folder's earlier operator certificate in no more")
+    echo("made; the coordinator uses it from its next start on, and lets copies of the")
+    echo("folder's earlier operator certificate in no more")

@@ -12,6 +12,7 @@ from fedmore.coordinator.fields import Host, Name, Reachable
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.names import check_targets
 from fedmore.experts.routing.spec import STARTED, Kind, Level, Scaling, Start
+from fedmore.protos.files import local_name
 from fedmore.strategies.plan import STRICT, Plan, Stage, not_negative, parse, positive
 
 FILE = "federation.toml"
@@ -218,7 +219,8 @@ def anchored(config: FederationConfig, directory: Path) -> FederationConfig:
     public, proxies = absolute(config.router.public_text), all_of(config.router.proxy_texts)
     router = replace(config.router, public_text=public, proxy_texts=proxies)
     evaluation = replace(config.evaluation, texts=all_of(config.evaluation.texts))
-    return replace(config, router=router, evaluation=evaluation)
+    base = replace(config.base, model=local_name(config.base.model))
+    return replace(config, base=base, router=router, evaluation=evaluation)
 
 
 def parse_config(table: dict[str, object], where: str) -> FederationConfig:

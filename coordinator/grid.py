@@ -1,6 +1,6 @@
 """Flower's Grid over a Mailbox: what a strategy talks to, in every engine of ours."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -16,13 +16,21 @@ class MailboxGrid(Grid):
     Replies come in the order of the messages, so an aggregate does not depend on who was faster.
     With a `Journal` as its carrier everything is on disk: a program that was killed, started again
     and pushes the same messages gets the replies that had come, and goes on with the tasks that
-    are open. A late reply can be pulled by its id rounds later, also after a restart.
+    are open. A late reply can be pulled by its id rounds later, also after a restart. `names` gives
+    the member behind a node id.
     """
 
-    def __init__(self, mailbox: Mailbox, carrier: Carrier | None = None, run_id: int = RUN) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        carrier: Carrier | None = None,
+        run_id: int = RUN,
+        names: Callable[[int], str] = "node {}".format,
+    ) -> None:
         self.mailbox = mailbox
         self.carrier: Carrier = carrier or InMemory()
         self._run = EmptyRun(run_id)
+        self._names = names
         identify(run_id)
 
     def set_run(self, run: RunType) -> None:
@@ -45,6 +53,10 @@ class MailboxGrid(Grid):
     ) -> Message:
         """Flower's older way of `Message(content, dst_node_id, message_type)`."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def name_of(self, node_id: int) -> str:
+        """The member behind a node id, for whoever reads of it."""
+        return self._names(node_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are there, sorted."""

@@ -9,14 +9,14 @@ from fedmore.coordinator import config as configs
 from fedmore.coordinator.access import list_own
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import BLOBS, database_url
-from fedmore.coordinator.fields import EVERY_NETWORK
 from fedmore.coordinator.pairing import pair
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.experts.names import tamed
 from fedmore.protos.apps import Value, split
-from fedmore.protos.files import make_folder, private_folder, write_durably
+from fedmore.protos.files import local_name, make_folder, private_folder, write_durably
+from fedmore.protos.hosts import EVERY_NETWORK
 from fedmore.strategies.plan import Plan
 
 DEFAULT_NAME = "federation"
@@ -107,7 +107,9 @@ def plan_table(
     return {
         "federation": {"domains": domains, "languages": languages},
         "base": {"model": base},
-        "router": {"public_text": str(Path(public_text).resolve()) if public_text else ""},
+        "router": {
+            "public_text": str(Path(local_name(public_text)).resolve()) if public_text else ""
+        },
         "stages": [asdict(s) for s in Plan().stages if wanted[s.kind]],
     }
 
@@ -137,9 +139,9 @@ def with_fingerprint(config: FederationConfig) -> FederationConfig:
         return config
     from fedmore.experts.base import fingerprint_of
 
-    model = config.base.model
-    if Path(model).expanduser().exists():
-        model = str(Path(model).expanduser().resolve())
+    model = local_name(config.base.model)
+    if Path(model).exists():
+        model = str(Path(model).resolve())
     found = fingerprint_of(model)
     wanted = config.base.fingerprint
     if wanted and wanted != found:

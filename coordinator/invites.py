@@ -10,6 +10,7 @@ from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.tables import now
 from fedmore.experts.errors import ConfigError
 from fedmore.protos.files import write_new
+from fedmore.protos.hosts import bracketed
 from fedmore.protos.invite import Invite, is_loopback
 
 DAY_S = 86_400.0
@@ -70,6 +71,7 @@ def make_invite(
         key=key,
         token=token,
         expires=expires.isoformat(timespec="seconds"),
+        again=again,
     )
 
 
@@ -87,11 +89,6 @@ def port_of(config: FederationConfig, registry: Registry) -> int:
             "invite cannot name it; start the coordinator first, or choose a port"
         )
     return port
-
-
-def bracketed(host: str) -> str:
-    """An IPv6 address as it stands before a port."""
-    return f"[{host}]" if ":" in host else host
 
 
 def check_out(out: Path) -> None:

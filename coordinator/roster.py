@@ -138,6 +138,12 @@ class Roster:
                 raise RegistryError(f"no member has node id {node_id}")
             return copied(row, Member)
 
+    def name_of(self, node_id: int) -> str:
+        """The name of the member behind a node id; the id itself of one that is not known."""
+        query = select(MemberRecord.name).filter_by(node_id=node_id)
+        with self._session() as session:
+            return session.scalar(query) or f"node {node_id}"
+
     def account(self, traffic: Mapping[str, tuple[int, int]], seen: Collection[str]) -> None:
         """Count bytes (up, down) of members, and note others as seen just now, all at once."""
         mine = update(MemberRecord).where(MemberRecord.name == bindparam("member"))
@@ -199,4 +205,6 @@ def _named(session: Session, name: str) -> MemberRecord:
 def _check_unknown(session: Session, identity: str | None) -> None:
     query = select(MemberRecord).filter_by(identity=identity)
     if identity is not None and session.scalar(query) is not None:
-        raise TokenError("this key is another member's; remove it, and a new one will be made")
+        raise TokenError(
+            "this key is another member's; keep it, and join with a folder of your own (--state)"
+        )

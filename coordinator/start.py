@@ -20,7 +20,7 @@ from fedmore.coordinator.federation import BLOBS, Federation, open_federation, r
 from fedmore.coordinator.grid import MailboxGrid
 from fedmore.coordinator.happened import write_down
 from fedmore.coordinator.init import certificate_hosts
-from fedmore.coordinator.invites import PORT, bracketed
+from fedmore.coordinator.invites import PORT
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.office import FolderOffice
 from fedmore.coordinator.resume import (
@@ -37,8 +37,9 @@ from fedmore.experts.errors import FedmoreError
 from fedmore.protos.apps import Value
 from fedmore.protos.exits import interruptible
 from fedmore.protos.files import private_folder
+from fedmore.protos.hosts import bracketed
 from fedmore.protos.info import FederationInfo
-from fedmore.protos.logs import logged
+from fedmore.protos.logs import also, logged
 from fedmore.protos.status import describe
 from fedmore.strategies.events import Event, Progress
 
@@ -136,7 +137,7 @@ class Run:
         registry.set_state(status.PHASE, status.RUNNING)
         self._tracker.start(self._federation.config)
         run_plan(
-            grid=MailboxGrid(self._mailbox, self._journal),
+            grid=MailboxGrid(self._mailbox, self._journal, names=registry.name_of),
             config=self._federation.config,
             directory=self._federation.directory,
             registry=registry,
@@ -180,12 +181,11 @@ class Run:
         return server
 
     def _announce(self, server: Server) -> None:
-        config = self._federation.config
-        address = f"{bracketed(config.server.host)}:{server.port}"
-        safe = "" if not self._settings.insecure else ", INSECURE: no TLS"
-        ready = f"ready on {address} ({config.federation.clients} clients expected{safe})"
-        log.info("%s", ready)
-        self._observer.say(ready)
+        config, insecure = self._federation.config, self._settings.insecure
+        expected = f"{config.federation.clients} clients expected"
+        safe = ", INSECURE: no TLS" if insecure else ""
+        ready = f"ready on {bracketed(config.server.host)}:{server.port} ({expected}{safe})"
+        also(log, self._observer.say)(ready)
 
     def _wait_for_clients(self, begun: bool) -> None:
         """For all of them; a plan that had begun goes on without those who are long in coming."""

@@ -11,9 +11,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from fedmore.experts.errors import ConfigError
+
 PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
 UMASK = 0o077
 """Of both programs: what others write for them, such as SQLite and safetensors, is private too."""
+
+
+def at_home(path: Path | None) -> Path | None:
+    """`path` with the home folder for `~`, which a shell leaves in `--data=~/texts`."""
+    try:
+        return path and path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def local_name(name: str) -> str:
+    """The name of a base, by path or on the hub, with the home folder for `~`."""
+    return str(at_home(Path(name))) if name.startswith("~") else name
 
 
 def write_private(path: Path, text: str) -> None:

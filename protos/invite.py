@@ -7,7 +7,9 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from fedmore.experts.errors import ConfigError, TokenError
+from fedmore.experts.names import check_name
 from fedmore.protos.files import write_private
+from fedmore.protos.hosts import address
 
 _TEXT = ("federation", "name", "address", "token", "expires")
 _PEM = ("ca", "certificate", "key")
@@ -19,7 +21,7 @@ class Invite:
 
     `address` is host:port; `ca` the federation's certificate, `certificate` and `key` what the
     client connects with until it has its own (PEM, all three null for no encryption); `expires` an
-    ISO 8601 time with its zone.
+    ISO 8601 time with its zone. With `again` it is for a member that has joined, and its own key.
     """
 
     federation: str
@@ -30,6 +32,7 @@ class Invite:
     key: str | None = field(repr=False)
     token: str = field(repr=False)
     expires: str
+    again: bool = False
 
     def check_expiry(self, now: datetime | None = None) -> None:
         """Raise `TokenError` once the token is no longer good for enrolling."""
@@ -42,7 +45,8 @@ class Invite:
 
     def text(self) -> str:
         """What the file holds."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        table = {key: value for key, value in asdict(self).items() if key != "again" or value}
+        return json.dumps(table, indent=2) + "\n"
 
 
 def is_loopback(host: str) -> bool:
@@ -75,18 +79,21 @@ def parse_invite(text: str, path: str) -> Invite:
     """An invite from its file's text; raises `ConfigError`, naming `path`, for what is none."""
     try:
         return _parse(json.loads(text), path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not an invite (not JSON: {error})") from error
 
 
 def _parse(table: object, path: str) -> Invite:
-    if not isinstance(table, dict) or table.keys() != {*_TEXT, *_PEM}:
+    if not isinstance(table, dict) or table.keys() - {"again"} != {*_TEXT, *_PEM}:
         raise ConfigError(f"{path}: not an invite; it must have {', '.join((*_TEXT, *_PEM))}")
     for key in _TEXT:
         if not isinstance(table[key], str) or not table[key]:
             raise ConfigError(f"{path}: {key}: must be text, and not empty")
+    if not isinstance(table.get("again", False), bool):
+        raise ConfigError(f"{path}: again: must be true or false")
     if {type(table[key]) for key in _PEM} not in ({str}, {type(None)}):
         raise ConfigError(f"{path}: {', '.join(_PEM)}: must be PEM, or all of them null")
+    _check_values(table, path)
     try:
         aware = datetime.fromisoformat(table["expires"]).tzinfo is not None
     except ValueError:
@@ -94,3 +101,16 @@ def _parse(table: object, path: str) -> Invite:
     if not aware:
         raise ConfigError(f"{path}: expires: must be an ISO 8601 time with its zone")
     return Invite(**table)
+
+
+def _check_values(table: dict[str, str], path: str) -> None:
+    """Names become folders, and all of it may be shown."""
+    for key in ("federation", "name"):
+        try:
+            check_name(table[key])
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {key}: {error}") from error
+    try:
+        address(table["address"])
+    except ValueError as error:
+        raise ConfigError(f"{path}: address: {error}") from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Container
 from dataclasses import asdict, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -53,6 +53,20 @@ class Member:
 _MEMBER = TypeAdapter(Member)
 
 
+@runtime_checkable
+class Names(Protocol):
+    """A grid that knows what its nodes are called; Flower's own does not."""
+
+    def name_of(self, node_id: int) -> str:
+        """The member behind a node id."""
+        ...
+
+
+def name_of(grid: Grid, node_id: int) -> str:
+    """A member's name as the operator knows it, or `node` and the id if only that is known."""
+    return grid.name_of(node_id) if isinstance(grid, Names) else f"node {node_id}"
+
+
 def ask_members(
     grid: Grid, timeout_s: float, group: str, busy: Container[int] = ()
 ) -> tuple[list[tuple[int, Member]], list[str]]:
@@ -74,7 +88,7 @@ def ask_members(
         try:
             found.append((node, _member(reply)))
         except WireError as error:
-            missing.append(f"node {node}: {error}")
+            missing.append(f"{name_of(grid, node)}: {error}")
     return sorted(found, key=lambda pair: pair[1].name), sorted(missing)
 
 

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedmore.strategies.members import name_of
 from fedmore.strategies.plan import Stage
 
 POLL_S = 0.02
@@ -74,6 +75,10 @@ class RoundGrid(Grid):
     ) -> Message:
         """Pass on."""
         return self.grid.create_message(content, message_type, dst_node_id, group_id)
+
+    def name_of(self, node_id: int) -> str:
+        """Pass on."""
+        return name_of(self.grid, node_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Pass on."""

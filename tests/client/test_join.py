@@ -11,8 +11,9 @@ from fedmore.client import join as joins
 from fedmore.client.audit import Audit
 from fedmore.client.device import Machine
 from fedmore.client.egress import Foreign
-from fedmore.client.join import JoinOptions, default_state, join
+from fedmore.client.join import JoinOptions, join
 from fedmore.client.ledger import read_ledger
+from fedmore.client.paths import default_state
 from fedmore.coordinator.grid import MailboxGrid
 from fedmore.experts.errors import (
     BaseError,
@@ -182,13 +183,11 @@ def test_coming_back_needs_no_new_invite_and_no_rank(
         join(replace(options, rank=8), lambda _: None)
 
 
-def test_names_from_a_file_do_not_lead_out_of_the_state_folder() -> None:
-    from platformdirs import user_state_path
-
-    invite = Invite("../../etc", "..", "x:1", None, None, None, "t", "2026-01-01T00:00:00+00:00")
-    path = default_state(invite)
-    assert path.resolve().is_relative_to(user_state_path("fedmore").resolve())
-    assert len(path.relative_to(user_state_path("fedmore")).parts) == 2
+@pytest.mark.parametrize(("federation", "name"), [("../../etc", "amt"), ("demo", ".."), ("", "a")])
+def test_names_from_a_file_do_not_lead_out_of_the_state_folder(federation: str, name: str) -> None:
+    expires = "2026-01-01T00:00:00+00:00"
+    with pytest.raises(ConfigError, match="cannot be a name"):
+        default_state(Invite(federation, name, "x:1", None, None, None, "t", expires))
 
 
 def test_everything_that_is_said_is_in_the_audit(

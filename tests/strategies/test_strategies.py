@@ -7,6 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedmore.experts.errors import DataError, RoundError
 from fedmore.strategies.experts import ExpertStrategy, train_stage
 from fedmore.strategies.members import HELLO, ask_members
+from fedmore.strategies.patience import RoundGrid
 from fedmore.strategies.plan import Stage
 from fedmore.strategies.progress import Progress
 from fedmore.strategies.snapshot import dump, restore
@@ -239,6 +240,18 @@ def test_who_does_not_say_who_it_is_is_refused(fake_grid, clients, answer, spoil
     assert 13 not in dict(found)
     assert len(missing) == 1
     assert missing[0].startswith("node 13: does not say who it is")
+
+
+def test_who_does_not_say_who_it_is_has_a_name_where_the_grid_knows_it(
+    fake_grid, clients, spoiling, monkeypatch
+):
+    everybody = clients()
+    everybody[2].spoil = spoiling(HELLO, lambda _: RecordDict())
+    grid = fake_grid(everybody)
+    monkeypatch.setattr(type(grid), "name_of", lambda _, node: f"site.{node}", raising=False)
+    for asked in (grid, RoundGrid(grid, Stage("experts"))):
+        _, missing = ask_members(asked, 5, "g/1")
+        assert missing[0].startswith("site.13: does not say who it is")
 
 
 def test_who_cannot_say_who_it_is_is_left_out_with_its_cause(fake_grid, clients, start, spoiling):
