@@ -1,9 +1,11 @@
 """Who may enrol for what."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from fedmore.coordinator.config import BaseSection, FederationConfig, FederationSection
-from fedmore.coordinator.rpc.admission import check_enrolment
+from fedmore.coordinator.rpc.admission import check_enrolment, check_unmixed
 from fedmore.experts.errors import BaseError, ConfigError, RankError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.info import FederationInfo
@@ -41,6 +43,29 @@ def ask(config, **fields):
 def test_what_there_is_no_place_for_is_refused(config, fields, error, says):
     with pytest.raises(error, match=says):
         ask(config, **fields)
+
+
+MEMBERS = [
+    SimpleNamespace(kind="expert", target="legal"),
+    SimpleNamespace(kind="adapter", target="gl"),
+    SimpleNamespace(kind="app", target=None),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"), [("expert", "gl"), ("adapter", "legal"), ("expert", "Legal")]
+)
+def test_a_name_stands_for_one_thing_where_any_may_be_trained(kind, target):
+    assert ask(OPEN, kind=kind, target=target, rank=4) == kind
+    with pytest.raises(ConfigError, match="needs a name of its own"):
+        check_unmixed(kind, target, MEMBERS)
+    check_unmixed("expert", "legal", MEMBERS)
+    check_unmixed("adapter", "pt", MEMBERS)
+
+
+def test_the_bases_own_name_is_nobodys():
+    with pytest.raises(ConfigError, match="'Public' is the base's own name"):
+        ask(OPEN, kind="expert", target="Public", rank=4)
 
 
 def test_another_base_is_refused():
