@@ -8,11 +8,13 @@ from flwr.app import Message
 
 from fedmore.client.audit import Audit
 from fedmore.client.contract import Contract
+from fedmore.client.decoding import check_decoding, decoding_limit
 from fedmore.client.egress import note_allowed, noted_reason, rounded
 from fedmore.client.node import Node
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import shapes_of
 from fedmore.experts.routing.saved import make_router
+from fedmore.experts.spec import Site
 from fedmore.protos.records import OUR_CONTENT
 from fedmore.strategies.events import Report
 from fedmore.strategies.routes import ROUTE, read_route_task, trained_shapes
@@ -40,15 +42,20 @@ class ContractGuard:
     def max_download(self) -> int:
         """An aggregate of full rank and a component of full rank, for every matrix of the base.
 
-        Or as much of low-rank experts, which a routing task brings.
+        Or as much of low-rank experts, which a routing task brings; but nothing that does not fit
+        into the memory that is free.
         """
         shapes = shapes_of(self.contract.node.load().model).values()
         numbers = sum(min(out, inner) * (out + inner) for out, inner in shapes)
-        return 2 * 4 * numbers + ENVELOPE
+        return min(2 * 4 * numbers, decoding_limit()) + ENVELOPE
 
     def check_task(self, task: Message) -> None:
         """Raise `EgressError` for a task whose answer could not be let out."""
         self.contract.check_task(task)
+        sites: tuple[Site, ...] = ()
+        if task.metadata.message_type == TRAIN:
+            sites = self.contract.sites(read_task(task.content))
+        check_decoding(task, sites, shapes_of(self.contract.node.load().model))
 
     def check_reply(self, task: Message, reply: Message) -> Message:
         """The reply, noted; raises `EgressError` unless it is what the contract declares."""

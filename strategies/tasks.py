@@ -131,6 +131,11 @@ def _read_shared(content: RecordDict, name: str, sites: Sequence[Site]) -> Facto
         raise WireError(f"the aggregate has {len(listed)} ranks for {len(sites)} matrices")
     if min(listed) < 0:
         raise WireError(f"the aggregate has a rank of {min(listed)}")
+    for site, rank in zip(sites, listed, strict=True):
+        if rank > min(site.out, site.inner):
+            raise WireError(
+                f"the aggregate has a rank of {rank} in {site.path}, above its full one"
+            )
     by_path = {site.path: rank for site, rank in zip(sites, listed, strict=True)}
     return _read(content, name, sites, by_path)
 

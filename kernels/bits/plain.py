@@ -9,6 +9,9 @@ from torch import Tensor
 
 from fedmore.kernels.bits.codebooks import BOOK, Book, borders, codes, spread
 
+SLICE = 1 << 20
+"""Numbers that are decoded at a time."""
+
 EPSILON = 1e-5
 
 
@@ -77,7 +80,11 @@ def decode(coded: Coded) -> Tensor:
             f"bits: {coded.packed.numel()} bytes for {coded.shape} at {coded.bits} bits"
         )
     _, levels = table(coded.mean, coded.std, coded.bits, coded.book)
-    values: Tensor = levels[unpack(coded.packed, count, coded.bits)]
+    values = torch.empty(count, dtype=levels.dtype, device=levels.device)
+    for start in range(0, count, SLICE):  # codes are 64 times as large as the bits they come from
+        stop = min(start + SLICE, count)
+        packed = coded.packed[start * coded.bits // 8 : -(-stop * coded.bits // 8)]
+        values[start:stop] = levels[unpack(packed, stop - start, coded.bits)]
     return values.view(coded.shape)
 
 

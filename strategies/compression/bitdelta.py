@@ -41,7 +41,7 @@ class BitDelta:
             return torch.empty(0)
         scale = layout.scales(self.tag, data[:4], torch.float32)
         ones = torch.ones(-(-count // _BLOCK), dtype=torch.bfloat16)
-        return scale * kernel.decode(layout.unraw(data[4:], torch.uint8), ones, count, _BLOCK)
+        return kernel.decode(layout.unraw(data[4:], torch.uint8), ones, count, _BLOCK).mul_(scale)
 
 
 def mean_magnitude(values: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from torch.nn.functional import pad
 
 from fedmore.strategies.compression import layout
 
+SLICE = 1 << 20
+"""Numbers that are decoded at a time; a multiple of every block."""
+
 
 @dataclass(frozen=True)
 class Blockwise:
@@ -53,10 +56,20 @@ class Blockwise:
         cut = 4 * -(-count // self.block)
         absmax = layout.scales(self.tag, data[:cut], torch.float32)
         indices = layout.unraw(data[cut:], torch.uint8)
-        if self.bits == 4:
-            indices = torch.stack((indices >> 4, indices & 15), dim=1).view(-1)[:count]
-        numbers = codebook(self.bits)[indices.int()]
-        return numbers * absmax.repeat_interleave(self.block)[:count]
+        numbers = torch.empty(count)
+        for start in range(0, count, SLICE):  # what is needed on the way is larger than the result
+            stop = min(start + SLICE, count)
+            first, last = start // self.block, -(-stop // self.block)
+            scale = absmax[first:last].repeat_interleave(self.block)[: stop - start]
+            torch.mul(self._looked_up(indices, start, stop), scale, out=numbers[start:stop])
+        return numbers
+
+    def _looked_up(self, indices: Tensor, start: int, stop: int) -> Tensor:
+        if self.bits == 8:
+            return codebook(8)[indices[start:stop].int()]
+        pairs = indices[start // 2 : -(-stop // 2)]
+        found = torch.stack((pairs >> 4, pairs & 15), dim=1).view(-1)[: stop - start]
+        return codebook(4)[found.int()]
 
 
 @functools.cache
