@@ -27,6 +27,7 @@ from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.flower import make_reply, make_task
 from fedmore.protos.invite import read_invite
 from fedmore.protos.records import dumps, loads, unpack
+from fedmore.protos.scan import parse_request
 from fedmore.protos.status import KEY, from_rpc
 from fedmore.protos.wire import unpack_reply, unpack_task
 from fedmore.strategies.compression.codec import CODECS, codecs_of, decode, encode
@@ -72,6 +73,15 @@ def records(data: bytes) -> RecordDict:
         for array in record.values():
             assert isinstance(array.data, bytes)
     return content
+
+
+def event(data: bytes) -> None:
+    """What a caller sends, as the coordinator reads it: measured, then parsed."""
+    for kind in (pb.ClientEvent, pb.UploadRequest, pb.EnrolRequest):
+        with contextlib.suppress(FedmoreError):
+            message, size = parse_request(data, kind)
+            assert len(data) <= size
+            assert isinstance(message, kind)
 
 
 def content(data: bytes) -> None:
@@ -195,8 +205,8 @@ def policy(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     f.__name__: f
     for f in (
-        records, content, task, reply, codec, policy, memory, embedding, checkpoint, audit_lines,
-        audit_head, invite, identity, error,
+        records, event, content, task, reply, codec, policy, memory, embedding, checkpoint,
+        audit_lines, audit_head, invite, identity, error,
     )
 } | {"update": update, "asked": asked, "said": said}  # fmt: skip
 
@@ -232,6 +242,7 @@ def seeds() -> dict[str, bytes]:
     })  # fmt: skip
     return {
         "records": dumps(answer),
+        "event": pb.ClientEvent(heartbeat=pb.Heartbeat(tasks=["t"])).SerializeToString(),
         "content": wire.content.SerializeToString(),
         "task": wire.SerializeToString(),
         "reply": pb.Reply(task_id="t", content=wire.content).SerializeToString(),
