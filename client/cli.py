@@ -146,7 +146,8 @@ def audit(
     if as_json:
         echo(json.dumps(ledger.as_json(), indent=2))
     else:
-        console().print(ledgers.view(ledger))
+        shown = console()
+        shown.print(ledgers.view(ledger), soft_wrap=not shown.is_terminal)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 
 from fedmore.client.audit import Audit
 from fedmore.client.egress import Foreign
+from fedmore.client.ended import finished_line, is_finished, note_finished
 from fedmore.client.invite import Identity, enrol
 from fedmore.client.join import DOWNLOADS, LOG, Say, patiently
 from fedmore.client.kept import Memory
@@ -23,10 +24,13 @@ from fedmore.client.session import Session
 from fedmore.protos.apps import Value, load_app
 from fedmore.protos.exits import interruptible
 from fedmore.protos.flower import RUN, make_reply
+from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite, read_invite
 from fedmore.protos.logs import also, logged
+from fedmore.protos.terminal import plain
 
 FOLDER = "app"
+LONGEST_SAID = 4_000
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,20 @@ def join(options: AppOptions, say: Say) -> None:
 def take_part(options: AppOptions, say: Say) -> None:
     """Load the app, enrol, and do tasks until the federation is finished."""
     invite = read_invite(options.invite)
-    app = load_app(options.app, ClientApp)
     state = options.state or default_state(invite)
     check_state(state, invite)
+    if is_finished(invite, state):
+        say(finished_line(invite))
+        return
+    app = load_app(options.app, ClientApp)
     with Audit(state) as audit, logged(state / LOG) as log:
         say = also(log, say)
         identity = patiently(
             lambda: come_in(invite, state, options, audit), options.patience_s, say
         )
         say(f"joined {invite.federation} as {invite.name}: {options.app}")
+        run_config = RunConfig(say)
+        run_config.hear(identity.info)
         session = Session(
             identity,
             patience_s=options.patience_s,
@@ -67,9 +76,13 @@ def take_part(options: AppOptions, say: Say) -> None:
             guard=Foreign(audit),
             audit=audit,
             downloads=state / DOWNLOADS,
+            on_info=run_config.hear,
         )
-        finished = session.run(make_handler(app, identity.node_id, options.node_config, state))
+        finished = session.run(
+            make_handler(app, identity.node_id, options.node_config, state, run_config.values)
+        )
     if finished:
+        note_finished(identity)
         say("the federation is finished; thank you")
 
 
@@ -81,8 +94,31 @@ def come_in(invite: Invite, state: Path, options: AppOptions, audit: Audit) -> I
     )  # fmt: skip
 
 
+class RunConfig:
+    """What the coordinator gives the app as its run config; the owner is shown it, and changes."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._now: Mapping[str, Value] = {}
+
+    def hear(self, info: FederationInfo) -> None:
+        """The federation has said what it is."""
+        if info.run_config != self._now:
+            said = ", ".join(f"{key} = {value!r}" for key, value in info.run_config.items())
+            self._say(f"run config from the coordinator: {plain(said, LONGEST_SAID) or 'empty'}")
+        self._now = dict(info.run_config)
+
+    def values(self) -> Mapping[str, Value]:
+        """As it is now."""
+        return self._now
+
+
 def make_handler(
-    app: ClientApp, node_id: int, config: Mapping[str, Value], state: Path
+    app: ClientApp,
+    node_id: int,
+    config: Mapping[str, Value],
+    state: Path,
+    run_config: Callable[[], Mapping[str, Value]] = dict,
 ) -> Callable[[Message], Message]:
     """The function that answers tasks with `app`, as node `node_id`."""
     memory = Memory(state / FOLDER)
@@ -91,7 +127,7 @@ def make_handler(
         known = memory.answer(message.metadata.message_id)
         if known is not None:
             return make_reply(message, known)
-        context = Context(RUN, node_id, dict(config), memory.state(), {})
+        context = Context(RUN, node_id, dict(config), memory.state(), dict(run_config()))
         reply = app(message, context)
         if isinstance(reply, Message) and reply.has_content():
             memory.write(message.metadata.message_id, context.state, reply.content)

@@ -14,6 +14,7 @@ from fedmore.client.audit import Audit
 from fedmore.client.data import documents_of, look_at
 from fedmore.client.device import choose_device, inspect_machine
 from fedmore.client.egress import Guard
+from fedmore.client.ended import finished_line, is_finished, note_finished
 from fedmore.client.invite import Identity, at_address, describe, enrol, read_identity, read_member
 from fedmore.client.paths import check_state, default_state
 from fedmore.client.patience import persist
@@ -29,8 +30,7 @@ from fedmore.strategies.compression.policy import TAGS
 Kind = Literal["expert", "adapter"]
 Say = Callable[[str], None]
 T = TypeVar("T")
-DOWNLOADS = "downloads"
-LOG = "client.log"
+DOWNLOADS, LOG = "downloads", "client.log"
 DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
 
 
@@ -89,6 +89,9 @@ def take_part(options: JoinOptions, say: Say) -> None:
     invite = read_invite(options.invite)
     state = options.state or default_state(invite)
     check_state(state, invite)
+    if is_finished(invite, state):
+        say(finished_line(invite))
+        return
     device = prepare_device(options, say)
     look_at(options.data, options.form, say)
     with Audit(state) as audit, logged(state / LOG) as log:
@@ -104,6 +107,7 @@ def take_part(options: JoinOptions, say: Say) -> None:
             downloads=state / DOWNLOADS,
         )
         if session.run(make_handler(identity.node_id, config)):
+            note_finished(identity)
             say("the federation is finished; thank you")
 
 
@@ -171,8 +175,10 @@ def patiently(action: Callable[[], T], patience_s: float, say: Say) -> T:
 def check_base(base: str, info: FederationInfo) -> str:
     """The fingerprint of this machine's base; raises `BaseError` if it is not the federation's."""
     from fedmore.experts.base import fingerprint_of
+    from fedmore.experts.hub import reach
 
     try:
+        reach(base)
         found = fingerprint_of(base)
     except BaseError as error:
         raise BaseError(f"{error}; give this machine's copy with --base PATH") from error

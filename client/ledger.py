@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DECISIONS = ("allowed", "refused")
-COLUMNS = (
-    "time", "task", "asked", "what left", "shape", "numbers", "bits each", "bytes", "digest",
-)  # fmt: skip
-LONGEST_CELL = 1_000
+LONGEST_LINE = 1_000
 
 
 @dataclass(frozen=True)
@@ -93,38 +90,54 @@ def verify(lines: Iterable[Line], path: Path) -> None:
 
 
 def view(ledger: Ledger) -> "RenderableType":
-    """What was decided, answer by answer, and all bytes by kind of message."""
+    """What was decided, answer by answer, and all bytes by kind of message.
+
+    An answer is a few short lines, so that it can be read in 80 columns and searched in a pipe.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     from fedmore.protos.terminal import plain
 
-    answers = Table(*COLUMNS)
-    for line in ledger.lines:
-        if line["call"] in DECISIONS:
-            for row in _rows(line):
-                answers.add_row(*(Text(plain(cell, LONGEST_CELL)) for cell in row))
-    sent = Table("message", "times", "bytes")
+    lines = [
+        Text(indent + plain(text, LONGEST_LINE), style="bold" if not indent else "")
+        for line in ledger.lines
+        if line["call"] in DECISIONS
+        for indent, text in _lines(line)
+    ]
+    sent = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    sent.add_column("message")
+    for heading in ("times", "bytes"):
+        sent.add_column(heading, justify="right")
     for call, entry in ledger.totals.items():
         sent.add_row(call, f"{entry['messages']:,}", f"{entry['bytes']:,}")
     sent.add_row("in all", "", f"{ledger.bytes:,}", style="bold")
-    return Group(answers, sent, f"{len(ledger.lines)} lines; the chain of hashes is whole")
+    return Group(*lines, sent, f"{len(ledger.lines)} lines; the chain of hashes is whole")
 
 
-def _rows(line: Line) -> list[tuple[str, ...]]:
-    about = (line["time"][:19], line.get("task", "")[:8], line.get("type", ""))
+def _lines(line: Line) -> list[tuple[str, str]]:
+    """An answer's lines, each with its indent."""
+    moment = line["time"][:19].replace("T", " ")
+    about = f"{moment}  task {line.get('task', '')[:8] or '-'}  {line.get('type', '')}".rstrip()
     if line["call"] == "refused":
-        return [(*about, f"REFUSED: {line['reason']}", *[""] * 5)]
-    rows = []
+        return [("", f"{about}  REFUSED"), ("  ", line["reason"])]
+    found = [("", about)]
     for array in line.get("arrays", ()):
         numbers = numbers_of(array)
-        bits = f"{8 * array['bytes'] / numbers:.4g}" if numbers else ""
-        what = f"{array['name']} ({array['codec']})"
-        row = (shape_of(array), f"{numbers:,}", bits, f"{array['bytes']:,}", array["digest"][:12])
-        rows.append((*about, what, *row))
-    values = ", ".join(f"{k.partition('/')[2]} {v}" for k, v in line.get("values", {}).items())
-    return [*rows, (*about, values, *[""] * 5)]
+        bits = f", {8 * array['bytes'] / numbers:.4g} bits each" if numbers else ""
+        found += [
+            ("  ", f"{array['name']} as {array['codec']}, sha256 {array['digest'][:12]}"),
+            ("    ", f"{numbers:,} numbers{bits}: {array['bytes']:,} bytes"),
+            *(("    ", shape) for shape in _shapes(array)),
+        ]
+    values = line.get("values", {}).items()
+    return found + [("  ", f"{key.partition('/')[2]} {value}") for key, value in values]
+
+
+def _shapes(array: dict[str, Any]) -> list[str]:
+    """A line for each shape of the factors that an array holds; else its own shape, if any."""
+    return [part for part in shape_of(array).split(", ") if part]
 
 
 def shape_of(array: dict[str, Any]) -> str:

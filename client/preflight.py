@@ -19,6 +19,7 @@ from fedmore.client.footprint import (
     size_of,
 )
 from fedmore.experts.errors import BaseError
+from fedmore.experts.hub import reach
 from fedmore.experts.spec import ExpertSpec
 
 
@@ -59,6 +60,8 @@ def preflight(
     base: str | None, *, gpu: int | None = None, cpu: bool = False, dtype: str = "auto"
 ) -> Preflight:
     """Look at the machine and, where given, at the base; loads no weights."""
+    if base is not None:
+        reach(base)
     machine = inspect_machine()
     device = choose_device(machine, gpu, cpu)
     free = free_memory(machine, device)

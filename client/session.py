@@ -17,6 +17,7 @@ from fedmore.client.rpc import Link
 from fedmore.client.worker import Handler, Worker
 from fedmore.experts.errors import PeerError, TransportError
 from fedmore.protos import federation_pb2 as pb
+from fedmore.protos.info import FederationInfo
 from fedmore.protos.terminal import plain
 
 HANG_UP_S = 1.0
@@ -27,8 +28,9 @@ class Session:
     """`run` returns when the federation is finished or `stop` was called.
 
     A lost connection is tried again for `patience_s` seconds; `on_status` hears in plain words
-    what goes on. What is said passes `guard`, and `audit` before it leaves. What tasks bring lies
-    in `downloads`, where a later session finds it; without, in a temporary folder.
+    what goes on, and `on_info` what the federation is, at each new stream. What is said passes
+    `guard`, and `audit` before it leaves. What tasks bring lies in `downloads`, where a later
+    session finds it; without, in a temporary folder.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Session:
         guard: Guard | None = None,
         audit: Recorder | None = None,
         downloads: Path | None = None,
+        on_info: Callable[[FederationInfo], None] = lambda _: None,
     ) -> None:
         self._identity = identity
         self._hello = pb.Hello(session=secrets.token_hex(8), fingerprint=fingerprint)
@@ -49,6 +52,7 @@ class Session:
         self._guard = guard or Unguarded()
         self._audit = audit or Unrecorded()
         self._downloads = downloads
+        self._on_info = on_info
         self._stopped = threading.Event()
         self._failed: Exception | None = None
         self._outbox: Outbox | None = None
@@ -140,6 +144,7 @@ class Session:
     def _hear(self, event: pb.ServerEvent, worker: Worker, outbox: Outbox) -> bool:
         kind = event.WhichOneof("event")
         if kind == "welcome":
+            self._on_info(FederationInfo.from_proto(event.welcome.federation))
             outbox.beat(event.welcome.heartbeat_s or outbox.heartbeat_s)
             worker.attach(outbox)
         elif kind == "task":

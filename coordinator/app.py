@@ -16,21 +16,24 @@ from flwr.serverapp import Grid, ServerApp
 from fedmore.coordinator.assemble import assemble
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.evaluate import FORGETTING, Scorer, after_stage, evaluate
-from fedmore.coordinator.recorder import Recorder
+from fedmore.coordinator.left_out import keep_routable
+from fedmore.coordinator.recorder import Recorder, named
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.routing import routing_source
 from fedmore.coordinator.rows import RoundRow
+from fedmore.coordinator.stage_end import carried_out, goes_on_without, has_owner, skip
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tracking import Tracker
 from fedmore.coordinator.versions import STATE
 from fedmore.coordinator.withdrawal import leave_out
 from fedmore.experts.base import linear_shapes
-from fedmore.experts.errors import ConfigError
+from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.flower import RUN
 from fedmore.strategies.advice import before
 from fedmore.strategies.events import Evaluated, Event, StageStarted
-from fedmore.strategies.experts import ExpertStrategy, train_stage
-from fedmore.strategies.plan import TRAINED_BY, Stage
+from fedmore.strategies.experts import ExpertStrategy
+from fedmore.strategies.patience import RoundGrid
+from fedmore.strategies.plan import TRAINED_BY, Stage, train_stage
 from fedmore.strategies.progress import Progress
 from fedmore.strategies.router import EmbeddingStrategy
 from fedmore.strategies.routing import RoutingStrategy
@@ -89,6 +92,7 @@ class PlanRun:
     observer: Callable[[Event], None]
     settle: Settle = keep_all
     _scorer: Scorer | None = field(default=None, init=False)
+    _patient: RoundGrid | None = field(default=None, init=False)
 
     @property
     def scorer(self) -> Scorer:
@@ -98,20 +102,44 @@ class PlanRun:
 
     def stages(self, grid: Grid) -> None:
         """Every stage in sequence; one that is done already is passed over."""
-        rows = self.registry.rounds()
         for index, stage in enumerate(self.config.stages):
-            done = [row for row in rows if row.stage == index]
             warnings = tuple(before(stage, linear_shapes(self.config.base.model)))
             for warning in warnings:
                 log.warning("stage %s: %s", stage.kind, warning)
             self.observer(StageStarted(index, stage.kind, stage.rounds, warnings))
-            if stage.kind == "router":
-                self._embed(grid, index, stage, done)
-            elif stage.kind == "routing":
-                self._route(grid, index, stage, done)
-            else:
-                self._train(grid, index, stage)
-                self._forgetting(index, stage)
+            self._persist(grid, index, stage)
+
+    def _persist(self, grid: Grid, index: int, stage: Stage) -> None:
+        """Carry a stage out; go on without it if nobody in it succeeds, also at a second try."""
+        failed_at = None
+        while True:
+            done = [row for row in self.registry.rounds() if row.stage == index]
+            try:
+                with named(self.registry):
+                    self._stage(grid, index, stage, done)
+                return carried_out(self.registry, stage)
+            except RoundError as error:
+                if not error.nobody or not goes_on_without(self, index, stage):
+                    raise
+                self._give_up()
+                at = len(self.registry.rounds())
+                if at == failed_at or not has_owner(self, grid, stage):
+                    return skip(self, index, stage, str(error))
+                failed_at = at
+
+    def _give_up(self) -> None:
+        """Close what a failed round still asks; who comes back is asked anew."""
+        if self._patient is not None:
+            self._patient.give_up(sorted(self._patient.pending))
+
+    def _stage(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
+        if stage.kind == "router":
+            self._embed(grid, index, stage, done)
+        elif stage.kind == "routing":
+            self._route(grid, index, stage, done)
+        else:
+            self._train(grid, index, stage)
+            self._forgetting(index, stage)
 
     def _train(self, grid: Grid, index: int, stage: Stage) -> None:
         progress = self._progress(index)
@@ -128,7 +156,7 @@ class PlanRun:
         )
         recorder.begin(progress.done + 1)
         rounds = stage.rounds - progress.done
-        patient = strategy.patient(grid)
+        self._patient = patient = strategy.patient(grid)
         strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=stage.timeout_s)
 
     def _progress(self, index: int) -> Progress:
@@ -147,9 +175,11 @@ class PlanRun:
         recorder = Recorder(self, index, stage)
         width = self.scorer.base.model.get_input_embeddings().weight.shape[1]
         seed = self.config.federation.seed
-        strategy = EmbeddingStrategy(stage, width, seed, recorder.embedded)
+        withdrawn = self.registry.withdrawn
+        strategy = EmbeddingStrategy(stage, width, seed, recorder.embedded, withdrawn)
         recorder.begin(1)
-        strategy.start(grid, ArrayRecord(), num_rounds=1, timeout=stage.timeout_s)
+        self._patient = patient = strategy.patient(grid)
+        strategy.start(patient, ArrayRecord(), num_rounds=1, timeout=stage.timeout_s)
 
     def _route(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
         if len(done) >= stage.rounds:
@@ -160,7 +190,8 @@ class PlanRun:
         seed = self.config.federation.seed
         strategy = RoutingStrategy(stage, source, seed, recorder.routed, len(done), state)
         recorder.begin(len(done) + 1)
-        patient, rounds = strategy.patient(grid), stage.rounds - len(done)
+        self._patient = patient = strategy.patient(grid)
+        rounds = stage.rounds - len(done)
         strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=stage.timeout_s)
 
     def _forgetting(self, index: int, stage: Stage) -> None:
@@ -177,9 +208,10 @@ class PlanRun:
     def result(self) -> None:
         """The mixture and its evaluation, without those who have withdrawn."""
         leave_out(self.config, self.registry, self.store)
-        names = sorted({expert.name for expert in self.registry.experts()})
-        if not names:
+        known = sorted({expert.name for expert in self.registry.experts()})
+        if not known:
             raise ConfigError("stages: no stage of the plan trains an expert")
+        names = keep_routable(self.config, self.registry, self.store, known, self.observer)
         assemble(
             config=self.config,
             directory=self.directory,

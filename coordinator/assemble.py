@@ -119,11 +119,34 @@ def means_for(
     return domain_means(registry, store, list(experts)) if config.router.embeds else None
 
 
-def domain_means(registry: Registry, store: Store, names: Sequence[str]) -> dict[str, Tensor]:
-    """The domain embedding [D] of every expert; raises `RegistryError` where one is missing."""
+def routable(
+    config: FederationConfig, registry: Registry, store: Store, names: Iterable[str]
+) -> list[str]:
+    """Those of `names` that the configured router can have a row for, in order.
+
+    A router that is set, or started, by domain embeddings needs one of each expert. Raises
+    `RegistryError` if that leaves none of them.
+    """
+    wanted = list(names)
+    if not config.router.embeds:
+        return wanted
+    known = sent_means(registry, store)
+    kept = [name for name in wanted if name in known]
+    if not kept:
+        domain_means(registry, store, wanted)  # raises, with what to do
+    return kept
+
+
+def sent_means(registry: Registry, store: Store) -> dict[str, Tensor]:
+    """The domain embedding [D] of every expert of which an owner sent one."""
     digest = registry.get_state(EMBEDDINGS)
     sent = embeddings.restore(store.get(digest)) if digest else {}
-    known = embeddings.by_expert(sent, without=registry.withdrawn())
+    return embeddings.by_expert(sent, without=registry.withdrawn())
+
+
+def domain_means(registry: Registry, store: Store, names: Sequence[str]) -> dict[str, Tensor]:
+    """The domain embedding [D] of every expert; raises `RegistryError` where one is missing."""
+    known = sent_means(registry, store)
     missing = [name for name in names if name not in known]
     if missing:
         raise RegistryError(

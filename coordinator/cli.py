@@ -75,7 +75,9 @@ def init(
 ) -> None:
     """Make a federation: a commented federation.toml, certificates, an empty registry."""
     from fedmore.coordinator.init import create, default_name, new_config
-    from fedmore.protos.apps import values
+    from fedmore.protos.apps import published, values
+
+    defaults = published(server_app, Path.cwd()) if server_app else {}
 
     config = new_config(
         name=name or default_name(directory),
@@ -88,7 +90,7 @@ def init(
         advertise=advertise,
         public_text=public_text,
         app=server_app,
-        run_config=values(run_config or (), "--run-config"),
+        run_config=defaults | values(run_config or (), "--run-config"),
         database=database,
     )
     made = create(directory, config)
@@ -119,8 +121,12 @@ def invite(
     from fedmore.coordinator import office
 
     office.invite(place, name, out, insecure=insecure, expires_s=hours * 3600, again=again)
+    trains = "--data PATH (--domain NAME | --language CODE)"
+    if office.app_of(place):
+        trains = "--app MODULE:OBJECT [--node-config KEY=VALUE ...]"
+    options = f"{trains} --insecure" if insecure else trains
     say(f"{out}: give it to {name} over a safe channel; then, on that machine:")
-    say(f"  client join {out.name} --data PATH (--domain NAME | --language CODE)")
+    say(f"  client join {out.name} {options}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.names import check_targets
 from fedmore.experts.routing.spec import STARTED, Kind, Level, Scaling, Start
 from fedmore.protos.files import local_name
+from fedmore.protos.info import fault_of
 from fedmore.strategies.plan import STRICT, Plan, Stage, not_negative, parse, positive
 
 FILE = "federation.toml"
@@ -37,6 +38,8 @@ class FederationSection:
     def __post_init__(self) -> None:
         """A federation has at least one client, and all that is trained a name of its own."""
         positive(clients=self.clients)
+        if fault := fault_of(self.run_config):
+            raise ValueError(f"run_config {fault}")
         try:
             check_targets((*self.domains, *self.languages))
         except ConfigError as error:
@@ -65,7 +68,7 @@ class ServerSection:
     port: Annotated[int, Field(ge=0, le=65535)] = 8470
     advertise: Reachable = "127.0.0.1"
     heartbeat_s: float = 2.0
-    dead_after_s: float = 10.0
+    dead_after_s: float = 30.0
     rejoin_s: float = 60.0
     upload_bytes: int = 32 << 30
     content_bytes: int = 64 << 20

@@ -17,23 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmore.coordinator.board import Board, Client, apply
+from fedmore.coordinator.event_lines import line
 from fedmore.protos.terminal import plain
-from fedmore.strategies.events import (
-    Evaluated,
-    Event,
-    Joined,
-    Left,
-    Progress,
-    Received,
-    Refused,
-    RoundFinished,
-    RoundStarted,
-    StageStarted,
-    Withdrawn,
-)
+from fedmore.strategies.events import Event, Progress
 
 PROGRESS_EVERY_S = 5.0
-LONGEST_LINE, LONGEST_CELL = 5_000, 200
+LONGEST_CELL = 200
 
 
 class Observer(Protocol):
@@ -143,57 +132,9 @@ class LogObserver:
         return due or event.step == event.steps
 
 
-def line(event: Event) -> str:
-    """An event as one line; empty for those that only move a number."""
-    return plain(_line_of_client(event) or _line_of_plan(event), LONGEST_LINE)
-
-
 def cell(text: object) -> Text:
     """What others say, in a table: no markup of ours, no control characters of a terminal."""
     return Text(plain(str(text), LONGEST_CELL))
-
-
-def _line_of_client(event: Event) -> str:
-    match event:
-        case Joined():
-            trains = f": {event.kind} {event.target}, rank {event.rank}"
-            return f"{event.name} joined" + ("" if event.kind == "app" else trains)
-        case Left():
-            return f"{event.name} left: {event.reason}"
-        case Withdrawn():
-            why = event.reason and f": {event.reason}"
-            return f"{event.name} withdrew{why}; the next aggregate is without its work"
-        case Progress():
-            return (
-                f"{event.name}: step {event.step}/{event.steps}, loss {event.loss:.3f}, "
-                f"{event.tokens_per_s:.0f} tokens/s"
-            )
-        case Received() if event.failure:
-            return f"{event.name} failed: {event.failure}"
-        case Refused():
-            return f"{event.name}: refused: {event.reason}"
-    return ""
-
-
-def _line_of_plan(event: Event) -> str:
-    match event:
-        case StageStarted():
-            rounds = f"{event.rounds} round" + ("" if event.rounds == 1 else "s")
-            return "; ".join([f"stage {event.stage + 1} ({event.kind}): {rounds}", *event.warnings])
-        case RoundStarted():
-            return f"round {event.round + 1} begins"
-        case RoundFinished():
-            done = f"round {event.round + 1} done{_mean_loss(event)}"
-            return "; ".join([done, *event.metrics.get("warnings", ())])
-        case Evaluated():
-            return f"evaluated {event.name}"
-    return ""
-
-
-def _mean_loss(event: RoundFinished) -> str:
-    clients = event.metrics.get("clients", {})
-    losses = [c["loss"] for c in clients.values() if c.get("loss") is not None]
-    return f": mean loss {sum(losses) / len(losses):.3f}" if losses else ""
 
 
 def render(board: Board) -> RenderableType:

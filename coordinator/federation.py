@@ -17,6 +17,7 @@ from fedmore.coordinator.pairing import check_pair
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
 from fedmore.experts.errors import RegistryError, StoreError, TransportError
+from fedmore.protos.info import FederationInfo
 
 BLOBS = "blobs"
 MIXTURE = "mixture"
@@ -106,3 +107,17 @@ def is_running(directory: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def info_of(config: FederationConfig) -> FederationInfo:
+    """What clients are told."""
+    base = config.base
+    return FederationInfo(
+        name=config.federation.name,
+        base=base.model,
+        fingerprint=base.fingerprint,
+        dtype=base.dtype,
+        quantization=base.quantization,
+        seed=config.federation.seed,
+        run_config=config.federation.run_config,
+    )

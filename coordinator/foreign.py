@@ -25,6 +25,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import Federation
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.watched import WatchedGrid
 from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.apps import Value, load_app
 from fedmore.protos.files import write_durably
@@ -32,6 +34,7 @@ from fedmore.protos.flower import RUN
 from fedmore.protos.records import dumps
 from fedmore.protos.status import describe
 
+log = logging.getLogger(__name__)
 LOG = "app.log"
 STATE = "app-state.bin"
 GROUP = "app"
@@ -58,8 +61,13 @@ def make_plan(reference: str) -> Callable[..., None]:
     """Load the app; what `coordinator start` then runs in place of our own plan."""
     app = load_app(reference, ServerApp)
 
-    def run_plan(*, grid: Grid, config: FederationConfig, directory: Path, **_: Any) -> None:
-        run_app(app, reference, grid, config, directory)
+    def run_plan(
+        *, grid: Grid, config: FederationConfig, directory: Path, registry: Registry, **_: Any
+    ) -> None:
+        watched = WatchedGrid(grid, lambda node_id: registry.member(node_id).name)
+        run_app(app, reference, watched, config, directory)
+        for warning in watched.check():
+            log.warning("%s", warning)
 
     return run_plan
 

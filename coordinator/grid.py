@@ -85,6 +85,10 @@ class MailboxGrid(Grid):
         """The open tasks among them whose nodes are away, and why."""
         return self.mailbox.away(message_ids)
 
+    def interrupted(self, message_ids: Iterable[str]) -> Collection[str]:
+        """The open tasks among them that were given to an earlier process of a node now here."""
+        return self.mailbox.interrupted(message_ids)
+
     def _recall(self, task_ids: Collection[str]) -> None:
         if unknown := self.mailbox.unknown(task_ids):
             tasks = self.carrier.recall(unknown)

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import asdict
 
-from fedmore.coordinator.console import line
+from fedmore.coordinator.event_lines import line
 from fedmore.coordinator.registry import Registry
 from fedmore.strategies.events import Event, Joined, Left, Refused
 

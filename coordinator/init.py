@@ -138,10 +138,12 @@ def with_fingerprint(config: FederationConfig) -> FederationConfig:
     if config.federation.app:
         return config
     from fedmore.experts.base import fingerprint_of
+    from fedmore.experts.hub import reach
 
     model = local_name(config.base.model)
     if Path(model).exists():
         model = str(Path(model).resolve())
+    reach(model)
     found = fingerprint_of(model)
     wanted = config.base.fingerprint
     if wanted and wanted != found:

@@ -7,31 +7,13 @@ for it is ignored, so a task may be handed out and answered any number of times 
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
+from fedmore.coordinator.open_tasks import Answer, Failed, Task, absent
 from fedmore.protos.flower import NODE_UNAVAILABLE, REPLY_UNAVAILABLE
 
+__all__ = ["Answer", "Failed", "Mailbox", "Task", "absent"]
+
 Listener = Callable[[int], None]
-Answer = object
-"""What a carrier makes a reply of, or `Failed`."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task for a node; `content` is whatever its carrier needs to know it again."""
-
-    id: str
-    node_id: int
-    content: Any = None
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An answer that is none, with the reason and Flower's code for it."""
-
-    reason: str
-    code: int = REPLY_UNAVAILABLE
 
 
 class Mailbox:
@@ -39,11 +21,12 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._nodes: set[int] = set()
+        self._nodes: dict[int, str] = {}  # with the process that each is
         self._expected: set[int] = set()
         self._gone: dict[int, str] = {}
         self._kept: set[str] = set()
         self._open: dict[str, Task] = {}
+        self._given: dict[str, str] = {}  # to which process a task was handed out first
         self._waiting: dict[int, list[str]] = {}
         self._withdrawn: dict[int, list[str]] = {}
         self._answers: dict[str, tuple[Task, Answer]] = {}
@@ -56,17 +39,20 @@ class Mailbox:
     def expect(self, node_ids: Iterable[int]) -> None:
         """These nodes will be back: their tasks wait until they `join`, or `leave` for good."""
         with self._changed:
-            self._expected |= set(node_ids) - self._nodes
+            self._expected |= set(node_ids) - self._nodes.keys()
 
     def expected(self) -> list[int]:
         """The nodes that are not back yet, sorted."""
         with self._changed:
             return sorted(self._expected)
 
-    def join(self, node_id: int) -> None:
-        """The node is there. Joining again hands its open tasks out once more."""
+    def join(self, node_id: int, process: str = "") -> None:
+        """The node is there. Joining again hands its open tasks out once more.
+
+        `process` is another one after the node was started again.
+        """
         with self._changed:
-            self._nodes.add(node_id)
+            self._nodes[node_id] = process
             self._expected.discard(node_id)
             self._gone.pop(node_id, None)
             open_ = [key for key, task in self._open.items() if task.node_id == node_id]
@@ -81,7 +67,7 @@ class Mailbox:
         Where it may not come back, `for_good`, those too.
         """
         with self._changed:
-            self._nodes.discard(node_id)
+            self._nodes.pop(node_id, None)
             self._expected.discard(node_id)
             self._waiting.pop(node_id, None)
             self._withdrawn.pop(node_id, None)
@@ -102,6 +88,13 @@ class Mailbox:
             tasks = [self._open[i] for i in task_ids if i in self._open]
             away = {t.id: t.node_id for t in tasks if not self._is_near(t.node_id)}
             return {i: self._gone.get(node, absent(node)) for i, node in away.items()}
+
+    def interrupted(self, task_ids: Iterable[str]) -> list[str]:
+        """Those that are open and were handed out to an earlier process of a node now here."""
+        with self._changed:
+            given = [self._open[i] for i in task_ids if i in self._open and i in self._given]
+            here = [task for task in given if task.node_id in self._nodes]
+            return [task.id for task in here if self._given[task.id] != self._nodes[task.node_id]]
 
     def nodes(self) -> list[int]:
         """The nodes that are there, sorted."""
@@ -141,7 +134,11 @@ class Mailbox:
         with self._changed:
             self._changed.wait_for(ready, timeout)
             waiting = self._waiting.get(node_id)
-            return self._open[waiting.pop(0)] if waiting else None
+            if not waiting:
+                return None
+            task = self._open[waiting.pop(0)]
+            self._given.setdefault(task.id, self._nodes[node_id])
+            return task
 
     def again(self, task_id: str) -> None:
         """Hand a task out once more, where it is open and its node is there."""
@@ -228,6 +225,7 @@ class Mailbox:
     def _close(self, task_id: str, answer: Answer) -> None:
         task = self._open.pop(task_id)
         self._kept.discard(task_id)
+        self._given.pop(task_id, None)
         waiting = self._waiting.get(task.node_id, [])
         if task_id in waiting:
             waiting.remove(task_id)
@@ -236,8 +234,3 @@ class Mailbox:
     def _tell(self, node_id: int) -> None:
         for listener in self._listeners:
             listener(node_id)
-
-
-def absent(node_id: int) -> str:
-    """Why a task fails whose node is not there."""
-    return f"node {node_id} is not connected"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator import status as states
 from fedmore.coordinator.access import OPERATORS, list_own, local_access, read_access
+from fedmore.coordinator.config import load_config
 from fedmore.coordinator.federation import (
     MIXTURE,
     Federation,
@@ -57,6 +58,13 @@ def status(place: Path) -> dict[str, Any]:
             return remote.status()
     with open_federation(place) as federation:
         return states.status(federation)
+
+
+def app_of(place: Path) -> str:
+    """The foreign Flower app of the federation, `module:object`; empty for a plan of ours."""
+    if place.is_file():
+        return str(status(place).get("app", ""))
+    return load_config(place).federation.app
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
 """What a plan's rounds leave: blobs, versions, rows."""
 
 import logging
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator.assemble import EMBEDDINGS
+from fedmore.coordinator.left_out import warnings_of
+from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.resume import LATE, count_tokens
 from fedmore.coordinator.versions import STATE, keep_router, keep_version
+from fedmore.experts.errors import RoundError
 from fedmore.protos.terminal import plain
 from fedmore.strategies.embeddings import Embedding
 from fedmore.strategies.embeddings import dump as dump_embeddings
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LONGEST_REASON = 1_000
+_NODE = re.compile(r"\bnode (\d+)\b")
 
 
 class Recorder:
@@ -51,10 +57,12 @@ class Recorder:
     def embedded(
         self, number: int, metrics: dict[str, Any], embeddings: Mapping[str, Embedding]
     ) -> None:
-        """Every client has sent its domain embedding."""
-        digest = self.run.store.put(dump_embeddings(embeddings))
-        self.run.registry.set_state(EMBEDDINGS, digest)
-        self._finish(number, metrics | {STATE: digest})
+        """The domain embeddings are here; an expert without one is a warning."""
+        registry, store = self.run.registry, self.run.store
+        digest = store.put(dump_embeddings(embeddings))
+        registry.set_state(EMBEDDINGS, digest)
+        warnings = warnings_of(self.run.config, registry, store)
+        self._finish(number, metrics | {STATE: digest, "warnings": warnings})
 
     def routed(self, number: int, metrics: dict[str, Any], state: RouterState) -> None:
         """The clients have moved the router."""
@@ -63,6 +71,9 @@ class Recorder:
         self._finish(number, metrics | {STATE: digest})
 
     def _finish(self, number: int, metrics: dict[str, Any]) -> None:
+        names = {m.node_id: m.name for m in self.run.registry.members()}
+        failures = [with_name(text, names) for text in metrics.get("failures", ())]
+        metrics = {**metrics, "failures": failures}
         self.run.registry.add_round(
             stage=self.index,
             kind=self.stage.kind,
@@ -74,12 +85,22 @@ class Recorder:
             count_tokens(self.run.registry)
         self._clear(number, [task["id"] for task in metrics.get(LATE, ())])
         log.info("round %d of %s is done", number, self.stage.kind)
-        for failure in metrics.get("failures", ()):
-            log.warning("round %d went on without: %s", number, plain(str(failure), LONGEST_REASON))
+        self._note(number, failures, metrics.get("warnings", ()))
         self.run.tracker.round(self.index, number, metrics)
         self.run.observer(RoundFinished(self.index, number - 1, metrics))
         if number < self.stage.rounds:
             self.begin(number + 1)
+
+    def _note(self, number: int, failures: Sequence[str], warnings: Sequence[str]) -> None:
+        """Whom the round went on without, and what it warns of: in the log and the registry."""
+        for failure in failures:
+            log.warning("round %d went on without: %s", number, plain(failure, LONGEST_REASON))
+        for warning in warnings:
+            log.warning("round %d: %s", number, plain(warning, LONGEST_REASON))
+        if failures or warnings:
+            about = {"stage": self.stage.kind, "round": number}
+            payload = about | {"failures": list(failures), "warnings": list(warnings)}
+            self.run.registry.add_event("incomplete", payload=payload)
 
     def _clear(self, number: int, late: Collection[str]) -> None:
         """What only this round needed: its tasks, and the state that it went on from."""
@@ -87,3 +108,18 @@ class Recorder:
         for row in self.run.registry.rounds():
             if (row.stage, row.round) == (self.index, number - 1):
                 self.run.store.delete(row.metrics[STATE])
+
+
+@contextmanager
+def named(registry: Registry) -> Iterator[None]:
+    """A `RoundError` that is raised inside names members, not nodes."""
+    try:
+        yield
+    except RoundError as error:
+        names = {member.node_id: member.name for member in registry.members()}
+        raise RoundError(with_name(str(error), names), nobody=error.nobody) from error
+
+
+def with_name(text: str, names: Mapping[int, str]) -> str:
+    """A failure with the member's name in place of "node" and its number, as strategies know it."""
+    return _NODE.sub(lambda found: names.get(int(found[1]), found[0]), text)

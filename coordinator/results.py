@@ -47,6 +47,11 @@ def assemble_mixture(directory: Path, wanted: Wanted) -> Path:
         names = known_experts(federation, wanted.experts)
         from fedmore.coordinator.assemble import assemble
 
+        if wanted.experts is None:
+            from fedmore.coordinator.left_out import keep_routable
+
+            where = (config, federation.registry, federation.store)
+            names = tuple(keep_routable(*where, names))
         assemble(
             config=config,
             directory=directory,

@@ -12,6 +12,7 @@ from fedmore.coordinator.invites import PORT
 from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.rpc.connections import FINISHED
 from fedmore.experts.errors import RoundError
 from fedmore.protos.records import OUR_CONTENT
 
@@ -42,6 +43,14 @@ def put_in_order(journal: Journal, registry: Registry) -> bool:
     failed = registry.get_state(status.PHASE) == status.FAILED
     groups = {f"{row.kind}/{row.round}" for row in rows}
     return journal.resume(groups, late, retry=failed) > 0 or bool(rows)
+
+
+def untold(registry: Registry) -> dict[int, str]:
+    """Members who were connected once and not told the end, by node id: they may come for it."""
+    last = {event.name: event for event in registry.events() if event.kind in ("joined", "left")}
+    told = {name for name, event in last.items() if event.payload.get("reason") == FINISHED}
+    members = [member for member in registry.members() if not member.barred]
+    return {m.node_id: m.name for m in members if m.name in last.keys() - told}
 
 
 def count_tokens(registry: Registry) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from fedmore.coordinator.assemble import load_factors, means_for
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.evaluate import Scorer
+from fedmore.coordinator.left_out import keep_routable
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.routers import initial_router
 from fedmore.coordinator.store import Store
@@ -41,14 +42,18 @@ def routing_source(
 def _experts(
     config: FederationConfig, registry: Registry, store: Store
 ) -> Callable[[], dict[str, Factors]]:
-    """The newest version of every expert, without what withdrawn owners had in it."""
+    """The newest version of every expert, without what withdrawn owners had in it.
+
+    A router that starts from domain embeddings has no row for an expert without one.
+    """
     known: dict[frozenset[str], dict[str, Factors]] = {}
 
     def experts() -> dict[str, Factors]:
         gone = frozenset(registry.withdrawn())
         if gone not in known:
             leave_out(config, registry, store)
-            names = sorted({row.name for row in registry.experts()})
+            trained = sorted({row.name for row in registry.experts()})
+            names = keep_routable(config, registry, store, trained) if trained else []
             known.clear()
             known[gone] = {name: load_factors(store, registry.latest(name)) for name in names}
         return known[gone]

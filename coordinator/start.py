@@ -14,9 +14,14 @@ from rich.console import Console
 from fedmore.coordinator import foreign, status
 from fedmore.coordinator.access import tls_of
 from fedmore.coordinator.checks import check_plan
-from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.console import make_observer
-from fedmore.coordinator.federation import BLOBS, Federation, open_federation, running_alone
+from fedmore.coordinator.federation import (
+    BLOBS,
+    Federation,
+    info_of,
+    open_federation,
+    running_alone,
+)
 from fedmore.coordinator.grid import MailboxGrid
 from fedmore.coordinator.happened import write_down
 from fedmore.coordinator.init import certificate_hosts
@@ -28,6 +33,7 @@ from fedmore.coordinator.resume import (
     on_same_port,
     open_journal,
     put_in_order,
+    untold,
     wait_for_clients,
 )
 from fedmore.coordinator.rpc.server import Server, serve
@@ -38,7 +44,6 @@ from fedmore.protos.apps import Value
 from fedmore.protos.exits import interruptible
 from fedmore.protos.files import private_folder
 from fedmore.protos.hosts import bracketed
-from fedmore.protos.info import FederationInfo
 from fedmore.protos.logs import also, logged
 from fedmore.protos.status import describe
 from fedmore.strategies.events import Event, Progress
@@ -46,8 +51,7 @@ from fedmore.strategies.events import Event, Progress
 LOG = "coordinator.log"
 log = logging.getLogger(__name__)
 
-PlanRunner = Callable[..., object]
-"""`fedmore.coordinator.app.run_plan`, or what a test puts in its place."""
+PlanRunner = Callable[..., object]  # `fedmore.coordinator.app.run_plan`, or a test's own
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ def start(
         for folder in (FOLDER, BLOBS):
             private_folder(directory / folder)
         if federation.registry.get_state(status.PHASE) == status.FINISHED:
-            if not federation.registry.get_state(DISMISSED, False):
-                Run(federation, console, settings, run_plan).dismiss()
+            if not federation.registry.get_state(DISMISSED, False) or untold(federation.registry):
+                with interruptible("the federation is finished all the same"):
+                    Run(federation, console, settings, run_plan).dismiss()
             console.print(f"{directory}: this federation is finished; nothing is left to do.")
             console.print("`coordinator init` makes another one in another folder.")
             status.show_result(federation, console)
@@ -151,10 +156,18 @@ class Run:
         self._tracker.finish("FINISHED")
 
     def dismiss(self) -> None:
-        """Tell clients that the federation is finished, of which an earlier process had no time."""
+        """Tell the end to those who were away then, or whom an earlier process had no time for."""
+        away, seconds = (
+            untold(self._federation.registry),
+            self._federation.config.server.dead_after_s,
+        )
         with closing_server(self._serve()) as server:
+            self._mailbox.expect(away)
             server.finish()
-            self._mailbox.wait_for_expected(self._federation.config.server.dead_after_s)
+            if names := ", ".join(sorted(away.values())):
+                self._announce(server)
+                self._observer.say(f"waiting up to {seconds:g} s to tell the end to {names}")
+            self._mailbox.wait_for_expected(seconds)
             self._let_go(server)
 
     def _let_go(self, server: Server) -> None:
@@ -235,16 +248,3 @@ def import_run_plan() -> PlanRunner:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     runner: PlanRunner = run_plan
     return runner
-
-
-def info_of(config: FederationConfig) -> FederationInfo:
-    """What clients are told."""
-    base = config.base
-    return FederationInfo(
-        name=config.federation.name,
-        base=base.model,
-        fingerprint=base.fingerprint,
-        dtype=base.dtype,
-        quantization=base.quantization,
-        seed=config.federation.seed,
-    )

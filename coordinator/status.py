@@ -13,12 +13,21 @@ from rich.text import Text
 from fedmore.coordinator.console import cell, size
 from fedmore.coordinator.federation import EVALUATION, MIXTURE, Federation, is_running
 from fedmore.coordinator.registry import FILE, ExpertRow, Member
+from fedmore.protos.terminal import plain
 
 PHASE = "phase"
 NEW, WAITING, RUNNING, INTERRUPTED, FAILED, FINISHED = (
     "new", "waiting", "running", "interrupted", "failed", "finished",
 )  # fmt: skip
 """Values of the state `phase`."""
+
+LONGEST = 1_000
+
+SKIPPED = "skipped"
+"""State: the kinds of stages that ended early because nobody was left, each with the reason."""
+
+LEFT_OUT = "left_out"
+"""State: the experts that the mixture is made without, each with the reason."""
 
 
 def status(federation: Federation) -> dict[str, Any]:
@@ -29,12 +38,15 @@ def status(federation: Federation) -> dict[str, Any]:
         "directory": str(federation.directory),
         "phase": phase(federation),
         "failure": registry.get_state("failure"),
+        "app": config.federation.app,
+        "run_config": config.federation.run_config,
         "base": {"model": config.base.model, "fingerprint": config.base.fingerprint},
         "expected": config.federation.clients,
         "members": [member_row(m) for m in registry.members()],
         "invited": [m.name for m in registry.invited()],
         "stages": stages(federation),
         "experts": len({e.name for e in registry.experts()}),
+        "left_out": registry.get_state(LEFT_OUT, {}),
     }
 
 
@@ -52,12 +64,21 @@ def member_row(member: Member) -> dict[str, Any]:
 
 
 def stages(federation: Federation) -> list[dict[str, Any]]:
-    """For each stage of the plan its kind, rounds and how many of them are done."""
+    """For each stage its kind, rounds, how many of them are done, and who failed in the last.
+
+    A foreign app has no stages of ours.
+    """
+    if federation.config.federation.app:
+        return []
     rounds = federation.registry.rounds()
-    return [
-        {"kind": stage.kind, "rounds": stage.rounds, "done": sum(r.stage == i for r in rounds)}
-        for i, stage in enumerate(federation.config.stages)
-    ]
+    skipped = federation.registry.get_state(SKIPPED, {})
+    found = []
+    for index, stage in enumerate(federation.config.stages):
+        done = [row for row in rounds if row.stage == index]
+        failures = [text for row in done[-1:] for text in row.metrics.get("failures", ())]
+        entry = {"kind": stage.kind, "rounds": stage.rounds, "done": len(done)}
+        found.append(entry | {"failures": failures, "ended": skipped.get(stage.kind)})
+    return found
 
 
 def experts(federation: Federation) -> list[dict[str, Any]]:
@@ -79,7 +100,7 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     """The status for a person."""
     parts: list[RenderableType] = [
         Text(f"{status['federation']}: {status['phase']}", style="bold"),
-        Text(f"base {status['base']['model']} ({status['base']['fingerprint'][:19]}…)"),
+        Text(_runs(status)),
         Text(members_line(status)),
     ]
     if status["failure"] and status["phase"] == FAILED:
@@ -88,9 +109,15 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
         parts.append(members_table(status["members"]))
     if status["invited"]:
         parts.append(Text(f"invited, not yet here: {', '.join(status['invited'])}"))
+    for i, stage in enumerate(status["stages"], 1):
+        done = f"{stage['done']} of {stage['rounds']} rounds done"
+        parts.append(Text(f"stage {i}: {stage['kind']}, {done}"))
+        parts += [Text(f"  went on without {plain(f, LONGEST)}") for f in stage["failures"]]
+        if stage["ended"]:
+            parts.append(Text(f"  ended early: {plain(stage['ended'], LONGEST)}", style="yellow"))
     parts += [
-        Text(f"stage {i}: {s['kind']}, {s['done']} of {s['rounds']} rounds done")
-        for i, s in enumerate(status["stages"], 1)
+        Text(f"left out of the mixture: {plain(f'{name}: {why}', LONGEST)}", style="yellow")
+        for name, why in status["left_out"].items()
     ]
     return Group(*parts)
 
@@ -101,6 +128,14 @@ def members_line(status: Mapping[str, Any]) -> str:
     here = len(status["members"]) - len(barred)
     more = [f"{barred.count(how)} {how}" for how in sorted(set(barred))]
     return f"members: {here} of {status['expected']}" + (f" ({', '.join(more)})" if more else "")
+
+
+def _runs(status: Mapping[str, Any]) -> str:
+    """What the federation is about: its base, or a foreign app with its values."""
+    if not status.get("app"):
+        return f"base {status['base']['model']} ({status['base']['fingerprint'][:19]}…)"
+    values = ", ".join(f"{key}={value!r}" for key, value in status["run_config"].items())
+    return plain(f"Flower app {status['app']}" + (values and f" with {values}"), LONGEST)
 
 
 def narrow_table(*headings: str) -> Table:

@@ -32,7 +32,7 @@ COMMENTS: Mapping[str, str] = {
     "server.port": "0 takes a free one",
     "server.advertise": "the host that invites name, and that the certificate is for",
     "server.heartbeat_s": "a client reports this often",
-    "server.dead_after_s": "and counts as gone after this silence",
+    "server.dead_after_s": "and counts as gone after this silence; a restart takes some 10 s",
     "server.rejoin_s": "after a restart, how long a plan in progress waits for all of its clients",
     "server.upload_bytes": "of a client that no answer names yet; a full-size expert is large",
     "server.content_bytes": "of an answer to a Flower app, beside arrays of more than 64 KiB",

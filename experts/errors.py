@@ -77,7 +77,14 @@ class StoreError(RegistryError):
 
 
 class RoundError(FedmoreError):
-    """A round that cannot go on; carries every client's cause."""
+    """A round that cannot go on; carries every client's cause.
+
+    `nobody` tells that no client at all did its part, rather than fewer than a quorum.
+    """
+
+    def __init__(self, message: object = "", *, nobody: bool = False) -> None:
+        super().__init__(message)
+        self.nobody = nobody
 
 
 class EgressError(FedmoreError):

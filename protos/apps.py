@@ -3,16 +3,17 @@
 import importlib
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fedmore.experts.errors import ConfigError
+from fedmore.protos.info import Value
 from fedmore.protos.status import describe
 
+__all__ = ["Value", "load_app", "published", "split", "values"]
+
 T = TypeVar("T")
-Value = bool | float | int | str
-"""What Flower allows in a run config and in a node config."""
 
 
 def split(reference: str) -> tuple[str, str]:
@@ -72,6 +73,33 @@ def values(pairs: Iterable[str], option: str) -> dict[str, Value]:
             raise ConfigError(f"{option} {pair}: a value is a number, true, false or text")
         found[key.strip()] = value
     return found
+
+
+def published(reference: str, folder: Path) -> dict[str, Value]:
+    """The run config in `folder`/pyproject.toml if that publishes `reference` as its ServerApp.
+
+    Flower flattens tables with dots between the keys, and so is done here. Raises `ConfigError`
+    for a file that cannot be read.
+    """
+    path = folder / "pyproject.toml"
+    if not path.is_file():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    app = table.get("tool", {}).get("flwr", {}).get("app", {})
+    if app.get("components", {}).get("serverapp") != reference:
+        return {}
+    return dict(_flat("", app.get("config", {})))
+
+
+def _flat(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _value(text: str) -> object:

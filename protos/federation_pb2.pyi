@@ -11,20 +11,41 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class FederationInfo(_message.Message):
-    __slots__ = ("name", "base", "fingerprint", "dtype", "quantization", "seed")
+    __slots__ = ("name", "base", "fingerprint", "dtype", "quantization", "seed", "run_config")
+    class RunConfigEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Value
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    RUN_CONFIG_FIELD_NUMBER: _ClassVar[int]
     name: str
     base: str
     fingerprint: str
     dtype: str
     quantization: str
     seed: int
-    def __init__(self, name: _Optional[str] = ..., base: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
+    run_config: _containers.MessageMap[str, Value]
+    def __init__(self, name: _Optional[str] = ..., base: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., seed: _Optional[int] = ..., run_config: _Optional[_Mapping[str, Value]] = ...) -> None: ...
+
+class Value(_message.Message):
+    __slots__ = ("flag", "whole", "real", "text")
+    FLAG_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    REAL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    flag: bool
+    whole: int
+    real: float
+    text: str
+    def __init__(self, flag: bool = ..., whole: _Optional[int] = ..., real: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
     __slots__ = ("token", "name", "kind", "target", "rank", "fingerprint", "identity")

@@ -1,9 +1,18 @@
 """What a federation tells a client about itself."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
+
+Value = bool | int | float | str
+"""What Flower allows in a run config and in a node config."""
+
+MAX_VALUES, LONGEST_KEY, LONGEST_TEXT = 128, 128, 4096
+"""Limits of a run config: values, and characters of a key and of a text."""
+
+_KINDS: dict[type, str] = {bool: "flag", int: "whole", float: "real", str: "text"}
 
 LONGEST = 4_096
 """Characters of a name or path."""
@@ -11,7 +20,10 @@ LONGEST = 4_096
 
 @dataclass(frozen=True)
 class FederationInfo:
-    """Name, seed and base; `base` is a path or hub name, `fingerprint` of the base's weights."""
+    """Name, seed and base; `base` is a path or hub name, `fingerprint` of the base's weights.
+
+    `run_config` is for the clients of a foreign Flower app, and empty for our own.
+    """
 
     name: str
     base: str
@@ -19,26 +31,53 @@ class FederationInfo:
     dtype: str = "auto"
     quantization: str = "none"
     seed: int = 0
+    run_config: Mapping[str, Value] = field(default_factory=dict)
 
     def to_proto(self) -> pb.FederationInfo:
         """As the wire carries it."""
-        return pb.FederationInfo(**asdict(self))
+        message = pb.FederationInfo(**{name: getattr(self, name) for name in _SIMPLE})
+        for key, value in self.run_config.items():
+            setattr(message.run_config[key], _KINDS[type(value)], value)
+        return message
 
     @classmethod
     def from_proto(cls, message: pb.FederationInfo) -> "FederationInfo":
-        """The inverse of `to_proto`; raises `WireError` for texts that cannot be shown.
+        """The inverse of `to_proto`; raises `WireError` for what cannot be shown, or is too much.
 
-        They are names and a path, of which the owner is told and a base is loaded.
+        The texts are names and a path, of which the owner is told and a base is loaded.
         """
-        found = cls(
-            name=message.name,
-            base=message.base,
-            fingerprint=message.fingerprint,
-            dtype=message.dtype,
-            quantization=message.quantization,
-            seed=message.seed,
-        )
-        for key, value in asdict(found).items():
+        config = {key: _value(key, value) for key, value in sorted(message.run_config.items())}
+        if fault := fault_of(config):
+            raise WireError(f"the federation's run config {fault}")
+        texts = {name: getattr(message, name) for name in _SIMPLE}
+        for key, value in texts.items():
             if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST):
                 raise WireError(f"the federation's {key} is {value[:80]!a}: not a line of text")
-        return found
+        return cls(**texts, run_config=config)
+
+
+_SIMPLE = tuple(each.name for each in fields(FederationInfo) if each.name != "run_config")
+
+
+def fault_of(config: Mapping[str, Value]) -> str:
+    """What is wrong with a run config; empty if all of it is plain, and not too much."""
+    if len(config) > MAX_VALUES:
+        return f"has {len(config)} values, more than {MAX_VALUES}"
+    for key, value in config.items():
+        if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
+            return f"has the key {key[:40]!r}: a key is 1 to {LONGEST_KEY} printable characters"
+        if type(value) not in _KINDS:
+            return f"has a {type(value).__name__} at {key!r}: it must be a bool, number or text"
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            return f"has a text of {len(value)} characters at {key!r}, above {LONGEST_TEXT}"
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return f"has a whole number at {key!r} that takes more than 64 bits"
+    return ""
+
+
+def _value(key: str, message: pb.Value) -> Value:
+    kind = message.WhichOneof("value")
+    if kind is None:
+        raise WireError(f"the federation's run config has no value at {key[:40]!r}")
+    found: Value = getattr(message, kind)
+    return found

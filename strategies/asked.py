@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from fedmore.experts.errors import RankError
 from fedmore.experts.spec import ExpertSpec, Shapes, Site
 from fedmore.strategies.members import Member
+from fedmore.strategies.patience import NO_ANSWER
 from fedmore.strategies.plan import Stage, parse
 from fedmore.strategies.tasks import TrainTask
 from fedmore.strategies.work import work_of
@@ -29,6 +30,10 @@ class Asked:
     def number(self) -> int:
         """The round (from 1) that the task was for."""
         return self.task.round
+
+    def unanswered(self, number: int) -> str:
+        """Why a client that is here has no part in round `number`."""
+        return NO_ANSWER if self.number == number else f"still at its task of round {self.number}"
 
 
 def by_id(messages: Iterable[tuple[Message, Asked]]) -> dict[str, Asked]:

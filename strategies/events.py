@@ -97,6 +97,14 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """The mixture is made without the expert `name`; the plan goes on."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Traffic:
     """Bytes at the socket since the last such event, from (`up`) and to (`down`) a client."""
 
@@ -113,6 +121,23 @@ class StageStarted:
     kind: str
     rounds: int
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageSkipped:
+    """A stage ends before its last round because no client is left in it; the plan goes on."""
+
+    stage: int
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The plan waits for clients who are away; `seconds` is for how long at most."""
+
+    names: tuple[str, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -153,6 +178,9 @@ Event = (
     | RoundStarted
     | RoundFinished
     | Evaluated
+    | LeftOut
+    | StageSkipped
+    | Waiting
 )
 
 STAGE_KEYS = ("stage", "kind")

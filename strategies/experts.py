@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedmore.experts import factors as low_rank
@@ -19,10 +20,11 @@ from fedmore.strategies.bounds import check_update
 from fedmore.strategies.changes import Change
 from fedmore.strategies.downloads import Downloads
 from fedmore.strategies.members import Member, ask_members
-from fedmore.strategies.patience import NO_ANSWER, RoundGrid, quorum
-from fedmore.strategies.plan import TRAINED_BY, Stage
+from fedmore.strategies.patience import RoundGrid, quorum
+from fedmore.strategies.plan import Stage, train_stage
 from fedmore.strategies.progress import Progress, nobody
 from fedmore.strategies.robust import rule_of
+from fedmore.strategies.snapshot import arrays_of
 from fedmore.strategies.state import ExpertState, fresh, without
 from fedmore.strategies.step import advance, outer_of
 from fedmore.strategies.tasks import (
@@ -36,13 +38,6 @@ from fedmore.strategies.train_only import TrainOnly
 
 RoundMetrics = dict[str, Any]
 OnRound = Callable[[int, RoundMetrics, Mapping[str, ExpertState]], None]
-
-
-def train_stage(kind: str) -> str:
-    """The kind of client that a stage trains."""
-    return TRAINED_BY[kind]
-
-
 Answer = tuple[Asked, Factors]
 
 
@@ -81,7 +76,7 @@ class ExpertStrategy(TrainOnly):
 
     def patient(self, grid: Grid) -> RoundGrid:
         """`grid` as this stage waits on it; give it to `start`."""
-        return RoundGrid(grid, self.stage, self._late)
+        return RoundGrid(grid, self.stage, {key: asked.node for key, asked in self._late.items()})
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -89,22 +84,37 @@ class ExpertStrategy(TrainOnly):
         """One message per client of this stage's kind that is not busy with an earlier round."""
         number = server_round + self.done
         busy = {asked.node for asked in self._late.values()}
-        self._patient = patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
-        members, self._missing = ask_members(
-            patient.grid, self.stage.timeout_s, f"{self.stage.kind}/{number}", busy
-        )
-        mine = [(node, m) for node, m in members if m.kind == train_stage(self.stage.kind)]
-        why = {m.name: unfit(self.stage, m, self.shapes) for _, m in mine}
-        self._missing += [f"{name}: {reason}" for name, reason in sorted(why.items()) if reason]
-        wanted = [(node, m) for node, m in mine if not why[m.name]]
+        patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
+        self._patient, group = patient, f"{self.stage.kind}/{number}"
+        here = set(patient.grid.get_node_ids())
+        members, self._missing = ask_members(patient.grid, self.stage.timeout_s, group, busy)
+        wanted = [(node, m) for node, m in members if self._fits(m)]
         if not wanted and not self._late:
-            none = f"no client trains for the stage {self.stage.kind!r}"
-            raise RoundError("; ".join([none, *self._missing]))
+            causes = [f"no client trains for the stage {self.stage.kind!r}", *self._missing]
+            raise RoundError("; ".join(causes), nobody=True)
         patient.all_are_late = not wanted
         owners = Counter(member.target for _, member in wanted)
         self._downloads = Downloads(self.stage.download_codec)
         self._sent = [self._ask(node, m, number, owners[m.target]) for node, m in wanted]
+        known = here - busy | {node for node, _ in members}
+        patient.let_in(group, partial(self._ask_late, number), known, self._missing)
         return [message for message, _ in self._sent]
+
+    def _fits(self, member: Member) -> bool:
+        """Whether a member trains in this stage; one that would, and cannot, is missing."""
+        if member.kind != train_stage(self.stage.kind):
+            return False
+        if why := unfit(self.stage, member, self.shapes):
+            self._missing.append(f"{member.name}: {why}")
+        return not why
+
+    def _ask_late(self, number: int, node: int, member: Member) -> Message | None:
+        """The task of a client that came while round `number` was open."""
+        if not self._fits(member):
+            return None
+        owners = sum(asked.member.target == member.target for _, asked in self._sent)
+        self._sent.append(self._ask(node, member, number, owners + 1))
+        return self._sent[-1][0]
 
     def _ask(self, node: int, member: Member, number: int, owners: int) -> tuple[Message, Asked]:
         # Its weight: not to be changed by what it says once it knows the others' experts.
@@ -143,7 +153,8 @@ class ExpertStrategy(TrainOnly):
         in_time = sum(asked.number == number for asked, _ in answers)
         if not answers or (self._sent and in_time < quorum(self.stage, len(self._sent))):
             most = "no client" if not answers else f"{in_time} of {len(self._sent)} clients"
-            raise RoundError(f"round {number}: {most} succeeded: " + "; ".join(failures))
+            why = f"round {number}: {most} succeeded: " + "; ".join(failures)
+            raise RoundError(why, nobody=not answers)
         if number >= self.stage.rounds and self._patient is not None:
             self._patient.give_up(list(self._late))  # there is no later round to use them in
             self._late = {}
@@ -161,33 +172,32 @@ class ExpertStrategy(TrainOnly):
         }
         self.on_round(number, metrics, self.states)
         worst = max(entry["aggregation_error"] for entry in experts.values())
-        return self.arrays(), MetricRecord({"aggregation_error": worst})
+        return arrays_of(self.states), MetricRecord({"aggregation_error": worst})
 
     def _read(
         self, replies: Iterable[Message], number: int
     ) -> tuple[list[Answer], dict[str, Any], list[str]]:
         """Changes in order of client name, their metrics, and why the others gave none."""
         waiting = self._late | by_id(self._sent)
-        answers: list[Answer] = []
-        clients: dict[str, Any] = {}
+        answers, clients = list[Answer](), dict[str, Any]()
         failures = list(self._missing)
         for reply in replies:
             asked = waiting.pop(reply.metadata.reply_to_message_id)
             name = asked.member.name
             try:
-                change = self._change(reply, asked)
-                metrics = read_metrics(reply.content, METRICS)
+                change, found = self._change(reply, asked), read_metrics(reply.content, METRICS)
             except WireError as error:
                 failures.append(f"{name}: {error}")
                 continue
             answers.append((asked, change))
-            clients[name] = {**metrics, "behind": number - asked.number}
+            clients[name] = {**found, "behind": number - asked.number}
         grid, self._late = self._patient, {}
         for key, asked in waiting.items():
-            reason = grid.away.get(key, NO_ANSWER) if grid else NO_ANSWER
-            failures.append(f"{asked.member.name}: {reason}")
+            why = grid.away.get(key, "") if grid else ""
+            failures.append(f"{asked.member.name}: {why or asked.unanswered(number)}")
             if grid and key in grid.pending:
                 self._late[key] = asked
+        failures = [text for text in failures if text.partition(": ")[0] not in clients]
         return sorted(answers, key=lambda a: a[0].member.name), clients, sorted(failures)
 
     def _change(self, reply: Message, asked: Asked) -> Factors:
@@ -237,14 +247,4 @@ class ExpertStrategy(TrainOnly):
         fresh_part = self.stage.staleness ** (number - asked.number)
         return Change(
             member.name, held, after, member.size, task.spec(member.name).scale, fresh_part
-        )
-
-    def arrays(self) -> ArrayRecord:
-        """Every expert's aggregate as numpy arrays named `expert/module path.A` and `.B`."""
-        return ArrayRecord(
-            {
-                f"{name}/{key}": Array(tensor.numpy())
-                for name, state in self.states.items()
-                for key, tensor in low_rank.to_state(state.aggregate).items()
-            }
         )

@@ -86,7 +86,7 @@ def ask_members(
     for reply in replies:
         node = reply.metadata.src_node_id
         try:
-            found.append((node, _member(reply)))
+            found.append((node, member_of(reply)))
         except WireError as error:
             missing.append(f"{name_of(grid, node)}: {error}")
     return sorted(found, key=lambda pair: pair[1].name), sorted(missing)
@@ -98,7 +98,8 @@ def hello(member: Member) -> RecordDict:
     return RecordDict({"member": ConfigRecord(config)})
 
 
-def _member(reply: Message) -> Member:
+def member_of(reply: Message) -> Member:
+    """The member in an answer to `HELLO`; raises `WireError` for anything else."""
     if reply.has_error():
         raise WireError(reply.error.reason)
     record = reply.content.config_records.get("member", ConfigRecord())

@@ -25,6 +25,12 @@ FOLD = 3e-8
 SEPARABLE = ("mean", "clipped", "krum", "multi_krum")
 """The rules whose result can be told apart by owner, so that a withdrawal is exact."""
 
+
+def train_stage(kind: str) -> str:
+    """The kind of client that a stage trains: `experts` trains "expert", `language` "adapter"."""
+    return TRAINED_BY[kind]
+
+
 T = TypeVar("T")
 
 

@@ -1,7 +1,8 @@
 """The Flower strategy of the router stage: clients send a domain embedding, nothing else."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, replace
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -13,7 +14,10 @@ from torch import Tensor
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.strategies.embeddings import Embedding, by_expert
 from fedmore.strategies.members import Member, ask_members
+from fedmore.strategies.patience import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.plan import STRICT, Stage
+from fedmore.strategies.progress import nobody
+from fedmore.strategies.returning import last_of_each
 from fedmore.strategies.tasks import EMBED, pack, read_metrics, unpack
 from fedmore.strategies.train_only import TrainOnly
 from fedmore.strategies.work import read_settings
@@ -40,57 +44,98 @@ _TASK = TypeAdapter(EmbedTask)
 
 
 class EmbeddingStrategy(TrainOnly):
-    """Collects the mean input embedding of every client's text (`strategies.embeddings`)."""
+    """Collects the mean input embedding of every client's text (`strategies.embeddings`).
 
-    def __init__(self, stage: Stage, width: int, seed: int, on_round: OnEmbeddings) -> None:
-        self.stage, self.width, self.seed, self.on_round = stage, width, seed, on_round
+    A client that fails is left out and named in the metrics. `RoundError` is raised if fewer than
+    the quorum answer, or nobody does.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        width: int,
+        seed: int,
+        on_round: OnEmbeddings,
+        withdrawn: Callable[[], AbstractSet[str]] = nobody,
+    ) -> None:
+        self.stage, self.width, self.seed = replace(stage, late="refuse"), width, seed
+        self.on_round, self.withdrawn = on_round, withdrawn
         self._members: dict[int, Member] = {}
+        self._missing: list[str] = []
+
+    def patient(self, grid: Grid) -> RoundGrid:
+        """`grid` as this stage waits on it; give it to `start`."""
+        return RoundGrid(grid, self.stage)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every client."""
         group = f"{self.stage.kind}/{server_round}"
-        members, missing = ask_members(grid, self.stage.timeout_s, group)
-        if missing:
-            raise RoundError("every owner's embedding is needed: " + "; ".join(missing))
-        self._members = dict(members)
+        patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
+        here = set(patient.grid.get_node_ids())
+        members, self._missing = ask_members(patient.grid, self.stage.timeout_s, group)
+        if not members:
+            no_one = "no client sends a domain embedding"
+            raise RoundError("; ".join([no_one, *self._missing]), nobody=True)
+        self._members = {}
         task: Any = asdict(EmbedTask(DOCUMENTS, TOKENS, self.seed, "router", server_round))
         content = RecordDict({"task": ConfigRecord(task)})
-        return [
-            Message(content, dst_node_id=node, message_type=EMBED, group_id=group)
-            for node in self._members
-        ]
+
+        def ask(node: int, member: Member) -> Message:
+            self._members[node] = member
+            return Message(content, dst_node_id=node, message_type=EMBED, group_id=group)
+
+        patient.let_in(group, ask, here | {node for node, _ in members}, self._missing)
+        return [ask(node, member) for node, member in members]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Every client's embedding; each must have answered."""
-        answers, clients = self._read(replies)
+        """The embeddings that came; the same for any order of replies."""
+        answers, clients, failures = self._read(replies)
+        if len(answers) < quorum(self.stage, len(self._members)):
+            causes = "; ".join(failures)
+            raise RoundError(f"no domain embedding: {causes}", nobody=not answers)
         found = {m.name: Embedding(m.target, m.size, mean) for m, mean in answers}
-        metrics = {"stage": "router", "round": server_round, "clients": clients, "experts": {}}
+        metrics = {
+            "stage": "router",
+            "round": server_round,
+            "clients": clients,
+            "experts": {},
+            "failures": failures,
+        }
         self.on_round(server_round, metrics, found)
         arrays = {name: Array(mean.numpy()) for name, mean in by_expert(found).items()}
         return ArrayRecord(arrays), MetricRecord()
 
     def _read(
         self, replies: Iterable[Message]
-    ) -> tuple[list[tuple[Member, Tensor]], dict[str, Any]]:
-        """Embeddings in order of client name, and their metrics; raises `RoundError`."""
+    ) -> tuple[list[tuple[Member, Tensor]], dict[str, Any], list[str]]:
+        """Embeddings in order of client name, their metrics, and why the others sent none."""
         answers: list[tuple[Member, Tensor]] = []
         clients: dict[str, Any] = {}
-        waiting, failures = dict(self._members), []
-        for reply in replies:
+        waiting, failures = dict(self._members), list(self._missing)
+        for reply in last_of_each(replies):
             member = waiting.pop(reply.metadata.src_node_id)
             try:
-                answers.append((member, read_embedding(reply, self.width)))
+                mean = self._embedding(reply, member)
                 clients[member.name] = read_metrics(reply.content, METRICS)
             except WireError as error:
                 failures.append(f"{member.name}: {error}")
-        failures += [f"{member.name}: no answer in time" for member in waiting.values()]
-        if failures:
-            raise RoundError("no domain embedding: " + "; ".join(sorted(failures)))
-        return sorted(answers, key=lambda pair: pair[0].name), clients
+                continue
+            answers.append((member, mean))
+        failures += [f"{member.name}: {NO_ANSWER}" for member in waiting.values()]
+        by_name = sorted(answers, key=lambda pair: pair[0].name)
+        return by_name, dict(sorted(clients.items())), sorted(failures)
+
+    def _embedding(self, reply: Message, member: Member) -> Tensor:
+        mean = read_embedding(reply, self.width)
+        if member.name in self.withdrawn():
+            raise WireError("withdrawn")
+        if not member.size:
+            raise WireError("says that it has no text")
+        return mean
 
 
 def embedding_content(mean_D: Tensor, metrics: Mapping[str, int]) -> RecordDict:

@@ -21,6 +21,7 @@ from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import Stage
 from fedmore.strategies.progress import nobody
+from fedmore.strategies.returning import last_of_each
 from fedmore.strategies.routes import (
     ROUTE,
     RouteTask,
@@ -103,21 +104,26 @@ class RoutingStrategy(TrainOnly):
             raise RoundError("there is no expert to route; every owner has withdrawn")
         started = self._state or fresh(experts, self.source.initial(experts))
         self._state = started.without(gone).of(experts)
-        members, self._missing = ask_members(grid, self.stage.timeout_s, group)
-        self._asked = {node: m for node, m in members if m.name not in gone}
-        if not self._asked:
-            raise RoundError("; ".join(["no client trains the router", *self._missing]))
+        patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
+        here = set(patient.grid.get_node_ids())
+        members, self._missing = ask_members(patient.grid, self.stage.timeout_s, group)
+        wanted = [(node, member) for node, member in members if member.name not in gone]
+        if not wanted:
+            no_one = "no client trains the router"
+            raise RoundError("; ".join([no_one, *self._missing]), nobody=True)
         router, shapes = self._state.router(), self.source.shapes
         self._router = router
         state = route_arrays(router, experts, shapes, self.stage.download_codec)
         ranks = ranks_of(experts, shapes)
-        return [
-            Message(
-                route_content(self._task(member, ranks, number), state),
-                dst_node_id=node, message_type=ROUTE, group_id=group,
-            )
-            for node, member in self._asked.items()
-        ]  # fmt: skip
+        self._asked = {}
+
+        def ask(node: int, member: Member) -> Message:
+            self._asked[node] = member
+            content = route_content(self._task(member, ranks, number), state)
+            return Message(content, dst_node_id=node, message_type=ROUTE, group_id=group)
+
+        patient.let_in(group, ask, here | {node for node, _ in members}, self._missing)
+        return [ask(node, member) for node, member in wanted]
 
     def _task(self, member: Member, ranks: tuple[int, ...], number: int) -> RouteTask:
         source, spec = self.source, self.state.initial.spec
@@ -148,7 +154,8 @@ class RoutingStrategy(TrainOnly):
         if len(changes) < quorum(self.stage, asked):
             causes = "; ".join(failures)
             raise RoundError(
-                f"round {number}: {len(changes)} of {asked} clients succeeded: {causes}"
+                f"round {number}: {len(changes)} of {asked} clients succeeded: {causes}",
+                nobody=not changes,
             )
         self._state = self.state.without(self.source.withdrawn()).advanced(changes)
         metrics = {
@@ -168,7 +175,7 @@ class RoutingStrategy(TrainOnly):
         waiting, failures = dict(self._asked), list(self._missing)
         changes: dict[str, Change] = {}
         clients: dict[str, Any] = {}
-        for reply in replies:
+        for reply in last_of_each(replies):
             member = waiting.pop(reply.metadata.src_node_id)
             try:
                 change = self._change(reply, member)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from flwr.app import Array, ArrayRecord
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -44,6 +45,17 @@ def dump(states: Mapping[str, ExpertState]) -> bytes:
                 tensors |= _prefixed(f"{name}\n{what}\n{client}\n", factors)
     blob: bytes = save({**tensors, "index": _text(json.dumps(index))})
     return blob
+
+
+def arrays_of(states: Mapping[str, ExpertState]) -> ArrayRecord:
+    """Every expert's aggregate as numpy arrays named `expert/module path.A` and `.B`."""
+    return ArrayRecord(
+        {
+            f"{name}/{key}": Array(tensor.numpy())
+            for name, state in states.items()
+            for key, tensor in to_state(state.aggregate).items()
+        }
+    )
 
 
 def restore(data: bytes, stage: Stage | None = None) -> dict[str, ExpertState]:

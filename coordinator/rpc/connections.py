@@ -101,7 +101,7 @@ class Connections:
             rank = member.rank or 0
             kind, target = member.kind or "", member.target or ""
             self._emit(Joined(member.name, kind, target, rank))
-        self._mailbox.join(member.node_id)
+        self._mailbox.join(member.node_id, session)
         if self._finishing:
             connection.end(FINISHED)
         return connection

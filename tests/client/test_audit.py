@@ -1,6 +1,7 @@
 """The record of what has left: complete, chained, and read back."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fedmore.client.audit import FILE, HEAD, SUM_S, Audit, read_lines
 from fedmore.client.cli import app
-from fedmore.client.ledger import numbers_of, read_ledger
+from fedmore.client.ledger import numbers_of, read_ledger, view
 from fedmore.client.slots import SIZE
 from fedmore.experts.errors import ConfigError, EgressError
 
@@ -219,7 +221,8 @@ def test_the_command(folder):
     table = json.loads(shown.stdout)
     assert table["bytes"] == 1617
     assert len(table["lines"]) == 7
-    shown = CliRunner().invoke(app, ["audit", str(folder)], env={"COLUMNS": "160"})
+    shown = CliRunner().invoke(app, ["audit", str(folder)], env={"COLUMNS": "80"})
+    assert max(map(len, shown.stdout.splitlines())) <= 80
     for words in (
         "update/change",
         "fedmore.sign1",
@@ -232,6 +235,22 @@ def test_the_command(folder):
         assert words in shown.stdout
     missing = CliRunner().invoke(app, ["audit", str(folder / "..")])
     assert isinstance(missing.exception, ConfigError)
+
+
+def test_on_a_terminal_of_80_columns_no_word_is_broken(folder):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    console.print(view(read_ledger(folder)))
+    shown = console.file.getvalue()
+    for words in ("update/change as fedmore.sign1", "256 numbers", "2 of 4x32"):
+        assert any(words in line for line in shown.splitlines())
+
+
+def test_what_goes_into_a_pipe_is_not_wrapped(tmp_path):
+    reason = "a long reason " * 20
+    with Audit(tmp_path) as audit:
+        audit.note("refused", "t1", reason=reason)
+    shown = CliRunner().invoke(app, ["audit", str(tmp_path)], env={"COLUMNS": "80"})
+    assert reason.strip() in shown.stdout
 
 
 def test_what_a_coordinator_asked_for_stays_text(tmp_path):

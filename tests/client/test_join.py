@@ -102,6 +102,19 @@ def test_a_client_joins_works_and_is_let_go(
     assert [m.name for m in hub.federation.registry.members()] == ["amt"]
 
 
+def test_who_comes_after_the_end_is_told_so_without_a_coordinator(
+    hub: Any, options: JoinOptions, configs: list[dict[str, Any]]
+) -> None:
+    work(hub, options)
+    hub.server.stop()
+    said: list[str] = []
+    join(options, said.append)
+    assert said == ["demo is finished; nothing is left to do for amt"]
+    again = replace(options, state=options.state and options.state.parent / "another")
+    with pytest.raises(FedmoreError):  # it is not told of others
+        join(replace(again, patience_s=0.1), said.append)
+
+
 def refused(hub: Any, options: JoinOptions, error: type[FedmoreError], says: str) -> None:
     """Joining fails clearly, and the invite is still good."""
     with pytest.raises(error, match=says):
@@ -179,6 +192,8 @@ def test_coming_back_needs_no_new_invite_and_no_rank(
         joins.enter(options, joins.read_invite(options.invite), options.state, "cpu", audit, print)
     work(hub, replace(options, rank=None))
     assert configs[0]["rank"] == 4
+    assert options.state is not None
+    (options.state / "finished").unlink()  # as if it had been stopped before the end
     with pytest.raises(ConfigError, match="rank 4"):
         join(replace(options, rank=8), lambda _: None)
 

@@ -86,7 +86,9 @@ def test_members_and_experts_are_listed(federation: Path) -> None:
         registry.add_round(stage=0, kind="experts", round=0, metrics={})
     found = json.loads(run("status", federation, "--json"))
     assert found["members"][0]["bytes_up"] == 1_500_000
-    assert found["stages"][0] == {"kind": "experts", "rounds": 3, "done": 1}
+    assert found["stages"][0] == {
+            "kind": "experts", "rounds": 3, "done": 1, "failures": [], "ended": None,
+        }  # fmt: skip
     assert "node_id" not in found["members"][0]
     assert "1.5 MB" in run("status", federation)
     assert json.loads(run("experts", federation, "--json"))[0]["digest"] == "ab" * 32

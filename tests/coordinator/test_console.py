@@ -10,11 +10,11 @@ from fedmore.coordinator.board import Board, apply
 from fedmore.coordinator.console import (
     LogObserver,
     TerminalObserver,
-    line,
     make_observer,
     render,
     size,
 )
+from fedmore.coordinator.event_lines import line
 from fedmore.coordinator.status import experts_view, members_table
 from fedmore.strategies.events import (
     Evaluated,

@@ -1,6 +1,6 @@
 """What a round's metrics warn of is in its line: a rule that has nobody to cut off."""
 
-from fedmore.coordinator.console import line
+from fedmore.coordinator.event_lines import line
 from fedmore.strategies.events import RoundFinished, StageStarted
 
 WARNING = (

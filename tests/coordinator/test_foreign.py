@@ -1,3 +1,4 @@
+import io
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -5,11 +6,16 @@ from pathlib import Path
 import pytest
 from flwr.app import ConfigRecord
 from flwr.serverapp import ServerApp
+from rich.console import Console
+from typer.testing import CliRunner
 
+from fedmore.coordinator import cli
 from fedmore.coordinator.config import load_config, parse_config
 from fedmore.coordinator.federation import open_federation
 from fedmore.coordinator.foreign import LOG, STATE, chosen, run_app
 from fedmore.coordinator.init import create, new_config
+from fedmore.coordinator.invites import PORT
+from fedmore.coordinator.status import status, status_view
 from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.records import loads
 
@@ -96,3 +102,18 @@ def test_chance_begins_at_the_seed(tmp_path, config):
     for _ in range(2):
         run_app(app_of(main), "server:app", None, config, tmp_path)
     assert drawn[0] == drawn[1]
+
+
+def test_status_and_invite_are_about_the_app(tmp_path, config):
+    create(tmp_path / "f", config)
+    out = tmp_path / "ada.json"
+    with open_federation(tmp_path / "f") as federation:
+        federation.registry.set_state(PORT, 8470)
+        console = Console(file=io.StringIO(), width=80)
+        console.print(status_view(status(federation)))
+    shown = console.file.getvalue()
+    assert "Flower app server:app with lr=0.5, name='x'" in shown
+    assert not any(word in shown for word in ("base", "stage"))
+    found = CliRunner().invoke(cli.app, ["invite", str(tmp_path / "f"), "ada", "--out", str(out)])
+    assert "client join ada.json --app MODULE:OBJECT" in found.output
+    assert "--domain" not in found.output

@@ -21,6 +21,7 @@ from fedmore.client.session import Session
 from fedmore.coordinator import status as states
 from fedmore.coordinator.federation import is_running, open_federation, running_alone
 from fedmore.coordinator.invites import write_invite
+from fedmore.coordinator.resume import untold
 from fedmore.coordinator.start import Settings, start
 from fedmore.experts.errors import BaseError, ConfigError, RoundError, TokenError, TransportError
 from fedmore.protos.flower import make_reply
@@ -148,6 +149,22 @@ def test_a_finished_federation_is_left_alone(federation: Path) -> None:
     start(federation, Console(file=out, width=200), run_plan=ask_everybody)
     assert "this federation is finished" in out.getvalue()
     assert "coordinator init" in out.getvalue()
+
+
+def test_who_was_away_at_the_end_is_told_by_another_start(federation: Path) -> None:
+    """Only one hears the end; the next `start` waits for the other."""
+    with clients(federation, echo) as out:
+        start(federation, Console(file=out), run_plan=ask_everybody)
+    with open_federation(federation) as opened:
+        assert untold(opened.registry) == {}
+        opened.registry.add_event("joined", "amt", {})
+        opened.registry.add_event("left", "amt", {"reason": "no sign of life for 30 s"})
+        assert set(untold(opened.registry).values()) == {"amt"}
+    with clients(federation, echo) as out:
+        start(federation, Console(file=out), run_plan=ask_everybody)
+    assert "to tell the end to amt" in out.getvalue()
+    with open_federation(federation) as opened:
+        assert untold(opened.registry) == {}
 
 
 def test_a_clients_failure_reaches_the_operator(federation: Path) -> None:

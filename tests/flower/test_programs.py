@@ -35,10 +35,10 @@ class Programs:
         command = [sys.executable, "-m", f"fedmore.{module}.cli", *map(str, arguments)]
         return self.processes.start(name, command, self.folder / f"{name}.log")
 
-    def init(self, *arguments):
+    def init(self, *arguments, app="stock:server_app", clients=NODES):
         made = self.call(
-            "coordinator", "init", self.federation, "--app", "stock:server_app",
-            "--clients", NODES, "--port", free_port("127.0.0.1"),
+            "coordinator", "init", self.federation, "--app", app, "--clients", clients,
+            "--port", free_port("127.0.0.1"),
             "--run-config", f"out={self.out}", *arguments,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
@@ -46,13 +46,13 @@ class Programs:
     def coordinate(self, name="coordinator", *arguments):
         return self.begin("coordinator", name, "start", self.federation, *arguments)
 
-    def join(self, node, *config):
+    def join(self, node, *config, app="stock:client_app"):
         invite = self.folder / f"{node}.json"
         write_invite(self.federation, f"n{node}", invite)
         said = [f"partition-id={node}", f"log={self.log(node)}", *config]
         options = [part for pair in said for part in ("--node-config", pair)]
         return self.begin(
-            "client", f"client-{node}", "join", invite, "--app", "stock:client_app",
+            "client", f"client-{node}", "join", invite, "--app", app,
             "--state", self.folder / f"state-{node}", *options,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedmore.client.invite import Identity
 from fedmore.experts.factors import Factors
@@ -177,7 +177,7 @@ class Round:
         strategy = ExpertStrategy(self.stage, SHAPES, 0, lambda _, m, s: self.metrics.append(m))
         try:
             grid = strategy.patient(self.federation.grid)
-            strategy.start(grid, strategy.arrays(), num_rounds=1)
+            strategy.start(grid, ArrayRecord(), num_rounds=1)
             self.states = dict(strategy.states)
         except BaseException as error:
             self.error = error

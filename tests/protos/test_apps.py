@@ -4,7 +4,7 @@ import pytest
 from flwr.serverapp import ServerApp
 
 from fedmore.experts.errors import ConfigError
-from fedmore.protos.apps import load_app, values
+from fedmore.protos.apps import load_app, published, values
 
 
 @pytest.fixture
@@ -56,3 +56,27 @@ def test_values_are_read_as_toml_or_else_as_text():
 def test_what_is_not_a_pair_is_refused(pair):
     with pytest.raises(ConfigError, match="--node-config"):
         values([pair], "--node-config")
+
+
+PYPROJECT = """
+[tool.flwr.app.components]
+serverapp = "example.server_app:app"
+[tool.flwr.app.config]
+num-server-rounds = 3
+lr = 0.1
+[tool.flwr.app.config.model]
+name = "tiny"
+"""
+
+
+def test_the_values_that_an_app_is_published_with(tmp_path):
+    assert published("example.server_app:app", tmp_path) == {}
+    path = tmp_path / "pyproject.toml"
+    path.write_text(PYPROJECT, encoding="utf-8")
+    assert published("example.server_app:app", tmp_path) == {
+        "num-server-rounds": 3, "lr": 0.1, "model.name": "tiny",
+    }  # fmt: skip
+    assert published("another:app", tmp_path) == {}
+    path.write_text("[tool", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"pyproject\.toml: cannot be read"):
+        published("example.server_app:app", tmp_path)

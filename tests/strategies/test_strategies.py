@@ -5,10 +5,10 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmore.experts.errors import DataError, RoundError
-from fedmore.strategies.experts import ExpertStrategy, train_stage
+from fedmore.strategies.experts import ExpertStrategy
 from fedmore.strategies.members import HELLO, ask_members
 from fedmore.strategies.patience import RoundGrid
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.plan import Stage, train_stage
 from fedmore.strategies.progress import Progress
 from fedmore.strategies.snapshot import dump, restore
 from fedmore.strategies.tasks import METRICS, TRAIN, read_task

@@ -253,3 +253,21 @@ def test_whatever_happens_every_task_is_answered_once(steps):
     mailbox.leave(1, "the end")
     replies = grid.pull_messages(pushed)
     assert [r.metadata.reply_to_message_id for r in replies] == pushed
+
+
+def test_a_task_is_interrupted_once_its_node_is_another_process(mailbox):
+    mailbox.join(1, "first")
+    mailbox.push([Task("t", 1), Task("waits", 1)])
+    mailbox.keep(["t", "waits"])
+    assert mailbox.take(1).id == "t"
+    both = ["t", "waits", "unknown"]
+    assert mailbox.interrupted(both) == []
+    mailbox.leave(1, "silence")
+    assert mailbox.interrupted(both) == []
+    mailbox.join(1, "first")
+    assert mailbox.interrupted(both) == []
+    mailbox.join(1, "second")
+    assert mailbox.take(1).id == "t"
+    assert mailbox.interrupted(both) == ["t"]
+    mailbox.reply("t", "done")
+    assert mailbox.interrupted(both) == []

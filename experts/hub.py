@@ -1,0 +1,63 @@
+"""Whether the model hub can be reached: known in seconds, where its library tries for minutes."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fedmore.experts.errors import BaseError
+
+PROBE_S = 3.0
+OFFLINE = "HF_HUB_OFFLINE"
+PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+
+
+def connect(host: str, port: int) -> None:
+    """Open a connection and close it; raises `OSError`."""
+    socket.create_connection((host, port), PROBE_S).close()
+
+
+def reach(name: str, connecting: Callable[[str, int], None] = connect) -> None:
+    """Make ready to load the base `name`; call it before any file of it is asked for.
+
+    If the hub cannot be reached, what this machine has in its cache still loads, offline, and any
+    other name raises `BaseError` at once. A folder needs no hub.
+    """
+    if Path(name).expanduser().is_dir() or os.environ.get(OFFLINE, "0") not in ("", "0"):
+        return
+    if any(os.environ.get(proxy) for proxy in PROXIES):
+        return  # the proxy knows a way
+    url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    host = url.hostname or ""
+    try:
+        connecting(host, url.port or (80 if url.scheme == "http" else 443))
+    except OSError as error:
+        go_offline()
+        if not cached(name):
+            raise BaseError(
+                f"base {name!r}: no folder of that name, not in this machine's cache, and {host} "
+                f"cannot be reached ({error.strerror or error}); give the path of a copy"
+            ) from error
+
+
+def go_offline() -> None:
+    """Have the hub's libraries use the cache alone, in this process."""
+    os.environ[OFFLINE] = "1"
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+
+
+def cached(name: str) -> bool:
+    """Whether this machine has the model's configuration in its cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError as error:
+        raise BaseError(
+            f"base {name!r}: neither a folder nor a name on the hub: {error}"
+        ) from error
