@@ -97,7 +97,7 @@ class PlanRun:
     @property
     def scorer(self) -> Scorer:
         """The scorer, made when first needed: it loads the base."""
-        self._scorer = self._scorer or Scorer(self.config)
+        self._scorer = self._scorer or Scorer(self.config, self.observer)
         return self._scorer
 
     def stages(self, grid: Grid) -> None:

@@ -15,6 +15,7 @@ from fedmore.strategies.events import (
     Received,
     RoundFinished,
     RoundStarted,
+    Scoring,
     StageStarted,
     Traffic,
 )
@@ -49,6 +50,7 @@ class Board:
     rounds: int = 0
     round: int = -1
     evaluated: str = ""
+    scoring: str = ""
 
     @property
     def connected(self) -> int:
@@ -118,7 +120,13 @@ def _(event: Traffic, board: Board) -> Board:
 @_apply.register
 def _(event: StageStarted, board: Board) -> Board:
     return replace(
-        board, stage=event.stage, kind=event.kind, rounds=event.rounds, round=-1, evaluated=""
+        board,
+        stage=event.stage,
+        kind=event.kind,
+        rounds=event.rounds,
+        round=-1,
+        evaluated="",
+        scoring="",
     )
 
 
@@ -134,4 +142,9 @@ def _(event: RoundFinished, board: Board) -> Board:
 
 @_apply.register
 def _(event: Evaluated, board: Board) -> Board:
-    return replace(board, evaluated=event.name)
+    return replace(board, evaluated=event.name, scoring="")
+
+
+@_apply.register
+def _(event: Scoring, board: Board) -> Board:
+    return replace(board, scoring=f"scoring {event.name}: {event.done} of {event.total}")

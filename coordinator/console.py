@@ -19,7 +19,7 @@ from rich.text import Text
 from fedmore.coordinator.board import Board, Client, apply
 from fedmore.coordinator.event_lines import line
 from fedmore.protos.terminal import plain
-from fedmore.strategies.events import Event, Progress
+from fedmore.strategies.events import Event, Progress, Scoring
 
 PROGRESS_EVERY_S = 5.0
 LONGEST_CELL = 200
@@ -65,7 +65,7 @@ class TerminalObserver:
         """Move the board on; what is worth keeping is printed above it."""
         with self._lock:
             self.board = apply(self.board, event)
-        if (text := line(event)) and not isinstance(event, Progress):
+        if (text := line(event)) and not isinstance(event, Progress | Scoring):
             self.say(text)
 
     def say(self, text: str) -> None:
@@ -104,7 +104,9 @@ class LogObserver:
         """Print the event's line, if it has one and it is due."""
         with self._lock:
             self.board = apply(self.board, event)
-            if isinstance(event, Progress) and not self._due(event):
+            if isinstance(event, Progress) and not self._due(event.name, event.step == event.steps):
+                return
+            if isinstance(event, Scoring) and not self._due(event.name, event.done == event.total):
                 return
         if text := line(event):
             self.say(text)
@@ -125,11 +127,11 @@ class LogObserver:
     ) -> None:
         return None
 
-    def _due(self, event: Progress) -> bool:
-        due = self._clock() - self._last.get(event.name, float("-inf")) >= PROGRESS_EVERY_S
-        if due or event.step == event.steps:
-            self._last[event.name] = self._clock()
-        return due or event.step == event.steps
+    def _due(self, name: str, last: bool) -> bool:
+        due = last or self._clock() - self._last.get(name, float("-inf")) >= PROGRESS_EVERY_S
+        if due:
+            self._last[name] = self._clock()
+        return due
 
 
 def cell(text: object) -> Text:
@@ -152,6 +154,8 @@ def _headline(board: Board) -> str:
     stage = f"stage {board.stage + 1}: {board.kind}"
     if board.round >= 0:
         stage += f" · round {board.round + 1} of {board.rounds}"
+    if board.scoring:
+        return f"{stage} · {board.scoring}"
     return f"{stage} · evaluated {board.evaluated}" if board.evaluated else stage
 
 

@@ -1,7 +1,8 @@
 """Held-out bits per byte of base, experts and mixture, at the coordinator."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from fedmore.experts.routing.usage import usage
 from fedmore.experts.saved import load_mixture, read_recipe
 from fedmore.experts.text import sample, tokenize
 from fedmore.protos.files import write_durably
+from fedmore.strategies.events import Event, Scoring
 
 PLAIN = "plain"
 """The text whose scores show forgetting: plain English, in every stage."""
@@ -43,11 +45,28 @@ Summary = dict[str, Any]
 class Scorer:
     """Scores models on the same documents of every text; the base is scored once."""
 
-    def __init__(self, config: FederationConfig) -> None:
-        self.config = config
+    def __init__(
+        self, config: FederationConfig, tell: Callable[[Event], None] = lambda _: None
+    ) -> None:
+        self.config, self._tell = config, tell
+        self._now = Scoring("", 0, 0)
         self.base: Base = base_of(config)
         self._documents: dict[str, list[str]] = {}
         self._base: dict[str, list[Score]] = {}
+
+    def begin(self, name: str, passes: int) -> None:
+        """Scoring of a stage or the mixture begins: so many passes over a text."""
+        self._now = Scoring(name, 0, passes)
+        self._tell(self._now)
+
+    def _passed(self) -> None:
+        if self._now.done < self._now.total:
+            self._now = replace(self._now, done=self._now.done + 1)
+            self._tell(self._now)
+
+    def is_scored(self, text: str) -> bool:
+        """Whether the base has been scored on a text."""
+        return text in self._base
 
     def documents(self, text: str) -> list[str]:
         """The held-out documents that are scored; the same in every call."""
@@ -61,7 +80,9 @@ class Scorer:
     def score(self, model: Any, text: str) -> list[Score]:
         """A model's score of every document of a text."""
         tokens = self.config.evaluation.tokens
-        return scoring.score(model, self.base.tokenizer, self.documents(text), tokens)
+        found = scoring.score(model, self.base.tokenizer, self.documents(text), tokens)
+        self._passed()
+        return found
 
     def of_base(self, text: str) -> list[Score]:
         """The base's scores."""
@@ -78,6 +99,7 @@ class Scorer:
             ids = tokenize(self.base.tokenizer, document)[: limit + 1]
             total += usage(mixture, torch.tensor([ids])).sum(0)
             count += len(ids)
+        self._passed()
         return dict(zip((PUBLIC, *mixture.experts), (total / count).tolist(), strict=True))
 
 
@@ -92,11 +114,12 @@ def after_stage(
     width = scorer.base.model.get_input_embeddings().weight.shape[1]
     uniform = UniformRouter(RouterSpec("uniform", len(experts), width))
     mixture = build(scorer.base.model, experts, uniform)
-    return _entry(stage, "uniform", _seen(scorer, mixture, names))
+    return _entry(stage, "uniform", _seen(scorer, mixture, stage, names))
 
 
-def _seen(scorer: Scorer, mixture: Mixture, names: Sequence[str]) -> dict[str, Summary]:
+def _seen(scorer: Scorer, mixture: Mixture, stage: str, names: Sequence[str]) -> dict[str, Summary]:
     texts = [t for t in scorer.config.evaluation.texts if t in names or t == PLAIN]
+    scorer.begin(f"the stage {stage}", len(texts))
     return {text: scoring.summary(scorer.score(mixture.model, text)) for text in texts}
 
 
@@ -118,6 +141,9 @@ def evaluate(
     scorer = scorer or Scorer(config)
     mixture = load_mixture(directory / MIXTURE, scorer.base)
     owners = {e.target: load_factors(store, registry.latest(e.name)) for e in recipe.experts}
+    texts = config.evaluation.texts
+    passes = sum(2 + (text in owners) + (not scorer.is_scored(text)) for text in texts)
+    scorer.begin("the mixture", passes)
     rows = {text: _compare(scorer, mixture, text, owners) for text in config.evaluation.texts}
     seen: dict[str, Any] = {
         t: row["scores"]["mixture"] for t, row in rows.items() if t in owners or t == PLAIN

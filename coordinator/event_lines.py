@@ -12,6 +12,7 @@ from fedmore.strategies.events import (
     Refused,
     RoundFinished,
     RoundStarted,
+    Scoring,
     StageSkipped,
     StageStarted,
     Waiting,
@@ -59,6 +60,8 @@ def _line_of_plan(event: Event) -> str:
             done = f"round {event.round + 1} done{_mean_loss(event)}"
             without = [f"without {failure}" for failure in event.metrics.get("failures", ())]
             return "; ".join([done, *without, *event.metrics.get("warnings", ())])
+        case Scoring():
+            return f"scoring {event.name}: {event.done} of {event.total} passes over a text"
         case Evaluated():
             return f"evaluated {event.name}"
         case StageSkipped():

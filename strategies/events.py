@@ -165,6 +165,15 @@ class Evaluated:
     table: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """Held-out text is being scored for `name`: `done` of `total` passes over a text."""
+
+    name: str
+    done: int
+    total: int
+
+
 Event = (
     Joined
     | Left
@@ -179,6 +188,7 @@ Event = (
     | RoundFinished
     | Evaluated
     | LeftOut
+    | Scoring
     | StageSkipped
     | Waiting
 )

@@ -25,6 +25,7 @@ from fedmore.strategies.events import (
     Received,
     RoundFinished,
     RoundStarted,
+    Scoring,
     Sent,
     StageStarted,
     Traffic,
@@ -153,3 +154,16 @@ def test_a_terminal_gets_the_live_board_and_a_pipe_gets_lines() -> None:
 def test_sizes_are_for_people() -> None:
     counts = (0, 999, 1000, 3_400_000, 5e9)
     assert [size(n) for n in counts] == ["0 B", "999 B", "1.0 kB", "3.4 MB", "5.0 GB"]
+
+
+def test_scoring_says_how_far_it_is_every_few_seconds() -> None:
+    out, now = io.StringIO(), [0.0]
+    observer = LogObserver(Console(file=out, width=80), Board("demo", 1), clock=lambda: now[0])
+    for done in range(13):
+        observer(Scoring("the mixture", done, 12))
+        now[0] += 1.0
+    shown = [line.split()[3] for line in out.getvalue().splitlines()]
+    assert shown == ["0", "5", "10", "12"]
+    assert observer.board.scoring == "scoring the mixture: 12 of 12"
+    observer(Evaluated("mixture", {}))
+    assert observer.board.scoring == ""

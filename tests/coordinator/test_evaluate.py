@@ -118,6 +118,20 @@ def test_differences_are_paired(made, mixture):
     assert made.found["paired"]["sums"]["own_expert"] is None
 
 
+def test_it_is_told_how_far_the_scoring_is(made):
+    told = []
+    scorer = Scorer(made.config, told.append)
+    after_stage(scorer, made.registry, made.store, "experts", ["legal"])
+    stage = [event for event in told if event.name == "the stage experts"]
+    assert [(event.done, event.total) for event in stage] == [(i, len(stage) - 1) for i in range(3)]
+    evaluate(**made.parts, scorer=scorer)
+    mixture = [event for event in told if event.name == "the mixture"]
+    total = 3 * len(TEXTS) + 1  # base, mixture and routing of each, and the one owner's expert
+    assert [(event.done, event.total) for event in mixture] == [
+        (i, total) for i in range(total + 1)
+    ]
+
+
 def test_the_file_holds_what_is_returned(made):
     file = made.directory / "evaluation.json"
     assert json.loads(file.read_text(encoding="utf-8")) == made.found
