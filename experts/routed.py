@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedmore.experts.routing.compiling import apart
 from fedmore.experts.routing.gates import Gates
 from fedmore.kernels.choose import choose
 from fedmore.kernels.lora_mix.factors import Factor
@@ -26,7 +27,8 @@ class MixtureFFN(nn.Module):
             for change in changes.values()
         ]
         kernel = choose("moe_ffn", experts[0][0][0].device)
-        self.moe_ffn: Any = kernel.moe_ffn
+        self.moe_ffn: Any = apart(kernel.moe_ffn)
+        self.weights: Any = apart(Gates.flat)
         self.experts: Any = experts if _trained(experts[0]) else kernel.prepare(experts)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -34,7 +36,7 @@ class MixtureFFN(nn.Module):
         mlp = self.mlp
         base = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         x = x_BTD.flatten(0, 1)
-        gates = self.gates.flat(self.among)
+        gates = self.weights(self.gates, self.among)
         y: Tensor = self.moe_ffn(x, gates, base, self.experts, mlp.act_fn)
         return y.view_as(x_BTD)
 
@@ -47,13 +49,14 @@ class MixtureLinear(nn.Module):
         self.linear, self.gates, self.among = linear, gates, list(changes)
         adapters = list(changes.values())
         kernel = choose("lora_mix", adapters[0][0].device)
-        self.lora_mix: Any = kernel.lora_mix
+        self.lora_mix: Any = apart(kernel.lora_mix)
+        self.weights: Any = apart(Gates.flat)
         self.adapters: Any = adapters if _trained(adapters) else kernel.prepare(adapters)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The changed projection, [B, T, out]."""
         y = self.linear(x_BTD)
-        gates = self.gates.flat(self.among)
+        gates = self.weights(self.gates, self.among)
         x, flat = x_BTD.flatten(0, 1), y.flatten(0, 1)
         changed: Tensor = self.lora_mix(flat, x, gates, self.adapters)
         return changed.view_as(y)

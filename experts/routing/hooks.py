@@ -6,13 +6,14 @@ with embeddings, from `generate` and from a pipeline.
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.routing.compiling import apart
 from fedmore.experts.routing.gates import Call, Gates
 from fedmore.experts.routing.inputs import read_inputs
 from fedmore.experts.routing.memory import Memory
@@ -24,13 +25,16 @@ def routing(model: Any, gates: Gates) -> None:
     """Have the router of `gates` decide in every forward pass of `model`."""
     decoder = model.get_decoder()
     passing = Passing(decoder, gates)
-    decoder.register_forward_pre_hook(passing.begin, with_kwargs=True)
-    decoder.register_forward_hook(passing.end)
-    model.get_input_embeddings().register_forward_hook(passing.embedded)
-    for slot, block in enumerate(gates.blocks):
+
+    def hook(function: Callable[..., Any], *more: Any) -> Callable[..., Any]:
         # A partial, unlike a closure, is copied with the model.
-        hook = functools.partial(passing.entering, slot)
-        decoder.layers[block].register_forward_pre_hook(hook)
+        return functools.partial(apart(function), passing, *more)
+
+    decoder.register_forward_pre_hook(hook(Passing.begin), with_kwargs=True)
+    decoder.register_forward_hook(hook(Passing.end))
+    model.get_input_embeddings().register_forward_hook(hook(Passing.embedded))
+    for slot, block in enumerate(gates.blocks):
+        decoder.layers[block].register_forward_pre_hook(hook(Passing.entering, slot))
 
 
 class Passing:
