@@ -13,5 +13,7 @@ def apart(function: Callable[..., Any]) -> Callable[..., Any]:
 
     To be used where a model is there already: it loads torch's compiler.
     """
-    kept: Callable[..., Any] = torch.compiler.disable(function, reason=REASON)
+    kept: Callable[..., Any] = torch.compiler.disable(  # type: ignore[no-untyped-call]
+        function, reason=REASON
+    )
     return kept
