@@ -7,6 +7,7 @@ from fedmore.experts import factors as low_rank
 from fedmore.experts.base import linear_shapes, load_base, shapes_of
 from fedmore.experts.evaluate import score
 from fedmore.experts.mixture import assemble
+from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.spec import ExpertSpec
@@ -35,6 +36,17 @@ def test_a_base_at_four_bits_trains_and_mixes(tmp_path):
     nothing = {p: (b * 0, a) for p, (b, a) in change.items()}
     off = score(assemble(base.model, {"gl": nothing}, router).model, base.tokenizer, text, 32)
     torch.testing.assert_close(off[0].nats, plain[0].nats)
+    silent = assemble(base.model, {"gl": change}, Silent(RouterSpec("uniform", 1, 64)))
+    ids = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        assert torch.equal(silent.model(ids).logits, base.model(ids).logits)
+
+
+class Silent(Router):
+    """All for the base, to the last bit."""
+
+    def forward(self, x_BTD, _slot, _memory):
+        return x_BTD.new_tensor([1.0, 0.0]).expand(*x_BTD.shape[:2], 2)
 
 
 def ignore(*_):

@@ -6,6 +6,8 @@ import inspect
 import pytest
 import torch
 
+from fedmore.experts.mixture import assemble
+
 IDS = torch.arange(4 * 16).view(4, 16) * 29 % 251
 T = IDS.shape[1]
 
@@ -79,3 +81,21 @@ def test_the_hooks_know_every_name_of_the_decoder(simple):
     """By place the decoder's arguments come in the order of its signature."""
     names = list(inspect.signature(type(simple.model.get_decoder()).forward).parameters)
     assert names[1:5] == ["input_ids", "attention_mask", "position_ids", "past_key_values"]
+
+
+@torch.no_grad()
+def test_no_token_sees_a_later_one(case):
+    """To the last bit: what comes after a token changes nothing at it."""
+    later = IDS.clone()
+    later[:, 9:] = 77
+    first, second = (case.model(ids, use_cache=False).logits for ids in (IDS, later))
+    assert torch.equal(first[:, :9], second[:, :9])
+    assert not torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_experts_in_another_order_give_the_same(by_layer):
+    """With a router that has no ties: of equal experts the first is taken."""
+    experts = dict(reversed(by_layer.experts.items()))
+    turned = assemble(by_layer.base, experts, by_layer.router.keeping([2, 1, 0]))
+    by_layer.close(turned.model(IDS, use_cache=False).logits, by_layer.rows(IDS))
