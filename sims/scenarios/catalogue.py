@@ -22,7 +22,32 @@ def _routing_study() -> Callable[..., Path]:
     return run
 
 
-STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {"routing": _routing_study}
+def _participation() -> Callable[..., Path]:
+    from fedmore.sims.rounds.participation import run
+
+    return run
+
+
+def _round_start() -> Callable[..., Path]:
+    from fedmore.sims.rounds.round_start import run
+
+    return run
+
+
+def _rank_scaling() -> Callable[..., Path]:
+    from functools import partial
+
+    from fedmore.sims.rounds.round_start import run
+
+    return partial(run, name="rank-scaling")
+
+
+STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {
+    "routing": _routing_study,
+    "participation": _participation,
+    "round-start": _round_start,
+    "rank-scaling": _rank_scaling,
+}
 """What `fedmore sim run` does for a scenario that is one of many runs."""
 
 

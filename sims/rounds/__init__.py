@@ -1,0 +1,1 @@
+"""Studies of rounds: who takes part when, and where a round begins."""
