@@ -74,11 +74,16 @@ def owners_of(world: World, variant: Variant) -> list[Owner]:
 def run_variant(world: World, variant: Variant, seed: int, stage: Stage) -> dict[str, Any]:
     """One row: bits per byte of the texts trained on."""
     pooled = variant.start == "pooled"
-    made = replace(
-        stage, round_start="own" if pooled else variant.start, server_momentum=variant.momentum,
-        server_learning_rate=variant.rate, codec=variant.codec, learning_rate=variant.lr,
-        rounds=variant.rounds, rank_scaling=variant.scaling,
-    )  # fmt: skip
+    changed: dict[str, Any] = {
+        "round_start": "own" if pooled else variant.start,
+        "server_momentum": variant.momentum,
+        "server_learning_rate": variant.rate,
+        "codec": variant.codec,
+        "learning_rate": variant.lr,
+        "rounds": variant.rounds,
+        "rank_scaling": variant.scaling,
+    }
+    made = replace(stage, **changed)
     names = list(world.texts)[:1] if variant.split == "like" else list(world.texts)[:4]
     if pooled and variant.split == "unlike":
         world = replace(world, texts={**world.texts, names[0]: _together(world, names)})

@@ -99,7 +99,7 @@ def _pretrain(path: Path, documents: Sequence[str], steps: int, seed: int) -> No
         batch = torch.stack([flat[at : at + 65] for at in starts])
         logits = model(input_ids=batch[:, :-1]).logits
         loss = cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
     model.save_pretrained(path)
