@@ -60,10 +60,8 @@ class Database:
     def session(self, write: bool = False) -> Iterator[Session]:
         """One transaction; what the database objects to becomes a `RegistryError`."""
         self._check_not_lost()
-        if write and self.frozen:
-            raise StoreError(
-                f"{self.name}: its folder is read-only, so nothing can be changed here"
-            )
+        if write:
+            self.check_writable()
         maker = self._writing if write else self._reading
         with _explained(self.name), maker.begin() as session:
             yield session
@@ -94,6 +92,13 @@ class Database:
     def _check_not_lost(self) -> None:
         if self._lost:
             raise RegistryError(self._lost)
+
+    def check_writable(self) -> None:
+        """Raise `StoreError` for a database that is only read."""
+        if self.frozen:
+            raise StoreError(
+                f"{self.name}: its folder is read-only, so nothing can be changed here"
+            )
 
     def check(self) -> None:
         """Raise `RegistryError` where the file is damaged, or a value in it."""

@@ -1,6 +1,5 @@
 """Held-out bits per byte of base, experts and mixture, at the coordinator."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,10 @@ import torch
 
 from fedmore.coordinator.assemble import base_of, load_factors
 from fedmore.coordinator.config import FederationConfig
-from fedmore.coordinator.federation import EVALUATION, MIXTURE
+from fedmore.coordinator.federation import MIXTURE
 from fedmore.coordinator.mixtures import check_current
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.scores import write_scores
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tokens_used import tokens_used
 from fedmore.experts import evaluate as scoring
@@ -30,7 +30,6 @@ from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.routing.usage import usage
 from fedmore.experts.saved import load_mixture, read_recipe
 from fedmore.experts.text import sample, tokenize
-from fedmore.protos.files import write_durably
 from fedmore.strategies.events import Event, Scoring
 
 PLAIN = "plain"
@@ -167,7 +166,7 @@ def evaluate(
         "routing": {text: scorer.routing(mixture, text) for text in rows},
         "tokens": {text: tokens_used(scorer, mixture, text) for text in rows},
     }
-    write_durably(directory / EVALUATION, (json.dumps(result, indent=2) + "\n").encode())
+    write_scores(directory, registry, result)
     return result
 
 

@@ -36,4 +36,5 @@ def url_of(database: Path) -> URL:
 def _copied(*files: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="fedmore-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(next(shutil.copy(file, folder) for file in files))
+    first, *_ = [Path(shutil.copyfile(file, folder / file.name)) for file in files]
+    return first  # all of them may be written to, whatever the originals' modes

@@ -39,6 +39,7 @@ class Wanted:
 def assemble_mixture(directory: Path, wanted: Wanted) -> Path:
     """Put the latest versions of experts together; returns where the mixture is."""
     with open_federation(directory) as federation:
+        federation.registry.database.check_writable()
         if federation.registry.withdrawn():
             from fedmore.coordinator.withdrawal import leave_out
 

@@ -1,6 +1,5 @@
 """`coordinator status` and `coordinator experts`: the registry as data and as tables."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -13,6 +12,7 @@ from rich.text import Text
 from fedmore.coordinator.console import cell, size
 from fedmore.coordinator.federation import EVALUATION, MIXTURE, Federation, is_running
 from fedmore.coordinator.registry import FILE, ExpertRow, Member
+from fedmore.coordinator.scores import read_scores
 from fedmore.protos.terminal import plain
 
 PHASE = "phase"
@@ -218,9 +218,8 @@ def show_result(federation: Federation, console: Console) -> None:
     members = federation.registry.members()
     if members:
         console.print(members_table([member_row(m) for m in members]))
-    evaluation = directory / EVALUATION
-    if evaluation.is_file():
-        console.print(evaluation_view(json.loads(evaluation.read_text(encoding="utf-8"))))
+    if scores := read_scores(directory, federation.registry):
+        console.print(evaluation_view(scores))
     names = (MIXTURE, EVALUATION, foreign.LOG, foreign.STATE, "mlflow.db")
     files = [directory / name for name in names if (directory / name).exists()]
     for path in (*files, directory / FILE):
