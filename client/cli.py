@@ -176,11 +176,14 @@ def withdraw(
         Path, typer.Argument(metavar="INVITE|STATE", help="The invite, or the client's folder.")
     ],
     reason: Annotated[str, typer.Option(help="Why; the operator reads it.")] = "",
+    invite: Annotated[
+        Path | None, typer.Option(help="The invite, where the client's folder is given.")
+    ] = None,
 ) -> None:
     """Take back what this client contributed, for good; the next aggregate is without it."""
     from fedmore.client.withdraw import withdraw as take_back
 
-    take_back(place, reason, say)
+    take_back(place, reason, say, invite)
 
 
 def refuse_beside_app(*options: object) -> None:

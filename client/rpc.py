@@ -103,10 +103,10 @@ class Link:
         with self._failures():
             return str(self._call("Renew", pb.RenewRequest(identity=signing_request)).certificate)
 
-    def withdraw(self, reason: str) -> None:
-        """Take back what this member contributed."""
+    def withdraw(self, reason: str, token: str) -> None:
+        """Take back what this member contributed; `token` is the second proof, of its invite."""
         with self._failures():
-            self._call("Withdraw", pb.WithdrawRequest(reason=reason))
+            self._call("Withdraw", pb.WithdrawRequest(reason=reason, token=token))
 
     def connect(self, events: Iterator[pb.ClientEvent]) -> "Call":
         """Open the stream."""

@@ -8,17 +8,27 @@ from fedmore.client.invite import read_identity, read_invite
 from fedmore.experts.errors import ConfigError, PeerError, TransportError
 
 
-def withdraw(place: Path, reason: str, say: Callable[[str], None]) -> None:
-    """Withdraw the client whose state folder, or whose invite, `place` is."""
+def withdraw(place: Path, reason: str, say: Callable[[str], None], invite: Path | None) -> None:
+    """Withdraw the client of the invite `place`, or of the state folder `place` and its `invite`.
+
+    The invite is the second proof: a key that was stolen with its folder takes nothing back.
+    """
     from fedmore.client.paths import default_state
 
-    state = place if place.is_dir() else default_state(read_invite(place))
+    proof = invite if place.is_dir() else place
+    if proof is None:
+        raise ConfigError(
+            f"{place}: taking work back for good needs the invite too, as a second proof; give it "
+            "with --invite FILE, or ask the operator for `coordinator withdraw`"
+        )
+    invited = read_invite(proof)
+    state = place if place.is_dir() else default_state(invited)
     identity = read_identity(state)
     if identity is None:
         raise ConfigError(f"{state}: no client has joined from there; give its state folder")
     try:
         with Audit(state) as audit, identity.link(audit) as link:
-            link.withdraw(reason)
+            link.withdraw(reason, invited.token)
     except PeerError:
         raise
     except TransportError as error:

@@ -91,6 +91,15 @@ class Roster:
         with self._session() as session:
             usable(session, token, name)
 
+    def check_second_proof(self, token: str, name: str) -> None:
+        """Raise `TokenError` unless `token` is of the member's newest invite."""
+        with self._session() as session:
+            if _named(session, name).token_hash != secret_hash(token):
+                raise TokenError(
+                    "taking work back for good needs the invite that this client joined with, "
+                    f"beside its key; else the operator runs `coordinator withdraw DIR {name}`"
+                )
+
     def authenticate(self, identity: str) -> Member:
         """Whose `identity` this is; raises `TokenError` when it is nobody's."""
         query = select(MemberRecord).filter_by(identity=identity)

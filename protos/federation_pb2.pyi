@@ -88,10 +88,12 @@ class RenewReply(_message.Message):
     def __init__(self, certificate: _Optional[str] = ...) -> None: ...
 
 class WithdrawRequest(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "token")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    token: str
+    def __init__(self, reason: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
 
 class WithdrawReply(_message.Message):
     __slots__ = ()

@@ -69,6 +69,9 @@ class FederationService(FederationServicer):
         async with self._parts.refusals.of(context, "Withdraw"):
             member = await self._parts.gate.member(context)
             reason = plain(request.reason, LONGEST_REASON)
+            await asyncio.to_thread(
+                self._parts.registry.check_second_proof, request.token, member.name
+            )
             await asyncio.to_thread(self._parts.registry.withdraw, member.name, reason)
             self._parts.emit(Withdrawn(member.name, reason))
             self._parts.expel(member.node_id, "withdrawn by its owner")

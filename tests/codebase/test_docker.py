@@ -21,7 +21,7 @@ APPS = {"coordinator": coordinator, "client": client}
 
 def test_the_images_are_those_of_the_programs_and_run_unprivileged() -> None:
     stages = re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE, re.MULTILINE)
-    assert stages == ["build", "runtime", "coordinator", "client"]
+    assert stages == ["build", "tracked", "runtime", "coordinator", "client"]
     assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["fedmore"]
     assert re.findall(r'^ENTRYPOINT \["(\w+)"\]$', DOCKERFILE, re.MULTILINE) == list(APPS)
     assert "PYTHONSAFEPATH=1" in DOCKERFILE
@@ -29,7 +29,7 @@ def test_the_images_are_those_of_the_programs_and_run_unprivileged() -> None:
 
 def test_every_install_is_constrained() -> None:
     installs = re.findall(r"pip install (.*?)(?:\\|\n|&&)", DOCKERFILE)
-    assert len(installs) == 4
+    assert len(installs) == 5
     assert all("-c constraints.txt" in install for install in installs)
 
 
@@ -53,6 +53,26 @@ def test_a_service_starts_with_a_command_that_exists(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert not service["user"].startswith(("0", "root"))
     assert service["networks"] == ["federation"]
+    assert {"mem_limit", "cpus", "pids_limit"} <= set(service)
+
+
+def test_the_base_image_can_be_named_by_digest_and_no_other_is_used() -> None:
+    images = set(re.findall(r"^FROM (\S+) AS", DOCKERFILE, re.MULTILINE))
+    assert images == {"${PYTHON_IMAGE}", "build", "runtime"}
+    for service in SERVICES.values():
+        assert "FEDMORE_PYTHON_IMAGE" in service["build"]["args"]["PYTHON_IMAGE"]
+
+
+def test_nothing_in_the_network_reaches_the_internet() -> None:
+    assert COMPOSE["networks"] == {"federation": {"internal": True}}
+
+
+def test_the_clients_image_has_no_mlflow() -> None:
+    build, tracked = DOCKERFILE.split(" AS tracked")
+    assert "coordinator]" not in build
+    assert tracked.count("[coordinator]") == 1
+    [client] = re.findall(r"AS client\n(.*)", DOCKERFILE, re.DOTALL)
+    assert "tracked" not in client
 
 
 @pytest.mark.parametrize("name", ["alice", "bob"])

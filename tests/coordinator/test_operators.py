@@ -84,13 +84,16 @@ def test_an_access_file_steers_a_running_coordinator(federation: Path, tmp_path:
         here = json.loads(run("status", federation, "--json"))
         del found["members"], here["members"]  # whose traffic is counted meanwhile
         assert found == here
-        said = run("withdraw", state, "--reason", "our lawyer", app=client)
+        with pytest.raises(ConfigError, match="needs the invite too"):
+            run("withdraw", state, app=client)
+        proof = ("--invite", invite)
+        said = run("withdraw", state, *proof, "--reason", "our lawyer", app=client)
         assert "amt has left demo: the next aggregate is without its work" in said
         assert "withdrawn" in run("status", file)
         run("revoke", file, "amt", "--reason", "gone")
         assert "revoked" in run("status", file)
         with pytest.raises(MembershipError, match="gone"):
-            run("withdraw", state, app=client)
+            run("withdraw", state, *proof, app=client)
         run("operator", "revoke", federation, "ops")
         with pytest.raises(MembershipError, match="'ops' may not call this"):
             run("stop", file)
@@ -115,7 +118,7 @@ def test_an_access_file_steers_a_running_coordinator(federation: Path, tmp_path:
 
 
 def test_a_client_that_never_joined_cannot_withdraw(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no client has joined from there"):
+    with pytest.raises(ConfigError, match="needs the invite too"):
         run("withdraw", tmp_path, app=client)
 
 

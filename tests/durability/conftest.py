@@ -95,7 +95,7 @@ class Place:
 
             def work(message: Message) -> Message:
                 if (name, round_of(message)) == WITHDRAWS:
-                    withdraw(identity)
+                    withdraw(identity, read_invite(self.folder / f"{name}.json").token)
                 self.done[name, message.metadata.message_type] += 1
                 return handle(message, context)
 
@@ -158,13 +158,13 @@ def round_of(message: Message) -> int:
     return int(message.content.config_records.get("task", {}).get("round", 0))
 
 
-def withdraw(identity: Identity, within_s: float = 60.0) -> None:
+def withdraw(identity: Identity, token: str, within_s: float = 60.0) -> None:
     """Take the work back, whoever is killed meanwhile; raises `MembershipError` once it is."""
     deadline = time.monotonic() + within_s
     with identity.link() as link:
         while time.monotonic() < deadline:
             with suppress(TransportError):
-                link.withdraw("changed its mind")
+                link.withdraw("changed its mind", token)
             time.sleep(0.02)
 
 
@@ -213,12 +213,12 @@ def enrolled(place: Place, folder: Path) -> Place:
     """The federation made, its clients let in, its coordinator killed."""
     create(place.directory, config_of(place.base, place.texts))
     for name in CLIENTS:
-        write_invite(place.directory, name, folder / f"{name}.json")
+        write_invite(place.directory, name, place.folder / f"{name}.json")
     done = folder / "enrolled"
     first = threading.Thread(target=place.coordinate, kwargs={"until": done}, daemon=True)
     first.start()
     for name in CLIENTS:
-        enrol_patiently(read_invite(folder / f"{name}.json"), place)
+        enrol_patiently(read_invite(place.folder / f"{name}.json"), place)
     done.touch()
     first.join(60)
     assert not first.is_alive(), place.log()

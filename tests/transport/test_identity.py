@@ -117,7 +117,7 @@ def test_an_invites_certificate_describes_and_enrols_only(federation, caplog):
         for call in (
             lambda: listen(link),
             lambda: link.renew(signing_request(invite.key, "ada")),
-            lambda: link.withdraw(""),
+            lambda: link.withdraw("", ""),
             lambda: link.upload("ab" * 32, b"x"),
             lambda: list(link.download("ab" * 32, 0)),
         ):
@@ -149,7 +149,7 @@ def test_a_good_certificate_that_nobody_enrolled_is_unknown(federation, tmp_path
     federation.enrol("ada")
     keys = Keys(federation.ca.certificate.decode(), certificate, key)
     with Link(address(federation), keys) as link:
-        for call in (lambda: listen(link), link.describe, lambda: link.withdraw("")):
+        for call in (lambda: listen(link), link.describe, lambda: link.withdraw("", "")):
             with pytest.raises(TokenError, match="not known here"):
                 call()
     assert "ada: refused: Connect: TokenError" in caplog.text
@@ -220,14 +220,18 @@ def test_a_member_that_is_revoked_while_away_stays_out(federation, caplog):
 
 def test_a_member_that_withdraws_is_let_go_and_may_only_look(federation):
     running = federation.join("ada", echo)
-    identity = running.session._identity
+    identity, token = running.session._identity, federation.registry.invite_again("ada")
     with identity.link() as link:
-        link.withdraw("a client asked\x1b\n us to" + " " * 10**4)
+        for wrong in ("", "x", secret_digest(token)):
+            with pytest.raises(TokenError, match="needs the invite that this client joined with"):
+                link.withdraw("stolen", wrong)
+        assert federation.registry.withdrawn() == set()
+        link.withdraw("a client asked\x1b\n us to" + " " * 10**4, token)
         assert federation.mailbox.nodes() == []
         running.end()
         assert isinstance(running.error, MembershipError)
         assert "withdrawn by its owner" in str(running.error)
-        for call in (lambda: link.withdraw(""), lambda: listen(link)):
+        for call in (lambda: link.withdraw("", ""), lambda: listen(link)):
             with pytest.raises(MembershipError, match="a client asked us to"):
                 call()
         assert link.describe() == federation.info
