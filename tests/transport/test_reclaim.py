@@ -39,7 +39,7 @@ def put_out(federation, link, how):
     if how == "revoked":
         federation.registry.revoke("eve", "lied")
     else:
-        link.withdraw("changed my mind")
+        link.withdraw("changed my mind", federation.registry.invite_again("eve"))
 
 
 def files(federation):
