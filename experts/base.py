@@ -1,15 +1,29 @@
 """The base: the frozen public model that every member of a federation shares."""
 
 import functools
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from fedmore.experts.base_files import check_folder, folder_of
+from fedmore.experts.base_load import read_model
+from fedmore.experts.base_parts import check_vocabulary, generation_of, quiet, tokenizer_of
+from fedmore.experts.blocks import shapes_of
 from fedmore.experts.errors import BaseError
+from fedmore.experts.fingerprint import fingerprint_of
+from fedmore.experts.suitability import linear_shapes
+
+__all__ = [
+    "Base",
+    "compute_dtype",
+    "fingerprint_of",
+    "linear_shapes",
+    "load_base",
+    "quiet",
+    "shapes_of",
+]
 
 
 @dataclass(frozen=True)
@@ -36,29 +50,30 @@ def load_base(
     `dtype` is float32, bfloat16 or auto (see `compute_dtype`); `quantization` nf4 keeps the linear
     layers at 4 bits through bitsandbytes. Raises `BaseError` when it cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    quiet()
+    folder = folder_of(name)
+    check_folder(name, folder)
+    fingerprint = fingerprint_of(name)
+    tokenizer = tokenizer_of(folder)
     chosen = compute_dtype(dtype, device)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=chosen, device_map=device, quantization_config=_four_bit(quantization)
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BaseError(f"base {name!r} cannot be loaded: {error}") from error
+    model = read_model(name, folder, chosen, device, _four_bit(quantization))
+    check_vocabulary(name, tokenizer, model.get_input_embeddings().weight.shape[0])
+    model.generation_config = generation_of(folder)
     model.requires_grad_(False).train(False)
     _keep_unpacked(model)
-    return Base(name, model, tokenizer, fingerprint_of(name))
+    _check_output(name, model)
+    return Base(name, model, tokenizer, fingerprint)
 
 
-def quiet() -> None:
-    """Keep the progress bars of `transformers` off a terminal that shows our own."""
-    from transformers.utils import logging
-
-    untyped: Any = logging
-    untyped.set_verbosity_error()
-    untyped.disable_progress_bar()
+def _check_output(name: str, model: Any) -> None:
+    """Raise `BaseError` if what the model computes is not finite."""
+    with torch.inference_mode():
+        ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise BaseError(
+            f"base {name!r}: what it computes in {model.dtype} is not finite although its weights "
+            "are; try base.dtype = float32"
+        )
 
 
 def _four_bit(quantization: str) -> Any:
@@ -66,6 +81,9 @@ def _four_bit(quantization: str) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
+    from fedmore.kernels.bitsandbytes_library import bitsandbytes
+
+    bitsandbytes()
     config: Any = BitsAndBytesConfig
     return config(load_in_4bit=True, bnb_4bit_quant_type=quantization)
 
@@ -94,61 +112,3 @@ def compute_dtype(dtype: str, device: str = "cpu") -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
-
-
-def fingerprint_of(name: str) -> str:
-    """`sha256:…` of the weight files of a base by path or (cached) hub name.
-
-    Raises `BaseError` when there is no such base or it holds no safetensors files.
-    """
-    files = sorted(_directory(name).glob("*.safetensors"))
-    if not files:
-        raise BaseError(f"base {name!r}: no *.safetensors in it; convert the model first")
-    total = hashlib.sha256()
-    for file in files:
-        total.update(_digest_of(file, file.stat().st_mtime_ns))
-    return f"sha256:{total.hexdigest()}"
-
-
-def _directory(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors"]))
-    except (OSError, ValueError, HFValidationError) as error:
-        raise BaseError(
-            f"base {name!r}: neither a directory nor a model that the hub gives: {error}"
-        ) from error
-
-
-@functools.lru_cache(maxsize=64)
-def _digest_of(file: Path, _modified_ns: int) -> bytes:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
-
-
-def linear_shapes(name: str) -> dict[str, tuple[int, int]]:
-    """`{module path: (out, in)}` of every linear layer of the base's blocks; loads no weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise BaseError(f"base {name!r} cannot be read: {error}") from error
-    with torch.device("meta"):
-        auto: Any = AutoModelForCausalLM
-        model = auto.from_config(config)
-    return shapes_of(model)
-
-
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """`{module path: (out, in)}` of every linear layer inside the model's blocks."""
-    return {
-        path: (module.out_features, module.in_features)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".layers." in f".{path}"
-    }

@@ -1,7 +1,7 @@
 """The mixture: base + experts + adapters + router in one model.
 
-Domain experts and the FFN part of language adapters go through `moe_ffn`, the attention part of
-adapters through `lora_mix`. Every weight at zero gives the base exactly. The experts are frozen:
+Domain experts and the FFN part of language adapters go through `moe_ffn` if the FFN has a gate, else
+through `routed_ffn`; the attention part of adapters goes through `lora_mix`. Every weight at zero gives the base exactly. The experts are frozen:
 their factors are prepared once, and gradients go to the router's weights and to the inputs.
 """
 
@@ -14,11 +14,12 @@ from torch import nn
 from fedmore.experts.factors import Factors, Kept, numbers
 from fedmore.experts.kept import spread
 from fedmore.experts.lowrank import replace, share
-from fedmore.experts.routed import LowRank, MixtureFFN, MixtureLinear
+from fedmore.experts.routed import LowRank, MixtureLinear
+from fedmore.experts.routed_ffn import mixture_ffn
 from fedmore.experts.routing.gates import Gates
 from fedmore.experts.routing.hooks import routing
 from fedmore.experts.routing.interface import Router
-from fedmore.experts.spec import layer_of
+from fedmore.experts.spec import FFN_PARENTS, layer_of
 
 
 @dataclass
@@ -110,8 +111,8 @@ def _by_module(experts: Mapping[str, Kept]) -> dict[str, dict[int, dict[str, Low
 
 def _install(model: Any, parent: str, changes: dict[int, dict[str, LowRank]], gates: Gates) -> None:
     module: nn.Module = model.get_submodule(parent)
-    if parent.endswith(".mlp"):
-        replace(model, parent, MixtureFFN(module, gates, changes))
+    if parent.rpartition(".")[2] in FFN_PARENTS:
+        replace(model, parent, mixture_ffn(module, gates, changes))
         return
     for name in {name for change in changes.values() for name in change}:
         among = {i: change[name] for i, change in changes.items() if name in change}

@@ -29,7 +29,7 @@ class MixtureFFN(nn.Module):
         kernel = choose("moe_ffn", experts[0][0][0].device)
         self.moe_ffn: Any = apart(kernel.moe_ffn)
         self.weights: Any = apart(Gates.flat)
-        self.experts: Any = experts if _trained(experts[0]) else kernel.prepare(experts)
+        self.experts: Any = experts if is_trained(experts[0]) else kernel.prepare(experts)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The block's FFN output, [B, T, D]."""
@@ -51,18 +51,20 @@ class MixtureLinear(nn.Module):
         kernel = choose("lora_mix", adapters[0][0].device)
         self.lora_mix: Any = apart(kernel.lora_mix)
         self.weights: Any = apart(Gates.flat)
-        self.adapters: Any = adapters if _trained(adapters) else kernel.prepare(adapters)
+        self.adapters: Any = adapters if is_trained(adapters) else kernel.prepare(adapters)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The changed projection, [B, T, out]."""
         y = self.linear(x_BTD)
         gates = self.weights(self.gates, self.among)
-        x, flat = x_BTD.flatten(0, 1), y.flatten(0, 1)
+        x, flat = x_BTD.flatten(0, -2), y.flatten(0, -2)
+        if len(x) != len(gates):
+            raise ConfigError(f"a projection that sees {len(x)} rows of {len(gates)} tokens")
         changed: Tensor = self.lora_mix(flat, x, gates, self.adapters)
         return changed.view_as(y)
 
 
-def _trained(pairs: Sequence[LowRank]) -> bool:
+def is_trained(pairs: Sequence[LowRank]) -> bool:
     """Whether these factors are to be trained: they must not be packed once and for all."""
     factors = [factor for pair in pairs for factor in pair]
     return any(isinstance(factor, Tensor) and factor.requires_grad for factor in factors)

@@ -8,9 +8,10 @@ from typing import Literal
 
 from fedmore.experts.errors import ConfigError, RankError
 
-FFN = ("gate_proj", "up_proj", "down_proj")
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_PATH = re.compile(r"(?:^|.*\.)layers\.(\d+)\.(?:mlp|self_attn)\.(\w+)$")
+FFN_PARENTS = ("mlp", "feed_forward", "ffn", "mlp_block")
+"""What a block calls its FFN."""
+
+_PATH = re.compile(r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)\.([\w.]+)\.\w+$")
 
 Shapes = Mapping[str, tuple[int, int]]  # module path -> (out, in)
 
@@ -69,7 +70,6 @@ class ExpertSpec:
         Raises `RankError` when the rank exceeds what one of them allows, `ConfigError` when the
         base has none of them.
         """
-        names = FFN if self.kind == "expert" else FFN + ATTENTION
         layers = self._layers(depth(shapes))
         if not layers and depth(shapes):
             raise ConfigError(
@@ -79,10 +79,11 @@ class ExpertSpec:
         found = []
         for path, (out, inner) in shapes.items():
             match = _PATH.match(path)
-            if match and int(match[1]) in layers and match[2] in names:
+            if match and int(match[1]) in layers and (self.kind == "adapter" or in_ffn(path)):
                 found.append(Site(path, out, inner))
         if not found:
-            raise ConfigError(f"{self.name}: the base has no layers named {', '.join(names)}")
+            part = "FFN" if self.kind == "expert" else "linear layers of blocks"
+            raise ConfigError(f"{self.name}: the base has no {part} that can be changed")
         self._check_rank(found)
         return tuple(found)
 
@@ -105,6 +106,12 @@ class ExpertSpec:
 def depth(shapes: Shapes) -> int:
     """Number of blocks of the base."""
     return 1 + max((int(m[1]) for m in map(_PATH.match, shapes) if m), default=-1)
+
+
+def in_ffn(path: str) -> bool:
+    """Whether the module at `path` is a linear layer of a block's FFN."""
+    match = _PATH.match(path)
+    return match is not None and match[2] in FFN_PARENTS
 
 
 def layer_of(path: str) -> int:

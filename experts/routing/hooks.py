@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedmore.experts.blocks import blocks_of
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.routing.compiling import apart
 from fedmore.experts.routing.gates import Call, Gates
@@ -33,8 +34,9 @@ def routing(model: Any, gates: Gates) -> None:
     decoder.register_forward_pre_hook(hook(Passing.begin), with_kwargs=True)
     decoder.register_forward_hook(hook(Passing.end))
     model.get_input_embeddings().register_forward_hook(hook(Passing.embedded))
+    _, blocks = blocks_of(model)
     for slot, block in enumerate(gates.blocks):
-        decoder.layers[block].register_forward_pre_hook(hook(Passing.entering, slot))
+        blocks[block].register_forward_pre_hook(hook(Passing.entering, slot))
 
 
 class Passing:

@@ -14,7 +14,8 @@ from fedmore.experts.routing.features import normalised
 from fedmore.experts.routing.interface import Router, keep_top, largest, with_public
 from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.spec import RouterSpec
-from fedmore.experts.spec import layer_of
+from fedmore.experts.ffn import FIRST
+from fedmore.experts.spec import in_ffn, layer_of
 
 SHRINKAGE = 0.1
 TEMPERATURE = 0.3
@@ -158,4 +159,4 @@ def prototype(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _feeds(path: str, layer: int) -> bool:
-    return layer_of(path) == layer and path.endswith(("gate_proj", "up_proj"))
+    return layer_of(path) == layer and in_ffn(path) and path.rpartition(".")[2] in FIRST

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fedmore.kernels.bitsandbytes_library import bitsandbytes
 from fedmore.strategies.compression import layout
 
 SLICE = 1 << 20
@@ -86,6 +87,4 @@ def codebook(bits: int) -> Tensor:
 @functools.cache
 def _library() -> Any:
     """Functions of bitsandbytes; its import takes seconds, so only who uses these codecs waits."""
-    import bitsandbytes.functional
-
-    return bitsandbytes.functional
+    return bitsandbytes().functional
