@@ -24,6 +24,7 @@ from fedmore.client.guard import guard_of
 from fedmore.client.join import DEFAULT_RANK, training
 from fedmore.experts.base import fingerprint_of
 from fedmore.experts.errors import BaseError, ConfigError
+from fedmore.experts.fingerprint import explain
 from fedmore.experts.names import check_name
 from fedmore.strategies.members import HELLO
 
@@ -81,4 +82,7 @@ def audit_in(folder: Path) -> Audit:
 def check_base(base: str, fingerprint: str) -> None:
     """Raise `BaseError` unless the base is the federation's, where the run config says which."""
     if fingerprint and (found := fingerprint_of(base)) != fingerprint:
-        raise BaseError(f"the base {base} has fingerprint {found}, the run's is {fingerprint}")
+        raise BaseError(
+            f"the base {base} has fingerprint {found}, the run's is {fingerprint}"
+            f"{explain(found, fingerprint)}"
+        )

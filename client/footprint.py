@@ -5,9 +5,12 @@ batch; a trained number costs 16 bytes: itself, its gradient and Adam's two mome
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedmore.experts.spec import Site
+from fedmore.experts.spec import Site, in_ffn
+
+if TYPE_CHECKING:
+    from fedmore.experts.blocks import Parts
 
 TRAINED_BYTES = 16
 KEPT = 0.9
@@ -74,14 +77,21 @@ def break_even(width: int, ffn: int) -> float:
     return width * ffn / (width + ffn)
 
 
-def size_of(model: Any, bytes_per_number: float) -> BaseSize:
-    """The size of a (meta) model of transformers."""
-    config = model.config
+def size_of(model: Any, parts: "Parts", bytes_per_number: float) -> BaseSize:
+    """The size of a (meta) model of transformers.
+
+    The FFN's width is read from its layers; of an FFN that cannot be changed it is what the
+    configuration says, or 4 d.
+    """
+    vocabulary, width = model.get_input_embeddings().weight.shape
+    config = model.config.get_text_config(decoder=True)
+    said = getattr(config, "intermediate_size", None)
+    found = [max(shape) for path, shape in parts.shapes.items() if in_ffn(path)]
     return BaseSize(
         parameters=int(model.num_parameters()),
         bytes_per_number=bytes_per_number,
-        width=int(config.hidden_size),
-        ffn=int(config.intermediate_size),
-        layers=int(config.num_hidden_layers),
-        vocabulary=int(config.vocab_size),
+        width=int(width),
+        ffn=max(found, default=int(said) if isinstance(said, int) else 4 * int(width)),
+        layers=max(parts.blocks, 1),
+        vocabulary=int(vocabulary),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from fedmore.client.audit import Audit
+from fedmore.client.base_choice import check_base, check_change, choose_base, load
 from fedmore.client.data import documents_of, look_at
 from fedmore.client.device import choose_device, inspect_machine
 from fedmore.client.egress import Guard
@@ -20,7 +21,7 @@ from fedmore.client.paths import check_state, default_state
 from fedmore.client.patience import persist
 from fedmore.client.session import Session
 from fedmore.experts.documents import Format
-from fedmore.experts.errors import BaseError, ConfigError, TransportError
+from fedmore.experts.errors import ConfigError, TransportError
 from fedmore.protos.exits import interruptible
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite, read_invite
@@ -136,10 +137,10 @@ def enter(
         return describe(there, insecure=options.insecure, audit=audit)
 
     info = known.info if known else patiently(ask, options.patience_s, say)
-    base = options.base or info.base
+    base = choose_base(options.base, info, say)
     fingerprint = check_base(base, info)
-    check_rank(base, invite.name, options.kind, options.target, rank)
-    load(base, info, device)
+    check_change(base, invite.name, options.kind, options.target, rank, say)
+    load(base, info, device, options.kind, rank)
     chosen = (base, info.dtype, device, info.quantization)
     documents_of(options.data.resolve(), options.form, *chosen)
 
@@ -170,39 +171,6 @@ def patiently(action: Callable[[], T], patience_s: float, say: Say) -> T:
     except TransportError as error:
         say(f"{error}; trying for up to {patience_s:g} s")
         return persist(action, patience_s, threading.Event())
-
-
-def check_base(base: str, info: FederationInfo) -> str:
-    """The fingerprint of this machine's base; raises `BaseError` if it is not the federation's."""
-    from fedmore.experts.base import fingerprint_of
-    from fedmore.experts.hub import reach
-
-    try:
-        reach(base)
-        found = fingerprint_of(base)
-    except BaseError as error:
-        raise BaseError(f"{error}; give this machine's copy with --base PATH") from error
-    if info.fingerprint and found != info.fingerprint:
-        raise BaseError(
-            f"the base {base} has fingerprint {found}, the federation's ({info.base}) has "
-            f"{info.fingerprint}; give the same weights with --base PATH"
-        )
-    return found
-
-
-def check_rank(base: str, name: str, kind: Kind, target: str, rank: int) -> None:
-    """Raise `RankError` when a matrix of the base does not allow `rank`."""
-    from fedmore.experts.base import linear_shapes
-    from fedmore.experts.spec import ExpertSpec
-
-    ExpertSpec(name, kind, target, rank).sites(linear_shapes(base))
-
-
-def load(base: str, info: FederationInfo, device: str) -> None:
-    """Load the base once; the client's app finds it loaded."""
-    from fedmore.experts.base import load_base
-
-    load_base(base, info.dtype, device, info.quantization)
 
 
 def node_config(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from fedmore.client.device import Machine, choose_device, free_memory, gib, inspect_machine
 from fedmore.client.footprint import (
+    BaseSize,
     Batch,
     break_even,
     fixed_bytes,
@@ -18,18 +19,24 @@ from fedmore.client.footprint import (
     rank_limit,
     size_of,
 )
-from fedmore.experts.errors import BaseError
 from fedmore.experts.hub import reach
 from fedmore.experts.spec import ExpertSpec
+
+if TYPE_CHECKING:
+    from fedmore.experts.suitability import Kind, Suitability
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits of one kind: an expert or an adapter; bytes at `highest_rank`."""
+    """What fits of one kind: an expert or an adapter; bytes at `highest_rank`.
+
+    `note` says why nothing can be trained, or what a change does not reach; mostly empty.
+    """
 
     highest_rank: int
     rank_limit: int
     bytes_needed: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,41 +79,31 @@ def preflight(
 
 def report_base(name: str, dtype: str, device: str, free: int, batch: Batch) -> BaseReport:
     """What fits beside the base in `free` bytes."""
-    from fedmore.experts.base import compute_dtype, fingerprint_of, shapes_of
+    from fedmore.experts.base import compute_dtype, fingerprint_of
+    from fedmore.experts.suitability import suitability
 
-    chosen = compute_dtype(dtype, device)
-    model = meta_model(name)
-    size = size_of(model, chosen.itemsize)
-    shapes = shapes_of(model)
-    fits = {}
-    for kind in ("expert", "adapter"):
-        sites = ExpertSpec("preflight", kind, "", 1).sites(shapes)
-        rank = highest_rank(size, batch, sites, free)
-        needed = fixed_bytes(size, batch) + max(rank, 1) * rank_bytes(size, batch, sites)
-        fits[kind] = Fit(rank, rank_limit(sites), needed)
+    chosen, fingerprint = compute_dtype(dtype, device), fingerprint_of(name)
+    found = suitability(name)
+    size = size_of(found.model, found.parts, chosen.itemsize)
     return BaseReport(
         name=name,
-        fingerprint=fingerprint_of(name),
+        fingerprint=fingerprint,
         parameters=size.parameters,
         dtype=str(chosen).removeprefix("torch."),
         break_even=break_even(size.width, size.ffn),
-        expert=fits["expert"],
-        adapter=fits["adapter"],
+        expert=fit_of(found, "expert", size, free, batch),
+        adapter=fit_of(found, "adapter", size, free, batch),
     )
 
 
-def meta_model(name: str) -> Any:
-    """The base without its weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise BaseError(f"base {name!r} cannot be read: {error}") from error
-    make: Any = AutoModelForCausalLM.from_config
-    with torch.device("meta"):
-        return make(config)
+def fit_of(found: "Suitability", kind: "Kind", size: BaseSize, free: int, batch: Batch) -> Fit:
+    """What of one kind fits in `free` bytes."""
+    if why := found.why_not(kind):
+        return Fit(0, 0, 0, why)
+    sites = ExpertSpec("preflight", kind, "", 1).sites(found.parts.shapes)
+    rank = highest_rank(size, batch, sites, free)
+    needed = fixed_bytes(size, batch) + max(rank, 1) * rank_bytes(size, batch, sites)
+    return Fit(rank, rank_limit(sites), needed, found.reach(kind))
 
 
 def as_json(found: Preflight) -> dict[str, Any]:
@@ -128,6 +125,7 @@ def view(found: Preflight) -> RenderableType:
         Text(f"base: {base.name}, {base.parameters:,} parameters as {base.dtype}"),
         Text(base.fingerprint),
         _fits({"expert (--domain)": base.expert, "adapter (--language)": base.adapter}),
+        *(Text(fit.note) for fit in (base.expert, base.adapter) if fit.note),
         Text(
             f"for {found.batch.size} windows of {found.batch.length} tokens a step; above rank "
             f"{base.break_even:.0f} a full FFN matrix is smaller than its factors"
@@ -141,6 +139,9 @@ def _fits(fits: Mapping[str, Fit]) -> Table:
     for heading in ("", "highest rank that fits", "matrices allow", "memory then"):
         table.add_column(heading, no_wrap=True)
     for kind, fit in fits.items():
+        if not fit.rank_limit:
+            table.add_row(kind, "cannot be trained", "", "")
+            continue
         rank = str(fit.highest_rank) if fit.highest_rank else "none fits"
         table.add_row(kind, rank, str(fit.rank_limit), gib(fit.bytes_needed))
     return table

@@ -15,8 +15,9 @@ from fedmore.coordinator.routers import Trained, initial_router, train_at_coordi
 from fedmore.coordinator.rows import ExpertRow
 from fedmore.coordinator.store import Store
 from fedmore.experts.base import Base, load_base
-from fedmore.experts.errors import RegistryError
+from fedmore.experts.errors import BaseError, RegistryError
 from fedmore.experts.factors import Factors, from_state
+from fedmore.experts.fingerprint import explain
 from fedmore.experts.kept import keep, spread
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import load_router
@@ -33,10 +34,19 @@ ROUTER = "router"
 
 
 def base_of(config: FederationConfig) -> Base:
-    """The federation's base, loaded once a process, on the GPU where there is one."""
+    """The federation's base, loaded once a process, on the GPU where there is one.
+
+    Raises `BaseError` when it is no longer the one that the federation was made over.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     section = config.base
-    return load_base(section.model, section.dtype, device, section.quantization)
+    base = load_base(section.model, section.dtype, device, section.quantization)
+    if section.fingerprint not in ("", base.fingerprint):
+        raise BaseError(
+            f"{section.model} has fingerprint {base.fingerprint}, the federation was made over "
+            f"{section.fingerprint}{explain(base.fingerprint, section.fingerprint)}"
+        )
+    return base
 
 
 def load_factors(store: Store, row: ExpertRow) -> Factors:

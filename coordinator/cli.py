@@ -93,7 +93,7 @@ def init(
         run_config=defaults | values(run_config or (), "--run-config"),
         database=database,
     )
-    made = create(directory, config)
+    made = create(directory, config, say)
     runs = f"Flower app {server_app}" if server_app else f"base {made.base.fingerprint}"
     say(f"federation {made.federation.name!r} in {directory}, {runs}")
     say(f"next: look at {directory / 'federation.toml'}, then")

@@ -1,12 +1,13 @@
 """`coordinator init`: a folder that holds one federation, and nothing of another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fedmore.coordinator import config as configs
 from fedmore.coordinator.access import list_own
+from fedmore.coordinator.base_checks import check_plan
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import BLOBS, database_url
 from fedmore.coordinator.pairing import pair
@@ -22,7 +23,13 @@ from fedmore.strategies.plan import Plan
 DEFAULT_NAME = "federation"
 
 
-def create(directory: Path, config: FederationConfig) -> FederationConfig:
+def nobody(_line: str) -> None:
+    """Tells no one."""
+
+
+def create(
+    directory: Path, config: FederationConfig, tell: Callable[[str], None] = nobody
+) -> FederationConfig:
     """Make the federation; returns `config` with the base's path made absolute and fingerprinted.
 
     `federation.toml` comes last: a folder without it is not a federation, so a failure on the way
@@ -33,7 +40,7 @@ def create(directory: Path, config: FederationConfig) -> FederationConfig:
             f"{directory} already holds a federation; `coordinator start {directory}` runs it, "
             "another one needs another folder"
         )
-    config = with_fingerprint(config)
+    config = with_fingerprint(config, tell)
     make_folder(directory)
     write_certificates(directory, config)
     open_fresh(directory, config)
@@ -130,10 +137,13 @@ def render_text(config: FederationConfig) -> str:
     return render(config)
 
 
-def with_fingerprint(config: FederationConfig) -> FederationConfig:
+def with_fingerprint(
+    config: FederationConfig, tell: Callable[[str], None] = nobody
+) -> FederationConfig:
     """The base found and its fingerprint taken; raises `BaseError` if it is not the one named.
 
-    The federation of a foreign app has no base.
+    Also raises it if the plan wants what the base does not allow; `tell` is told what a change
+    leaves alone. The federation of a foreign app has no base.
     """
     if config.federation.app:
         return config
@@ -147,7 +157,13 @@ def with_fingerprint(config: FederationConfig) -> FederationConfig:
     found = fingerprint_of(model)
     wanted = config.base.fingerprint
     if wanted and wanted != found:
-        raise BaseError(f"{model} has fingerprint {found}, base.fingerprint says {wanted}")
+        from fedmore.experts.fingerprint import explain
+
+        raise BaseError(
+            f"{model} has fingerprint {found}, base.fingerprint says {wanted}"
+            f"{explain(found, wanted)}"
+        )
+    check_plan(model, config.federation.domains, config.federation.languages, tell)
     return replace(config, base=replace(config.base, model=model, fingerprint=found))
 
 

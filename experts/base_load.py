@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from fedmore.experts.base_files import one_line, weight_files
-from fedmore.experts.base_parts import SAFE, config_of
+from fedmore.experts.base_parts import SAFE, config_of, generation_of
 from fedmore.experts.errors import BaseError
 
-_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
+_ERRORS = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError,
+    SafetensorError,
+)  # fmt: skip
 
 
 def read_model(
@@ -35,6 +39,7 @@ def read_model(
             dtype=dtype,
             device_map=device,
             quantization_config=quantization,
+            generation_config=generation_of(folder),
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,

@@ -43,8 +43,8 @@ def config_of(folder: Path) -> Any:
         table = read_json(folder / "config.json")
         if "auto_map" in table:
             raise BaseError(
-                f"base {str(folder)!r} ({table.get('model_type')}): it needs code of its own, which "
-                "is never run here; take a base that transformers itself knows"
+                f"base {str(folder)!r} ({table.get('model_type')}): it needs code of its own, "
+                "which is never run here; take a base that transformers itself knows"
             ) from error
         raise BaseError(f"base {str(folder)!r} cannot be read: {one_line(error)}") from error
 
@@ -53,7 +53,9 @@ def tokenizer_of(folder: Path) -> Any:
     """The base's tokenizer, loaded once; raises `BaseError` for one that cannot be used."""
     files = sorted(folder.iterdir())
     small = [f for f in files if f.is_file() and f.suffix in (".json", ".model", ".txt", ".jinja")]
-    return _tokenizer(folder, tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in small))
+    return _tokenizer(
+        folder, tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in small)
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -63,7 +65,7 @@ def _tokenizer(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> Any:
     quiet()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
-    except Exception as error:  # noqa: BLE001 - the Rust library raises plain Exception
+    except Exception as error:
         raise BaseError(
             f"base {str(folder)!r}: its tokenizer cannot be loaded: {one_line(error)}"
         ) from error
@@ -93,14 +95,10 @@ def generation_of(folder: Path) -> Any:
     """
     from transformers import GenerationConfig
 
+    file = folder / "generation_config.json"
+    given = read_json(file) if file.is_file() else vars(config_of(folder))
+    chosen = {key: given[key] for key in USED if given.get(key) is not None}
     try:
-        if (folder / "generation_config.json").is_file():
-            given = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        else:
-            given = GenerationConfig.from_model_config(config_of(folder))
+        return GenerationConfig(**chosen)
     except _ERRORS as error:
-        raise BaseError(
-            f"base {str(folder)!r}: generation_config.json cannot be read: {one_line(error)}"
-        ) from error
-    chosen = {key: getattr(given, key, None) for key in USED}
-    return GenerationConfig(**{k: v for k, v in chosen.items() if v is not None})
+        raise BaseError(f"base: {file} cannot be used: {one_line(error)}") from error

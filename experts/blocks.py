@@ -45,13 +45,14 @@ class Unsuitable(Exception):  # noqa: N818 - it never reaches a person as an exc
 
 
 def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Path and list of the decoder's blocks, never those of a vision tower; empty if it has none."""
+    """Path and list of the decoder's blocks, never a vision tower's; empty if it has none."""
     decoder = model.get_decoder()
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            if model.get_submodule(path.rpartition(".")[0]) is decoder:
-                return path, module
+        parent = path.rpartition(".")[0]
+        is_list = isinstance(module, nn.ModuleList) and len(module) == count
+        if is_list and model.get_submodule(parent) is decoder:
+            return path, module
     return "", nn.ModuleList()
 
 
@@ -75,9 +76,7 @@ def _find(model: Any) -> Parts:
     ffn, no_ffn = _everywhere(blocks, _ffn_of)
     attention, no_attention = _everywhere(blocks, _attention_of)
     chosen = {f"{path}.{each}" for each in (*ffn, *attention)}
-    shapes = {
-        name: shape_of(module) for name, module in model.named_modules() if name in chosen
-    }
+    shapes = {name: shape_of(module) for name, module in model.named_modules() if name in chosen}
     return Parts(len(blocks), shapes, no_ffn, no_attention)
 
 

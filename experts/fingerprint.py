@@ -64,7 +64,7 @@ def explain(found: str, wanted: str) -> str:
     if found.partition(":")[0] == wanted.partition(":")[0]:
         return "; weights, configuration and tokenizer have to be the same"
     return (
-        f"; the one that is wanted was made by another version of fedmore ({SCHEME} is this one's): "
+        f"; the one wanted was made by another version of fedmore (this one makes {SCHEME}:…): "
         "use that version to the end of the federation, or make it again with `coordinator init`"
     )
 

@@ -1,8 +1,9 @@
 """The mixture: base + experts + adapters + router in one model.
 
-Domain experts and the FFN part of language adapters go through `moe_ffn` if the FFN has a gate, else
-through `routed_ffn`; the attention part of adapters goes through `lora_mix`. Every weight at zero gives the base exactly. The experts are frozen:
-their factors are prepared once, and gradients go to the router's weights and to the inputs.
+Domain experts and the FFN part of language adapters go through `moe_ffn` if the FFN has a gate,
+else through `routed_ffn`; the attention part of adapters goes through `lora_mix`. Every weight at
+zero gives the base exactly. The experts are frozen: their factors are prepared once, and gradients
+go to the router's weights and to the inputs.
 """
 
 from collections.abc import Mapping

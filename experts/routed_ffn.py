@@ -1,9 +1,9 @@
 """A block's FFN in a mixture, for every form of FFN (`experts/ffn.py`).
 
-Gated ones go through the kernel `moe_ffn`. An FFN of two projections, ``F = W2 phi(W1 x)``, is mixed
-in the same anchor form, ``y = F + sum g_i (F_i - F)``. With ``h = phi(W1 x)`` and
-``h_i = phi((W1 + B1 A1) x)`` this is ``W2 (h + sum g_i (h_i - h)) + sum g_i B2 (A2 h_i)``: the base's
-two products are computed once a token, however many experts are active.
+Gated ones go through the kernel `moe_ffn`. An FFN of two projections, ``F = W2 phi(W1 x)``, is
+mixed in the same anchor form, ``y = F + sum g_i (F_i - F)``. With ``h = phi(W1 x)`` and
+``h_i = phi((W1 + B1 A1) x)`` this is ``W2 (h + sum g_i (h_i - h)) + sum g_i B2 (A2 h_i)``: the
+base's two products are computed once a token, however many experts are active.
 
 Shape suffixes: B sequences, T tokens, D width, H hidden width, E experts.
 """

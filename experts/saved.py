@@ -18,6 +18,7 @@ from torch import Tensor
 from fedmore.experts.base import Base
 from fedmore.experts.errors import BaseError, ConfigError, FedmoreError, RegistryError
 from fedmore.experts.factors import Kept
+from fedmore.experts.fingerprint import explain
 from fedmore.experts.kept import from_state, to_state
 from fedmore.experts.mixture import Mixture, assemble
 from fedmore.experts.names import check_name
@@ -139,6 +140,7 @@ def load_mixture(directory: Path, base: Base) -> Mixture:
     if recipe.fingerprint != base.fingerprint:
         raise BaseError(
             f"{directory}: made over {recipe.base} ({recipe.fingerprint}), not {base.fingerprint}"
+            f"{explain(base.fingerprint, recipe.fingerprint)}"
         )
     return assemble(base.model, load_experts(directory, recipe), router)
 

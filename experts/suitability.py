@@ -51,6 +51,13 @@ class Suitability:
             raise BaseError(f"base {self.name!r}: {why}")
 
 
+def kind_of(kind: str) -> Kind:
+    """The kind that a text names; raises `ValueError` for another one."""
+    if kind not in ("expert", "adapter"):
+        raise ValueError(f"{kind!r} is neither expert nor adapter")
+    return "expert" if kind == "expert" else "adapter"
+
+
 def suitability(name: str) -> Suitability:
     """Look at a base by path or hub name.
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.factors import Factors
+from fedmore.experts.ffn import FIRST
 from fedmore.experts.routing.features import normalised
 from fedmore.experts.routing.interface import Router, keep_top, largest, with_public
 from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.spec import RouterSpec
-from fedmore.experts.ffn import FIRST
 from fedmore.experts.spec import in_ffn, layer_of
 
 SHRINKAGE = 0.1

@@ -69,11 +69,12 @@ def coordinator_command(prepared: Prepared) -> list[str]:
 
 
 def client_command(prepared: Prepared, client: ClientSpec) -> list[str]:
-    """`client join INVITE --data PATH (--domain | --language) NAME --rank N` with this Python."""
+    """`client join INVITE` with the client's text, base and target, with this Python."""
     folder = prepared.folder(client)
     target = "--domain" if client.kind == "expert" else "--language"
     command = [sys.executable, "-m", "fedmore.client.cli", "join", str(folder / "invite.json")]
     command += ["--data", str(prepared.data(client)), "--state", str(folder / "state")]
+    command += ["--base", prepared.config.base.model]
     return [*command, target, client.target, "--rank", str(client.rank)]
 
 

@@ -1,7 +1,6 @@
 """Tiny bases of many families, made on the spot with random weights."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 

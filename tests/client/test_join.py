@@ -53,12 +53,19 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def options(hub: Any, tmp_path: Path) -> JoinOptions:
+def options(hub: Any, tmp_path: Path, tiny: Path) -> JoinOptions:
     data = tmp_path / "data"
     data.mkdir()
     (data / "one.txt").write_text("A private text.")
     return JoinOptions(
-        hub.invite("amt"), data, "expert", "legal", rank=4, state=tmp_path / "state", patience_s=5
+        hub.invite("amt"),
+        data,
+        "expert",
+        "legal",
+        rank=4,
+        state=tmp_path / "state",
+        patience_s=5,
+        base=str(tiny),
     )
 
 

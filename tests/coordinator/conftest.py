@@ -13,7 +13,7 @@ FINGERPRINT = "sha256:" + "ab" * 32
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A base that only its fingerprint is asked of; no torch in these tests."""
 
-    def fingerprinted(config: FederationConfig) -> FederationConfig:
+    def fingerprinted(config: FederationConfig, _tell: object = None) -> FederationConfig:
         return replace(config, base=replace(config.base, fingerprint=FINGERPRINT))
 
     monkeypatch.setattr(inits, "with_fingerprint", fingerprinted)

@@ -177,10 +177,11 @@ def test_a_base_with_another_fingerprint_is_refused(
     from fedmore.experts import base as bases
     from fedmore.experts.errors import BaseError
 
-    monkeypatch.setattr(bases, "fingerprint_of", lambda _: "sha256:found")
+    monkeypatch.setattr(bases, "fingerprint_of", lambda _: "v2:found")
+    monkeypatch.setattr(inits, "check_plan", lambda *_: None)
     config = inits.new_config(name="demo", base=str(tmp_path), domains=("legal",))
     named = replace(config, base=replace(config.base, fingerprint="sha256:wanted"))
-    with pytest.raises(BaseError, match=r"sha256:found.*sha256:wanted"):
+    with pytest.raises(BaseError, match=r"v2:found.*sha256:wanted.*another version of fedmore"):
         inits.create(tmp_path / "federation", named)
     assert not (tmp_path / "federation").exists()
-    assert inits.with_fingerprint(config).base.fingerprint == "sha256:found"
+    assert inits.with_fingerprint(config).base.fingerprint == "v2:found"

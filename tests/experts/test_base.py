@@ -1,5 +1,3 @@
-import shutil
-
 import pytest
 import torch
 
@@ -23,23 +21,10 @@ def test_shapes_are_read_without_the_weights(base, folder):
     assert "lm_head" not in shapes
 
 
-def test_the_fingerprint_is_of_the_weights_alone(base, folder, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / "README.md").write_text("other")
-    assert fingerprint_of(str(copy)) == base.fingerprint
-    weights = bytearray((copy / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (copy / "model.safetensors").write_bytes(weights)
-    assert fingerprint_of(str(copy)) != base.fingerprint
-
-
 def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(BaseError, match=r"no \*\.safetensors"):
-        fingerprint_of(str(tmp_path))
-    with pytest.raises(BaseError, match="cannot be loaded"):
-        load_base(str(tmp_path))
-    with pytest.raises(BaseError, match="cannot be read"):
-        linear_shapes(str(tmp_path))
+    for look in (fingerprint_of, load_base, linear_shapes):
+        with pytest.raises(BaseError, match=r"config\.json cannot be read"):
+            look(str(tmp_path))
 
 
 def test_a_name_that_is_nothing_is_refused(tmp_path):

@@ -1,9 +1,10 @@
 import pytest
 
 from fedmore.experts.errors import ConfigError, RankError
-from fedmore.experts.spec import ExpertSpec, depth, layer_of
+from fedmore.experts.spec import ExpertSpec, depth, in_ffn, layer_of
 
-PROJECTIONS = {"gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"}
+FFN = {"gate_proj", "up_proj", "down_proj"}
+PROJECTIONS = FFN | {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def layers(sites):
@@ -13,7 +14,7 @@ def layers(sites):
 def test_an_expert_changes_the_ffn_of_every_layer(shapes):
     sites = ExpertSpec("legal", "expert", "legal", 4, 1, 1).sites(shapes)
     assert layers(sites) == list(range(6))
-    assert {site.path.rpartition(".")[2] for site in sites} == set(FFN)
+    assert {site.path.rpartition(".")[2] for site in sites} == FFN
     assert len(sites) == 18
     assert all((site.out, site.inner) == shapes[site.path] for site in sites)
     assert [s.path for s in sites] == [p for p in shapes if ".mlp." in p]
@@ -43,8 +44,23 @@ def test_an_adapter_of_no_layer_is_refused(shapes):
 
 
 def test_a_base_of_another_kind_is_refused():
-    with pytest.raises(ConfigError, match="no layers named gate_proj, up_proj, down_proj"):
-        ExpertSpec("legal", "expert", "legal", 4).sites({"transformer.h.0.mlp.c_fc": (4, 4)})
+    with pytest.raises(ConfigError, match="no FFN that can be changed"):
+        ExpertSpec("legal", "expert", "legal", 4).sites({"model.layers.0.self_attn.q_proj": (4, 4)})
+
+
+@pytest.mark.parametrize(
+    ("path", "ffn", "layer"),
+    [
+        ("model.layers.11.mlp.up_proj", True, 11),
+        ("transformer.h.2.mlp.c_proj", True, 2),
+        ("transformer.h.2.attn.c_proj", False, 2),
+        ("transformer.h.0.attn.attention.q_proj", False, 0),
+        ("model.language_model.layers.3.self_attn.o_proj", False, 3),
+        ("model.layers.7.self_attn.gate_proj", False, 7),
+    ],
+)
+def test_a_path_says_which_part_of_which_block_it_is(path, ffn, layer):
+    assert (in_ffn(path), layer_of(path)) == (ffn, layer)
 
 
 @pytest.mark.parametrize("rank", [0, -1])
