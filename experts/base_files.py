@@ -11,6 +11,7 @@ from typing import Any
 
 from fedmore.experts.errors import BaseError
 
+Stamp = tuple[tuple[str, int, int], ...]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
@@ -33,6 +34,12 @@ def folder_of(name: str) -> Path:
     if not _HUB_NAME.fullmatch(name):
         raise BaseError(f"base {name!r}: neither a directory nor a model on the hub")
     return _snapshot(name)
+
+
+def stamp_of(folder: Path) -> Stamp:
+    """Name, size and time of every file of a folder: what was found in it holds while it is so."""
+    files = [(file, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+    return tuple((file.name, state.st_size, state.st_mtime_ns) for file, state in files)
 
 
 def is_path(name: str) -> bool:

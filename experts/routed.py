@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedmore.experts.errors import ConfigError
 from fedmore.experts.routing.compiling import apart
 from fedmore.experts.routing.gates import Gates
 from fedmore.kernels.choose import choose

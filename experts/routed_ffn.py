@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.ffn import Layout, inner_of, layout_of
-from fedmore.experts.routed import Gates, LowRank, MixtureFFN, is_trained
+from fedmore.experts.routed import LowRank, MixtureFFN, is_trained
+from fedmore.experts.routing.gates import Gates
 from fedmore.kernels.choose import choose
 
 Changes = Mapping[int, Mapping[str, LowRank]]  # expert index -> projection -> (B, A)

@@ -7,6 +7,7 @@ the terminal if it cannot. Here that package is out of reach while the import go
 import logging
 import sys
 from types import ModuleType
+from typing import Any
 
 
 def bitsandbytes() -> ModuleType:
@@ -17,14 +18,15 @@ def bitsandbytes() -> ModuleType:
 
 
 def _import_alone() -> None:
-    said, known = logging.getLogger("bitsandbytes"), sys.modules.get("kernels")
+    modules: dict[str, Any] = sys.modules
+    said, known = logging.getLogger("bitsandbytes"), modules.get("kernels")
     level = said.level
-    sys.modules["kernels"] = None  # type: ignore[assignment] - an import of it fails
+    modules["kernels"] = None  # an import of it fails
     said.setLevel(logging.ERROR)
     try:
         import bitsandbytes.functional  # noqa: F401
     finally:
         said.setLevel(level)
-        del sys.modules["kernels"]
+        del modules["kernels"]
         if known is not None:
-            sys.modules["kernels"] = known
+            modules["kernels"] = known

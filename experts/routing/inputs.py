@@ -105,9 +105,9 @@ def restarts(position_BT: Tensor, last_B1: Tensor | None, packed: bool) -> Tenso
 def _only(mask: Any) -> Tensor | None:
     """The mask of full attention; transformers makes one for each kind of layer."""
     if isinstance(mask, Mapping):
-        mask = mask.get("full_attention")
-        if mask is None:
+        if "full_attention" not in mask:
             raise ConfigError("attention_mask: there is none for full attention; give a 2-D mask")
+        mask = mask["full_attention"]
     if mask is None or (isinstance(mask, Tensor) and mask.ndim in (2, 4)):
         return mask
     shape = tuple(getattr(mask, "shape", ()))
