@@ -8,7 +8,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from fedmore.experts.base_files import one_line, read_json
+from fedmore.experts.base_files import Stamp, one_line, read_json, stamp_of
 from fedmore.experts.errors import BaseError
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -51,15 +51,11 @@ def config_of(folder: Path) -> Any:
 
 def tokenizer_of(folder: Path) -> Any:
     """The base's tokenizer, loaded once; raises `BaseError` for one that cannot be used."""
-    files = sorted(folder.iterdir())
-    small = [f for f in files if f.is_file() and f.suffix in (".json", ".model", ".txt", ".jinja")]
-    return _tokenizer(
-        folder, tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in small)
-    )
+    return _tokenizer(folder, stamp_of(folder))
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> Any:
+def _tokenizer(folder: Path, _stamp: Stamp) -> Any:
     from transformers import AutoTokenizer
 
     quiet()

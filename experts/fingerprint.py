@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmore.experts.base_files import check_folder, folder_of, weight_files
+from fedmore.experts.base_files import Stamp, check_folder, folder_of, stamp_of, weight_files
 from fedmore.experts.base_parts import config_of, generation_of, tokenizer_of
 from fedmore.experts.errors import BaseError
 
@@ -56,9 +56,16 @@ def fingerprint_of(name: str) -> str:
     folder = folder_of(name)
     check_folder(name, folder)
     total = hashlib.sha256(_weights(name, folder).encode())
-    for part in (_config(folder), _tokenizer(folder), _generation(folder)):
-        total.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
+    total.update(_settings(folder, stamp_of(folder)))
     return f"{SCHEME}:{total.hexdigest()}"
+
+
+@functools.lru_cache(maxsize=4)
+def _settings(folder: Path, _stamp: Stamp) -> bytes:
+    """A digest of all but the weights."""
+    parts = (_config(folder), _tokenizer(folder), _generation(folder))
+    lines = (json.dumps(part, sort_keys=True, default=str).encode() + b"\n" for part in parts)
+    return hashlib.sha256(b"".join(lines)).digest()
 
 
 def explain(found: str, wanted: str) -> str:

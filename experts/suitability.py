@@ -3,10 +3,12 @@
 Nothing of the weights is read, so `init`, `preflight` and `join` can say it before anything else.
 """
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from fedmore.experts.base_files import check_folder, folder_of
+from fedmore.experts.base_files import Stamp, check_folder, folder_of, stamp_of
 from fedmore.experts.base_load import read_model
 from fedmore.experts.base_parts import check_vocabulary, tokenizer_of
 from fedmore.experts.blocks import Parts, parts_of
@@ -65,6 +67,11 @@ def suitability(name: str) -> Suitability:
     does not belong to it.
     """
     folder = folder_of(name)
+    return _look(name, folder, stamp_of(folder))
+
+
+@functools.lru_cache(maxsize=4)
+def _look(name: str, folder: Path, _stamp: Stamp) -> Suitability:
     check_folder(name, folder)
     model = read_model(name, folder)
     check_vocabulary(name, tokenizer_of(folder), model.get_input_embeddings().weight.shape[0])
