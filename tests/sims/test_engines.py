@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -26,15 +25,8 @@ CALL = "import socket; socket.create_connection(('127.0.0.1', {port})).close(); 
 
 @pytest.fixture
 def prepared(tmp_path):
-    """`smoke` with a file for a base: nobody loads it here."""
-
-    def base(directory):
-        folder = directory / "base"
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"weights")
-        return folder
-
-    return prepare(replace(smoke(), base=base), tmp_path / "run", seed=5)
+    """`smoke` with its tiny base, which nobody trains here."""
+    return prepare(smoke(), tmp_path / "run", seed=5)
 
 
 @pytest.fixture

@@ -35,18 +35,10 @@ def result(directory):
         return registry.get_state(ROUTER), [row.metrics["state"] for row in rows], experts
 
 
-def base(directory):
-    """A file for a base: nobody loads it here."""
-    folder = directory / "base"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
-
-
 def test_a_plan_that_cannot_be_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "run_plan", None)
     wrong = ["router.kind=uniform"]
-    prepared = prepare(replace(scenario(), base=base), tmp_path / "run", settings=wrong)
+    prepared = prepare(scenario(), tmp_path / "run", settings=wrong)
     with pytest.raises(ConfigError, match=r"trained_at: uniform is set, not"):
         local.run(prepared)
 
