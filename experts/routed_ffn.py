@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.ffn import Layout, inner_of, layout_of
 from fedmore.experts.routed import LowRank, MixtureFFN, is_trained
+from fedmore.experts.routing.compiling import apart
 from fedmore.experts.routing.gates import Gates
 from fedmore.kernels.choose import choose
 
@@ -42,7 +43,8 @@ class MixtureTwoProjections(nn.Module):
         self.first, self.second = layout.names
         pairs = [(change[self.first], change[self.second]) for change in changes.values()]
         kernel = choose("lora_mix", pairs[0][0][0].device)
-        self.lora_mix: Any = kernel.lora_mix
+        self.lora_mix: Any = apart(kernel.lora_mix)
+        self.weights: Any = apart(Gates.flat)
         as_it_is = is_trained(pairs[0])
         self.experts: list[tuple[Any, Any]] = [
             ([into], [out]) if as_it_is else (kernel.prepare([into]), kernel.prepare([out]))
@@ -52,7 +54,7 @@ class MixtureTwoProjections(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The block's FFN output, [B, T, D]."""
         x = x_BTD.flatten(0, 1)
-        weights_TE = self.gates.flat(self.among).to(x.dtype)
+        weights_TE = self.weights(self.gates, self.among).to(x.dtype)
         read, inner = getattr(self.ffn, self.first)(x), inner_of(self.ffn, self.layout)
         hidden_TH = inner(read)
         mixed_TH, left = hidden_TH, []

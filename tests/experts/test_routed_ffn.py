@@ -98,7 +98,9 @@ def dense(ffn: Any, made: dict[int, Any], x: Tensor, weights_TE: Tensor) -> Tens
 
 
 def gates(weights_TE: Tensor) -> Any:
-    return SimpleNamespace(flat=lambda among: weights_TE[:, list(among)])
+    """What `Gates.flat` reads: the weights of a call, the public expert's first."""
+    weights_BTA = torch.cat([1 - weights_TE.sum(1, keepdim=True), weights_TE], 1)[None]
+    return SimpleNamespace(_thread=SimpleNamespace(call=SimpleNamespace(weights_BTA=weights_BTA)))
 
 
 @pytest.mark.parametrize("form", FORMS)
