@@ -30,10 +30,11 @@ def read_model(
     """
     from transformers import AutoModelForCausalLM
 
+    auto: Any = AutoModelForCausalLM
     config = causal_config(name, folder)
     weight_files(name, folder)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto.from_pretrained(
             folder,
             config=config,
             dtype=dtype,

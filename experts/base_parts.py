@@ -91,10 +91,11 @@ def generation_of(folder: Path) -> Any:
     """
     from transformers import GenerationConfig
 
+    config: Any = GenerationConfig
     file = folder / "generation_config.json"
     given = read_json(file) if file.is_file() else vars(config_of(folder))
     chosen = {key: given[key] for key in USED if given.get(key) is not None}
     try:
-        return GenerationConfig(**chosen)
+        return config(**chosen)
     except _ERRORS as error:
         raise BaseError(f"base: {file} cannot be used: {one_line(error)}") from error

@@ -67,7 +67,7 @@ class MixtureTwoProjections(nn.Module):
             own = inner(self.lora_mix(read[rows], x[rows], all_of_it, into))
             mixed_TH = mixed_TH.index_add(0, rows, weight * (own - hidden_TH[rows]))
             left.append((rows, own, weight, out))
-        y = getattr(self.ffn, self.second)(mixed_TH)
+        y: Tensor = getattr(self.ffn, self.second)(mixed_TH)
         for rows, own, weight, out in left:
             change = self.lora_mix(y.new_zeros(len(rows), y.shape[1]), own, weight, out)
             y = y.index_add(0, rows, change)
