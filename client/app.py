@@ -4,27 +4,30 @@
 answer passes the contract (`fedmore.client.contract`), under every engine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from fedmore.client import component as components
 from fedmore.client import progress
 from fedmore.client.checkpoint import Checkpoints, key_of_task
 from fedmore.client.contract import Contract
-from fedmore.client.declared import LOSS_DECIMALS
-from fedmore.client.drawn import drawn
+from fedmore.client.declared import EPOCH_DECIMALS, LOSS_DECIMALS
+from fedmore.client.drawn import Drawn, drawn
 from fedmore.client.memory import Embedding, Remembered
 from fedmore.client.node import Node
+from fedmore.client.reading import Reading
 from fedmore.client.route import routed
 from fedmore.client.train import Schedule, Trained, train
 from fedmore.experts import factors as low_rank
+from fedmore.experts.base import Base
 from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import combine
+from fedmore.experts.passages import Passage, passages
 from fedmore.experts.spec import Site
-from fedmore.experts.text import sample, tokenize
 from fedmore.kernels.determinism import one_thread
 from fedmore.strategies.members import Member, hello
 from fedmore.strategies.mirror import mark, received
@@ -93,7 +96,7 @@ def _work(
     key: str,
     checkpoints: Checkpoints,
 ) -> Remembered:
-    node, spec = contract.node, task.spec(contract.node.name)
+    spec = task.spec(contract.node.name)
     sites = contract.sites(task)
     initial = low_rank.initial(spec, sites, task.seed)
     aggregate = received(content, sites, entry.mirror if entry else {})
@@ -104,43 +107,48 @@ def _work(
     # The aggregate has its own component in it: that is taken out where it is trained.
     taken = (own.held, -spec.scale)
     frozen = None if aggregate is None else combine([(aggregate, 1.0), taken])
-    trained = _fit(contract, task, sites, own.start, frozen, spec.scale, checkpoints)
+    read = entry.reading_at(task.updates) if entry else Reading()
+    text = drawn(contract, task, read)
+    trained = _fit(contract, task, text, sites, own.start, frozen, spec.scale, checkpoints)
     moved = components.move(task, trained.factors, own, sites)
     after = moved.component
-    metrics = _metrics(trained, moved, len(node.documents()))
+    metrics = _metrics(trained, moved, text)
     mirror = aggregate if aggregate and task.mirror else {}
     before = own.held, own.beside
     return Remembered(
-        after.held, after.beside, task.updates + 1, key, moved.data, metrics, mirror, before
-    )
+        after.held, after.beside, task.updates + 1, key, moved.data, metrics, mirror, before,
+        text.reading, read,
+    )  # fmt: skip
 
 
 def _fit(
     contract: Contract,
     task: TrainTask,
+    text: Drawn,
     sites: tuple[Site, ...],
     start: Factors,
     frozen: Factors | None,
     scale: float,
     checkpoints: Checkpoints,
 ) -> Trained:
-    text, base = drawn(contract, task), contract.node.load()
+    base = contract.node.load()
     schedule = Schedule(
         task.steps, task.batch_size, task.learning_rate, task.round, task.rounds, task.warms_up
     )
     seed = low_rank.seed_of(contract.node.name, task.stage, task.round, task.seed)
     return train(
-        base.model, sites, start, frozen, scale, text, schedule, progress.report,
+        base.model, sites, start, frozen, scale, text.windows, schedule, progress.report,
         checkpoints, base.fingerprint, task.weight_bits, seed,
     )  # fmt: skip
 
 
-def _metrics(trained: Trained, moved: components.Moved, documents: int) -> dict[str, float | int]:
+def _metrics(trained: Trained, moved: components.Moved, text: Drawn) -> dict[str, float | int]:
     return {
         "loss": round(trained.loss, LOSS_DECIMALS),
         "tokens": trained.tokens,
         "tokens_per_s": float(round(trained.tokens_per_s)),
-        "documents": documents,
+        "documents": text.documents,
+        "epochs": round(text.reading.epochs, EPOCH_DECIMALS),
         "numbers": low_rank.numbers(trained.factors),
         "payload_bytes": len(moved.data),
     }
@@ -165,11 +173,19 @@ def _embed(message: Message, context: Context) -> Message:
 
 def _embedding(contract: Contract, task: EmbedTask) -> Embedding:
     node, base = contract.node, contract.node.load()
-    texts = sample(node.documents(), task.documents, task.seed)
-    rows = [tokenize(base.tokenizer, text)[1 : task.tokens + 1] for text in texts]
-    ids = torch.tensor([token for row in rows for token in row], device=base.model.device)
-    contract.check_text(len(ids))
-    with one_thread():
-        mean_D = base.model.get_input_embeddings()(ids).double().mean(0).float().cpu()
+    found = passages(node.documents(), base.text, task.documents, task.tokens, task.seed)
+    tokens = sum(len(passage.ids) for passage in found)
+    contract.check_text(tokens)
+    means_PD, counts_P = passage_means(base, found)
+    mean_D = ((means_PD * counts_P[:, None]).sum(0) / counts_P.sum()).float()
     asked = (task.documents, task.tokens, task.seed)
-    return Embedding(asked, mean_D, len(texts), len(ids))
+    return Embedding(asked, mean_D, len({passage.number for passage in found}), tokens)
+
+
+def passage_means(base: Base, found: Sequence[Passage]) -> tuple[Tensor, Tensor]:
+    """Mean input embedding [P, D] of every passage, and its tokens [P]; float64, on the CPU."""
+    table, device = base.model.get_input_embeddings(), base.model.device
+    with one_thread():
+        rows = [table(torch.tensor(each.ids, device=device)).double().mean(0) for each in found]
+        counts = torch.tensor([len(each.ids) for each in found], dtype=torch.float64)
+        return torch.stack(rows).cpu(), counts

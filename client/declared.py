@@ -6,8 +6,8 @@ chose, the base and the task, never from the answer itself.
 | asked | answered with |
 |---|---|
 | `query.hello` | `hello_answer`: the owner's own choices, and how much text there is |
-| `train` | `train_answer`: the change of the owner's factors, or these as few bits; six numbers |
-| `train.route` | `route_answer`: the change of the router's parameters, and the same six numbers |
+| `train` | `train_answer`: the change of the owner's factors, or these as few bits; seven numbers |
+| `train.route` | `route_answer`: the change of the router, and the same seven numbers |
 | `train.embed` | `embed_answer`: one mean input embedding, the same for ever, and two numbers |
 """
 
@@ -30,6 +30,7 @@ from fedmore.strategies.tasks import STYPE, TrainTask
 from fedmore.strategies.work import Work
 
 LOSS_DECIMALS = 4
+EPOCH_DECIMALS = 2
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def _update(task: Work, codecs: Sequence[Codec], shapes: Sequence[Sequence[int]]
         "tokens": Number(task.tokens),
         "tokens_per_s": Number(),
         "documents": Number(),
+        "epochs": Number(decimals=EPOCH_DECIMALS),
         "numbers": Number(sum(counts)),
         "payload_bytes": Number(size),
     }

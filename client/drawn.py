@@ -1,32 +1,72 @@
-"""The windows of the owner's text that a task trains on."""
+"""The windows of the owner's text that a task trains on, and how far the text has been read."""
+
+import functools
+import hashlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedmore.client.contract import Contract
-from fedmore.experts.base import Base
-from fedmore.experts.text import tokenize, windows
+from fedmore.client.holdout import Parts, set_aside
+from fedmore.client.reading import Reading
+from fedmore.experts.text import TextTokenizer
+from fedmore.experts.windows import Place, Stream
 from fedmore.strategies.work import Work
 
 
-def drawn(contract: Contract, task: Work) -> Tensor:
-    """Windows [steps * batch, T + 1] for a task, other ones in every round.
+@dataclass(frozen=True)
+class Drawn:
+    """Windows [steps * batch, T + 1] of so many documents, and how far the text is read then."""
+
+    windows: Tensor
+    documents: int
+    reading: Reading
+
+
+def drawn(contract: Contract, task: Work, reading: Reading) -> Drawn:
+    """The windows that follow those of `reading`; over an epoch every token is in one of them.
 
     Raises `EgressError` where the owner has less text than may be trained on.
     """
     if task.threads:
         torch.set_num_threads(task.threads)
-    node, base = contract.node, contract.node.load()
-    contract.check_text(_tokens(base, node.documents(), node.min_tokens))
-    count, seed = task.steps * task.batch_size, task.seed * 1000 + task.round
-    return windows(node.documents(), base.tokenizer, task.sequence_length, count, seed)
+    node, text = contract.node, contract.node.load().text
+    documents, seed = node.documents(), seed_of(task)
+    stream = _stream(documents, text, task.sequence_length, seed)
+    contract.check_text(stream.tokens)
+    key = _key(documents, text.opener, task.sequence_length, seed)
+    place = reading.place
+    if reading.key != key:  # another text, or other windows: in an order that is new
+        place = Place(epoch=place.epoch + 1) if reading.key else Place()
+    found = stream.take(place, task.steps * task.batch_size)
+    epochs = reading.epochs + task.tokens / stream.tokens
+    return Drawn(found.windows, found.documents, Reading(key, found.place, epochs))
 
 
-def _tokens(base: Base, documents: tuple[str, ...], enough: int) -> int:
-    """Tokens of the documents, counted up to `enough`."""
-    count = 0
+def holdout(contract: Contract, seed: int) -> Tensor | None:
+    """Windows [W, T + 1] of the owner's text that no task trains on; None where it is too short."""
+    return _parts(contract.node.documents(), contract.node.load().text, seed).holdout
+
+
+def seed_of(task: Work) -> int:
+    """The seed of all that is drawn from the owner's text."""
+    return task.seed
+
+
+@functools.lru_cache(maxsize=16)
+def _parts(documents: tuple[str, ...], text: TextTokenizer, seed: int) -> Parts:
+    return set_aside(documents, text, seed)
+
+
+@functools.lru_cache(maxsize=16)
+def _stream(documents: tuple[str, ...], text: TextTokenizer, length: int, seed: int) -> Stream:
+    return Stream(text, _parts(documents, text, seed).training, length, seed)
+
+
+@functools.lru_cache(maxsize=16)
+def _key(documents: tuple[str, ...], *cut: object) -> str:
+    digest = hashlib.sha256(repr(cut).encode())
     for text in documents:
-        if count >= enough:
-            break
-        count += len(tokenize(base.tokenizer, text))
-    return count
+        digest.update(len(text).to_bytes(8, "little") + text.encode(errors="surrogatepass"))
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ around them are not.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fedmore.experts.base import fingerprint_of
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.experts.fingerprint import explain
 from fedmore.experts.names import check_name
+from fedmore.experts.opener import AUTO
 from fedmore.strategies.members import HELLO
 
 app = ClientApp()
@@ -38,7 +40,7 @@ NEEDED = ("name", "data", "base")
 @app.train("embed")
 def answer(message: Message, context: Context) -> Message:
     """Do one task as the client that the node config describes."""
-    config = node_config(dict(context.node_config))
+    config = node_config(dict(context.node_config)) | opening(context.run_config)
     if message.metadata.message_type == HELLO:
         check_base(config["base"], str(context.run_config.get("fingerprint", "")))
     own = Context(context.run_id, context.node_id, config, context.state, context.run_config)
@@ -63,6 +65,14 @@ def node_config(said: dict[str, Any]) -> dict[str, Any]:
         "state": str(default_state(said["name"])),
     }
     return chosen | said
+
+
+def opening(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What opens a document in this federation, as the run config says."""
+    return {
+        "opener": run_config.get("opener", AUTO),
+        "open_windows": run_config.get("open-windows", False),
+    }
 
 
 def default_state(name: str) -> Path:

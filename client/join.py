@@ -187,6 +187,8 @@ def node_config(
         "dtype": identity.info.dtype,
         "device": device,
         "quantization": identity.info.quantization,
+        "opener": identity.info.opener,
+        "open_windows": identity.info.open_windows,
         "state": str(state.resolve()),
         "codecs": ",".join(options.codecs),
         "min_tokens": options.min_tokens,

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedmore.client.reading import Reading
 from fedmore.experts.errors import DataError
 from fedmore.experts.factors import Factors, from_state, to_state
 from fedmore.protos.files import PRIVATE, private_folder, sync_folder
@@ -19,6 +20,7 @@ from fedmore.protos.files import PRIVATE, private_folder, sync_folder
 SUFFIX = ".component.safetensors"
 EMBEDDING = "embedding.safetensors"
 ROUTING = "routing.safetensors"  # no expert's: theirs end in SUFFIX
+READ = ("reading", "read_before")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Remembered:
     `task` names the task that the last answer was for, so that doing it again gives the same bytes.
     `mirror` is that of the aggregate (`fedmore.strategies.mirror`), empty for none. `before` is the
     component and the residual that it began with, for when it is asked in another way: the
-    coordinator has not taken the answer then.
+    coordinator has not taken the answer then. `reading` is how far the text was read after it,
+    `read_before` how far before it.
     """
 
     component: Factors
@@ -39,6 +42,12 @@ class Remembered:
     metrics: Mapping[str, float | int]
     mirror: Factors = field(default_factory=dict)
     before: tuple[Factors, Factors] | None = None
+    reading: Reading = field(default_factory=Reading)
+    read_before: Reading = field(default_factory=Reading)
+
+    def reading_at(self, updates: int) -> Reading:
+        """How far the text was read when the coordinator had so many updates."""
+        return self.reading if updates >= self.updates else self.read_before
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,8 @@ class Embedding:
 class Routing:
     """What error feedback owes of the router of `experts`, and the last answer.
 
-    `task` names the task that the last answer was for, `updates` counts the answers.
+    `task` names the task that the last answer was for, `updates` counts the answers. `reading` is
+    how far the text was read after it, `read_before` how far before it.
     """
 
     residual: dict[str, Tensor]
@@ -67,6 +77,12 @@ class Routing:
     task: str
     answer: bytes
     metrics: Mapping[str, float | int]
+    reading: Reading = field(default_factory=Reading)
+    read_before: Reading = field(default_factory=Reading)
+
+    def reading_at(self, updates: int) -> Reading:
+        """How far the text was read when the coordinator had so many updates."""
+        return self.reading if updates >= self.updates else self.read_before
 
 
 class Memory:
@@ -108,6 +124,7 @@ class Memory:
                     for path, (b, a) in _part(tensors, "mirror.").items()
                 },
                 before if before[0] else None,
+                *_readings(meta),
             )
 
     def write(self, expert: str, entry: Remembered) -> None:
@@ -124,6 +141,8 @@ class Memory:
             "updates": str(entry.updates),
             "task": entry.task,
             "metrics": json.dumps(dict(entry.metrics)),
+            "reading": entry.reading.dump(),
+            "read_before": entry.read_before.dump(),
         }
         save(self._file(expert), tensors, meta)
 
@@ -138,7 +157,8 @@ class Memory:
             experts, metrics = tuple(json.loads(meta["experts"])), json.loads(meta["metrics"])
             updates = int(meta["updates"])
             residual = {key.removeprefix("residual."): t for key, t in tensors.items()}
-            return Routing(residual, experts, updates, meta["task"], answer, metrics)
+            task, readings = meta["task"], _readings(meta)
+            return Routing(residual, experts, updates, task, answer, metrics, *readings)
 
     def keep(self, routing: Routing) -> None:
         """Remember what there is of the router, before it is sent."""
@@ -149,6 +169,8 @@ class Memory:
             "updates": str(routing.updates),
             "task": routing.task,
             "metrics": json.dumps(dict(routing.metrics)),
+            "reading": routing.reading.dump(),
+            "read_before": routing.read_before.dump(),
         }
         save(self.directory / ROUTING, tensors, meta)
 
@@ -187,6 +209,12 @@ def save(
     temporary.replace(file)
     if lasting:
         sync_folder(file.parent)
+
+
+def _readings(meta: Mapping[str, str]) -> tuple[Reading, Reading]:
+    """How far the text was read; of files that do not say so, not at all."""
+    after, before = (Reading.load(meta[key]) if key in meta else Reading() for key in READ)
+    return after, before
 
 
 def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

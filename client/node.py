@@ -11,6 +11,7 @@ from fedmore.client.data import documents_of
 from fedmore.client.memory import Memory
 from fedmore.experts.base import Base, load_base
 from fedmore.experts.documents import Format
+from fedmore.experts.opener import AUTO
 from fedmore.experts.reading.columns import TEXT
 from fedmore.strategies.compression.codec import CODECS
 
@@ -21,6 +22,7 @@ MIN_TOKENS = 256
 class Node:
     """What the owner chose; `state` is the folder of `fedmore.client.memory`.
 
+    `opener` and `open_windows` are the federation's choice (`fedmore.experts.opener`).
     `codecs` (comma-separated; empty is all) are the layouts that an update may leave in, and
     `min_tokens` is the least text that one may be made of. `column` and `encoding` say how the text
     is written, see `fedmore.experts.documents`.
@@ -36,6 +38,8 @@ class Node:
     device: str
     quantization: str
     state: Path
+    opener: str = AUTO
+    open_windows: bool = False
     codecs: str = ""
     min_tokens: int = MIN_TOKENS
     column: str = TEXT
@@ -55,7 +59,8 @@ class Node:
 
     def load(self) -> Base:
         """The base, loaded once a process."""
-        return load_base(self.base, self.dtype, self.device, self.quantization)
+        base = load_base(self.base, self.dtype, self.device, self.quantization)
+        return base.opened(self.opener, self.open_windows)
 
     def documents(self) -> tuple[str, ...]:
         """The owner's text, read once a process."""

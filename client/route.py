@@ -9,9 +9,10 @@ from flwr.app import RecordDict
 from fedmore.client import progress
 from fedmore.client.checkpoint import key_of_task
 from fedmore.client.contract import Contract
-from fedmore.client.declared import LOSS_DECIMALS
-from fedmore.client.drawn import drawn
+from fedmore.client.declared import EPOCH_DECIMALS, LOSS_DECIMALS
+from fedmore.client.drawn import Drawn, drawn
 from fedmore.client.memory import Routing
+from fedmore.client.reading import Reading
 from fedmore.experts.base import shapes_of
 from fedmore.experts.mixture import assemble
 from fedmore.experts.routing.interface import Router
@@ -48,14 +49,17 @@ def _work(
     owed = _owed(entry, task, router)
     start = moved(router, owed)
     mixture = assemble(base.model, experts, copy.deepcopy(start))
-    text, training = drawn(contract, task), task.training(contract.node.name)
-    trace = train_router(mixture, text, training, _reporting(task))
+    read = entry.reading_at(task.updates) if entry else Reading()
+    text, training = drawn(contract, task, read), task.training(contract.node.name)
+    trace = train_router(mixture, text.windows, training, _reporting(task))
     change = difference(mixture.router, start)
     codecs = change_codecs(task.codec, list(trained_shapes(router).values()))
     sent = send(codecs, list(change.values()), list(owed.values()))
     residual = dict(zip(owed, sent.residual, strict=True))
-    metrics = _metrics(trace, sent, task, len(contract.node.documents()))
-    return Routing(residual, task.experts, task.updates + 1, key, sent.data, metrics)
+    metrics = _metrics(trace, sent, task, text)
+    return Routing(
+        residual, task.experts, task.updates + 1, key, sent.data, metrics, text.reading, read
+    )
 
 
 def _owed(entry: Routing | None, task: RouteTask, router: Router) -> Change:
@@ -99,13 +103,14 @@ def _reporting(task: RouteTask) -> Report:
     return report
 
 
-def _metrics(trace: Trace, sent: Sent, task: RouteTask, documents: int) -> dict[str, float | int]:
+def _metrics(trace: Trace, sent: Sent, task: RouteTask, text: Drawn) -> dict[str, float | int]:
     tokens = task.tokens
     return {
         "loss": round(sum(trace.losses) / len(trace.losses), LOSS_DECIMALS),
         "tokens": tokens,
         "tokens_per_s": float(round(tokens / sum(trace.seconds))),
-        "documents": documents,
+        "documents": text.documents,
+        "epochs": round(text.reading.epochs, EPOCH_DECIMALS),
         "numbers": sum(tensor.numel() for tensor in sent.residual),
         "payload_bytes": len(sent.data),
     }

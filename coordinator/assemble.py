@@ -46,7 +46,7 @@ def base_of(config: FederationConfig) -> Base:
             f"{section.model} has fingerprint {base.fingerprint}, the federation was made over "
             f"{section.fingerprint}{explain(base.fingerprint, section.fingerprint)}"
         )
-    return base
+    return base.opened(section.opener, section.open_windows)
 
 
 def load_factors(store: Store, row: ExpertRow) -> Factors:

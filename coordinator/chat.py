@@ -16,6 +16,7 @@ from fedmore.protos.terminal import visible
 if TYPE_CHECKING:  # they import torch
     from fedmore.coordinator.speaker import Speaker
     from fedmore.experts.generation import Settings
+    from fedmore.experts.text import TextTokenizer
 
 COMMANDS = "/reset begins anew, /experts shows who spoke, /quit or Ctrl-D ends"
 
@@ -31,7 +32,7 @@ class Conversation:
     for no limit.
     """
 
-    tokenizer: Any
+    text: "TextTokenizer"
     room: int | None
     turns: list[dict[str, str]] = field(default_factory=list)
 
@@ -58,12 +59,11 @@ class Conversation:
 
     def ids(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
         """Tokens of `turns`, up to where the model has its say."""
-        from fedmore.experts.text import tokenize
-
-        if not self.tokenizer.chat_template:
-            return tokenize(self.tokenizer, "\n".join(turn["content"] for turn in turns))
-        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokenizer = self.text.tokenizer
+        if not tokenizer.chat_template:
+            return self.text.document("\n".join(turn["content"] for turn in turns))
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
 
@@ -83,7 +83,7 @@ class Chat:
         check_room(self.speaker.mixture, 1, self.settings.max_tokens)
         limit = positions(self.speaker.mixture)
         room = None if limit is None else limit - self.settings.max_tokens
-        self.talk = Conversation(self.speaker.tokenizer, room)
+        self.talk = Conversation(self.speaker.text, room)
         self.painter = Painter(self.console, self.show)
         self.used: list[tuple[int, Sequence[float]]] = []
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fedmore.coordinator import cli_generate, cli_operators
-from fedmore.coordinator.cli_operators import Place
+from fedmore.coordinator.cli_operators import OpenerName, OpenWindows, Place
 from fedmore.experts.spec import Keeping
 from fedmore.protos.files import at_home
 from fedmore.protos.terminal import console, echo
@@ -22,8 +22,7 @@ app = typer.Typer(
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
 ServerAppName = Annotated[
-    str,
-    typer.Option("--app", metavar="MODULE:OBJECT", help="A Flower ServerApp to run instead."),
+    str, typer.Option("--app", metavar="MODULE:OBJECT", help="A Flower ServerApp to run instead.")
 ]
 RunConfig = Annotated[
     list[str] | None,
@@ -67,6 +66,8 @@ def init(
     public_text: Annotated[
         str, typer.Option(help="Public text that the router tells the domains from.")
     ] = "",
+    opener: OpenerName = "auto",
+    open_windows: OpenWindows = False,
     server_app: ServerAppName = "",
     run_config: RunConfig = None,
     database: Annotated[
@@ -89,6 +90,8 @@ def init(
         port=port,
         advertise=advertise,
         public_text=public_text,
+        opener=opener,
+        open_windows=open_windows,
         app=server_app,
         run_config=defaults | values(run_config or (), "--run-config"),
         database=database,

@@ -59,7 +59,6 @@ def generate(
     from fedmore.coordinator.shown import Painter, colours, legend
     from fedmore.coordinator.speaker import open_speaker, said
     from fedmore.experts.generation import Settings
-    from fedmore.experts.text import tokenize
     from fedmore.protos.exits import interruptible
 
     text, settings = said(prompt), Settings(max_tokens, temperature, top_p, seed)
@@ -67,7 +66,7 @@ def generate(
         writable(path)
     with interruptible("what was made so far is above"):
         speaker = open_speaker(directory, folder)
-        ids = tokenize(speaker.tokenizer, text)
+        ids = speaker.text.document(text)
         painter = Painter(Console(quiet=json_file == "-"), show_experts)
         with painter.following(speaker.tokenizer, ids):
             made = speaker.speak(ids, settings, painter)

@@ -9,6 +9,12 @@ from fedmore.coordinator import cli_access
 from fedmore.protos.terminal import echo
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
+OpenerName = Annotated[
+    str, typer.Option("--opener", help="What opens a document: a token, or none; auto: measured.")
+]
+OpenWindows = Annotated[
+    bool, typer.Option("--open-windows", help="With --opener: windows inside a document too.")
+]
 Place = Annotated[
     Path,
     typer.Argument(metavar="DIR|FILE", help="The federation's folder, or an operator's file."),

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from fedmore.coordinator.fields import Host, Name, Reachable
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.names import check_targets
+from fedmore.experts.opener import AUTO
 from fedmore.experts.routing.spec import STARTED, Kind, Level, Scaling, Start
 from fedmore.protos.files import local_name
 from fedmore.protos.info import fault_of
@@ -48,12 +49,14 @@ class FederationSection:
 
 @dataclass(frozen=True, config=STRICT)
 class BaseSection:
-    """The frozen public model: a path or hub name, and the fingerprint that all must share."""
+    """The frozen public model that all share, and what opens its documents (`experts.opener`)."""
 
     model: str = ""
     fingerprint: str = ""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: Literal["none", "nf4"] = "none"
+    opener: str = AUTO
+    open_windows: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -29,7 +29,7 @@ from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.routing.usage import usage
 from fedmore.experts.saved import load_mixture, read_recipe
-from fedmore.experts.text import sample, tokenize
+from fedmore.experts.text import sample
 from fedmore.strategies.events import Event, Scoring
 
 PLAIN = "plain"
@@ -79,7 +79,7 @@ class Scorer:
     def score(self, model: Any, text: str) -> list[Score]:
         """A model's score of every document of a text."""
         tokens = self.config.evaluation.tokens
-        found = scoring.score(model, self.base.tokenizer, self.documents(text), tokens)
+        found = scoring.score(model, self.base.text, self.documents(text), tokens)
         self._passed()
         return found
 
@@ -95,7 +95,7 @@ class Scorer:
         limit = self.config.evaluation.tokens
         total, count = torch.zeros(len(mixture.experts) + 1, dtype=torch.float64), 0
         for document in self.documents(text):
-            ids = tokenize(self.base.tokenizer, document)[: limit + 1]
+            ids = self.base.text.document(document)[: limit + 1]
             total += usage(mixture, torch.tensor([ids])).sum(0)
             count += len(ids)
         self._passed()

@@ -120,4 +120,6 @@ def info_of(config: FederationConfig) -> FederationInfo:
         quantization=base.quantization,
         seed=config.federation.seed,
         run_config=config.federation.run_config,
+        opener=base.opener,
+        open_windows=base.open_windows,
     )

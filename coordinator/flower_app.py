@@ -4,13 +4,16 @@ The run config says where on this machine the federation's folder is (`coordinat
 and how many seconds to wait for its nodes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedmore.coordinator.config import load_config
 from fedmore.coordinator.hosted import carry_out
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.opener import AUTO
 from fedmore.protos.terminal import console
 
 app = ServerApp()
@@ -26,4 +29,16 @@ def main(grid: Grid, context: Context) -> None:
             "run config: say which folder of `coordinator init` to run, "
             "flwr run --run-config 'directory=\"/path\"'"
         )
+    check_opener(Path(directory), config)
     carry_out(Path(directory), grid, console(), float(config.get("patience", 600.0)))
+
+
+def check_opener(directory: Path, run_config: Mapping[str, object]) -> None:
+    """Raise `ConfigError` unless the run config tells clients what the federation's opener is."""
+    base = load_config(directory).base
+    said = run_config.get("opener", AUTO), run_config.get("open-windows", False)
+    if said != (base.opener, base.open_windows):
+        raise ConfigError(
+            "run config: the clients must open documents as this federation does, flwr run "
+            f"--run-config 'opener=\"{base.opener}\" open-windows={str(base.open_windows).lower()}'"
+        )

@@ -15,6 +15,7 @@ from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.experts.names import tamed
+from fedmore.experts.opener import AUTO
 from fedmore.protos.apps import Value, split
 from fedmore.protos.files import local_name, make_folder, private_folder, write_durably
 from fedmore.protos.hosts import EVERY_NETWORK
@@ -32,6 +33,7 @@ def create(
 ) -> FederationConfig:
     """Make the federation; returns `config` with the base's path made absolute and fingerprinted.
 
+    What opens documents is chosen here, unless it is in `config`; `tell` is told by which figures.
     `federation.toml` comes last: a folder without it is not a federation, so a failure on the way
     can simply be tried again. Raises `ConfigError` where there is a federation already.
     """
@@ -40,7 +42,7 @@ def create(
             f"{directory} already holds a federation; `coordinator start {directory}` runs it, "
             "another one needs another folder"
         )
-    config = with_fingerprint(config, tell)
+    config = with_opener(with_fingerprint(config, tell), tell)
     make_folder(directory)
     write_certificates(directory, config)
     open_fresh(directory, config)
@@ -68,6 +70,8 @@ def new_config(
     port: int = 8470,
     advertise: str = "",
     public_text: str = "",
+    opener: str = AUTO,
+    open_windows: bool = False,
     app: str = "",
     run_config: Mapping[str, Value] | None = None,
     database: str = "",
@@ -84,6 +88,7 @@ def new_config(
         table["federation"] = {"app": app, "run_config": dict(run_config or {})}
     else:
         table |= plan_table(base, domains, languages, public_text)
+        table["base"] |= {"opener": opener, "open_windows": open_windows}
     table["federation"] |= {"name": name, "clients": clients}
     return configs.parse_config(table, "coordinator init")
 
@@ -165,6 +170,13 @@ def with_fingerprint(
         )
     check_plan(model, config.federation.domains, config.federation.languages, tell)
     return replace(config, base=replace(config.base, model=model, fingerprint=found))
+
+
+def with_opener(config: FederationConfig, tell: Callable[[str], None]) -> FederationConfig:
+    """The configuration with what opens documents (`fedmore.coordinator.opening`)."""
+    from fedmore.coordinator import opening
+
+    return opening.with_opener(config, tell)
 
 
 def write_certificates(directory: Path, config: FederationConfig) -> None:

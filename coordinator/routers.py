@@ -14,13 +14,14 @@ from fedmore.experts.documents import read_documents
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import Factors
 from fedmore.experts.mixture import assemble, routed_blocks
+from fedmore.experts.passages import passages
 from fedmore.experts.reading.conversations import chat_template
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import PER_LAYER, RouterSpec
 from fedmore.experts.routing.training import Trace, Training, fit_features, train_router
 from fedmore.experts.routing.untrained import DomainRouter, arrow_router, domain_router
-from fedmore.experts.text import sample, tokenize, windows
+from fedmore.experts.windows import windows
 from fedmore.strategies.router import DOCUMENTS, TOKENS
 
 PUBLIC_WINDOWS = 32
@@ -130,15 +131,15 @@ def proxy_windows(config: FederationConfig, base: Base) -> Tensor:
     each = -(-section.steps * section.batch_size // len(section.proxy_texts))
     length, seed = section.sequence_length, config.federation.seed
     texts = [_documents(path, base) for path in section.proxy_texts.values()]
-    rows = [windows(documents, base.tokenizer, length, each, seed) for documents in texts]
+    rows = [windows(documents, base.text, length, each, seed) for documents in texts]
     return torch.stack(rows, dim=1).flatten(0, 1)
 
 
 def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
     """Input embeddings [N, D] of the tokens of the public text that `router.public_text` names."""
-    texts = sample(_public(config, base), DOCUMENTS, config.federation.seed)
-    rows = [tokenize(base.tokenizer, text)[1 : TOKENS + 1] for text in texts]
-    ids = torch.tensor([token for row in rows for token in row], device=base.model.device)
+    found = passages(_public(config, base), base.text, DOCUMENTS, TOKENS, config.federation.seed)
+    tokens = [token for passage in found for token in passage.ids]
+    ids = torch.tensor(tokens, device=base.model.device)
     embedded: Tensor = base.model.get_input_embeddings()(ids).float().cpu()
     return embedded
 
@@ -146,7 +147,7 @@ def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
 def public_windows(config: FederationConfig, base: Base) -> Tensor:
     """Windows [W, T] of public text, to centre a learned router's features by."""
     seed, length = config.federation.seed, config.router.sequence_length
-    found = windows(_public(config, base), base.tokenizer, length, PUBLIC_WINDOWS, seed)
+    found = windows(_public(config, base), base.text, length, PUBLIC_WINDOWS, seed)
     return found[:, :-1].to(base.model.device)
 
 

@@ -14,15 +14,21 @@ from fedmore.experts.mixture import Mixture
 from fedmore.experts.names import PUBLIC
 from fedmore.experts.pieces import Piece, pieces
 from fedmore.experts.saved import Entry, load_mixture, read_recipe
+from fedmore.experts.text import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """The mixture, its base's tokenizer, and its experts in the router's order."""
+    """The mixture, how text becomes tokens, and its experts in the router's order."""
 
     mixture: Mixture
-    tokenizer: Any
+    text: TextTokenizer
     experts: tuple[Entry, ...]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return self.text.tokenizer
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -62,7 +68,7 @@ def open_speaker(directory: Path, folder: Path | None = None) -> Speaker:
         config, recipe = federation.config, read_recipe(place)
         check_current(directory, place, federation.registry)
     base = base_of(config)
-    return Speaker(load_mixture(place, base), base.tokenizer, recipe.experts)
+    return Speaker(load_mixture(place, base), base.text, recipe.experts)
 
 
 def said(text: str) -> str:

@@ -27,6 +27,8 @@ COMMENTS: Mapping[str, str] = {
     "base.fingerprint": "digest of its weights; a client whose base differs is refused",
     "base.dtype": "auto, float32 or bfloat16",
     "base.quantization": "none, or nf4 (4 bits, by bitsandbytes)",
+    "base.opener": "what opens a document: a token that the tokenizer has, or none; chosen by init",
+    "base.open_windows": "whether it also opens windows that begin inside a document",
     "server": "Where the coordinator listens.",
     "server.host": "0.0.0.0 for every network",
     "server.port": "0 takes a free one",

@@ -7,7 +7,6 @@ import torch
 from fedmore.experts.mixture import Mixture
 from fedmore.experts.pieces import pieces
 from fedmore.experts.routing.usage import by_decision
-from fedmore.experts.text import tokenize
 
 if TYPE_CHECKING:  # it imports this module
     from fedmore.coordinator.evaluate import Scorer
@@ -24,7 +23,7 @@ def tokens_used(scorer: "Scorer", mixture: Mixture, text: str) -> list[dict[str,
     shown to whoever sees the scores.
     """
     tokenizer = scorer.base.tokenizer
-    ids = tokenize(tokenizer, scorer.documents(text)[0])[: SHOWN + 1]
+    ids = scorer.base.text.document(scorer.documents(text)[0])[: SHOWN + 1]
     if len(ids) < 2:
         return []
     weights = by_decision(mixture, torch.tensor([ids[:-1]]))

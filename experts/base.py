@@ -1,7 +1,7 @@
 """The base: the frozen public model that every member of a federation shares."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from fedmore.experts.base_parts import check_vocabulary, generation_of, quiet, t
 from fedmore.experts.blocks import shapes_of
 from fedmore.experts.errors import BaseError
 from fedmore.experts.fingerprint import fingerprint_of
+from fedmore.experts.opener import AUTO, Opener, resolve
 from fedmore.experts.suitability import linear_shapes
+from fedmore.experts.text import TextTokenizer
 
 __all__ = [
     "Base",
@@ -28,12 +30,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base: `model` (frozen, eval mode), its tokenizer, name and fingerprint."""
+    """A loaded base: `model` (frozen, eval mode), its tokenizer, name and fingerprint.
+
+    `opener` is what opens documents in its federation; None is the rule for those without a choice.
+    """
 
     name: str
     model: Any
     tokenizer: Any
     fingerprint: str
+    opener: Opener | None = None
+
+    @property
+    def text(self) -> TextTokenizer:
+        """Text as tokens, opened as the federation does."""
+        return TextTokenizer(self.tokenizer, self.opener or resolve(self.tokenizer))
+
+    def opened(self, name: str = AUTO, windows: bool = False) -> "Base":
+        """The same base with the federation's opener; raises `ConfigError` if it has none such."""
+        return replace(self, opener=resolve(self.tokenizer, name, windows))
 
     @property
     def parameters(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedmore.experts.control import unmarked
 from fedmore.experts.errors import ConfigError, DataError
 from fedmore.experts.reading.columns import MESSAGES, TEXT, Columns, messages_of
 from fedmore.experts.reading.files import KNOWN, find_files
@@ -104,7 +105,7 @@ class _Reader:
 
     def _text(self, row: object, place: str) -> str:
         if isinstance(row, str):
-            return row
+            return unmarked(row)
         if not isinstance(row, Mapping):
             raise DataError(f'{place}: expected {{"text": …}}, not {type(row).__name__}')
         name = self.columns.choose(list(row), place)
@@ -116,7 +117,7 @@ class _Reader:
             return ""
         if not isinstance(value, str):
             raise DataError(f"{place}: {name} is {type(value).__name__}, not a string")
-        return value
+        return unmarked(value)
 
     def _conversation(self, turns: list[dict[str, Any]], place: str) -> str:
         if self.converse is None:

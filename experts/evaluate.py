@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedmore.experts.text import tokenize
+from fedmore.experts.text import TextTokenizer
 
 RESAMPLES = 2000
 
@@ -28,30 +28,37 @@ class Score:
 
 
 def score(
-    model: Any, tokenizer: Any, documents: Sequence[str], tokens: int, batch: int = 4
+    model: Any, text: TextTokenizer, documents: Sequence[str], tokens: int, batch: int = 4
 ) -> list[Score]:
     """Score the first `tokens` tokens of every document, in the given order.
 
-    Every token counts, the first given the start token. Documents of similar length share a batch
-    of `batch`; padding is on the right, where a causal model cannot see it.
+    Every token counts, the first given the opener; without one the first character is not scored
+    and its bytes do not count. A cut leaves the last character whole. Documents of similar length
+    share a batch of `batch`; padding is on the right, where a causal model cannot see it.
     """
-    found = score_tokens(model, tokenizer, documents, tokens, batch)
+    found = score_tokens(model, text, documents, tokens, batch)
     return [Score(float(nats_T.sum()), size) for nats_T, size in found]
 
 
-@torch.inference_mode()
 def score_tokens(
-    model: Any, tokenizer: Any, documents: Sequence[str], tokens: int, batch: int = 4
+    model: Any, text: TextTokenizer, documents: Sequence[str], tokens: int, batch: int = 4
 ) -> list[tuple[Tensor, int]]:
-    """As `score`, but what each token cost (nats [T], float64), and the document's bytes."""
-    rows = [tokenize(tokenizer, text)[: tokens + 1] for text in documents]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    found: dict[int, Tensor] = {}
+    """As `score`, but what each token cost (nats [T], float64), and the bytes of these tokens."""
+    cuts = [text.cut(document, tokens) for document in documents]
+    losses = token_losses(model, [cut.ids for cut in cuts], batch)
+    pairs = zip(losses, cuts, strict=True)
+    return [(nats_T[max(cut.given - 1, 0) :], cut.size) for nats_T, cut in pairs]
+
+
+@torch.inference_mode()
+def token_losses(model: Any, rows: Sequence[Sequence[int]], batch: int = 4) -> list[Tensor]:
+    """Nats [T - 1], float64, of every token of every row but the first."""
+    order = sorted((i for i, row in enumerate(rows) if len(row) > 1), key=lambda i: len(rows[i]))
+    found = dict.fromkeys(range(len(rows)), torch.zeros(0, dtype=torch.float64))
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
         found |= zip(part, _nats(model, [rows[i] for i in part]), strict=True)
-    sizes = [len(tokenizer.decode(row[1:]).encode()) for row in rows]
-    return [(found[i], size) for i, size in enumerate(sizes)]
+    return [found[i] for i in range(len(rows))]
 
 
 def _nats(model: Any, rows: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.mixture import Mixture
-from fedmore.experts.text import start_token
+from fedmore.experts.text import pad_token
 
 SEEDS = 2**63
 """A seed is from 0 to below this."""
@@ -109,7 +109,7 @@ def generate(
         model.generate(
             input_ids=given,
             attention_mask=torch.ones_like(given),
-            pad_token_id=start_token(tokenizer),
+            pad_token_id=pad_token(tokenizer),
             streamer=stream,
             **settings.options(),
         )

@@ -11,7 +11,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class FederationInfo(_message.Message):
-    __slots__ = ("name", "base", "fingerprint", "dtype", "quantization", "seed", "run_config")
+    __slots__ = ("name", "base", "fingerprint", "dtype", "quantization", "seed", "opener", "open_windows", "run_config")
     class RunConfigEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,8 @@ class FederationInfo(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    OPENER_FIELD_NUMBER: _ClassVar[int]
+    OPEN_WINDOWS_FIELD_NUMBER: _ClassVar[int]
     RUN_CONFIG_FIELD_NUMBER: _ClassVar[int]
     name: str
     base: str
@@ -32,8 +34,10 @@ class FederationInfo(_message.Message):
     dtype: str
     quantization: str
     seed: int
+    opener: str
+    open_windows: bool
     run_config: _containers.MessageMap[str, Value]
-    def __init__(self, name: _Optional[str] = ..., base: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., seed: _Optional[int] = ..., run_config: _Optional[_Mapping[str, Value]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., base: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., seed: _Optional[int] = ..., opener: _Optional[str] = ..., open_windows: bool = ..., run_config: _Optional[_Mapping[str, Value]] = ...) -> None: ...
 
 class Value(_message.Message):
     __slots__ = ("flag", "whole", "real", "text")

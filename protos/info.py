@@ -22,7 +22,8 @@ LONGEST = 4_096
 class FederationInfo:
     """Name, seed and base; `base` is a path or hub name, `fingerprint` of the base's weights.
 
-    `run_config` is for the clients of a foreign Flower app, and empty for our own.
+    `opener` opens every document, with `open_windows` also windows inside one. `run_config` is for
+    the clients of a foreign Flower app, and empty for our own.
     """
 
     name: str
@@ -31,6 +32,8 @@ class FederationInfo:
     dtype: str = "auto"
     quantization: str = "none"
     seed: int = 0
+    opener: str = "auto"
+    open_windows: bool = False
     run_config: Mapping[str, Value] = field(default_factory=dict)
 
     def to_proto(self) -> pb.FederationInfo:
@@ -50,6 +53,7 @@ class FederationInfo:
         if fault := fault_of(config):
             raise WireError(f"the federation's run config {fault}")
         texts = {name: getattr(message, name) for name in _SIMPLE}
+        texts["opener"] = texts["opener"] or "auto"  # of a coordinator that does not say
         for key, value in texts.items():
             if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST):
                 raise WireError(f"the federation's {key} is {value[:80]!a}: not a line of text")

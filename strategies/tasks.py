@@ -30,8 +30,11 @@ EMBED = "train.embed"
 
 STYPE = "fedmore."
 
-METRICS = ("loss", "tokens", "tokens_per_s", "documents", "numbers", "payload_bytes")
-"""What a training answer says beside its one array."""
+METRICS = ("loss", "tokens", "tokens_per_s", "documents", "epochs", "numbers", "payload_bytes")
+"""What a training answer says beside its one array.
+
+`documents` are those that this training read, `epochs` how often the text has been read so far.
+"""
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fedmore.experts.control import as_text, mark
 from fedmore.experts.documents import Converse
 from fedmore.experts.errors import DataError
 
@@ -9,8 +10,9 @@ from fedmore.experts.errors import DataError
 def chat_template(tokenizer: Any) -> Converse:
     """A function that writes a conversation as the base's template does.
 
-    The start token is left to `fedmore.experts.text`, which opens every document with it. The
-    function raises `DataError` where the base has no template, or the template refuses.
+    The control tokens that the template writes are marked (`fedmore.experts.control`); a turn that
+    holds one is text. The function raises `DataError` where the base has no template, or the
+    template refuses.
     """
     from jinja2 import TemplateError
 
@@ -21,9 +23,10 @@ def chat_template(tokenizer: Any) -> Converse:
                 "or take a base that has one"
             )
         try:
-            text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+            plain = as_text(tokenizer, turns)
+            text = str(tokenizer.apply_chat_template(plain, tokenize=False))
         except (TemplateError, TypeError, ValueError) as error:
             raise DataError(f"the base's chat template refuses it: {error}") from error
-        return text.removeprefix(tokenizer.bos_token or "")
+        return mark(tokenizer, text)
 
     return converse

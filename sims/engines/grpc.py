@@ -50,7 +50,7 @@ def run(prepared: Prepared) -> None:
 
 def establish(prepared: Prepared) -> ServerSection:
     """`coordinator init` and an invite for every client; returns where the server will listen."""
-    config = create(prepared.directory, with_port(prepared.config))
+    config = create(prepared.directory, with_port(prepared.config), print)
     for client in prepared.scenario.clients:
         write_invite(prepared.directory, client.name, prepared.folder(client) / "invite.json")
     return config.server

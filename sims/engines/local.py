@@ -4,6 +4,7 @@ The bytes counted are payload, without framing. `MailboxGrid` puts replies in th
 messages, so no result depends on which client was faster.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
@@ -30,7 +31,8 @@ from fedmore.strategies.events import Event, Joined, Progress, Traffic
 
 def run(prepared: Prepared) -> None:
     """Run the whole plan in this process."""
-    create(prepared.directory, prepared.config)
+    made = create(prepared.directory, prepared.config, print)
+    prepared = replace(prepared, config=made)
     with open_federation(prepared.directory) as federation, running_alone(prepared.directory):
         config = federation.config
         check_plan(config)
@@ -80,6 +82,8 @@ def node_of(prepared: Prepared, client: ClientSpec, node_id: int, state: Path) -
         "base": base.model,
         "dtype": base.dtype,
         "quantization": base.quantization,
+        "opener": base.opener,
+        "open_windows": base.open_windows,
         "device": device(),
         "state": str(state),
     }

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def run(prepared: Prepared) -> None:
     """Run the whole plan; raises `ConfigError` where Ray is not installed."""
     with environment(QUIET), scratch() as folder:
         ray = import_ray()
-        create(prepared.directory, prepared.config)
+        made = create(prepared.directory, prepared.config, print)
+        prepared = replace(prepared, config=made)
         configs, stopped = enrol_all(prepared), threading.Event()
         server, failed = server_app(prepared.directory, stopped)
         try:

@@ -11,12 +11,12 @@ from fedmore.coordinator import routers
 from fedmore.coordinator.assemble import base_of, domain_means, load_factors
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.federation import open_federation
-from fedmore.experts import text as texts_of
 from fedmore.experts.base import Base
 from fedmore.experts.documents import read_documents
 from fedmore.experts.factors import Factors
 from fedmore.experts.mixture import routed_blocks
 from fedmore.experts.text import sample
+from fedmore.experts.windows import windows
 from fedmore.sims.routing.variants import Size
 
 MIXED = "mixed"
@@ -68,10 +68,7 @@ def load(directory: Path, size: Size) -> Material:
         means = domain_means(registry, store, names)
     seed = config.federation.seed
     scored, proxies = _texts(config, size)
-    rows = [
-        texts_of.windows(proxies[name], base.tokenizer, size.tokens, size.windows, seed)
-        for name in names
-    ]
+    rows = [windows(proxies[name], base.text, size.tokens, size.windows, seed) for name in names]
     order = torch.randperm(len(names) * size.windows, generator=torch.Generator().manual_seed(seed))
     texts = dict(scored)
     texts[MIXED] = _mixed([texts[name] for name in names], size.documents)

@@ -51,7 +51,7 @@ def _means(material: Material, model: Callable[[str], Any], edges: list[int]) ->
 
 def _parts(material: Material, model: Any, text: str, edges: list[int]) -> Iterator[float]:
     documents = material.texts[text]
-    scored = score_tokens(model, material.base.tokenizer, documents, edges[-1])
+    scored = score_tokens(model, material.base.text, documents, edges[-1])
     size = sum(bytes_ for _, bytes_ in scored)
     for first, last in pairwise(edges):
         nats = sum(float(nats_T[first:last].sum()) for nats_T, _ in scored)

@@ -13,7 +13,6 @@ from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.training import Trace, Training, fit_features, train_router
 from fedmore.experts.routing.untrained import arrow_router, domain_router
 from fedmore.experts.routing.usage import by_decision
-from fedmore.experts.text import tokenize
 from fedmore.sims.routing.material import Material
 from fedmore.sims.routing.tables import ChargedTable, Shared
 from fedmore.sims.routing.variants import Size, Variant
@@ -121,7 +120,7 @@ def score_all(model: Any, material: Material, size: Size) -> Scores:
 
 def score_text(model: Any, material: Material, text: str, size: Size) -> float:
     """Bits per byte of one text's documents together."""
-    scores = scoring.score(model, material.base.tokenizer, material.texts[text], size.tokens)
+    scores = scoring.score(model, material.base.text, material.texts[text], size.tokens)
     return scoring.mean_bits_per_byte(scores)
 
 
@@ -139,6 +138,6 @@ def _ess(mixture: Mixture, material: Material, size: Size) -> list[float]:
 
     rows = []
     for name in material.experts:
-        ids = tokenize(material.base.tokenizer, material.texts[name][0])[: size.tokens]
+        ids = material.base.text.document(material.texts[name][0])[: size.tokens]
         rows.append(effective_size(by_decision(mixture, torch.tensor([ids])))[:, 1:].mean(1))
     return [float(x) for x in torch.stack(rows).mean(0)]

@@ -16,7 +16,7 @@ from fedmore.client.train import Schedule, train
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import load_base, shapes_of
 from fedmore.experts.spec import ExpertSpec
-from fedmore.experts.text import windows
+from fedmore.experts.windows import windows
 
 TEXTS = [
     f"stir the soup {i} times, wait {i} minutes, then taste the broth. " * 4 for i in (1, 2, 3)
@@ -64,7 +64,7 @@ def fit(tiny, kept=None, *, die_after=None, seed=0, frozen=False, **schedule):
         change = {s.path: (torch.ones(s.out, 2) * 1e-3, torch.ones(2, s.inner)) for s in sites}
     values = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-2, "number": 1, "rounds": 2}
     given = Schedule(**(values | schedule))
-    text = windows(TEXTS, base.tokenizer, 32, given.steps * 2, seed)
+    text = windows(TEXTS, base.text, 32, given.steps * 2, seed)
     start = low_rank.initial(SPEC, sites, 0)
     done = train(
         base.model, sites, start, change, SPEC.scale, text, given, report, kept, base.fingerprint

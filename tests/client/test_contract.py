@@ -61,8 +61,8 @@ def embed_message(**changes):
 
 def metrics(**changes):
     return {
-        "loss": 2.5, "tokens": 256, "tokens_per_s": 80.0, "documents": 3, "numbers": CHANGES,
-        "payload_bytes": 4 * CHANGES,
+        "loss": 2.5, "tokens": 256, "tokens_per_s": 80.0, "documents": 3, "epochs": 0.5,
+        "numbers": CHANGES, "payload_bytes": 4 * CHANGES,
     } | changes  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from fedmore.experts import factors as low_rank
 from fedmore.experts.base import load_base, shapes_of
 from fedmore.experts.lowrank import combine
 from fedmore.experts.spec import ExpertSpec
-from fedmore.experts.text import windows
+from fedmore.experts.windows import windows
 
 TEXTS = ["stir the soup twice, wait 9 minutes, then taste the broth. " * 4]
 SPEC = ExpertSpec("kitchen/a", "expert", "kitchen", 4)
@@ -37,7 +37,7 @@ def fit(base):
     def run(start=None, frozen=None, steps=8, rate=1e-2, report=None, number=1, rounds=1):
         reports = []
         start = start or low_rank.initial(SPEC, sites, 0)
-        text = windows(TEXTS, base.tokenizer, 32, steps * 2, 0)
+        text = windows(TEXTS, base.text, 32, steps * 2, 0)
         schedule = Schedule(steps, 2, rate, number, rounds)
         report = report or (lambda *values: reports.append(values))
         done = train(base.model, sites, start, frozen, SPEC.scale, text, schedule, report)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("client", "coordinator", "experts", "kernels", "protos", "sims", "strategies")
-KINDS = (".py", ".pyi", ".typed", ".proto", ".j2", ".md")
+KINDS = (".py", ".pyi", ".typed", ".proto", ".j2", ".md", ".txt")
 AROUND = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", ".gitignore")
 
 

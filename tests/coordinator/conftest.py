@@ -11,12 +11,14 @@ FINGERPRINT = "sha256:" + "ab" * 32
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A base that only its fingerprint is asked of; no torch in these tests."""
+    """A base that only its fingerprint and opener are asked of; no torch in these tests."""
 
     def fingerprinted(config: FederationConfig, _tell: object = None) -> FederationConfig:
-        return replace(config, base=replace(config.base, fingerprint=FINGERPRINT))
+        chosen = replace(config.base, fingerprint=FINGERPRINT, opener="none")
+        return replace(config, base=chosen)
 
     monkeypatch.setattr(inits, "with_fingerprint", fingerprinted)
+    monkeypatch.setattr(inits, "with_opener", lambda config, tell: config)
     folder = tmp_path / "base"
     folder.mkdir()
     return folder

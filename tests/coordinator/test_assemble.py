@@ -19,7 +19,6 @@ from fedmore.experts.mixture import routed_blocks
 from fedmore.experts.routing.untrained import DomainRouter, UniformRouter, arrow_router
 from fedmore.experts.saved import load_experts, load_mixture, read_recipe
 from fedmore.experts.spec import ExpertSpec, Keeping
-from fedmore.experts.text import tokenize
 from fedmore.kernels.lora_mix.factors import Signs
 from fedmore.sims.tiny import make_tiny_base
 from fedmore.strategies.embeddings import Embedding, dump
@@ -164,6 +163,6 @@ def test_a_blob_that_is_gone_is_named(kept):
 
 def test_public_embeddings_are_the_input_embeddings_of_the_text(config):
     base = base_of(config)
-    ids = tokenize(base.tokenizer, "\n".join(PUBLIC))[1:129]
+    ids = base.text.plain("\n".join(PUBLIC))[:128]
     expected = base.model.get_input_embeddings().weight[ids]
     assert torch.equal(public_embeddings(config, base), expected)

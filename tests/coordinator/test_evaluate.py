@@ -85,7 +85,7 @@ class Made:
 
     def scored(self, model, text):
         documents = self.scorer.documents(text)
-        return scoring.score(model, self.base.tokenizer, documents, 30, batch=1)
+        return scoring.score(model, self.base.text, documents, 30, batch=1)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import pytest
 
 from fedmore.experts.documents import Format, read_corpus, read_documents
 from fedmore.experts.errors import ConfigError, DataError
+from fedmore.experts.opener import resolve
 from fedmore.experts.reading.conversations import chat_template
+from fedmore.experts.text import TextTokenizer
 
 
 def jsonl(path, *rows):
@@ -232,7 +234,10 @@ def test_a_conversation_needs_a_chat_template(tmp_path, base):
         read_documents(tmp_path, converse=chat_template(tokenizer))
     turn = "<{{ m.role }}>{{ m.content }}"
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}" + turn + "{% endfor %}"
-    assert read_documents(tmp_path, converse=chat_template(tokenizer)) == ["<user>hi"]
+    tokenizer.bos_token = tokenizer.eos_token  # and that opens a document, so not twice
+    (document,) = read_documents(tmp_path, converse=chat_template(tokenizer))
+    ids = TextTokenizer(tokenizer, resolve(tokenizer)).document(document)
+    assert tokenizer.decode(ids) == f"{tokenizer.eos_token}<user>hi"
     tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
     with pytest.raises(DataError, match=r"a\.jsonl:1: the base's chat template refuses it: no sys"):
         read_documents(tmp_path, converse=chat_template(tokenizer))

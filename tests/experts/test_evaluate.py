@@ -6,7 +6,6 @@ import torch
 
 from fedmore.experts import evaluate
 from fedmore.experts.evaluate import Score
-from fedmore.experts.text import tokenize
 
 TEXTS = ["a short one", "b", "the longest of the documents, by far", "olá 漢字", "mid size text"]
 
@@ -14,7 +13,7 @@ TEXTS = ["a short one", "b", "the longest of the documents, by far", "olá 漢�
 @torch.no_grad()
 def plain(base, text, tokens):
     """One document, one token at a time."""
-    ids = tokenize(base.tokenizer, text)[: tokens + 1]
+    ids = base.text.document(text)[: tokens + 1]
     nats = 0.0
     for end in range(1, len(ids)):
         logits = base.model(input_ids=torch.tensor([ids[:end]]), use_cache=False).logits[0, -1]
@@ -25,7 +24,7 @@ def plain(base, text, tokens):
 @pytest.mark.parametrize("tokens", [200, 7])
 def test_equals_a_plain_loop(base, tokens):
     texts = ["a short one", "b", "the longest of all"]
-    scores = evaluate.score(base.model, base.tokenizer, texts, tokens)
+    scores = evaluate.score(base.model, base.text, texts, tokens)
     for text, score in zip(texts, scores, strict=True):
         nats, size = plain(base, text, tokens)
         assert score.nats == pytest.approx(nats, rel=1e-5)
@@ -34,15 +33,15 @@ def test_equals_a_plain_loop(base, tokens):
 
 
 def test_bytes_are_counted_not_characters(base):
-    (score,) = evaluate.score(base.model, base.tokenizer, ["olá 漢字"], 100)
+    (score,) = evaluate.score(base.model, base.text, ["olá 漢字"], 100)
     assert score.size == len("olá 漢字".encode())
 
 
 @pytest.mark.parametrize("batch", [2, 4, 5])
 def test_padding_and_order_do_not_matter(base, batch):
-    one = evaluate.score(base.model, base.tokenizer, TEXTS, 50, batch=1)
-    more = evaluate.score(base.model, base.tokenizer, TEXTS, 50, batch=batch)
-    turned = evaluate.score(base.model, base.tokenizer, TEXTS[::-1], 50, batch=batch)[::-1]
+    one = evaluate.score(base.model, base.text, TEXTS, 50, batch=1)
+    more = evaluate.score(base.model, base.text, TEXTS, 50, batch=batch)
+    turned = evaluate.score(base.model, base.text, TEXTS[::-1], 50, batch=batch)[::-1]
     assert [s.size for s in one] == [s.size for s in more] == [s.size for s in turned]
     assert [s.nats for s in more] == pytest.approx([s.nats for s in one], rel=1e-5)
     assert [s.nats for s in turned] == pytest.approx([s.nats for s in one], rel=1e-5)

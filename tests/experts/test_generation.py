@@ -14,7 +14,6 @@ from fedmore.experts.routing.saved import make_router
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.usage import by_decision, usage
 from fedmore.experts.spec import ExpertSpec
-from fedmore.experts.text import tokenize
 
 ROUTERS = ["softmax-shared-sequence", "remix-shared-token", "softmax-layers-sequence",
            "xlora-layers-token"]  # fmt: skip
@@ -59,7 +58,7 @@ def simple(base, shapes):
 
 @pytest.fixture
 def prompt(base):
-    return tokenize(base.tokenizer, "the parties")
+    return base.text.document("the parties")
 
 
 @pytest.fixture

@@ -29,12 +29,12 @@ def test_a_base_at_four_bits_trains_and_mixes(tmp_path):
     change = {p: (spec.scale * b, a) for p, (b, a) in trained.factors.items()}
     assert all(bool(b.abs().sum() > 0) for b, _ in change.values())
     text = ["Ola, mundo: isto é galego."]
-    plain = score(base.model, base.tokenizer, text, 32)
+    plain = score(base.model, base.text, text, 32)
     router = UniformRouter(RouterSpec("uniform", 1, 64))
-    mixed = score(assemble(base.model, {"gl": change}, router).model, base.tokenizer, text, 32)
+    mixed = score(assemble(base.model, {"gl": change}, router).model, base.text, text, 32)
     assert mixed[0].nats != plain[0].nats
     nothing = {p: (b * 0, a) for p, (b, a) in change.items()}
-    off = score(assemble(base.model, {"gl": nothing}, router).model, base.tokenizer, text, 32)
+    off = score(assemble(base.model, {"gl": nothing}, router).model, base.text, text, 32)
     torch.testing.assert_close(off[0].nats, plain[0].nats)
     silent = assemble(base.model, {"gl": change}, Silent(RouterSpec("uniform", 1, 64)))
     ids = torch.arange(40).view(2, 20)

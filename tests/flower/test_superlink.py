@@ -98,7 +98,8 @@ def app_folder(folder):
 @pytest.mark.timeout(400)
 def test_our_apps_on_a_superlink_give_what_engine_local_gives(tmp_path, flower):
     single, hosted = (prepare(tiny(), tmp_path / name, seed=6) for name in ("local", "hosted"))
-    create(hosted.directory, hosted.config)
+    chosen = create(hosted.directory, hosted.config).base
+    opener = f"opener={json.dumps(chosen.opener)} open-windows={json.dumps(chosen.open_windows)}"
     port = free_port("127.0.0.1")
     link = flower(
         "superlink", "flower-superlink", "--insecure", "--port", str(port),
@@ -116,7 +117,7 @@ def test_our_apps_on_a_superlink_give_what_engine_local_gives(tmp_path, flower):
         )  # fmt: skip
     run = flower(
         "run", "flwr", "run", str(app_folder(tmp_path / "app")), "here", "--stream",
-        "--run-config", f"directory={json.dumps(str(hosted.directory))}",
+        "--run-config", f"directory={json.dumps(str(hosted.directory))} {opener}",
     )  # fmt: skip
     local.run(single)  # meanwhile
     run.process.wait(timeout=300)

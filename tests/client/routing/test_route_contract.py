@@ -57,8 +57,8 @@ def test_the_declared_metrics_are_those_of_the_task(route):
 
 def metrics(**changes):
     return {
-        "loss": 2.5, "tokens": 192, "tokens_per_s": 80.0, "documents": 12, "numbers": NUMBERS,
-        "payload_bytes": 4 * NUMBERS,
+        "loss": 2.5, "tokens": 192, "tokens_per_s": 80.0, "documents": 12, "epochs": 0.5,
+        "numbers": NUMBERS, "payload_bytes": 4 * NUMBERS,
     } | changes  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.speaker import open_speaker
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.generation import Generated, Settings
-from fedmore.experts.text import tokenize
 
 POSITIONS = 512
 
@@ -68,7 +67,7 @@ def test_a_conversation_goes_on(talk, speaker):
         "hello",
         f"hello\n{answers[0]}\nagain",
     ]
-    assert begun[0][0] == tokenize(speaker.tokenizer, "hello")
+    assert begun[0][0] == speaker.text.document("hello")
     assert "\n".join(lines[1:]) == "\n".join(answers)
 
 

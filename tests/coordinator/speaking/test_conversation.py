@@ -4,6 +4,8 @@ import pytest
 
 from fedmore.coordinator.chat import Conversation
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.opener import resolve
+from fedmore.experts.text import TextTokenizer
 from fedmore.sims.tiny import byte_tokenizer
 
 
@@ -12,15 +14,19 @@ def tokenizer():
     return byte_tokenizer()
 
 
+def opened(tokenizer):
+    return TextTokenizer(tokenizer, resolve(tokenizer))
+
+
 def test_a_template_brings_its_own_start(tokenizer, template):
     tokenizer.chat_template = "<|end|>" + template
-    ids, _ = Conversation(tokenizer, None).ask("a")
+    ids, _ = Conversation(opened(tokenizer), None).ask("a")
     assert ids[0] == tokenizer.eos_token_id
     assert tokenizer.eos_token_id not in ids[1:]
 
 
 def test_no_more_turns_are_forgotten_than_needed(tokenizer):
-    talk = Conversation(tokenizer, 12)
+    talk = Conversation(opened(tokenizer), 12)
     for question, answer in (("aaa", "b"), ("c", "d")):
         assert talk.ask(question)[1] == 0
         talk.answered(answer)
@@ -31,7 +37,7 @@ def test_no_more_turns_are_forgotten_than_needed(tokenizer):
 
 
 def test_without_a_limit_nothing_is_forgotten(tokenizer):
-    talk = Conversation(tokenizer, None)
+    talk = Conversation(opened(tokenizer), None)
     for _ in range(3):
         assert talk.ask("a" * 10_000)[1] == 0
         talk.answered("b")
@@ -41,7 +47,7 @@ def test_without_a_limit_nothing_is_forgotten(tokenizer):
 @pytest.mark.parametrize("templated", [False, True])
 def test_a_question_too_long_is_refused_and_not_kept(tokenizer, template, templated):
     tokenizer.chat_template = template if templated else None
-    talk = Conversation(tokenizer, 60)
+    talk = Conversation(opened(tokenizer), 60)
     talk.ask("short")
     talk.answered("yes")
     before = list(talk.turns)

@@ -11,7 +11,6 @@ from fedmore.coordinator import speaker
 from fedmore.coordinator.registry import Registry
 from fedmore.experts.generation import Generated, Settings, generate
 from fedmore.experts.saved import load_mixture
-from fedmore.experts.text import tokenize
 
 ARMS = ["public", "legal", "gl"]
 PROMPT = "a < b & 日本"
@@ -23,7 +22,7 @@ def expected(federation, base):
 
     def make(**settings):
         mixture = load_mixture(federation / "mixture", base)
-        ids = tokenize(base.tokenizer, PROMPT)
+        ids = base.text.document(PROMPT)
         made = generate(mixture, base.tokenizer, ids, Settings(max_tokens=12, **settings))
         new = made.ids[made.prompt :]
         return made, base.tokenizer.decode(new, skip_special_tokens=True)

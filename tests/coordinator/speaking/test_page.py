@@ -64,7 +64,7 @@ def shown(federation, base):
         place = "mixture" if len(weights_LTA) == 1 else "layered"
         mixture = load_mixture(federation / place, base)
         experts = tuple(Entry(name, "expert", name, 3, 1, "ab") for name in names)
-        speaker = Speaker(mixture, base.tokenizer, experts)
+        speaker = Speaker(mixture, base.text, experts)
         return page(speaker, Generated(tuple(ids), prompt, weights_LTA, ended))
 
     return make

@@ -16,7 +16,6 @@ from fedmore.coordinator.tokens_used import SHOWN, tokens_used
 from fedmore.experts.factors import to_state
 from fedmore.experts.routing.usage import usage
 from fedmore.experts.saved import load_experts, load_mixture, read_recipe
-from fedmore.experts.text import tokenize
 
 LONG = "the parties agree, 日本 " * 9
 TEXTS = {"legal": LONG, "plain": "ab"}
@@ -38,7 +37,7 @@ def used(base):
 def test_weights_are_those_that_each_token_is_predicted_by(mixture, used, base):
     found = used(mixture, "aé\nb", "another")
     assert [token["text"] for token in found] == ["a", "é", "\n", "b"]
-    ids = tokenize(base.tokenizer, "aé\nb")
+    ids = base.text.document("aé\nb")
     weights = usage(mixture, torch.tensor([ids[:-1]]))
     expected = [weights[0], weights[1:3].mean(0), weights[3], weights[4]]
     for token, wanted in zip(found, expected, strict=True):

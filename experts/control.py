@@ -1,0 +1,54 @@
+"""Control tokens in text: those that a chat template wrote, and no others.
+
+An owner's text that holds `<|im_end|>` is text. In a conversation that a template has written, the
+template's own tokens stand between two marks, so that they are told from those of the turns. The
+marks are noncharacters of Unicode, which no text for interchange holds.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+OPEN, CLOSE, SPLIT = "\ufdd0", "\ufdd1", "\ufdd2"
+_MARKS = re.compile(f"[{OPEN}{CLOSE}{SPLIT}]")
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Every token that means something else than its characters, the longest first."""
+    added = tokenizer.added_tokens_decoder.values()
+    found = {*map(str, tokenizer.all_special_tokens), *(str(t) for t in added if t.special)}
+    return tuple(sorted(found, key=lambda token: (-len(token), token)))
+
+
+def _pattern(tokenizer: Any) -> str:
+    return "|".join(map(re.escape, control_tokens(tokenizer))) or "(?!)"
+
+
+def unmarked(text: str) -> str:
+    """The text without marks."""
+    return _MARKS.sub("", text)
+
+
+def as_text(tokenizer: Any, value: Any) -> Any:
+    """A turn whose strings hold no control token; `mark` makes them whole again."""
+    if isinstance(value, str):
+        parts = re.compile(_pattern(tokenizer))
+        return parts.sub(lambda m: m[0][:1] + SPLIT + m[0][1:], unmarked(value))
+    if isinstance(value, dict):
+        return {key: as_text(tokenizer, each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_text(tokenizer, each) for each in value]
+    return value
+
+
+def mark(tokenizer: Any, text: str) -> str:
+    """What a template made of turns that went through `as_text`, with its own tokens marked."""
+    return re.sub(f"({_pattern(tokenizer)})", f"{OPEN}\\1{CLOSE}", text).replace(SPLIT, "")
+
+
+def parts(tokenizer: Any, text: str) -> Iterator[tuple[str, bool]]:
+    """The text in turns of plain text and marked control tokens (true)."""
+    found = re.split(f"{OPEN}({_pattern(tokenizer)}){CLOSE}", text)
+    for index, part in enumerate(found):
+        if part:
+            yield part, index % 2 == 1
