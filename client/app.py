@@ -16,12 +16,14 @@ from fedmore.client import progress
 from fedmore.client.checkpoint import Checkpoints, key_of_task
 from fedmore.client.contract import Contract
 from fedmore.client.declared import EPOCH_DECIMALS, LOSS_DECIMALS
-from fedmore.client.drawn import Drawn, drawn
+from fedmore.client.drawn import Drawn, drawn, holdout
+from fedmore.client.embedding import noised_mean
 from fedmore.client.memory import Embedding, Remembered
 from fedmore.client.node import Node
 from fedmore.client.reading import Reading
 from fedmore.client.route import routed
 from fedmore.client.train import Schedule, Trained, train
+from fedmore.client.trap import check_change
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import Base
 from fedmore.experts.factors import Factors
@@ -37,6 +39,9 @@ from fedmore.strategies.tasks import (
     read_task,
     update_content,
 )
+
+EMBEDDED = "router/1"
+"""The one round of a stage that collects domain embeddings."""
 
 
 def contract_of(context: Context) -> Contract:
@@ -81,6 +86,7 @@ def _train(message: Message, context: Context) -> Message:
     entry = memory.read(task.expert)
     key = key_of_task(task, message.content)
     if entry is None or entry.task != key:
+        contract.claim(f"{task.stage}/{task.round}", key)
         checkpoints = Checkpoints(memory.checkpoint(task.expert))
         entry = _work(message.content, contract, task, entry, key, checkpoints)
         memory.write(task.expert, entry)
@@ -100,6 +106,9 @@ def _work(
     sites = contract.sites(task)
     initial = low_rank.initial(spec, sites, task.seed)
     aggregate = received(content, sites, entry.mirror if entry else {})
+    if aggregate is not None:
+        held_out, what = holdout(contract, task.seed), f"the aggregate of {task.expert}"
+        check_change(contract.node.load(), aggregate, held_out, contract.node.rules, what)
     if task.round_start == "aggregate":
         own = components.find_at(aggregate, task, entry, initial)
     else:
@@ -163,8 +172,10 @@ def _route(message: Message, context: Context) -> Message:
 def _embed(message: Message, context: Context) -> Message:
     contract, task = contract_of(context), read_embed_task(message.content)
     memory = contract.node.memory(context.node_id)
-    given = memory.embedding()
+    key, given = key_of_task(task, message.content), memory.embedding()
+    contract.answered.check(EMBEDDED, key)
     if given is None:
+        contract.claim(EMBEDDED, key)
         given = _embedding(contract, task)
         memory.give(given)
     metrics = {"documents": given.documents, "tokens": given.tokens}
@@ -173,19 +184,20 @@ def _embed(message: Message, context: Context) -> Message:
 
 def _embedding(contract: Contract, task: EmbedTask) -> Embedding:
     node, base = contract.node, contract.node.load()
-    found = passages(node.documents(), base.text, task.documents, task.tokens, task.seed)
+    seed = node.seed("embedding", task.seed)
+    found = passages(node.documents(), base.text, task.documents, task.tokens, seed)
     tokens = sum(len(passage.ids) for passage in found)
-    contract.check_text(tokens)
-    means_PD, counts_P = passage_means(base, found)
-    mean_D = ((means_PD * counts_P[:, None]).sum(0) / counts_P.sum()).float()
+    contract.check_embedded(tokens, len(found))
+    means_PD, rows_VD = passage_means(base, found), base.model.get_input_embeddings().weight
+    noise = node.seed("embedding noise", task.seed)
+    mean_D, _ = noised_mean(means_PD, rows_VD.cpu(), node.rules, noise)
     asked = (task.documents, task.tokens, task.seed)
     return Embedding(asked, mean_D, len({passage.number for passage in found}), tokens)
 
 
-def passage_means(base: Base, found: Sequence[Passage]) -> tuple[Tensor, Tensor]:
-    """Mean input embedding [P, D] of every passage, and its tokens [P]; float64, on the CPU."""
+def passage_means(base: Base, found: Sequence[Passage]) -> Tensor:
+    """Mean input embedding [P, D] of every passage, float64, on the CPU."""
     table, device = base.model.get_input_embeddings(), base.model.device
     with one_thread():
         rows = [table(torch.tensor(each.ids, device=device)).double().mean(0) for each in found]
-        counts = torch.tensor([len(each.ids) for each in found], dtype=torch.float64)
-        return torch.stack(rows).cpu(), counts
+        return torch.stack(rows).cpu()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedmore.client import cli_plan
+from fedmore.client.cli_plan import Yes, say
 from fedmore.protos.files import at_home, local_name
 from fedmore.protos.terminal import console, echo
 
@@ -16,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.command()(cli_plan.plan)
+app.command()(cli_plan.accept)
 
 Gpu = Annotated[int | None, typer.Option(min=0, help="Train on this CUDA device.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU, whatever else there is.")]
@@ -79,8 +84,17 @@ def join(
         typer.Option(help="Let updates out in this layout only; may be given again for more."),
     ] = None,
     min_tokens: Annotated[
-        int, typer.Option(min=1, help="Let nothing out that is made of less text than this.")
-    ] = 256,
+        int | None,
+        typer.Option(min=1, help="Let nothing out that is made of fewer tokens; by default 1024."),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Your bounds, floors and standing consent: a TOML file."),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="The plan that you agree to, from `client plan`.")
+    ] = None,
+    yes: Yes = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="For an invite without TLS, on this machine only.")
     ] = False,
@@ -105,8 +119,8 @@ def join(
         refuse_beside_app(data, domain, language, rank, base, codec)
         join_app(invite, client_app, node_config or [], state, patience, insecure, address)
         return
-    from fedmore.client.join import JoinOptions, text_of, training
     from fedmore.client.join import join as join_federation
+    from fedmore.client.join_options import JoinOptions, text_of, training
     from fedmore.experts.documents import Format
 
     kind, target = training(domain, language)
@@ -124,6 +138,9 @@ def join(
         patience_s=patience,
         codecs=tuple(codec or ()),
         min_tokens=min_tokens,
+        policy=policy,
+        plan=plan,
+        yes=yes,
         insecure=insecure,
         address=address,
         form=Format(encoding, column),
@@ -213,11 +230,6 @@ def join_app(
 
     config = values(pairs, "--node-config")
     join_with_app(AppOptions(invite, app, config, state, patience, insecure, address), say)
-
-
-def say(text: str) -> None:
-    """Print a line; what the coordinator says in it is obeyed by no terminal."""
-    echo(text)
 
 
 def main() -> None:

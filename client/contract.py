@@ -1,10 +1,11 @@
 """The contract of one client: which tasks it does, and that answers are as declared for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message
 
+from fedmore.client.answered import Answered
 from fedmore.client.declared import (
     Answer,
     embed_answer,
@@ -14,13 +15,21 @@ from fedmore.client.declared import (
 )
 from fedmore.client.node import Node
 from fedmore.client.routable import check_route
+from fedmore.client.text_amount import PASSAGE, TextAmount, text_amount
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import shapes_of
 from fedmore.experts.errors import EgressError
 from fedmore.experts.routing.saved import make_router
 from fedmore.experts.spec import Site
+from fedmore.strategies.agreement import (
+    embed_differences,
+    route_differences,
+    train_differences,
+)
+from fedmore.strategies.asked import task_of
 from fedmore.strategies.compression.codec import Codec, codecs_of
-from fedmore.strategies.members import HELLO
+from fedmore.strategies.members import HELLO, Member
+from fedmore.strategies.plan import KINDS, TRAINED_BY
 from fedmore.strategies.router import EmbedTask, read_embed_task
 from fedmore.strategies.routes import (
     ROUTE,
@@ -30,6 +39,7 @@ from fedmore.strategies.routes import (
     trained_shapes,
 )
 from fedmore.strategies.tasks import EMBED, TRAIN, TrainTask, read_task
+from fedmore.strategies.terms import Terms
 from fedmore.strategies.work import Work
 
 MIN_DOCUMENTS = 16
@@ -84,13 +94,64 @@ class Contract:
         """Numbers of an input embedding."""
         return int(self.node.load().model.get_input_embeddings().weight.shape[1])
 
-    def check_text(self, tokens: int) -> None:
-        """Raise `EgressError` where an answer would be made of too few tokens of text."""
-        if tokens < self.node.min_tokens:
+    def check_plan(self, terms: Terms) -> None:
+        """Raise `EgressError` if a stage of a plan asks for what this owner lets no one have.
+
+        Its settings may be out of bounds, or its answers made of more text than there is.
+        """
+        node = self.node
+        member = Member(node.name, node.kind, node.target, node.rank, 1, [], [])
+        for stage in terms.stages:
+            if TRAINED_BY.get(stage.kind) == node.kind:
+                task = task_of(stage, member, 1, 0, terms.seed)
+                self._check_amount(task)
+                self.check_text(self.tokens_needed(task))
+            elif stage.kind == "router":
+                self.check_text(node.rules.min_embedding_tokens)
+            elif stage.kind == "routing":
+                self.check_text(node.rules.min_tokens)
+
+    @property
+    def answered(self) -> Answered:
+        """Which rounds this client has taken on."""
+        return self.node.answered(self.node_id)
+
+    def claim(self, group: str, key: str) -> None:
+        """Take on the task `key` as the one of its round; raises `EgressError` for another."""
+        self.answered.claim(group, key, self.node.rules.rounds_per_day)
+
+    def check_text(self, needed: int) -> None:
+        """Raise `EgressError` unless the owner has `needed` tokens of text, and enough passages."""
+        rules, text = self.node.rules, self.node.load().text
+        floor = TextAmount(needed, rules.min_passages)
+        found = text_amount(self.node.documents(), text, floor)
+        if found.tokens < floor.tokens:
             raise EgressError(
-                f"the answer would be made of {tokens} tokens of text, and the owner lets none out "
-                f"of fewer than {self.node.min_tokens} (client join --min-tokens)"
+                f"the owner's text has {found.tokens} tokens, and nothing leaves that is made of "
+                f"fewer than {needed} (--min-tokens, or min_tokens, tokens_per_direction and "
+                "min_embedding_tokens of --policy)"
             )
+        if found.passages < floor.passages:
+            raise EgressError(
+                f"the owner's text has {found.passages} passages of up to {PASSAGE} tokens, and "
+                f"nothing leaves that is made of fewer than {floor.passages} (min_passages of "
+                "--policy)"
+            )
+
+    def check_embedded(self, tokens: int, passages: int) -> None:
+        """Raise `EgressError` for a domain embedding of too few tokens or passages."""
+        rules = self.node.rules
+        if tokens < rules.min_embedding_tokens or passages < rules.min_passages:
+            raise EgressError(
+                f"the embedding would be made of {tokens} tokens in {passages} passages; the owner "
+                f"lets none out of fewer than {rules.min_embedding_tokens} in "
+                f"{rules.min_passages} (min_embedding_tokens and min_passages of --policy)"
+            )
+
+    def tokens_needed(self, task: Work) -> int:
+        """Tokens that must be behind the answer to a task of training."""
+        rank = task.rank if isinstance(task, TrainTask) else 0
+        return self.node.rules.tokens_needed(rank, self._tags(task))
 
     def _check_train(self, task: TrainTask) -> None:
         node = self.node
@@ -98,42 +159,75 @@ class Contract:
         chosen = (node.kind, node.target, node.target, node.rank)
         if asked != chosen:
             raise EgressError(f"asked to train {asked}; the owner of this client chose {chosen}")
+        self._check_terms(task.stage, lambda terms: train_differences(terms, task))
         self._check_amount(task)
-        sites = self.sites(task)
-        shapes = low_rank.shapes(sites, {site.path: task.rank for site in sites})
-        self._check_codecs(task.codec, codecs_of(task.codec, shapes))
 
     def _check_route(self, task: RouteTask) -> None:
         """A router of this base, over experts that fit it, trained on enough text."""
+        self._check_terms(task.stage, lambda terms: route_differences(terms, task))
+        check_route(task, self.width, shapes_of(self.node.load().model), self.node.rules)
         self._check_amount(task)
-        check_route(task, self.width, shapes_of(self.node.load().model))
-        shapes = list(trained_shapes(make_router(task.spec())).values())
-        self._check_codecs(task.codec, change_codecs(task.codec, shapes))
-
-    def _check_amount(self, task: Work) -> None:
-        if min(task.steps, task.batch_size, task.sequence_length) < 1:
-            raise EgressError(
-                f"asked for an update made of {task.steps} x {task.batch_size} windows"
-            )
-        self.check_text(task.tokens)
-
-    def _check_codecs(self, name: str, codecs: Sequence[Codec]) -> None:
-        allowed = self.node.allowed_codecs()
-        if not {codec.tag for codec in codecs} <= set(allowed):
-            raise EgressError(
-                f"asked for an update as {name!r}; the owner allows {', '.join(allowed)}"
-            )
 
     def _check_embed(self, task: EmbedTask) -> None:
+        self._check_terms(task.stage, lambda terms: embed_differences(terms, task))
         if task.documents < MIN_DOCUMENTS:
             raise EgressError(
                 f"asked to embed {task.documents} documents, fewer than {MIN_DOCUMENTS}"
             )
         if task.tokens < 1:
             raise EgressError(f"asked to embed {task.tokens} tokens of a document, fewer than 1")
-        given = self.node.memory(self.node_id).embedding()
-        if given is not None and given.asked != (task.documents, task.tokens, task.seed):
+
+    def _check_terms(self, stage: str, differences: Callable[[Terms], list[str]]) -> None:
+        """Raise `EgressError` if a task is not one of the plan that the owner agreed to."""
+        if self.node.rules.consent == "bounds":
+            if stage not in KINDS:  # each name would give a fresh count of rounds
+                raise EgressError(f"asked for a stage {stage!r}; there are {', '.join(KINDS)}")
+            return
+        terms = self.node.agreement.agreed
+        if terms is None:
+            raise EgressError("the owner has agreed to no plan yet (client accept)")
+        if found := differences(terms):
             raise EgressError(
-                f"asked for a second embedding; one of {given.asked[0]} documents was given, and "
-                "the difference of two would show single documents"
+                f"not a task of the plan that the owner agreed to: {'; '.join(found)}"
             )
+
+    def _check_amount(self, task: Work) -> None:
+        """Every setting inside the owner's bounds, and enough tokens and steps behind an answer."""
+        rules = self.node.rules
+        if not 1 <= task.round <= task.rounds:
+            raise EgressError(f"asked for round {task.round} of {task.rounds}")
+        if found := rules.excess(task.stage, task):
+            raise EgressError(f"asked for more than the owner allows: {'; '.join(found)}")
+        self._check_codecs(task)
+        if min(task.batch_size, task.sequence_length) < 1 or task.steps < rules.min_steps:
+            raise EgressError(
+                f"asked for an update made of {task.steps} x {task.batch_size} windows; the owner "
+                f"lets none out of fewer than {rules.min_steps} steps (min_steps of --policy)"
+            )
+        if task.tokens < (needed := self.tokens_needed(task)):
+            raise EgressError(
+                f"asked for an update made of {task.tokens} tokens of text, and the owner lets "
+                f"none out of fewer than {needed} (--min-tokens, or min_tokens and "
+                "tokens_per_direction of --policy)"
+            )
+
+    def _check_codecs(self, task: Work) -> None:
+        allowed = self.node.rules.codecs
+        if not set(self._tags(task)) <= set(allowed):
+            raise EgressError(
+                f"asked for an update as {task.codec!r}; the owner allows {', '.join(allowed)} "
+                "(--codec)"
+            )
+
+    def _tags(self, task: Work) -> list[str]:
+        """Tags of the codecs that the answer to a task travels in."""
+        codecs: Sequence[Codec] = ()
+        if isinstance(task, TrainTask):
+            sites = self.sites(task)
+            shapes = low_rank.shapes(sites, {site.path: task.rank for site in sites})
+            codecs = codecs_of(task.codec, shapes)
+        elif isinstance(task, RouteTask):
+            codecs = change_codecs(
+                task.codec, list(trained_shapes(make_router(task.spec())).values())
+            )
+        return sorted({codec.tag for codec in codecs})

@@ -27,14 +27,14 @@ class Drawn:
 def drawn(contract: Contract, task: Work, reading: Reading) -> Drawn:
     """The windows that follow those of `reading`; over an epoch every token is in one of them.
 
-    Raises `EgressError` where the owner has less text than may be trained on.
+    Raises `EgressError` if the owner has less text than may be trained on.
     """
     if task.threads:
         torch.set_num_threads(task.threads)
     node, text = contract.node, contract.node.load().text
-    documents, seed = node.documents(), seed_of(task)
+    documents, seed = node.documents(), seed_of(contract, task.seed)
+    contract.check_text(contract.tokens_needed(task))
     stream = _stream(documents, text, task.sequence_length, seed)
-    contract.check_text(stream.tokens)
     key = _key(documents, text.opener, task.sequence_length, seed)
     place = reading.place
     if reading.key != key:  # another text, or other windows: in an order that is new
@@ -45,13 +45,14 @@ def drawn(contract: Contract, task: Work, reading: Reading) -> Drawn:
 
 
 def holdout(contract: Contract, seed: int) -> Tensor | None:
-    """Windows [W, T + 1] of the owner's text that no task trains on; None where it is too short."""
-    return _parts(contract.node.documents(), contract.node.load().text, seed).holdout
+    """Windows [W, T + 1] of the owner's text that no task trains on; None if it is too short."""
+    own = seed_of(contract, seed)
+    return _parts(contract.node.documents(), contract.node.load().text, own).holdout
 
 
-def seed_of(task: Work) -> int:
-    """The seed of all that is drawn from the owner's text."""
-    return task.seed
+def seed_of(contract: Contract, seed: int) -> int:
+    """The seed of all windows of the owner's text: the plan's, and a secret of the owner."""
+    return contract.node.seed("windows", seed)
 
 
 @functools.lru_cache(maxsize=16)

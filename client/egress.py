@@ -111,7 +111,8 @@ def noted_reason(
     # A message of ours may name a file that a task brought, and so the owner's folders.
     reason = reason_of(error, speaking).replace(str(audit.path.parent), "…")
     if isinstance(error, EgressError):
-        audit.note("refused", task_id, reason=str(error))
+        private = f" ({error.private})" if error.private else ""
+        audit.note("refused", task_id, reason=f"{error}{private}")
     return reason
 
 

@@ -5,9 +5,10 @@ The owner says on the SuperNode's command line what `client join` would be told:
     flower-supernode … --node-config 'name="hospital" domain="medicine" data="/text" base="/base"'
 
 Keys: name, domain or language, data, base; rank, dtype, device, quantization, state (a folder),
-codecs, min_tokens, column and encoding as `fedmore.client.node` has them. The answers pass the same
-guard, and what was let out is in `audit.jsonl` of the state folder; the bytes that Flower sends
-around them are not.
+column and encoding as `fedmore.client.node` has them; `plan`, the file of `coordinator plan` that
+the owner agrees to, and `policy`, a file as `client join --policy` takes it. The answers pass the
+same guard, and what was let out is in `audit.jsonl` of the state folder; the bytes that Flower
+sends around them are not.
 """
 
 import functools
@@ -18,11 +19,14 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedmore.client.agreement import Agreement, read_plan
 from fedmore.client.app import handle
 from fedmore.client.audit import Audit
+from fedmore.client.consent import policy_of
 from fedmore.client.device import choose_device, inspect_machine
 from fedmore.client.guard import guard_of
-from fedmore.client.join import DEFAULT_RANK, training
+from fedmore.client.join_options import DEFAULT_RANK, training
+from fedmore.client.owner_policy import dump_policy
 from fedmore.experts.base import fingerprint_of
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.experts.fingerprint import explain
@@ -44,7 +48,7 @@ def answer(message: Message, context: Context) -> Message:
     if message.metadata.message_type == HELLO:
         check_base(config["base"], str(context.run_config.get("fingerprint", "")))
     own = Context(context.run_id, context.node_id, config, context.state, context.run_config)
-    guard = guard_of(context.node_id, config, audit_in(Path(config["state"])))
+    guard = guard_of(context.node_id, config, audit_in(Path(str(config["state"]))))
     guard.check_task(message)
     return guard.check_reply(message, handle(message, own))
 
@@ -64,7 +68,18 @@ def node_config(said: dict[str, Any]) -> dict[str, Any]:
         "quantization": "none",
         "state": str(default_state(said["name"])),
     }
-    return chosen | said
+    policy = policy_of(Path(said.pop("policy")) if said.get("policy") else None)
+    plan, config = said.pop("plan", ""), chosen | said
+    if plan:
+        pin(Path(str(config["state"])), Path(plan))
+    return config | {"policy": dump_policy(policy)}
+
+
+def pin(state: Path, plan: Path) -> None:
+    """Take the plan in a file for agreed: its owner named it."""
+    terms, agreement = read_plan(plan), Agreement(state)
+    if agreement.agreed != terms:
+        agreement.accept(terms)
 
 
 def opening(run_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,77 +6,32 @@ enrolment, and the session until the federation is finished.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from fedmore.client.agreement import Agreement
 from fedmore.client.audit import Audit
 from fedmore.client.base_choice import check_base, check_change, choose_base, load
+from fedmore.client.consent import agree, asker, tell_offer, terms_in
 from fedmore.client.data import documents_of, look_at
 from fedmore.client.device import choose_device, inspect_machine
-from fedmore.client.egress import Guard
 from fedmore.client.ended import finished_line, is_finished, note_finished
 from fedmore.client.invite import Identity, at_address, describe, enrol, read_identity, read_member
+from fedmore.client.join_node import check_floors, make_guard, make_handler, node_config
+from fedmore.client.join_options import DEFAULT_RANK, JoinOptions
+from fedmore.client.owner_policy import OwnerPolicy
 from fedmore.client.paths import check_state, default_state
 from fedmore.client.patience import persist
 from fedmore.client.session import Session
-from fedmore.experts.documents import Format
-from fedmore.experts.errors import ConfigError, TransportError
+from fedmore.experts.errors import TransportError
 from fedmore.protos.exits import interruptible
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite, read_invite
 from fedmore.protos.logs import also, logged
-from fedmore.strategies.compression.policy import TAGS
 
-Kind = Literal["expert", "adapter"]
 Say = Callable[[str], None]
 T = TypeVar("T")
 DOWNLOADS, LOG = "downloads", "client.log"
-DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
-
-
-@dataclass(frozen=True)
-class JoinOptions:
-    """What the command line says; `rank` None is the default, or that of an earlier start."""
-
-    invite: Path
-    data: Path
-    kind: Kind
-    target: str
-    rank: int | None = None
-    gpu: int | None = None
-    cpu: bool = False
-    state: Path | None = None
-    base: str | None = None
-    threads: int = 0
-    patience_s: float = 300.0
-    codecs: tuple[str, ...] = ()
-    min_tokens: int = 256
-    insecure: bool = False
-    address: str = ""
-    form: Format = field(default_factory=Format)
-
-    def __post_init__(self) -> None:
-        """Raise `ConfigError` for a codec that there is not."""
-        unknown = set(self.codecs) - set(TAGS)
-        if unknown:
-            raise ConfigError(f"--codec {min(unknown)}: there is none; known are {', '.join(TAGS)}")
-
-
-def training(domain: str | None, language: str | None) -> tuple[Kind, str]:
-    """What is trained; raises `ConfigError` unless exactly one of the two is given."""
-    if domain and not language:
-        return "expert", domain
-    if language and not domain:
-        return "adapter", language
-    raise ConfigError("give exactly one of --domain NAME (an expert) and --language CODE")
-
-
-def text_of(data: Path | None) -> Path:
-    """Where the private text is; raises `ConfigError` where that is not said."""
-    if data is None:
-        raise ConfigError("give --data PATH: your text, a file or a folder")
-    return data
 
 
 def join(options: JoinOptions, say: Say) -> None:
@@ -106,10 +61,20 @@ def take_part(options: JoinOptions, say: Say) -> None:
             guard=make_guard(identity.node_id, config, audit),
             audit=audit,
             downloads=state / DOWNLOADS,
+            on_info=watch(state, options.rules, say),
         )
         if session.run(make_handler(identity.node_id, config)):
             note_finished(identity)
             say("the federation is finished; thank you")
+
+
+def watch(state: Path, rules: OwnerPolicy, say: Say) -> Callable[[FederationInfo], None]:
+    """What to do with the federation's word on itself, each time that this client connects."""
+
+    def told(info: FederationInfo) -> None:
+        tell_offer(Agreement(state).offer(terms_in(info), rules), state, say)
+
+    return told
 
 
 def prepare_device(options: JoinOptions, say: Say) -> str:
@@ -143,6 +108,8 @@ def enter(
     load(base, info, device, options.kind, rank)
     chosen = (base, info.dtype, device, info.quantization)
     documents_of(options.data.resolve(), options.form, *chosen)
+    check_floors(options, info, base, rank, device, state)
+    agree(info, Agreement(state), options.rules, say, asker(options.yes), options.plan)
 
     def ask_in() -> Identity:
         return enrol(
@@ -161,7 +128,8 @@ def enter(
     say(
         f"joined {invite.federation} as {invite.name}: {options.kind} {options.target}, rank {rank}"
     )
-    return identity, fingerprint, node_config(options, identity, base, device, state)
+    config = node_config(options, identity.info, identity.name, identity.rank, base, device, state)
+    return identity, fingerprint, config
 
 
 def patiently(action: Callable[[], T], patience_s: float, say: Say) -> T:
@@ -171,47 +139,3 @@ def patiently(action: Callable[[], T], patience_s: float, say: Say) -> T:
     except TransportError as error:
         say(f"{error}; trying for up to {patience_s:g} s")
         return persist(action, patience_s, threading.Event())
-
-
-def node_config(
-    options: JoinOptions, identity: Identity, base: str, device: str, state: Path
-) -> dict[str, Any]:
-    """What the ClientApp learns of this node."""
-    return {
-        "name": identity.name,
-        "kind": identity.kind,
-        "target": identity.target,
-        "rank": identity.rank,
-        "data": str(options.data.resolve()),
-        "base": base,
-        "dtype": identity.info.dtype,
-        "device": device,
-        "quantization": identity.info.quantization,
-        "opener": identity.info.opener,
-        "open_windows": identity.info.open_windows,
-        "state": str(state.resolve()),
-        "codecs": ",".join(options.codecs),
-        "min_tokens": options.min_tokens,
-        "column": options.form.column,
-        "encoding": options.form.encoding,
-    }
-
-
-def make_guard(node_id: int, config: dict[str, Any], audit: Audit) -> Guard:
-    """What stands between the ClientApp and the wire."""
-    from fedmore.client.guard import guard_of
-
-    return guard_of(node_id, config, audit)
-
-
-def make_handler(node_id: int, config: dict[str, Any]) -> Callable[[Any], Any]:
-    """The ClientApp with this node's context."""
-    from flwr.app import Context, RecordDict
-
-    from fedmore.client.app import handle
-    from fedmore.protos.flower import RUN
-
-    context = Context(
-        run_id=RUN, node_id=node_id, node_config=config, state=RecordDict(), run_config={}
-    )
-    return lambda message: handle(message, context)

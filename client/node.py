@@ -1,5 +1,6 @@
 """What the owner chose for this client, as the ClientApp finds it in `Context.node_config`."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,25 +8,26 @@ from typing import Any, Literal
 
 from flwr.app import Context
 
+from fedmore.client.agreement import Agreement
+from fedmore.client.answered import Answered
 from fedmore.client.data import documents_of
 from fedmore.client.memory import Memory
+from fedmore.client.owner_policy import OwnerPolicy, parse_policy
+from fedmore.client.owner_secret import derive, owner_secret
 from fedmore.experts.base import Base, load_base
 from fedmore.experts.documents import Format
 from fedmore.experts.opener import AUTO
 from fedmore.experts.reading.columns import TEXT
-from fedmore.strategies.compression.codec import CODECS
-
-MIN_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class Node:
     """What the owner chose; `state` is the folder of `fedmore.client.memory`.
 
-    `opener` and `open_windows` are the federation's choice (`fedmore.experts.opener`).
-    `codecs` (comma-separated; empty is all) are the layouts that an update may leave in, and
-    `min_tokens` is the least text that one may be made of. `column` and `encoding` say how the text
-    is written, see `fedmore.experts.documents`.
+    `opener` and `open_windows` are the federation's choice (`fedmore.experts.opener`). `policy` is
+    an `OwnerPolicy` as JSON; an empty text is the default policy. The agreed plan and the owner's
+    secret lie in `state`. `column` and `encoding` say how the text is written, see
+    `fedmore.experts.documents`.
     """
 
     name: str
@@ -40,8 +42,7 @@ class Node:
     state: Path
     opener: str = AUTO
     open_windows: bool = False
-    codecs: str = ""
-    min_tokens: int = MIN_TOKENS
+    policy: str = ""
     column: str = TEXT
     encoding: str = ""
 
@@ -72,6 +73,25 @@ class Node:
         """What this member remembers; its node id keeps two federations of one name apart."""
         return Memory(self.state / f"node-{node_id}")
 
-    def allowed_codecs(self) -> tuple[str, ...]:
-        """Tags of the codecs that an update may leave in."""
-        return tuple(self.codecs.split(",")) if self.codecs else tuple(CODECS)
+    @property
+    def rules(self) -> OwnerPolicy:
+        """What the owner lets a federation do."""
+        return _policy(self.policy)
+
+    @property
+    def agreement(self) -> Agreement:
+        """The plan that the owner agreed to."""
+        return Agreement(self.state)
+
+    def answered(self, node_id: int) -> Answered:
+        """Which rounds this member has taken on."""
+        return Answered(self.memory(node_id).directory)
+
+    def seed(self, *parts: object) -> int:
+        """A seed of the owner's own: it depends on its secret and on `parts`."""
+        return derive(owner_secret(self.state), *parts)
+
+
+@functools.lru_cache
+def _policy(text: str) -> OwnerPolicy:
+    return parse_policy(text)

@@ -1,5 +1,6 @@
 """Which routing tasks fit the base that this client holds."""
 
+from fedmore.client.owner_policy import OwnerPolicy
 from fedmore.experts.errors import EgressError
 from fedmore.experts.routing.spec import LEARNED, PER_LAYER
 from fedmore.experts.spec import Shapes, layer_of
@@ -7,15 +8,14 @@ from fedmore.strategies.routes import RouteTask
 
 MAX_EXPERTS = 256
 MAX_HIDDEN = 4096
-MAX_SAMPLES = 64
 
 
-def check_route(task: RouteTask, width: int, shapes: Shapes) -> None:
+def check_route(task: RouteTask, width: int, shapes: Shapes, rules: OwnerPolicy) -> None:
     """Raise `EgressError` for a router of another base, none that learns, or of absurd size.
 
     Raises `WireError` where the experts' ranks are not one for each of the base's matrices.
     """
-    _check_size(task)
+    _check_size(task, rules.max_samples)
     if task.kind not in LEARNED:
         raise EgressError(f"asked to train the router {task.kind!r}, which is set, not trained")
     if task.width != width:
@@ -36,11 +36,11 @@ def check_route(task: RouteTask, width: int, shapes: Shapes) -> None:
         )
 
 
-def _check_size(task: RouteTask) -> None:
+def _check_size(task: RouteTask, max_samples: int) -> None:
     limits = (
         ("experts", len(task.experts), MAX_EXPERTS),
         ("hidden numbers", task.hidden, MAX_HIDDEN),
-        ("selections a window", task.samples, MAX_SAMPLES),
+        ("selections a window", task.samples, max_samples),
     )
     for what, count, most in limits:
         if not 1 <= count <= most:

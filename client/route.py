@@ -13,6 +13,7 @@ from fedmore.client.declared import EPOCH_DECIMALS, LOSS_DECIMALS
 from fedmore.client.drawn import Drawn, drawn
 from fedmore.client.memory import Routing
 from fedmore.client.reading import Reading
+from fedmore.client.trap import check_change
 from fedmore.experts.base import shapes_of
 from fedmore.experts.mixture import assemble
 from fedmore.experts.routing.interface import Router
@@ -35,6 +36,7 @@ def routed(content: RecordDict, contract: Contract) -> RecordDict:
     task, memory = read_route_task(content), contract.node.memory(contract.node_id)
     entry, key = memory.routing(), key_of_task(task, content)
     if entry is None or entry.task != key:
+        contract.claim(f"{task.stage}/{task.round}", key)
         entry = _work(content, contract, task, entry, key)
         memory.keep(entry)
     return update_content(entry.answer, task.codec, entry.metrics)
@@ -46,6 +48,8 @@ def _work(
     base = contract.node.load()
     router = read_router(content, task)
     experts = read_experts(content, task, shapes_of(base.model))
+    for name, expert in experts.items():
+        check_change(base, expert, None, contract.node.rules, f"the expert {name}")
     owed = _owed(entry, task, router)
     start = moved(router, owed)
     mixture = assemble(base.model, experts, copy.deepcopy(start))

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from fedmore.coordinator import read_only
 from fedmore.coordinator import registry as registries
+from fedmore.coordinator.agreement import terms_of
 from fedmore.coordinator.config import FederationConfig, load_config
 from fedmore.coordinator.database import check_url
 from fedmore.coordinator.pairing import check_pair
@@ -119,6 +120,7 @@ def info_of(config: FederationConfig) -> FederationInfo:
         dtype=base.dtype,
         quantization=base.quantization,
         seed=config.federation.seed,
+        plan="" if config.federation.app else terms_of(config).dump(),
         run_config=config.federation.run_config,
         opener=base.opener,
         open_windows=base.open_windows,

@@ -22,7 +22,7 @@ from fedmore.experts.routing.spec import PER_LAYER, RouterSpec
 from fedmore.experts.routing.training import Trace, Training, fit_features, train_router
 from fedmore.experts.routing.untrained import DomainRouter, arrow_router, domain_router
 from fedmore.experts.windows import windows
-from fedmore.strategies.router import DOCUMENTS, TOKENS
+from fedmore.strategies.terms import EMBED_DOCUMENTS, EMBED_TOKENS
 
 PUBLIC_WINDOWS = 32
 
@@ -137,7 +137,8 @@ def proxy_windows(config: FederationConfig, base: Base) -> Tensor:
 
 def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
     """Input embeddings [N, D] of the tokens of the public text that `router.public_text` names."""
-    found = passages(_public(config, base), base.text, DOCUMENTS, TOKENS, config.federation.seed)
+    documents, seed = _public(config, base), config.federation.seed
+    found = passages(documents, base.text, EMBED_DOCUMENTS, EMBED_TOKENS, seed)
     tokens = [token for passage in found for token in passage.ids]
     ids = torch.tensor(tokens, device=base.model.device)
     embedded: Tensor = base.model.get_input_embeddings()(ids).float().cpu()

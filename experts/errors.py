@@ -88,7 +88,14 @@ class RoundError(FedmoreError):
 
 
 class EgressError(FedmoreError):
-    """Something that was asked for, or about to be sent, must not leave this machine."""
+    """Something that was asked for, or about to be sent, must not leave this machine.
+
+    `private` is what the owner reads of it in the audit and the coordinator does not.
+    """
+
+    def __init__(self, message: str, *, private: str = "") -> None:
+        super().__init__(message)
+        self.private = private
 
 
 class PeerError(TransportError):

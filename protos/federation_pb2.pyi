@@ -11,7 +11,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class FederationInfo(_message.Message):
-    __slots__ = ("name", "base", "fingerprint", "dtype", "quantization", "seed", "opener", "open_windows", "run_config")
+    __slots__ = ("name", "base", "fingerprint", "dtype", "quantization", "seed", "opener", "open_windows", "plan", "run_config")
     class RunConfigEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class FederationInfo(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     OPENER_FIELD_NUMBER: _ClassVar[int]
     OPEN_WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     RUN_CONFIG_FIELD_NUMBER: _ClassVar[int]
     name: str
     base: str
@@ -36,8 +37,9 @@ class FederationInfo(_message.Message):
     seed: int
     opener: str
     open_windows: bool
+    plan: str
     run_config: _containers.MessageMap[str, Value]
-    def __init__(self, name: _Optional[str] = ..., base: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., seed: _Optional[int] = ..., opener: _Optional[str] = ..., open_windows: bool = ..., run_config: _Optional[_Mapping[str, Value]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., base: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., seed: _Optional[int] = ..., opener: _Optional[str] = ..., open_windows: bool = ..., plan: _Optional[str] = ..., run_config: _Optional[_Mapping[str, Value]] = ...) -> None: ...
 
 class Value(_message.Message):
     __slots__ = ("flag", "whole", "real", "text")

@@ -42,6 +42,16 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def export(path: Path, text: str) -> None:
+    """Make the file that a person asked for; raises `ConfigError` if it cannot be made anew."""
+    try:
+        write_new(path, text)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: exists already; name another file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def write_new(path: Path, text: str) -> None:
     """Make `path` with `text`, mode 0600; raises `FileExistsError` where anything is there.
 

@@ -17,13 +17,17 @@ _KINDS: dict[type, str] = {bool: "flag", int: "whole", float: "real", str: "text
 LONGEST = 4_096
 """Characters of a name or path."""
 
+LIMITS = {"plan": 65_536}
+"""The same of what may be longer."""
+
 
 @dataclass(frozen=True)
 class FederationInfo:
     """Name, seed and base; `base` is a path or hub name, `fingerprint` of the base's weights.
 
-    `opener` opens every document, with `open_windows` also windows inside one. `run_config` is for
-    the clients of a foreign Flower app, and empty for our own.
+    `opener` opens every document, with `open_windows` also windows inside one. `plan` is what
+    owners agree to, as `fedmore.strategies.terms.Terms.dump` writes it; empty for a foreign Flower
+    app. `run_config` is for the clients of such an app, and empty for our own.
     """
 
     name: str
@@ -34,6 +38,7 @@ class FederationInfo:
     seed: int = 0
     opener: str = "auto"
     open_windows: bool = False
+    plan: str = ""
     run_config: Mapping[str, Value] = field(default_factory=dict)
 
     def to_proto(self) -> pb.FederationInfo:
@@ -55,7 +60,9 @@ class FederationInfo:
         texts = {name: getattr(message, name) for name in _SIMPLE}
         texts["opener"] = texts["opener"] or "auto"  # of a coordinator that does not say
         for key, value in texts.items():
-            if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST):
+            if isinstance(value, str) and not (
+                value.isprintable() and len(value) <= LIMITS.get(key, LONGEST)
+            ):
                 raise WireError(f"the federation's {key} is {value[:80]!a}: not a line of text")
         return cls(**texts, run_config=config)
 

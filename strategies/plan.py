@@ -16,6 +16,9 @@ from fedmore.strategies.compression.policy import FINE, WEIGHT_TAGS, for_changes
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
+KINDS = ("experts", "language", "router", "routing")
+"""The kinds of stages."""
+
 TRAINED_BY = {"experts": "expert", "language": "adapter"}
 """The kinds of stages that make experts, and the kind of client that trains in each."""
 

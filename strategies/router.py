@@ -19,11 +19,10 @@ from fedmore.strategies.plan import STRICT, Stage
 from fedmore.strategies.progress import nobody
 from fedmore.strategies.returning import last_of_each
 from fedmore.strategies.tasks import EMBED, pack, read_metrics, unpack
+from fedmore.strategies.terms import EMBED_DOCUMENTS, EMBED_TOKENS
 from fedmore.strategies.train_only import TrainOnly
 from fedmore.strategies.work import read_settings
 
-DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
-TOKENS = 128
 METRICS = ("documents", "tokens")
 
 OnEmbeddings = Callable[[int, dict[str, Any], Mapping[str, Embedding]], None]
@@ -79,7 +78,9 @@ class EmbeddingStrategy(TrainOnly):
             no_one = "no client sends a domain embedding"
             raise RoundError("; ".join([no_one, *self._missing]), nobody=True)
         self._members = {}
-        task: Any = asdict(EmbedTask(DOCUMENTS, TOKENS, self.seed, "router", server_round))
+        task: Any = asdict(
+            EmbedTask(EMBED_DOCUMENTS, EMBED_TOKENS, self.seed, "router", server_round)
+        )
         content = RecordDict({"task": ConfigRecord(task)})
 
         def ask(node: int, member: Member) -> Message:

@@ -12,3 +12,9 @@ with warnings.catch_warnings():
     # typer 0.20, which flwr imports, uses names that click 8.5 deprecates.
     warnings.simplefilter("ignore", DeprecationWarning)
     import typer  # noqa: F401
+
+from hypothesis import HealthCheck, settings
+
+# A busy machine draws slowly; that is no fault of a test.
+settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")

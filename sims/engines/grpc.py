@@ -75,6 +75,7 @@ def client_command(prepared: Prepared, client: ClientSpec) -> list[str]:
     command = [sys.executable, "-m", "fedmore.client.cli", "join", str(folder / "invite.json")]
     command += ["--data", str(prepared.data(client)), "--state", str(folder / "state")]
     command += ["--base", prepared.config.base.model]
+    command += ["--policy", str(prepared.policy(client)), "--yes"]
     return [*command, target, client.target, "--rank", str(client.rank)]
 
 

@@ -10,7 +10,11 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
+from fedmore.client.agreement import Agreement, check_bounds
+from fedmore.client.consent import policy_of
 from fedmore.client.device import choose_device, cores, inspect_machine
+from fedmore.client.owner_policy import dump_policy
+from fedmore.coordinator.agreement import terms_of
 from fedmore.coordinator.checks import check_plan
 from fedmore.coordinator.config import BaseSection
 from fedmore.coordinator.console import Observer, make_observer
@@ -73,6 +77,7 @@ def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tup
 def node_of(prepared: Prepared, client: ClientSpec, node_id: int, state: Path) -> Node:
     """A client that is a member already, with `state` as the folder of what it remembers."""
     base = prepared.config.base
+    agree(prepared, client)
     node_config: dict[str, bool | float | int | str] = {
         "name": client.name,
         "kind": client.kind,
@@ -86,8 +91,16 @@ def node_of(prepared: Prepared, client: ClientSpec, node_id: int, state: Path) -
         "open_windows": base.open_windows,
         "device": device(),
         "state": str(state),
+        "policy": dump_policy(policy_of(prepared.policy(client))),
     }
     return Node(client.name, Context(RUN, node_id, node_config, RecordDict(), {}))
+
+
+def agree(prepared: Prepared, client: ClientSpec) -> None:
+    """What the owner's word is elsewhere: the plan is agreed to, if it is within the policy."""
+    terms, rules = terms_of(prepared.config), policy_of(prepared.policy(client))
+    check_bounds(terms, rules)
+    Agreement(prepared.folder(client) / "state").accept(terms)
 
 
 class Listener:

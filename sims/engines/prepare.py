@@ -3,7 +3,7 @@
 ::
 
     <out>/                   the coordinator's directory (`federation.toml`, registry, results)
-    <out>/clients/<name>/    one owner: data/docs.jsonl, invite.json, state/, client.log
+    <out>/clients/<name>/    one owner: data/docs.jsonl, owner.toml, invite.json, state/, client.log
 """
 
 from collections.abc import Iterable
@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+
+from fedmore.client.owner_secret import keep_secret, secret_of
 from fedmore.coordinator.config import FederationConfig, parse_config
 from fedmore.experts.errors import ConfigError
 from fedmore.sims.data.texts import read_documents, write_documents
 from fedmore.sims.scenarios.overrides import override
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
+from fedmore.strategies.compression.policy import tags_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Prepared:
     def data(self, client: ClientSpec) -> Path:
         """The owner's private text."""
         return self.folder(client) / "data"
+
+    def policy(self, client: ClientSpec) -> Path:
+        """The owner's policy."""
+        return self.folder(client) / "owner.toml"
 
 
 def prepare(
@@ -54,6 +62,7 @@ def prepare(
     prepared = Prepared(scenario, directory, parse_config(table, where))
     for client in scenario.clients:
         _write_private_text(prepared, client)
+        _write_owner(prepared, client)
     return prepared
 
 
@@ -79,3 +88,15 @@ def _write_private_text(prepared: Prepared, client: ClientSpec) -> None:
     files = prepared.scenario.text(client.text, prepared.directory)
     documents = read_documents(files.train)[client.part :: client.parts]
     write_documents(prepared.data(client) / "docs.jsonl", documents)
+
+
+def _write_owner(prepared: Prepared, client: ClientSpec) -> None:
+    """The owner's policy, and a secret that is the same in every run of one seed.
+
+    What the plan names as codecs the owners of a simulation allow.
+    """
+    tags = {tag for stage in prepared.config.stages for tag in tags_of(stage.update_codec)}
+    table = {"codecs": sorted(tags), **prepared.scenario.policy}
+    prepared.policy(client).write_text(tomlkit.dumps(table), encoding="utf-8")
+    secret = secret_of(f"{prepared.config.federation.seed}/{client.name}")
+    keep_secret(prepared.folder(client) / "state", secret)

@@ -1,7 +1,7 @@
 """What a scenario is: a federation's configuration, who takes part, and with which text."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +26,9 @@ class Scenario:
     """A whole run.
 
     `config` is `federation.toml` as a table, without the paths, which are known only when the run
-    directory is. `evaluation` maps names in the report to texts; `base` and `text` make the base
-    and the files of a text, given the run directory.
+    directory is. `policy` is what every owner's `owner.toml` says. `evaluation` maps names in the
+    report to texts; `base` and `text` make the base and the files of a text, given the run
+    directory.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Scenario:
     base: Callable[[Path], Path]
     text: Callable[[str, Path], TextFiles]
     public_text: str = "plain"
+    policy: Mapping[str, object] = field(default_factory=dict)
 
     def texts(self) -> tuple[str, ...]:
         """Every text that the run reads, each once."""

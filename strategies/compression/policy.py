@@ -74,6 +74,12 @@ def policy_of(text: str) -> Policy:
     return policy
 
 
+def tags_of(text: str) -> set[str]:
+    """Tags of all codecs that the policy that `text` names may take; raises `WireError`."""
+    policy = policy_of(text)
+    return {*policy.tags.values(), *([policy.small] if policy.below else ())}
+
+
 def is_coarse(text: str) -> bool:
     """Whether the policy that `text` names takes a codec for factors that is none of `FINE`."""
     policy = policy_of(text)

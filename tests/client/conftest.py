@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
+from owners import owner
 
 from fedmore.coordinator import init as inits
 from fedmore.coordinator.config import FederationConfig
@@ -46,7 +47,7 @@ def context(tiny: Path, tmp_path: Path, texts: list[str]) -> Context:
     config: dict[str, bool | float | int | str] = {
         "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(data),
         "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(tmp_path / "state"), "min_tokens": 32,
+        **owner(tmp_path / "state", "a", min_tokens=32),
     }  # fmt: skip
     return Context(1, 5, config, RecordDict(), {})
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedmore.client.cli import app
-from fedmore.client.join import training
+from fedmore.client.join_options import training
 from fedmore.experts.errors import ConfigError
 
 LIMIT_S = 0.5

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from owners import lenient, owner
 
 from fedmore.client.audit import Audit
 from fedmore.client.declared import embed_answer, train_answer
@@ -27,7 +28,7 @@ def node(tiny, tmp_path):
     return {
         "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(tmp_path),
         "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(tmp_path / "state"),
+        **owner(tmp_path / "state", "a", min_tokens=256),
     }  # fmt: skip
 
 
@@ -204,7 +205,7 @@ def test_nothing_else_is_done(guard, task, error, says):
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16", "sign1,factor_a=fp32", "auto,below=300"])
 def test_only_layouts_that_the_owner_allows(node, tmp_path, codec):
-    guard = guard_of(5, node | {"codecs": "sign1"}, Audit(tmp_path))
+    guard = guard_of(5, node | {"policy": lenient(codecs=("sign1",))}, Audit(tmp_path))
     guard.check_task(train_message(codec="sign1"))
     with pytest.raises(EgressError, match="the owner allows sign1"):
         guard.check_task(train_message(codec=codec))

@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, RecordDict
+from owners import lenient, owner
 
+from fedmore.client import app as apps
 from fedmore.client.app import handle
 from fedmore.experts.base import load_base
 from fedmore.experts.errors import EgressError, WireError
@@ -24,7 +26,7 @@ def context(tiny, tmp_path):
     config = {
         "name": "a", "kind": "expert", "target": "kitchen", "rank": 4,
         "data": str(tmp_path / "docs.jsonl"), "base": str(tiny), "dtype": "float32",
-        "device": "cpu", "quantization": "none", "state": str(tmp_path / "state"),
+        "device": "cpu", "quantization": "none", **owner(tmp_path / "state", "a"),
     }  # fmt: skip
     return Context(1, 5, config, RecordDict(), {})
 
@@ -58,16 +60,27 @@ def test_documents_are_drawn_by_seed(context):
 def test_the_same_question_gets_the_same_answer_whatever_became_of_the_text(context, tmp_path):
     first = read_embedding(embed(context), 64)
     context.node_config["data"] = str(tmp_path / "gone")
-    again = embed(context, round=7)
+    again = embed(context)
     assert torch.equal(first, read_embedding(again, 64))
     assert read_metrics(again.content, METRICS)["documents"] == 20
 
 
-@pytest.mark.parametrize("changes", [{"documents": 19}, {"tokens": 15}, {"seed": 2}])
+@pytest.mark.parametrize("changes", [{"documents": 19}, {"tokens": 15}, {"seed": 2}, {"round": 7}])
 def test_another_question_is_refused(context, changes):
     embed(context)
-    with pytest.raises(EgressError, match="second embedding; one of 20 documents was given"):
+    with pytest.raises(EgressError, match="a second time and in another way"):
         embed(context, **changes)
+
+
+def test_a_question_that_was_cut_off_is_not_followed_by_another(context, monkeypatch):
+    """The first one is what counts, also where the client was killed before its answer."""
+    monkeypatch.setattr(apps, "_embedding", None)
+    with pytest.raises(TypeError):
+        embed(context)
+    monkeypatch.undo()
+    with pytest.raises(EgressError, match="a second time and in another way"):
+        embed(context, documents=19)
+    assert read_metrics(embed(context).content, METRICS)["documents"] == 20
 
 
 def test_it_is_never_the_picture_of_one_document(context):
@@ -76,9 +89,10 @@ def test_it_is_never_the_picture_of_one_document(context):
 
 
 def test_it_is_of_no_fewer_tokens_than_the_owner_says(context):
-    with pytest.raises(EgressError, match=r"made of 100 tokens of text.*fewer than 256"):
+    context.node_config["policy"] = lenient(min_embedding_tokens=101)
+    with pytest.raises(EgressError, match=r"made of 100 tokens.*fewer than 101"):
         embed(context, tokens=5)
-    context.node_config["min_tokens"] = 100
+    context.node_config["policy"] = lenient(min_embedding_tokens=100)
     assert read_metrics(embed(context, tokens=5).content, METRICS)["tokens"] == 100
 
 

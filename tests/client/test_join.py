@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedmore.client import join as joins
 from fedmore.client.audit import Audit
 from fedmore.client.device import Machine
 from fedmore.client.egress import Foreign
-from fedmore.client.join import JoinOptions, join
+from fedmore.client.join import join
+from fedmore.client.join_options import JoinOptions, Kind
 from fedmore.client.ledger import read_ledger
+from fedmore.client.owner_policy import dump_policy
 from fedmore.client.paths import default_state
 from fedmore.coordinator.grid import MailboxGrid
 from fedmore.experts.errors import (
@@ -20,6 +23,7 @@ from fedmore.experts.errors import (
     ConfigError,
     DataError,
     DeviceError,
+    EgressError,
     FedmoreError,
     RankError,
     TokenError,
@@ -52,11 +56,19 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return seen
 
 
+LITTLE = {
+    "min_tokens": 1, "min_passages": 1, "min_embedding_tokens": 1, "tokens_per_direction": 0,
+}  # fmt: skip
+"""The policy of an owner who has one short text."""
+
+
 @pytest.fixture
 def options(hub: Any, tmp_path: Path, tiny: Path) -> JoinOptions:
     data = tmp_path / "data"
     data.mkdir()
     (data / "one.txt").write_text("A private text.")
+    policy = tmp_path / "owner.toml"
+    policy.write_text(tomlkit.dumps(LITTLE))
     return JoinOptions(
         hub.invite("amt"),
         data,
@@ -66,6 +78,8 @@ def options(hub: Any, tmp_path: Path, tiny: Path) -> JoinOptions:
         state=tmp_path / "state",
         patience_s=5,
         base=str(tiny),
+        policy=policy,
+        yes=True,
     )
 
 
@@ -103,7 +117,7 @@ def test_a_client_joins_works_and_is_let_go(
     assert configs[0] == {
         "name": "amt", "kind": "expert", "target": "legal", "rank": 4, "data": str(options.data),
         "base": str(tiny), "dtype": "auto", "device": "cpu", "quantization": "none",
-        "state": str(options.state), "codecs": "", "min_tokens": 256,
+        "state": str(options.state), "policy": dump_policy(options.rules),
         "column": "text", "encoding": "",
     }  # fmt: skip
     assert [m.name for m in hub.federation.registry.members()] == ["amt"]
@@ -156,7 +170,7 @@ def test_an_unknown_domain_is_refused_with_the_known_ones(hub: Any, options: Joi
     ("kind", "target", "limit"), [("expert", "legal", 64), ("adapter", "gl", 32)]
 )
 def test_a_rank_above_what_the_matrix_allows_is_refused(
-    hub: Any, options: JoinOptions, kind: joins.Kind, target: str, limit: int
+    hub: Any, options: JoinOptions, kind: Kind, target: str, limit: int
 ) -> None:
     high = replace(options, kind=kind, target=target, rank=limit + 1)
     refused(hub, high, RankError, f"rank {limit + 1}.*at most {limit}")
@@ -226,3 +240,17 @@ def test_everything_that_is_said_is_in_the_audit(
 def test_a_codec_that_there_is_not_is_refused(options: JoinOptions) -> None:
     with pytest.raises(ConfigError, match="--codec zip: there is none; known are fp32"):
         replace(options, codecs=("sign1", "zip"))
+
+
+def test_too_little_text_is_refused_with_the_floor(hub: Any, options: JoinOptions) -> None:
+    short = options.data / "short.jsonl"
+    short.write_text("".join(f'{{"text": "note {i}"}}\n' for i in range(30)))
+    refused(hub, replace(options, policy=None), EgressError, r"tokens.*fewer than 1024")
+
+
+def test_a_codec_that_the_owner_does_not_allow_is_refused(hub: Any, options: JoinOptions) -> None:
+    refused(hub, replace(options, codecs=("nf4",)), EgressError, "as 'sign1'; the owner allows nf4")
+
+
+def test_without_consent_nothing_is_used_up(hub: Any, options: JoinOptions) -> None:
+    refused(hub, replace(options, yes=False), ConfigError, "needs your consent")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import RecordDict
+from owners import forget_answered
 
 from fedmore.client import app as apps
 from fedmore.client.app import handle
@@ -98,8 +99,10 @@ def test_training_is_over_it(context, sites, casts, monkeypatch):
     before = file.read_bytes()
     moved = send(second.content(task(2), sites, mark(first.mirror), None), context)
     file.write_bytes(before)
+    forget_answered(context)
     assert send(second.content(task(2), sites, 0, None), context) == moved
     file.write_bytes(before)
+    forget_answered(context)
     assert send(first.content(task(2), sites, 0, None), context) != moved
 
 
@@ -114,6 +117,7 @@ def test_who_has_lost_it_says_so_and_does_not_guess(context, sites, casts):
     assert says(context) == [0]
     with pytest.raises(WireError, match="kitchen: no mirror is held here"):
         send(second.content(task(2), sites, mark(first.mirror), None), context)
+    forget_answered(context)
     send(second.content(task(2), sites, says(context)[0], None), context)
     assert same(held(context), second.mirror)
 

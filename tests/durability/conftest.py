@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
+from owners import owner
 
 from fedmore.client.app import handle
 from fedmore.client.invite import Identity, Invite, enrol, read_identity, read_invite
@@ -115,7 +116,7 @@ class Place:
             "name": name, "kind": kind, "target": target, "rank": rank,
             "data": str(self.texts / target / "train.jsonl"), "base": str(self.base),
             "dtype": "float32", "quantization": "none", "device": "cpu",
-            "state": str(self.state(name)),
+            **owner(self.state(name), name),
         }  # fmt: skip
 
     def story(self) -> str:

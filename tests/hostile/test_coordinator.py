@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from owners import owner
 
 from fedmore.client.audit import Audit
 from fedmore.client.guard import guard_of
-from fedmore.client.join import make_handler
+from fedmore.client.join_node import make_handler
 from fedmore.client.ledger import read_ledger
 from fedmore.client.session import Session
 from fedmore.experts.base import load_base, shapes_of
@@ -52,7 +53,7 @@ def victim(federation, run_session, tiny, tmp_path):
     config = {
         "name": "a", "kind": "expert", "target": "legal", "rank": 4, "data": str(data),
         "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(tmp_path / "state"), "codecs": "sign1",
+        **owner(tmp_path / "state", "a", codecs=("sign1",), min_tokens=256),
     }  # fmt: skip
     audit = Audit(tmp_path / "state")
     guard = guard_of(identity.node_id, config, audit)
@@ -131,7 +132,7 @@ def test_endless_embeddings(ask, victim):
     first = ask(EMBED, embed())
     assert not first.has_error()
     for documents in range(999, 990, -1):
-        assert "second embedding" in ask(EMBED, embed(documents=documents)).error.reason
+        assert "a second time" in ask(EMBED, embed(documents=documents)).error.reason
     assert ask(EMBED, embed()).content == first.content
     lines = read_ledger(victim.state).lines
     assert sum(line["call"] == "refused" for line in lines) == 9

@@ -9,8 +9,8 @@ from fedmore.strategies.embeddings import Embedding, by_expert, dump, restore
 from fedmore.strategies.members import HELLO, Member, hello
 from fedmore.strategies.plan import Stage
 from fedmore.strategies.router import (
-    DOCUMENTS,
-    TOKENS,
+    EMBED_DOCUMENTS,
+    EMBED_TOKENS,
     EmbeddingStrategy,
     read_embed_task,
     read_embedding,
@@ -52,7 +52,7 @@ def test_embeddings_are_means_by_size_of_text(fake_grid, clients, embed):
     assert found["medical"].tolist() == [value["m"]] * 5
     assert log[0][1]["clients"]["a"] == {"documents": 3, "tokens": 50}
     task = read_embed_task(grid.tasks(EMBED)["a"][0])
-    assert (task.documents, task.tokens, task.seed) == (DOCUMENTS, TOKENS, 7)
+    assert (task.documents, task.tokens, task.seed) == (EMBED_DOCUMENTS, EMBED_TOKENS, 7)
 
 
 @pytest.mark.parametrize("order", [None, 1, 2])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Context, RecordDict
+from owners import owner
 
 from fedmore.client.app import handle
 from fedmore.client.memory import Memory
@@ -45,7 +46,7 @@ def elsewhere(context, tmp_path):
     """Call it with a name: the same client on another machine, with nothing to remember."""
 
     def of(name):
-        config = context.node_config | {"state": str(tmp_path / name)}
+        config = context.node_config | owner(tmp_path / name, "a", min_tokens=32)
         return Context(1, NODE, config, RecordDict(), {})
 
     return of

@@ -2,6 +2,7 @@
 
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from owners import lenient
 
 from fedmore.client.audit import Audit
 from fedmore.client.declared import route_answer
@@ -173,17 +174,19 @@ def test_what_is_no_task_is_no_task(guard, route, changes, says):
 
 @pytest.mark.parametrize("codec", ["fp32", "auto", "sign1,router=bf16"])
 def test_only_layouts_that_the_owner_allows(context, route, tmp_path, codec):
-    guard = guard_of(5, context.node_config | {"codecs": "sign1"}, Audit(tmp_path))
+    guard = guard_of(
+        5, context.node_config | {"policy": lenient(codecs=("sign1",))}, Audit(tmp_path)
+    )
     guard.check_task(route(codec="sign1"))
     with pytest.raises(EgressError, match="the owner allows sign1"):
         guard.check_task(route(codec=codec))
 
 
 def test_an_owner_with_little_text_is_refused_however_much_is_asked(do, route, context):
-    context.node_config["min_tokens"] = 800
+    context.node_config["policy"] = lenient(min_tokens=800)
     with pytest.raises(EgressError, match="made of 192 tokens of text"):
         do(route().content)
-    with pytest.raises(EgressError, match=r"made of 7\d\d tokens of text"):
+    with pytest.raises(EgressError, match=r"the owner's text has 7\d\d tokens"):
         do(route(steps=20).content)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Context, RecordDict
+from owners import owner
 
 from fedmore.client.app import handle
 from fedmore.coordinator.app import run_plan
@@ -89,8 +90,8 @@ class Place:
         config = {
             "name": name, "kind": kind, "target": target, "rank": rank,
             "data": str(self.texts[text].train), "base": base.model, "dtype": base.dtype,
-            "quantization": "none", "device": "cpu", "state": str(self.directory / "of" / name),
-            "min_tokens": 16,
+            "quantization": "none", "device": "cpu",
+            **owner(self.directory / "of" / name, name),
         }  # fmt: skip
         node_id = known[name].node_id
         return node_id, Node(name, Context(RUN, node_id, config, RecordDict(), {}))

@@ -1,0 +1,140 @@
+"""What a federation asks of its owners, as each of them agrees to it before the first task.
+
+The coordinator tells its `Terms` with the federation's name and base. The owner's client shows
+them, keeps them, and does a task only if every setting of it is what the terms say
+(`fedmore.strategies.agreement`). The terms are read strictly: a setting that this version does not
+know is not agreed to. Imports nothing heavy.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, fields, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedmore.experts.errors import WireError
+from fedmore.experts.routing.spec import Kind, Level, RouterSpec, Scaling, Start
+from fedmore.strategies.plan import STRICT, Stage, parse
+
+EMBED_DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
+EMBED_TOKENS = 128
+
+COORDINATORS_OWN = (
+    "timeout_s", "deadline_s", "quorum", "late", "staleness", "aggregation", "hostile",
+    "max_share", "max_rms", "clip_norm", "server_learning_rate", "server_momentum",
+    "fold_tolerance",
+)  # fmt: skip
+"""Settings of a stage that say what the coordinator does with answers; no task carries them."""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class RouterTerms:
+    """How a router is trained at the clients; see `RouterSpec` and a router's training."""
+
+    kind: Kind
+    level: Level
+    prefix: int
+    top_k: int
+    scaling: Scaling
+    start: Start
+    samples: int
+    entropy: float
+    z_loss: float
+    hidden: int = RouterSpec.hidden
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Terms:
+    """The stages of a plan, its seed, and what else a task of it may say.
+
+    `opener` is the token that opens a document, and `open_windows` says if it opens windows inside
+    one too. A domain embedding is of `embed_documents` passages of `embed_tokens` tokens at most.
+    """
+
+    seed: int
+    stages: tuple[Stage, ...]
+    router: RouterTerms
+    opener: str = "auto"
+    open_windows: bool = False
+    embed_documents: int = EMBED_DOCUMENTS
+    embed_tokens: int = EMBED_TOKENS
+
+    def stage(self, kind: str) -> Stage | None:
+        """The stage of a kind; None if the plan has no such stage."""
+        return next((stage for stage in self.stages if stage.kind == kind), None)
+
+    def dump(self) -> str:
+        """As JSON; equal terms give equal text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+_TERMS = TypeAdapter(Terms)
+
+
+def read_terms(text: str) -> Terms:
+    """The inverse of `Terms.dump`; raises `WireError` for anything else."""
+    try:
+        table = json.loads(text)
+        if not isinstance(table, dict):
+            raise WireError(f"the plan is a {type(table).__name__}, not a table")
+        return parse(_TERMS, table)
+    except (ValidationError, ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise WireError(f"the federation's plan is not one of this version: {first}") from error
+
+
+def owners_part(stage: Stage) -> Stage:
+    """A stage without the coordinator's own settings, so that changing these changes no terms."""
+    defaults: dict[str, Any] = {
+        f.name: f.default for f in fields(stage) if f.name in COORDINATORS_OWN
+    }
+    if MISSING in defaults.values():
+        raise TypeError(f"every one of {', '.join(COORDINATORS_OWN)} needs a default")
+    return replace(stage, **defaults)
+
+
+def changes(old: Terms, new: Terms) -> list[str]:
+    """What an owner who agreed to `old` would agree to with `new`, a line for each difference."""
+    found = differing(asdict(old), asdict(new), frozenset({"stages", "router"}))
+    found += differing(asdict(old.router), asdict(new.router), frozenset(), "router.")
+    kinds = dict.fromkeys(stage.kind for stage in (*old.stages, *new.stages))
+    for kind in kinds:
+        before, after = old.stage(kind), new.stage(kind)
+        if before is None or after is None:
+            found.append(f"the stage {kind!r} is {'new' if before is None else 'gone'}")
+        else:
+            found += differing(asdict(before), asdict(after), frozenset(), f"{kind}: ")
+    return found
+
+
+def rows(terms: Terms) -> Iterator[tuple[str, str]]:
+    """What an owner is shown of the terms: a heading and a line for each stage."""
+    for stage in terms.stages:
+        yield stage.kind, _summary(terms, stage)
+
+
+def _summary(terms: Terms, stage: Stage) -> str:
+    if stage.kind == "router":
+        return (
+            f"one mean embedding of up to {terms.embed_documents} documents, "
+            f"{terms.embed_tokens} tokens of each"
+        )
+    tokens = stage.steps * stage.batch_size * stage.sequence_length
+    return (
+        f"{stage.rounds} rounds of {stage.steps} steps x {stage.batch_size} windows of "
+        f"{stage.sequence_length} tokens ({tokens:,} tokens a round), learning rate "
+        f"{stage.learning_rate:g}, sent as {stage.update_codec}"
+    )
+
+
+def differing(
+    agreed: Mapping[str, Any], asked: Mapping[str, Any], varying: frozenset[str], prefix: str = ""
+) -> list[str]:
+    """A line for each setting that is asked for otherwise than was agreed."""
+    return [
+        f"{prefix}{name} is {asked[name]}, agreed was {agreed[name]}"
+        for name in agreed
+        if name not in varying and asked[name] != agreed[name]
+    ]

@@ -1,0 +1,289 @@
+"""A coordinator that wants to read the owner's text: the whole attack, and what is left of it.
+
+The same attacker plays against an owner whose bounds are wide open, which shows that the attack
+works, and against the client at its defaults.
+"""
+
+import json
+
+import pytest
+import torch
+from flwr.app import Array, ConfigRecord, Context, RecordDict
+from owners import owner
+from reading import SIZE, make_trap, read_token
+
+from fedmore.client.agreement import Agreement
+from fedmore.client.app import handle
+from fedmore.client.audit import Audit
+from fedmore.client.guard import guard_of
+from fedmore.client.ledger import read_ledger
+from fedmore.client.owner_policy import OwnerPolicy, dump_policy
+from fedmore.experts import factors as low_rank
+from fedmore.experts.base import load_base, shapes_of
+from fedmore.experts.errors import EgressError, FedmoreError
+from fedmore.protos.flower import make_task
+from fedmore.sims.tiny import make_tiny_base
+from fedmore.strategies.asked import task_of
+from fedmore.strategies.members import Member
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.tasks import EMBED, TRAIN, TrainTask, read_update, train_content
+from fedmore.strategies.terms import RouterTerms, Terms
+
+NODE = 5
+TOKENS = 24
+STAGE = Stage("experts", rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
+ROUTER = RouterTerms(
+    kind="domain", level="sequence", prefix=32, top_k=2, scaling="lora", start="zero", samples=4,
+    entropy=0.0, z_loss=1e-3,
+)  # fmt: skip
+TERMS = Terms(seed=0, stages=(STAGE, Stage("router", rounds=1)), router=ROUTER)
+PUBLIC = (
+    "It is a truth universally acknowledged, that a single man in possession of a fortune. " * 8
+)
+SECRET = [
+    f"Mrs Example no. {i * 7919 % 997} was admitted on {i % 28 + 1} May with migraine and aura; "
+    f"she was given {i * 31 % 90 + 10} mg and sent home in the care of Dr {chr(65 + i % 26)}."
+    for i in range(60)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    torch.set_num_threads(1)
+    return load_base(str(make_tiny_base(tmp_path_factory.mktemp("tiny"))), "float32")
+
+
+@pytest.fixture(scope="module")
+def trap(base):
+    ids = torch.tensor([base.tokenizer(PUBLIC)["input_ids"][:256]])
+    return make_trap(base.model, sites_of(base), ids)
+
+
+def sites_of(base):
+    return ask_for().spec("a").sites(shapes_of(base.model))
+
+
+def ask_for(**changes) -> TrainTask:
+    member = Member("a", "expert", "legal", 4, 1, [], [])
+    agreed = task_of(STAGE, member, 1, 0, TERMS.seed)
+    return TrainTask(**(vars(agreed) | changes))
+
+
+class Victim:
+    """The client's app behind its guard, as `client join` puts them together."""
+
+    def __init__(self, folder, base, settings):
+        data = folder / "private.jsonl"
+        data.write_text("".join(json.dumps({"text": text}) + "\n" for text in SECRET))
+        config = {
+            "name": "a", "kind": "expert", "target": "legal", "rank": 4, "data": str(data),
+            "base": base.name, "dtype": "float32", "device": "cpu", "quantization": "none",
+            **settings,
+        }  # fmt: skip
+        self.folder = folder
+        self.context = Context(1, NODE, config, RecordDict(), {})
+        self.guard = guard_of(NODE, config, Audit(folder))
+
+    def do(self, kind, content):
+        """What leaves the machine; raises what the coordinator is told."""
+        message = make_task(content, task_id="t", node_id=NODE, message_type=kind)
+        try:
+            self.guard.check_task(message)
+            return self.guard.check_reply(message, handle(message, self.context))
+        except FedmoreError as error:
+            self.guard.reason("t", error)
+            raise
+
+    def refusals(self):
+        return [x["reason"] for x in read_ledger(self.folder).lines if x["call"] == "refused"]
+
+
+@pytest.fixture
+def careless(tmp_path, base):
+    return Victim(tmp_path, base, owner(tmp_path, "a", min_tokens=1))
+
+
+@pytest.fixture
+def careful(tmp_path, base):
+    """At the defaults, with a plan agreed to."""
+    Agreement(tmp_path).accept(TERMS)
+    return Victim(tmp_path, base, owner(tmp_path, "a") | {"policy": ""})
+
+
+def train_message(task, base, change=None):
+    return train_content(task, sites_of(base), "fp32", change, None)
+
+
+ONE_TOKEN = {
+    "steps": 1, "batch_size": 1, "sequence_length": 2, "learning_rate": 1e-6, "codec": "fp32",
+    "rounds": TOKENS,
+}  # fmt: skip
+"""Windows of two tokens, of which the first is the opener, which is all zeros in the tiny base."""
+
+
+def windows_seen(monkeypatch):
+    """The truth that the attacker does not have: every window that the client trained on."""
+    from fedmore.client import app
+
+    seen, true = [], app.train
+
+    def watched(model, sites, start, frozen, scale, windows_WT, *rest):
+        seen.append(windows_WT.clone())
+        return true(model, sites, start, frozen, scale, windows_WT, *rest)
+
+    monkeypatch.setattr(app, "train", watched)
+    return seen
+
+
+def attack(victim, base, trap, tasks):
+    """What each task gives: the token that it names, or None where nothing left."""
+    named = []
+    for task in tasks:
+        try:
+            reply = victim.do(TRAIN, train_message(task, base, trap.change))
+        except EgressError:
+            named.append(None)
+            continue
+        change = read_update(reply.content, sites_of(base), task.rank, task.codec)
+        named.append(read_token(trap, change[trap.path][0])[0])
+    return named
+
+
+def test_the_attack_reads_whoever_has_no_bounds(careless, base, trap, monkeypatch):
+    """Token by token, in the order of the owner's text: this is what has to be impossible."""
+    seen = windows_seen(monkeypatch)
+    tasks = [ask_for(round=n + 1, updates=n, **ONE_TOKEN) for n in range(TOKENS)]
+    named = attack(careless, base, trap, tasks)
+    truth = [int(windows[0, -1]) for windows in seen]
+    assert len(truth) == TOKENS
+    right = sum(a == b for a, b in zip(named, truth, strict=True))
+    assert right >= 0.9 * TOKENS
+
+
+FORGED = {
+    "one token": ONE_TOKEN,
+    "one step": {"steps": 1, "batch_size": 1},
+    "one window": {"batch_size": 1},
+    "short windows": {"sequence_length": 2},
+    "long windows": {"sequence_length": 65},
+    "a high learning rate": {"learning_rate": 1.0},
+    "a tiny learning rate": {"learning_rate": 1e-9},
+    "full precision": {"codec": "fp32"},
+    "half precision": {"codec": "bf16"},
+    "a mix of layouts": {"codec": "sign1,factor_b=fp32"},
+    "another seed": {"seed": 1},
+    "a round that is not in the plan": {"round": 4},
+    "round 0": {"round": 0},
+    "another stage's name": {"stage": "experts2"},
+    "the other kind of stage": {"stage": "language"},
+    "a stage that embeds": {"stage": "router"},
+    "more rounds": {"rounds": 9},
+    "weights of one bit": {"weight_bits": 1, "codec": "bits1"},
+    "a hundred thousand threads": {"threads": 100_000},
+    "another rank": {"rank": 64},
+    "the last block alone": {"first_layers": 0, "last_layers": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
+def test_a_task_that_the_owner_did_not_agree_to_gives_nothing(careful, base, changes):
+    with pytest.raises(EgressError):
+        careful.do(TRAIN, train_message(ask_for(**changes), base))
+    assert len(careful.refusals()) == 1
+
+
+@pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
+def test_nor_does_it_after_an_honest_round(careful, base, changes):
+    """What an answered round and another one of it differ in would be single tokens."""
+    first = careful.do(TRAIN, train_message(ask_for(), base))
+    with pytest.raises(EgressError):
+        careful.do(TRAIN, train_message(ask_for(**changes), base))
+    assert careful.do(TRAIN, train_message(ask_for(), base)).content == first.content
+
+
+def test_the_whole_attack_on_the_client_at_its_defaults(careful, base, trap):
+    tasks = [ask_for(round=n + 1, updates=n, **ONE_TOKEN) for n in range(TOKENS)]
+    assert attack(careful, base, trap, tasks) == [None] * TOKENS
+    assert len(careful.refusals()) == TOKENS
+
+
+@pytest.mark.parametrize("size", [SIZE, 10.0, 1.1])
+def test_a_trap_in_an_agreed_task_is_too_large(careful, base, size):
+    """The figure stands in the audit."""
+    ids = torch.tensor([base.tokenizer(PUBLIC)["input_ids"][:256]])
+    change = make_trap(base.model, sites_of(base), ids, size).change
+    with pytest.raises(EgressError, match="times the spectral norm of the base's own"):
+        careful.do(TRAIN, train_message(ask_for(), base, change))
+    (reason,) = careful.refusals()
+    figure = float(reason.split("has ")[1].split(" times")[0])
+    assert figure == pytest.approx(size, rel=0.01)
+
+
+def test_a_change_that_ruins_the_base_is_known_by_the_owners_own_text(careful, base):
+    """Every matrix small enough, all of them together not; the figure is the owner's alone."""
+    generator = torch.Generator().manual_seed(0)
+    change = {}
+    for site in sites_of(base):
+        norm = float(torch.linalg.matrix_norm(base.model.get_submodule(site.path).weight, 2))
+        b = torch.linalg.qr(torch.randn(site.out, 32, generator=generator))[0]
+        a = torch.linalg.qr(torch.randn(site.inner, 32, generator=generator))[0].T
+        change[site.path] = (0.9 * norm * b, a)
+    careful.context.node_config["policy"] = dump_policy(OwnerPolicy(max_worse=1e-4))
+    careful.guard = guard_of(NODE, careful.context.node_config, Audit(careful.folder))
+    with pytest.raises(EgressError, match="held-out text is worse") as raised:
+        careful.do(TRAIN, train_message(ask_for(), base, change))
+    assert "nats" not in str(raised.value)
+    assert "nats a token, at most +0.0001 are taken" in careful.refusals()[0]
+
+
+def test_windows_are_drawn_with_the_owners_secret(tmp_path, base, monkeypatch):
+    """Who knows the plan's seed and has the same text still does not know the windows."""
+    seen = windows_seen(monkeypatch)
+    for name in ("a", "b"):
+        Agreement(tmp_path / name).accept(TERMS)
+        victim = Victim(tmp_path / name, base, owner(tmp_path / name, name) | {"policy": ""})
+        victim.do(TRAIN, train_message(ask_for(), base))
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_lost_state_is_not_the_coordinators_to_choose(careful, base):
+    """What a client begins from is its own or the aggregate, never what a task calls its own."""
+    content = train_message(ask_for(updates=1, round=2), base)
+    sites = sites_of(base)
+    chosen = low_rank.initial(ask_for().spec("a"), sites, 99)
+    packed = train_content(ask_for(updates=1, round=2), sites, "fp32", None, chosen)
+    content["state"] = packed["state"]
+    with pytest.raises(FedmoreError):
+        careful.do(TRAIN, content)
+
+
+EMBEDDING = {
+    "documents": TERMS.embed_documents, "tokens": TERMS.embed_tokens, "seed": 0, "stage": "router",
+    "round": 1,
+}  # fmt: skip
+ASKED_AGAIN = {
+    "fewer documents": {"documents": 16},
+    "one token of each": {"tokens": 1},
+    "another seed": {"seed": 1},
+    "another round": {"round": 2},
+    "another stage": {"stage": "experts"},
+}
+
+
+def embed(**changes):
+    return RecordDict({"task": ConfigRecord(EMBEDDING | changes)})
+
+
+@pytest.mark.parametrize("changes", ASKED_AGAIN.values(), ids=ASKED_AGAIN)
+def test_the_embedding_is_asked_once_and_as_agreed(careful, changes):
+    first = careful.do(EMBED, embed())
+    with pytest.raises(EgressError):
+        careful.do(EMBED, embed(**changes))
+    assert careful.do(EMBED, embed()).content == first.content
+
+
+def test_a_task_with_an_array_that_is_none_of_its_own(careful, base):
+    content = train_message(ask_for(), base)
+    content["state"]["extra"] = Array("uint8", (4,), "fedmore.fp32", bytes(4))
+    with pytest.raises(FedmoreError):
+        careful.do(TRAIN, content)
