@@ -194,7 +194,7 @@ def test_the_aggregate_is_what_training_starts_from(do, base):
         s.path: (torch.randn(s.out, 5) * 0.2, torch.randn(5, s.inner) * 0.2) for s in sites
     }
     do_again = task(1, round=1, stage="language")
-    assert abs(read_metrics(do(do_again, aggregate), METRICS)["loss"] - alone) > 0.02
+    assert abs(read_metrics(do(do_again, aggregate), METRICS)["loss"] - alone) > 0.01
 
 
 def test_training_goes_on_from_what_the_client_still_owes_too(do, context):

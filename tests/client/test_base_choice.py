@@ -93,10 +93,10 @@ def test_the_base_is_not_taken_from_an_earlier_answer_either(
     hub: Any, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Coming back, the path is still the coordinator's."""
-    (tmp_path / "one.txt").write_text("A private text.")
+    (tmp_path / "one.txt").write_text("A private text. " * 200)
     options = JoinOptions(
         hub.invite("amt"), tmp_path / "one.txt", "expert", "legal", rank=4,
-        state=tmp_path / "state", base=str(tiny),
+        state=tmp_path / "state", base=str(tiny), yes=True,
     )  # fmt: skip
     assert options.state is not None
     with Audit(options.state) as audit:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import owners
 import pytest
 import torch
 from flwr.app import Context, RecordDict
@@ -40,7 +41,7 @@ def owner(tiny, folder, documents, **chosen):
     config = {
         "name": "a", "kind": "expert", "target": "kitchen", "rank": 4, "data": str(data),
         "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
-        "state": str(folder / "state"), "min_tokens": 1,
+        **owners.owner(folder / "state", "a", min_tokens=1),
     }  # fmt: skip
     return Contract(Node.of(Context(1, 5, config | chosen, RecordDict(), {})), 5)
 

