@@ -105,27 +105,6 @@ def init(
 
 
 @app.command()
-def plan(
-    directory: Directory,
-    out: Annotated[
-        Path | None, typer.Option(help="Write it here; owners give it to `client join --plan`.")
-    ] = None,
-) -> None:
-    """Show what owners are asked to agree to."""
-    from fedmore.coordinator.agreement import terms_of
-    from fedmore.coordinator.config import load_config
-    from fedmore.protos.files import export
-    from fedmore.strategies.terms import rows
-
-    terms = terms_of(load_config(directory))
-    for kind, line in rows(terms):
-        say(f"{kind + ':':<11}{line}")
-    if out is not None:
-        export(out, terms.dump() + "\n")
-        say(f"{out}: owners pin it with `client join --plan {out.name}`")
-
-
-@app.command()
 def invite(
     place: Place,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the client will be called.")],

@@ -24,9 +24,29 @@ Reason = Annotated[str, typer.Option(help="Why; kept, and told to whom it concer
 
 def add(app: typer.Typer) -> None:
     """Give the program these commands."""
-    for command in (revoke, withdraw, stop, health, renew):
+    for command in (plan, revoke, withdraw, stop, health, renew):
         app.command()(command)
     cli_access.add(app)
+
+
+def plan(
+    directory: Directory,
+    out: Annotated[
+        Path | None, typer.Option(help="Write it here; owners give it to `client join --plan`.")
+    ] = None,
+) -> None:
+    """Show what owners are asked to agree to."""
+    from fedmore.coordinator.agreement import terms_of
+    from fedmore.coordinator.config import load_config
+    from fedmore.protos.files import export
+    from fedmore.strategies.terms import rows
+
+    terms = terms_of(load_config(directory))
+    for kind, line in rows(terms):
+        echo(f"{kind + ':':<11}{line}")
+    if out is not None:
+        export(out, terms.dump() + "\n")
+        echo(f"{out}: owners pin it with `client join --plan {out.name}`")
 
 
 def revoke(
