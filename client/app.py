@@ -112,7 +112,7 @@ def _work(
     if task.round_start == "aggregate":
         own = components.find_at(aggregate, task, entry, initial)
     else:
-        own = components.find(content, task, sites, entry, initial)
+        own = components.find(task, entry, initial)
     # The aggregate has its own component in it: that is taken out where it is trained.
     taken = (own.held, -spec.scale)
     frozen = None if aggregate is None else combine([(aggregate, 1.0), taken])

@@ -114,13 +114,10 @@ def key_of(parts: Iterable[str | Tensor]) -> str:
 def key_of_task(task: object, content: RecordDict) -> str:
     """What tells a task from every other: its settings, and the state that it brings.
 
-    The same round may be asked for again with other settings, or after an owner's withdrawal. A
-    component that comes back does not count: who has done the task has one, and its answer stands.
+    The same round may be asked for again with other settings, or after an owner's withdrawal.
     """
     parts = [repr(task)]
     for name, array in sorted(content.array_records.get("state", ArrayRecord()).items()):
-        if name == "component":
-            continue
         parts += [name, array.stype, digest_of_payload(payload_of(array))]
     return key_of(parts)
 

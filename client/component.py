@@ -9,19 +9,15 @@ hold just these; the latent numbers behind them stay here, as what is beside the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from flwr.app import RecordDict
-
 from fedmore.client.memory import Remembered
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Site
-from fedmore.kernels.bits import cpu as bits
 from fedmore.strategies.compression.codec import codecs_of
 from fedmore.strategies.compression.error_feedback import send
 from fedmore.strategies.round_start import rotated, start_of
-from fedmore.strategies.tasks import TrainTask, read_component
+from fedmore.strategies.tasks import TrainTask
 
 
 @dataclass(frozen=True)
@@ -45,22 +41,13 @@ class Moved:
     component: Component
 
 
-def find(
-    content: RecordDict,
-    task: TrainTask,
-    sites: tuple[Site, ...],
-    entry: Remembered | None,
-    initial: Factors,
-) -> Component:
-    """The component that a task starts from; raises `WireError` on a lost state.
+def find(task: TrainTask, entry: Remembered | None, initial: Factors) -> Component:
+    """The component that a task starts from; raises `WireError` if both ends do not hold the same.
 
-    What the coordinator sends back holds no residual. So it is used only if it is not what this
-    client holds itself, after its last answer or before it.
+    It is this client's own, after its last answer or before it. One that lost its state begins
+    anew, like an owner who has just come: the coordinator asks it for update 0 then.
     """
     held = _held(task, entry)
-    returned = read_component(content, sites, task.rank)
-    if returned is not None and not (held and _equal(held.held, returned)):
-        return Component(returned, low_rank.difference(_latent(returned, task), returned))
     if held is not None:
         return held
     if task.updates == 0:
@@ -90,20 +77,6 @@ def _held(task: TrainTask, entry: Remembered | None) -> Component | None:
     if entry is not None and entry.before and entry.updates == task.updates + 1:
         return Component(*entry.before)  # its last answer was not taken
     return None
-
-
-def _equal(one: Factors, other: Factors) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(x, y) for path in one for x, y in zip(one[path], other[path], strict=True)
-    )
-
-
-def _latent(held: Factors, task: TrainTask) -> Factors:
-    """Numbers to train on from where only the weights in use are left."""
-    count = task.weight_bits
-    if not count:
-        return held
-    return {path: (bits.latent(b, count), bits.latent(a, count)) for path, (b, a) in held.items()}
 
 
 def move(task: TrainTask, trained: Factors, component: Component, sites: Sequence[Site]) -> Moved:

@@ -72,7 +72,7 @@ def _leave_out(
 ) -> list[str]:
     states = restore(store.get(row.metrics[STATE]), stage)
     entries = dict(row.metrics["experts"])
-    touched = sorted(name for name, s in states.items() if gone & s.components.keys())
+    touched = sorted(name for name, s in states.items() if gone & set(s.owners))
     for name in touched:
         left, error = without(states[name], gone, stage.max_rank)
         outcome = settle(config, states[name], left, error, stage.max_rank)

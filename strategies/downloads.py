@@ -33,18 +33,17 @@ class Downloads:
         task: TrainTask,
         sites: Sequence[Site],
         holds: int,
-        returned: Factors | None,
     ) -> tuple[RecordDict, ExpertState]:
         """A task with the aggregate, to a client that `holds` a mirror; the state after it.
 
         The mirror of an expert moves once a round.
         """
         if not is_coarse(self.codec):
-            return train_content(task, sites, self.codec, state.aggregate, returned), state
+            return train_content(task, sites, self.codec, state.aggregate), state
         if state.name not in self._casts:
             self._casts[state.name] = broadcast(state.aggregate, state.mirror, self.codec, sites)
         cast = self._casts[state.name]
-        return cast.content(task, sites, holds, returned), replace(state, mirror=cast.mirror)
+        return cast.content(task, sites, holds), replace(state, mirror=cast.mirror)
 
     def start(
         self, state: ExpertState, sites: Sequence[Site], first: Factors, scale: float

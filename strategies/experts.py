@@ -25,7 +25,7 @@ from fedmore.strategies.plan import Stage, train_stage
 from fedmore.strategies.progress import Progress, nobody
 from fedmore.strategies.robust import rule_of
 from fedmore.strategies.snapshot import arrays_of
-from fedmore.strategies.state import ExpertState, fresh, without
+from fedmore.strategies.state import ExpertState, begun_anew, fresh, without
 from fedmore.strategies.step import advance, outer_of
 from fedmore.strategies.tasks import (
     METRICS,
@@ -123,17 +123,18 @@ class ExpertStrategy(TrainOnly):
         state = self.states.setdefault(member.target, fresh(member.target, member.kind, sites))
         component = state.components.get(member.name)
         known = component.updates if component else 0
-        lost = member.updates_of(member.target) != known
+        if self._own and known and member.updates_of(member.target) not in (known, known + 1):
+            # It lost its state: what it did stays in the aggregate, and it begins anew over that.
+            state, known = begun_anew(state, member.name, self.stage.fold_tolerance), 0
         # Who is alone, and has all of the weight, has the aggregate in its own factors.
         alone = self._own and owners == 1 and state.is_of_alone(member.name)
         shared = state.rank > 0 and not alone
         task = task_of(self.stage, member, number, known, self.seed)
-        returned = component.factors if component and lost and self._own else None
         if shared:
             holds = member.mirror_of(member.target)
-            content, state = self._downloads.content(state, task, sites, holds, returned)
+            content, state = self._downloads.content(state, task, sites, holds)
         else:
-            content = train_content(task, sites, self.stage.download_codec, None, returned)
+            content = train_content(task, sites, self.stage.download_codec, None)
         group = f"{self.stage.kind}/{number}"
         message = Message(content, dst_node_id=node, message_type=TRAIN, group_id=group)
         asked = Asked(node, member, task)
@@ -222,7 +223,7 @@ class ExpertStrategy(TrainOnly):
         rule, limit = rule_of(self.stage), self.stage.max_rank
         for name, state in sorted(self.states.items()):
             own = [item for item in answers if item[0].task.expert == name]
-            left = gone & state.components.keys()
+            left = gone & set(state.owners)
             if not own and not left:
                 continue
             kept, error = without(state, left, limit) if left else (state, 0.0)

@@ -59,14 +59,12 @@ class Broadcast:
         """The mark of what the owners hold after it."""
         return mark(self.mirror)
 
-    def content(
-        self, task: TrainTask, sites: Sequence[Site], holds: int, component: Factors | None
-    ) -> RecordDict:
+    def content(self, task: TrainTask, sites: Sequence[Site], holds: int) -> RecordDict:
         """The message to a client that holds the mirror of the mark `holds`, 0 for none."""
         task = replace(task, mirror=self.mark)
         moved = self.upon and holds == self.upon
         codec, move = (self.codec, self.move) if moved else (WHOLE, None)
-        return train_content(task, sites, codec, self.mirror, component, move)
+        return train_content(task, sites, codec, self.mirror, move)
 
 
 def broadcast(aggregate: Factors, held: Factors, codec: str, sites: Sequence[Site]) -> Broadcast:

@@ -23,7 +23,7 @@ from fedmore.experts.factors import Factors, empty, numbers
 from fedmore.experts.spec import Site
 from fedmore.kernels.delta import cpu as delta
 from fedmore.kernels.determinism import one_thread
-from fedmore.strategies.changes import COMMON, Term, Terms, product, summed
+from fedmore.strategies.changes import COMMON, Term, Terms, folded, product, summed
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,16 @@ class ExpertState:
 def fresh(name: str, kind: str, sites: Sequence[Site]) -> ExpertState:
     """An expert that changes nothing yet."""
     return ExpertState(name, kind, empty(sites))
+
+
+def begun_anew(state: ExpertState, client: str, tolerance: float) -> ExpertState:
+    """The state once a client's factors are no more at both ends: its contribution stays."""
+    part = state.components[client]
+    added = {client: product(part.factors, part.weight * part.scale)}
+    with one_thread():
+        settled, lost = folded(state.settled, added, 1.0, tolerance)
+    components = {name: each for name, each in state.components.items() if name != client}
+    return replace(state, components=components, settled=settled, lost=state.lost + lost)
 
 
 def without(

@@ -88,14 +88,13 @@ def train_content(
     sites: Sequence[Site],
     codec: str,
     aggregate: Factors | None,
-    component: Factors | None,
     move: bytes | None = None,
 ) -> RecordDict:
     """The content of a training message.
 
-    `aggregate` is sent where others contribute to the expert, `component` where the client has
-    lost its own state: the first with `codec`, the second at full precision. With a `move` that
-    is sent in place of the aggregate, which the client gets by adding it to its mirror.
+    `aggregate` is sent, with `codec`, unless the client has all of it in its own factors. With a
+    `move` that is sent in its place; the client gets the aggregate by adding it to its mirror.
+    Nothing that a client lost is sent back: what it begins from is not the coordinator's to choose.
     """
     arrays: dict[str, Array] = {}
     config: Any = asdict(task)
@@ -106,13 +105,17 @@ def train_content(
         else:
             arrays["move"] = _array(move, codec)
         config["aggregate_ranks"] = [low_rank.ranks(aggregate)[site.path] for site in sites]
-    if component is not None:
-        arrays["component"] = pack("fp32", low_rank.tensors(component, sites))
     return RecordDict({"task": ConfigRecord(config), "state": ArrayRecord(arrays)})
 
 
 def read_task(content: RecordDict) -> TrainTask:
-    """The settings in a training message; raises `WireError` when they are not a `TrainTask`."""
+    """The settings in a training message; raises `WireError` when they are not a `TrainTask`.
+
+    Nor may it bring an array that no training task brings.
+    """
+    arrays = set(content.array_records.get("state", ArrayRecord()))
+    if unknown := sorted(arrays - {"aggregate", "move"}):
+        raise WireError(f"not a training task of this version: it brings {unknown[0]!r}")
     return read_settings(content, _TASK, "a training task")
 
 
@@ -141,11 +144,6 @@ def _read_shared(content: RecordDict, name: str, sites: Sequence[Site]) -> Facto
             )
     by_path = {site.path: rank for site, rank in zip(sites, listed, strict=True)}
     return _read(content, name, sites, by_path)
-
-
-def read_component(content: RecordDict, sites: Sequence[Site], rank: int) -> Factors | None:
-    """The client's own component, where the coordinator sends it back; raises `WireError`."""
-    return _read(content, "component", sites, {site.path: rank for site in sites})
 
 
 def _read(

@@ -52,7 +52,7 @@ def message(kind, content=None):
 
 
 def train_message(**changes):
-    return message(TRAIN, train_content(train_task(**changes), (), "fp32", None, None))
+    return message(TRAIN, train_content(train_task(**changes), (), "fp32", None))
 
 
 def embed_message(**changes):

@@ -79,10 +79,10 @@ def same(left, right):
 
 def test_it_is_kept_moved_and_told(context, sites, casts):
     first, second = casts
-    send(first.content(task(1), sites, 0, None), context)
+    send(first.content(task(1), sites, 0), context)
     assert same(held(context), first.mirror)
     assert says(context) == [mark(first.mirror)]
-    content = second.content(task(2), sites, says(context)[0], None)
+    content = second.content(task(2), sites, says(context)[0])
     assert set(content.array_records["state"]) == {"move"}
     answer = send(content, context)
     assert same(held(context), second.mirror)
@@ -94,21 +94,21 @@ def test_it_is_kept_moved_and_told(context, sites, casts):
 def test_training_is_over_it(context, sites, casts, monkeypatch):
     """The answer is that of a client that got the same numbers whole, to the last bit."""
     first, second = casts
-    send(first.content(task(1), sites, 0, None), context)
+    send(first.content(task(1), sites, 0), context)
     file = Path(context.node_config["state"]) / "node-5" / "kitchen.component.safetensors"
     before = file.read_bytes()
-    moved = send(second.content(task(2), sites, mark(first.mirror), None), context)
+    moved = send(second.content(task(2), sites, mark(first.mirror)), context)
     file.write_bytes(before)
     forget_answered(context)
-    assert send(second.content(task(2), sites, 0, None), context) == moved
+    assert send(second.content(task(2), sites, 0), context) == moved
     file.write_bytes(before)
     forget_answered(context)
-    assert send(first.content(task(2), sites, 0, None), context) != moved
+    assert send(first.content(task(2), sites, 0), context) != moved
 
 
 def test_who_has_lost_it_says_so_and_does_not_guess(context, sites, casts):
     first, second = casts
-    send(first.content(task(1), sites, 0, None), context)
+    send(first.content(task(1), sites, 0), context)
     memory = Memory(Path(context.node_config["state"]) / "node-5")
     entry = memory.read("kitchen")
     memory.write("kitchen", apps.Remembered(
@@ -116,15 +116,15 @@ def test_who_has_lost_it_says_so_and_does_not_guess(context, sites, casts):
     ))  # fmt: skip
     assert says(context) == [0]
     with pytest.raises(WireError, match="kitchen: no mirror is held here"):
-        send(second.content(task(2), sites, mark(first.mirror), None), context)
+        send(second.content(task(2), sites, mark(first.mirror)), context)
     forget_answered(context)
-    send(second.content(task(2), sites, says(context)[0], None), context)
+    send(second.content(task(2), sites, says(context)[0]), context)
     assert same(held(context), second.mirror)
 
 
 def test_a_task_that_fails_leaves_it_where_it_was(context, sites, casts, monkeypatch):
     first, second = casts
-    send(first.content(task(1), sites, 0, None), context)
+    send(first.content(task(1), sites, 0), context)
 
     def fail(*_args, **_kwargs):
         raise DataError("no text in it")
@@ -132,13 +132,13 @@ def test_a_task_that_fails_leaves_it_where_it_was(context, sites, casts, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(apps, "train", fail)
         with pytest.raises(DataError):
-            send(second.content(task(2), sites, mark(first.mirror), None), context)
+            send(second.content(task(2), sites, mark(first.mirror)), context)
     assert same(held(context), first.mirror)
 
 
 def test_what_travels_whole_in_every_round_is_not_kept(context, sites, casts):
     first, _ = casts
-    send(first.content(task(1), sites, 0, None), context)
-    send(train_content(task(2), sites, "bf16", first.mirror, None), context)
+    send(first.content(task(1), sites, 0), context)
+    send(train_content(task(2), sites, "bf16", first.mirror), context)
     assert held(context) == {}
     assert says(context) == [0]

@@ -16,7 +16,7 @@ from fedmore.experts import factors as low_rank
 from fedmore.experts.spec import Site
 from fedmore.strategies.compression.codec import codecs_of, decode
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.tasks import TrainTask, train_content
+from fedmore.strategies.tasks import TrainTask
 from fedmore.strategies.work import work_of
 
 SITES = (Site("model.layers.0.mlp.up_proj", 24, 40), Site("model.layers.0.mlp.down_proj", 40, 24))
@@ -56,10 +56,6 @@ class Coordinator:
     held: dict
     updates: int = 0
 
-    def message(self, task, known):
-        returned = self.held if known != self.updates and self.updates else None
-        return train_content(task, SITES, "fp32", None, returned)
-
     def take(self, task, data):
         shapes = low_rank.shapes(SITES, {site.path: RANK for site in SITES})
         sent = low_rank.from_tensors(decode(codecs_of(task.codec, shapes), data, shapes), SITES)
@@ -85,10 +81,10 @@ class Client:
             return torch.zeros_like(flat(INITIAL))
         return flat(entry.residual if entry.updates == updates else entry.before[1])
 
-    def work(self, content, task, *, killed=False):
+    def work(self, task, *, killed=False):
         """The answer and the change that was trained; one that is `killed` remembers nothing."""
         entry = self.memory.read("legal")
-        own = components.find(content, task, SITES, entry, INITIAL)
+        own = components.find(task, entry, INITIAL)
         change = drawn(1000 * task.round + task.updates, 0.05)
         trained = low_rank.total(own.start, change)
         moved = components.move(task, trained, own, SITES)
@@ -117,8 +113,7 @@ class Owing(RuleBasedStateMachine):
 
     def asked(self, *, killed=False):
         task = task_of(self.codec, self.round, self.coordinator.updates)
-        content = self.coordinator.message(task, self.client.known())
-        return task, *self.client.work(content, task, killed=killed)
+        return task, *self.client.work(task, killed=killed)
 
     def taken(self, task, data, change):
         self.sent = self.sent + self.coordinator.take(task, data)
@@ -185,16 +180,3 @@ def test_an_answer_that_was_not_taken_costs_nothing_that_is_owed(codec, request)
     machine.sent_and_owed_are_the_changes()
     whole = codec in ("fp32", "auto")  # which takes tensors as small as these whole
     assert whole == (float(owed.norm()) == 0)
-
-
-def test_another_component_than_the_one_held_is_taken_as_it_comes(tmp_path):
-    """As from a coordinator that was set back to another past."""
-    client, coordinator = Client(tmp_path), Coordinator(INITIAL)
-    task = task_of("sign1", 1, 0)
-    client.work(coordinator.message(task, 0), task)
-    other = drawn(7, 1.0)
-    content = train_content(task_of("sign1", 2, 1), SITES, "fp32", None, other)
-    entry = client.memory.read("legal")
-    found = components.find(content, task_of("sign1", 2, 1), SITES, entry, INITIAL)
-    assert torch.equal(flat(found.held), flat(other))
-    assert float(flat(found.beside).norm()) == 0

@@ -56,8 +56,8 @@ def task(number=1, bits=1, **changes):
     return TrainTask(**(values | changes))
 
 
-def message(made, sites=(), aggregate=None, component=None):
-    content = train_content(made, sites, "fp32", aggregate, component)
+def message(made, sites=(), aggregate=None):
+    content = train_content(made, sites, "fp32", aggregate)
     return make_task(content, task_id=f"t{made.round}", node_id=5, message_type=TRAIN)
 
 
@@ -65,8 +65,8 @@ def message(made, sites=(), aggregate=None, component=None):
 def do(context, sites):
     """Call it with a task: the reply's content."""
 
-    def run(made, aggregate=None, component=None):
-        return handle(message(made, sites, aggregate, component), context).content
+    def run(made, aggregate=None):
+        return handle(message(made, sites, aggregate), context).content
 
     return run
 
@@ -174,18 +174,6 @@ def test_the_own_component_is_not_counted_twice(do, sites, monkeypatch):
     assert old == pytest.approx(new, abs=1e-3)
     alone = read_metrics(do(task(4, steps=1, round=2, stage="router")), METRICS)["loss"]
     assert abs(alone - new) > 0.05
-
-
-def test_lost_state_goes_on_from_the_weights_in_use(do, context):
-    do(task(1, steps=8))
-    kept = read_metrics(do(task(2, steps=1)), METRICS)["loss"]
-    do(task(1, steps=8, stage="language", updates=0))
-    component = remembered(context).component
-    for file in folder(context).iterdir():
-        file.unlink()
-    lost = read_metrics(do(task(2, steps=1), component=component), METRICS)["loss"]
-    assert lost == pytest.approx(kept, abs=0.02)
-    assert remembered(context).updates == 2
 
 
 def test_a_task_that_was_killed_ends_with_the_same_bytes(do, monkeypatch, context):

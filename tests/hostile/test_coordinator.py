@@ -78,7 +78,7 @@ def ask(federation, victim):
 
 
 def train(**changes):
-    return train_content(TrainTask(**(vars(TASK) | changes)), (), "fp32", None, None)
+    return train_content(TrainTask(**(vars(TASK) | changes)), (), "fp32", None)
 
 
 def embed(**changes):

@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from flwr.app import Array, ConfigRecord, Context, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 from owners import owner
 from reading import SIZE, make_trap, read_token
 
@@ -28,7 +28,7 @@ from fedmore.sims.tiny import make_tiny_base
 from fedmore.strategies.asked import task_of
 from fedmore.strategies.members import Member
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.tasks import EMBED, TRAIN, TrainTask, read_update, train_content
+from fedmore.strategies.tasks import EMBED, TRAIN, TrainTask, pack, read_update, train_content
 from fedmore.strategies.terms import RouterTerms, Terms
 
 NODE = 5
@@ -113,7 +113,7 @@ def careful(tmp_path, base):
 
 
 def train_message(task, base, change=None):
-    return train_content(task, sites_of(base), "fp32", change, None)
+    return train_content(task, sites_of(base), "fp32", change)
 
 
 ONE_TOKEN = {
@@ -258,15 +258,19 @@ def test_windows_are_drawn_with_the_owners_secret(tmp_path, base, monkeypatch):
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_a_lost_state_is_not_the_coordinators_to_choose(careful, base):
-    """What a client begins from is its own or the aggregate, never what a task calls its own."""
-    content = train_message(ask_for(updates=1, round=2), base)
-    sites = sites_of(base)
-    chosen = low_rank.initial(ask_for().spec("a"), sites, 99)
-    packed = train_content(ask_for(updates=1, round=2), sites, "fp32", None, chosen)
-    content["state"] = packed["state"]
-    with pytest.raises(FedmoreError):
+@pytest.mark.parametrize("name", ["component", "residual", "start", "extra"])
+def test_what_a_client_begins_from_is_not_the_coordinators_to_choose(careful, base, name):
+    """No task brings factors that a client would take for its own."""
+    content = train_message(ask_for(), base)
+    chosen = low_rank.initial(ask_for().spec("a"), sites_of(base), 99)
+    content["state"][name] = pack("fp32", low_rank.tensors(chosen, sites_of(base)))
+    with pytest.raises(FedmoreError, match=f"it brings '{name}'"):
         careful.do(TRAIN, content)
+
+
+def test_a_client_that_lost_its_state_begins_from_nothing(careful, base):
+    with pytest.raises(FedmoreError, match="this client knows 0 of its 1 updates"):
+        careful.do(TRAIN, train_message(ask_for(updates=1, round=2), base))
 
 
 EMBEDDING = {
@@ -292,10 +296,3 @@ def test_the_embedding_is_asked_once_and_as_agreed(careful, changes):
     with pytest.raises(EgressError):
         careful.do(EMBED, embed(**changes))
     assert careful.do(EMBED, embed()).content == first.content
-
-
-def test_a_task_with_an_array_that_is_none_of_its_own(careful, base):
-    content = train_message(ask_for(), base)
-    content["state"]["extra"] = Array("uint8", (4,), "fedmore.fp32", bytes(4))
-    with pytest.raises(FedmoreError):
-        careful.do(TRAIN, content)

@@ -20,7 +20,6 @@ from fedmore.strategies.tasks import (
     EMBED,
     METRICS,
     TRAIN,
-    read_component,
     read_task,
     update_content,
 )
@@ -170,9 +169,6 @@ class FakeClient:
         sites = spec.sites(SHAPES)
         start = self.component or low_rank.initial(spec, sites, task.seed)
         owed = self.residual or {p: (b * 0, a * 0) for p, (b, a) in start.items()}
-        returned = read_component(content, sites, self.rank)
-        if returned is not None:
-            start, owed = returned, {p: (b * 0, a * 0) for p, (b, a) in returned.items()}
         aggregate = received(content, sites, self.mirror)
         if task.round_start == "aggregate":
             first = low_rank.initial(task.spec(self.name), sites, task.seed)
@@ -180,7 +176,7 @@ class FakeClient:
             owed = rotated(owed, self.component, start) if self.component else low_rank.zeros(start)
             self.begun.append(start)
         self.mirror = aggregate if aggregate and task.mirror else {}
-        self.seen.append((aggregate, returned))
+        self.seen.append(aggregate)
         g = torch.Generator().manual_seed(zlib.crc32(f"{self.name}/{task.round}".encode()))
         change = [torch.randn(t.shape, generator=g) * 0.1 for t in low_rank.tensors(start, sites)]
         if task.weight_bits:  # these come whole, and nothing is owed before

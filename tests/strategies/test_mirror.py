@@ -64,7 +64,7 @@ def distance(left, right):
 
 def sent_to(cast, held, holds=None):
     """What a client with the mirror `held` makes of a broadcast."""
-    content = cast.content(TASK, SITES, mark(held) if holds is None else holds, None)
+    content = cast.content(TASK, SITES, mark(held) if holds is None else holds)
     return received(content, SITES, held)
 
 
@@ -97,7 +97,7 @@ def test_the_first_is_whole_and_bfloat16():
     assert cast.error == pytest.approx(apart(cast.mirror, there))
     assert 0 < cast.error < 0.01
     assert all(torch.equal(t, t.bfloat16().float()) for t in tensors(cast.mirror, SITES))
-    content = cast.content(TASK, SITES, 0, None)
+    content = cast.content(TASK, SITES, 0)
     assert read_move(content, SITES) is None
     assert same(read_aggregate(content, SITES), cast.mirror)
     assert read_task(content).mirror == mark(cast.mirror) > 0
@@ -122,7 +122,7 @@ def test_one_bit_a_number_travels():
     assert cast.error == pytest.approx(apart(cast.mirror, there))
     shapes = [tuple(t.shape) for t in tensors(there, SITES)]
     size = sum(c.size(x * y) for c, (x, y) in zip(codecs_of("sign1", shapes), shapes, strict=True))
-    (array,) = cast.content(TASK, SITES, mark(held), None).array_records["state"].values()
+    (array,) = cast.content(TASK, SITES, mark(held)).array_records["state"].values()
     assert (len(array.data), array.stype) == (size, "fedmore.sign1")
     assert len(array.data) < 40 / 32 / 8 * sum(x * y for x, y in shapes)
 
@@ -172,7 +172,7 @@ def test_an_aggregate_of_nothing():
 def test_a_mirror_that_is_lost_or_foreign_is_never_guessed():
     held = broadcast(aggregate(5, 1), {}, "sign1", SITES).mirror
     cast = broadcast(aggregate(5, 1, moved=0.1), held, "sign1", SITES)
-    move = cast.content(TASK, SITES, mark(held), None)
+    move = cast.content(TASK, SITES, mark(held))
     with pytest.raises(WireError, match="no mirror is held here"):
         received(move, SITES, {})
     foreign = broadcast(aggregate(5, 2), {}, "sign1", SITES).mirror
@@ -186,7 +186,7 @@ def test_a_mirror_that_is_lost_or_foreign_is_never_guessed():
 
 def test_a_whole_mirror_of_other_bits_is_refused():
     cast = broadcast(aggregate(5, 1), {}, "sign1", SITES)
-    content = cast.content(TASK, SITES, 0, None)
+    content = cast.content(TASK, SITES, 0)
     content.config_records["task"]["mirror"] += 1
     with pytest.raises(WireError, match="is not the coordinator's"):
         received(content, SITES, {})

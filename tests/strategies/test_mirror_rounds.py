@@ -52,7 +52,7 @@ def test_owners_are_sent_a_whole_one_and_then_moves(fake_grid, clients, start):
     assert same(a.mirror, states["legal"].mirror)
     assert same(b.mirror, states["legal"].mirror)
     assert (m.mirror, states["medical"].mirror) == ({}, {})
-    assert same(a.seen[-1][0], a.mirror)
+    assert same(a.seen[-1], a.mirror)
 
 
 def test_what_the_codec_cost_is_told(fake_grid, clients, shapes, new_log):

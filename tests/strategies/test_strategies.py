@@ -11,6 +11,7 @@ from fedmore.strategies.patience import RoundGrid
 from fedmore.strategies.plan import Stage, train_stage
 from fedmore.strategies.progress import Progress
 from fedmore.strategies.snapshot import dump, restore
+from fedmore.strategies.state import without
 from fedmore.strategies.tasks import METRICS, TRAIN, read_task
 
 STAGE = Stage("experts", steps=2, learning_rate=0.1, first_layers=1, last_layers=1)
@@ -96,41 +97,43 @@ def test_the_aggregate_goes_to_those_who_share_it(fake_grid, clients, start):
     everybody = clients()
     start(fake_grid(everybody), 2)
     b, a, m, _ = everybody
-    assert a.seen[0][0] is None
-    assert b.seen[1][0] is not None
-    assert a.seen[1][0] is not None
-    assert m.seen[1] == (None, None)
-    assert all(returned is None for _, returned in (*a.seen, *b.seen))
+    assert a.seen[0] is None
+    assert b.seen[1] is not None
+    assert a.seen[1] is not None
+    assert m.seen[1] is None
 
 
-def test_who_lost_its_state_is_sent_it_again(fake_grid, clients, start):
+def test_who_lost_its_state_begins_anew_and_nothing_it_did_is_lost(fake_grid, clients, start):
+    """What it did before stays in its contribution; what it begins from is its own."""
     everybody = clients()
     grid = fake_grid(everybody)
     strategy, _ = start(grid, 2)
-    a = everybody[1]
-    kept = a.component
+    a, path = everybody[1], next(iter(strategy.states["legal"].aggregate))
+    before = product(strategy.states["legal"].aggregate, path)
     a.forget()
-    later, _ = start(grid, 1, states=strategy.states, done=2)
-    returned = a.seen[-1][1]
-    assert returned is not None
-    for path, pair in kept.items():
-        assert all(torch.equal(x, y) for x, y in zip(returned[path], pair, strict=True))
-    part = later.states["legal"].components["a"]
-    assert part.updates == a.updates == 3
-    for path, pair in a.component.items():
-        assert all(torch.equal(x, y) for x, y in zip(part.factors[path], pair, strict=True))
-    assert everybody[0].seen[-1][1] is None
+    later, log = start(grid, 1, states=strategy.states, done=2)
+    assert log[0][1]["failures"] == []
+    state = later.states["legal"]
+    assert state.components["a"].updates == a.updates == 1
+    for where, pair in a.component.items():
+        held = state.components["a"].factors[where]
+        assert all(torch.equal(x, y) for x, y in zip(pair, held, strict=True))
+    assert a.seen[-1] is not None
+    moved = product(state.aggregate, path) - before
+    assert 0 < float(moved.norm()) < float(before.norm())
+    gone, _ = without(state, {"a"}, 512)
+    assert gone.owners == ["b"]
 
 
-def test_who_is_ahead_is_sent_its_state_too(fake_grid, clients, start):
-    """It did a task whose answer never arrived."""
+def test_who_is_ahead_goes_on_from_before(fake_grid, clients, start):
+    """It did a task whose answer never arrived: nothing is lost, and nothing is sent back."""
     everybody = clients()
     grid = fake_grid(everybody)
     strategy, _ = start(grid, 1)
     a = everybody[1]
     a.updates += 1
-    start(grid, 1, states=strategy.states, done=1)
-    assert a.seen[-1][1] is not None
+    later, _ = start(grid, 1, states=strategy.states, done=1)
+    assert later.states["legal"].components["a"].updates == 2
 
 
 def test_a_failing_client_is_left_out_and_named(fake_grid, clients, start, spoiling):
@@ -201,7 +204,7 @@ def test_a_failed_client_comes_back_in_the_next_round(fake_grid, clients, start,
     later, log = start(grid, 1, states=strategy.states, done=1)
     assert log[0][1]["failures"] == []
     assert later.states["legal"].components["a"].updates == 1
-    assert everybody[1].seen[-1][0] is not None
+    assert everybody[1].seen[-1] is not None
 
 
 def test_a_stage_without_clients_is_an_error(fake_grid, fake_client, start):

@@ -15,7 +15,6 @@ from fedmore.strategies.tasks import (
     TrainTask,
     pack,
     read_aggregate,
-    read_component,
     read_metrics,
     read_task,
     read_update,
@@ -43,30 +42,28 @@ def same(left, right):
 
 
 def test_a_task_comes_through(sites, random_factors):
-    aggregate, own = random_factors(sites, 5), random_factors(sites, 2)
-    content = train_content(TASK, sites, "fp32", aggregate, own)
+    aggregate = random_factors(sites, 5)
+    content = train_content(TASK, sites, "fp32", aggregate)
     assert read_task(content) == replace(TASK, aggregate_ranks=(5,) * len(sites))
     assert same(read_aggregate(content, sites), aggregate)
-    assert same(read_component(content, sites, 2), own)
 
 
 def test_a_task_of_weights_of_few_bits_comes_through(sites):
     asked = replace(TASK, weight_bits=2, codec="bits2")
-    assert read_task(train_content(asked, sites, "bf16", None, None)) == asked
+    assert read_task(train_content(asked, sites, "bf16", None)) == asked
 
 
 def test_a_task_that_does_not_speak_of_bits_trains_numbers(sites):
     """As the rows that an earlier version has left in a registry."""
-    content = train_content(TASK, sites, "bf16", None, None)
+    content = train_content(TASK, sites, "bf16", None)
     del content.config_records["task"]["weight_bits"]
     assert read_task(content).weight_bits == 0
 
 
 def test_a_task_without_tensors(sites):
-    content = train_content(TASK, sites, "bf16", None, None)
+    content = train_content(TASK, sites, "bf16", None)
     assert read_task(content) == TASK
     assert read_aggregate(content, sites) is None
-    assert read_component(content, sites, 2) is None
 
 
 def test_an_aggregate_of_different_ranks_one_of_them_0(sites, random_factors):
@@ -74,7 +71,7 @@ def test_an_aggregate_of_different_ranks_one_of_them_0(sites, random_factors):
         sites[1].path: empty(sites)[sites[1].path],
         sites[2].path: random_factors([sites[2]], 7)[sites[2].path],
     }
-    content = train_content(TASK, sites, "fp32", aggregate, None)
+    content = train_content(TASK, sites, "fp32", aggregate)
     assert read_task(content).aggregate_ranks[:4] == (3, 0, 7, 3)
     assert same(read_aggregate(content, sites), aggregate)
 
@@ -118,7 +115,7 @@ def test_what_is_not_a_task_is_refused(content):
 
 
 def test_ranks_that_do_not_fit_are_refused(sites, random_factors):
-    content = train_content(TASK, sites, "fp32", random_factors(sites, 3), None)
+    content = train_content(TASK, sites, "fp32", random_factors(sites, 3))
     record = content.config_records["task"]
     record["aggregate_ranks"] = [3]
     with pytest.raises(WireError, match="1 ranks for 9 matrices"):
@@ -131,13 +128,12 @@ def test_ranks_that_do_not_fit_are_refused(sites, random_factors):
         read_aggregate(content, sites)
 
 
-def test_a_component_of_another_size_or_codec_is_refused(sites, random_factors):
-    content = train_content(TASK, sites, "fp32", None, random_factors(sites, 2))
-    with pytest.raises(WireError, match="bytes where"):
-        read_component(content, sites, 3)
-    content.array_records["state"]["component"].stype = "fedmore.zip"
-    with pytest.raises(WireError, match="unknown codec 'zip'"):
-        read_component(content, sites, 2)
+def test_an_array_that_no_task_brings_is_refused(sites, random_factors):
+    """Such as a client's own factors: what it begins from is not the coordinator's to choose."""
+    content = train_content(TASK, sites, "fp32", random_factors(sites, 2))
+    content["state"]["component"] = content["state"]["aggregate"]
+    with pytest.raises(WireError, match="it brings 'component'"):
+        read_task(content)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def useful(experts, context, shapes):
         stage="experts", round=1, rounds=1, steps=12, batch_size=4, sequence_length=32,
         learning_rate=5e-2, codec="fp32", threads=1, seed=0, updates=0,
     )  # fmt: skip
-    content = train_content(task, spec.sites(shapes), "fp32", None, None)
+    content = train_content(task, spec.sites(shapes), "fp32", None)
     handle(make_task(content, task_id="t", node_id=NODE, message_type=TRAIN), context)
     made = Memory(Path(context.node_config["state"]) / f"node-{NODE}").read("kitchen").component
     experts["kitchen"] = {path: (spec.scale * b, a) for path, (b, a) in made.items()}
