@@ -135,9 +135,8 @@ class ExpertStrategy(TrainOnly):
             content, state = self._downloads.content(state, task, sites, holds)
         else:
             content = train_content(task, sites, self.stage.download_codec, None)
-        group = f"{self.stage.kind}/{number}"
+        group, asked = f"{self.stage.kind}/{number}", Asked(node, member, task)
         message = Message(content, dst_node_id=node, message_type=TRAIN, group_id=group)
-        asked = Asked(node, member, task)
         if not self._own:
             first, scale = self._initial(asked), task.spec(member.name).scale
             begun = self._downloads.start(state, sites, first, scale) if shared else first
