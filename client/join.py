@@ -19,6 +19,7 @@ from fedmore.client.ended import finished_line, is_finished, note_finished
 from fedmore.client.invite import Identity, at_address, describe, enrol, read_identity, read_member
 from fedmore.client.join_node import check_floors, make_guard, make_handler, node_config
 from fedmore.client.join_options import DEFAULT_RANK, JoinOptions
+from fedmore.client.joined import twin_of
 from fedmore.client.owner_policy import OwnerPolicy
 from fedmore.client.paths import check_state, default_state
 from fedmore.client.patience import persist
@@ -107,7 +108,12 @@ def enter(
     check_change(base, invite.name, options.kind, options.target, rank, say)
     load(base, info, device, options.kind, rank)
     chosen = (base, info.dtype, device, info.quantization)
-    documents_of(options.data.resolve(), options.form, *chosen)
+    documents = documents_of(options.data.resolve(), options.form, *chosen)
+    if twin := twin_of(invite, documents):
+        say(
+            f"this text has joined {invite.federation} as {twin!r} already; under two names every "
+            "round is answered twice from one text, which tells more of it"
+        )
     check_floors(options, info, base, rank, device, state)
     agree(info, Agreement(state), options.rules, say, asker(options.yes), options.plan)
 

@@ -31,13 +31,12 @@ from fedmore.protos.scan import parse_request
 from fedmore.protos.status import KEY, from_rpc
 from fedmore.protos.wire import unpack_reply, unpack_task
 from fedmore.strategies.compression.codec import CODECS, codecs_of, decode, encode
-from fedmore.strategies.members import _member
+from fedmore.strategies.members import member_of
 from fedmore.strategies.mirror import received
 from fedmore.strategies.router import read_embed_task, read_embedding
 from fedmore.strategies.tasks import (
     METRICS,
     read_aggregate,
-    read_component,
     read_metrics,
     read_task,
     read_update,
@@ -127,13 +126,12 @@ asked = each(
     read_task,
     read_embed_task,
     lambda c: read_aggregate(c, SITES),
-    lambda c: read_component(c, SITES, 2),
     lambda c: received(c, SITES, MIRROR),
 )
 said = each(
     lambda c: read_embedding(make_reply(TASK, c), 4),
-    lambda c: _member(make_reply(TASK, c)).updates_of("e"),
-    lambda c: _member(make_reply(TASK, c)).mirror_of("e"),
+    lambda c: member_of(make_reply(TASK, c)).updates_of("e"),
+    lambda c: member_of(make_reply(TASK, c)).mirror_of("e"),
 )
 
 
