@@ -129,6 +129,7 @@ def test_a_passphrase_keeps_the_key_from_who_has_the_folder(federation, tmp_path
 
 
 def read_invite_at(federation, folder, name, *options):
+    (folder / f"{name}.json").unlink(missing_ok=True)
     run("invite", federation, name, "--out", folder / f"{name}.json", *options)
     return read_invite(folder / f"{name}.json")
 

@@ -15,6 +15,7 @@ from fedmore.coordinator.config import (
     FederationSection,
     RouterSection,
     ServerSection,
+    WithdrawalSection,
     load_config,
     parse_config,
 )
@@ -67,6 +68,7 @@ def test_every_key_has_a_comment() -> None:
         "stages": Stage,
         "router": RouterSection,
         "evaluation": EvaluationSection,
+        "withdrawal": WithdrawalSection,
     }
     assert sections.keys() == {f.name for f in fields(FederationConfig)}
     keys = {f"{name}.{f.name}" for name, cls in sections.items() for f in fields(cls)}

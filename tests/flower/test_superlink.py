@@ -13,6 +13,7 @@ import pytest
 from fedmore.coordinator.federation import open_federation
 from fedmore.coordinator.init import create
 from fedmore.sims.engines import local
+from fedmore.sims.engines.local import agree
 from fedmore.sims.engines.prepare import prepare
 from fedmore.sims.engines.processes import Processes, free_port, quiet_environment, wait_for_port
 from fedmore.sims.scenarios.smoke import smoke
@@ -41,6 +42,7 @@ def digests(directory):
 
 
 def node_config(prepared, client):
+    agree(prepared, client)
     said = {
         "name": client.name,
         "domain": client.target,
@@ -50,6 +52,7 @@ def node_config(prepared, client):
         "dtype": "float32",
         "device": "cpu",
         "state": str(prepared.folder(client) / "state"),
+        "policy": str(prepared.policy(client)),
     }
     return " ".join(f"{key}={json.dumps(value)}" for key, value in said.items())
 

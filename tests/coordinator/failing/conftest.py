@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from flwr.app import Context, RecordDict
+from owners import owner
 from rich.console import Console
 
 from fedmore.client.app import handle
@@ -109,8 +110,8 @@ class Place:
         config = {
             "name": name, "kind": kind, "target": target, "rank": 2,
             "data": str(self.texts[text].train), "base": base.model, "dtype": base.dtype,
-            "quantization": "none", "device": "cpu", "state": str(self.directory / "of" / name),
-            "min_tokens": 16,
+            "quantization": "none", "device": "cpu",
+            **owner(self.directory / "of" / name, name),
         }  # fmt: skip
         return node_id, Node(name, Context(RUN, node_id, config, RecordDict(), {}))
 
