@@ -161,7 +161,8 @@ def test_nothing_reaches_a_table_of_a_remote_coordinator(text: str) -> None:
     status = {
         "federation": text, "phase": statuses.FAILED, "failure": text, "expected": 2,
         "base": {"model": text, "fingerprint": text}, "members": [], "invited": [text],
-        "stages": [{"kind": text, "done": 0, "rounds": 1}],
+        "stages": [{"kind": text, "done": 0, "rounds": 1, "failures": [text], "ended": text}],
+        "left_out": {text: text},
     }  # fmt: skip
     console(file=out, width=200).print(table, statuses.status_view(status))
     harmless(out.getvalue())
@@ -179,8 +180,12 @@ def test_nothing_reaches_the_terminal_by_a_command_of_the_operators(
 
 
 @every
-def test_a_log_has_one_line_for_each_record(text: str, tmp_path: Path) -> None:
+def test_a_log_has_one_line_for_each_record(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
+    # What pytest itself would keep, surrogates and all, does not travel between its processes.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     with logged(tmp_path / "a.log") as log:
         also(log, said.append)(text)
         log.warning("a member says: %s", text + "\n2026-01-01 ERROR forged")
