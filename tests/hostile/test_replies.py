@@ -117,7 +117,7 @@ def test_a_blob_of_garbage(round_of):
     round_of.eve.upload(data)
     blob = pb.Blob(digest=digest_of(data), size=len(data))
     round_of.eve.say(reply=pb.Reply(task_id=task_id, content=pb.Content(blob=blob)))
-    assert "are not a Records message" in round_of.end()["failures"][0]
+    assert "not a Records message" in round_of.end()["failures"][0]
 
 
 def test_a_blob_of_a_hundred_thousand_empty_entries(round_of):

@@ -226,4 +226,4 @@ def test_who_is_refused_often_is_told_of_rarely(federation, peer, caplog):
         eve.reply(f"{number}", RecordDict())
         eve.hear("taken")
     assert 10 <= len(federation.of(Refused)) <= 60
-    assert caplog.text.count("eve: a reply refused") == len(federation.of(Refused))
+    assert caplog.text.count("eve: refused: ") == len(federation.of(Refused))
