@@ -37,13 +37,13 @@ class World:
         """Bits per byte of the held-out documents of some texts under a change of the base."""
         model = self.base.model if change is None else with_change(self.base.model, change)
         documents = [text for name in texts for text in self.texts[name][1]]
-        return mean_bits_per_byte(score(model, self.base.tokenizer, documents, 192))
+        return mean_bits_per_byte(score(model, self.base.text, documents, 192))
 
     def interval(self, change: Factors | None, texts: Sequence[str]) -> tuple[float, float]:
         """95 % bootstrap interval over documents of `score`."""
         model = self.base.model if change is None else with_change(self.base.model, change)
         documents = [text for name in texts for text in self.texts[name][1]]
-        return interval(score(model, self.base.tokenizer, documents, 192))
+        return interval(score(model, self.base.text, documents, 192))
 
     def windows(self, documents: Sequence[str], steps: int, seed: int) -> Tensor:
         """Training windows [steps * batch, length + 1], drawn anywhere in the shuffled text."""

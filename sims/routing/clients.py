@@ -9,6 +9,9 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
+from fedmore.client.consent import policy_of
+from fedmore.client.owner_policy import dump_policy
+from fedmore.client.owner_secret import keep_secret, secret_of
 from fedmore.coordinator.federation import open_federation
 from fedmore.coordinator.grid import MailboxGrid
 from fedmore.coordinator.mailbox import Mailbox
@@ -74,7 +77,12 @@ def members(prepared: Prepared, state: Path) -> dict[int, Node]:
     """The federation's clients, as if they came back; what they remember goes below `state`."""
     with open_federation(prepared.directory) as federation:
         ids = {member.name: member.node_id for member in federation.registry.members()}
-    return {
-        ids[client.name]: node_of(prepared, client, ids[client.name], state / client.name)
-        for client in prepared.scenario.clients
-    }
+    nodes = {}
+    for client in prepared.scenario.clients:
+        keep_secret(state / client.name, secret_of(client.name))
+        node = node_of(prepared, client, ids[client.name], state / client.name)
+        # The study's stage is in no plan: its owners accept what is inside their bounds.
+        rules = replace(policy_of(prepared.policy(client)), consent="bounds", min_steps=1)
+        node.context.node_config["policy"] = dump_policy(replace(rules, min_tokens=1))
+        nodes[ids[client.name]] = node
+    return nodes

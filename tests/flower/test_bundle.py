@@ -13,6 +13,7 @@ from flwr.serverapp import ServerApp
 from fedmore.client.flower_app import check_base, node_config
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.protos.apps import load_app
+from fedmore.sims.tiny import make_tiny_base
 
 ROOT = Path(__file__).parents[2]
 SAID = {"name": "ada", "domain": "legal", "data": "text", "base": "base", "device": "cpu"}
@@ -53,7 +54,7 @@ def test_what_a_supernode_does_not_say_is_named(key):
 
 
 def test_another_base_is_refused_where_the_run_names_one(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    check_base(str(tmp_path), "")
+    base = make_tiny_base(tmp_path / "tiny")
+    check_base(str(base), "")
     with pytest.raises(BaseError, match="has fingerprint"):
-        check_base(str(tmp_path), "0" * 64)
+        check_base(str(base), "0" * 64)

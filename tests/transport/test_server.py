@@ -10,7 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from fedmore.coordinator.certificates import Role, make_pair
+from fedmore.coordinator.access import OPERATORS
+from fedmore.coordinator.certificates import Role, make_pair, subject_of
 from fedmore.coordinator.config import ServerSection
 from fedmore.coordinator.rpc.binding import listen_address, probe
 from fedmore.coordinator.rpc.server import SERVICE, serve
@@ -23,6 +24,8 @@ from fedmore.strategies.events import Left
 def channel(federation):
     expires = datetime.now(UTC) + timedelta(hours=1)
     pair = make_pair(federation.ca, Role.OPERATOR, OPERATOR, expires)
+    identity = subject_of(pair.certificate).identity
+    federation.registry.set_state(OPERATORS, {OPERATOR: identity})  # as `coordinator start` does
     credentials = grpc.ssl_channel_credentials(
         federation.ca.certificate, pair.key, pair.certificate
     )
