@@ -78,7 +78,7 @@ class OwnerPolicy:
     min_embedding_tokens: int = 2048
     embedding_noise: float = 1.0
     embedding_clip: float = 0.5
-    max_spectral_ratio: float = 1.0
+    max_spectral_ratio: float = 2.0
     max_worse: float = 0.2
 
     def __post_init__(self) -> None:

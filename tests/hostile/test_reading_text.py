@@ -208,7 +208,7 @@ def test_the_whole_attack_on_the_client_at_its_defaults(careful, base, trap):
     assert len(careful.refusals()) == TOKENS
 
 
-@pytest.mark.parametrize("size", [SIZE, 10.0, 1.1])
+@pytest.mark.parametrize("size", [SIZE, 10.0, 2.2])
 def test_a_trap_in_an_agreed_task_is_too_large(careful, base, size):
     """The figure stands in the audit."""
     ids = torch.tensor([base.tokenizer(PUBLIC)["input_ids"][:256]])
