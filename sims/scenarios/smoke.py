@@ -35,6 +35,17 @@ _CONFIG: dict[str, object] = {
     "evaluation": {"documents": 3, "tokens": 96},
 }
 
+_OWNERS = {
+    "embedding_noise": 0.0,
+    "tokens_per_direction": 0,
+    "min_steps": 1,
+    "min_tokens": 64,
+    "min_embedding_tokens": 64,
+    "max_spectral_ratio": 50.0,
+}
+"""Rounds of seconds are below the default floors; a base of 64 dimensions drowns in the default
+noise, and what it learns is large beside its random matrices."""
+
 
 def smoke() -> Scenario:
     """Two owners of one artificial domain, one of another, one of a language."""
@@ -57,9 +68,7 @@ def smoke() -> Scenario:
         },
         base=_base,
         text=_text,
-        # 64 dimensions of random rows drown in the default noise; at full precision and rank 32 so
-        # short rounds are below the default floor; what is learned is large beside such matrices.
-        policy={"embedding_noise": 0.0, "tokens_per_direction": 4, "max_spectral_ratio": 50.0},
+        policy=_OWNERS,
     )
 
 
