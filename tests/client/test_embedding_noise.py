@@ -1,4 +1,4 @@
-"""The domain embedding is clipped and noised: by how much, and that asking again takes none away."""
+"""The domain embedding is clipped and noised, by how much, and the same however often asked."""
 
 import pytest
 import torch
