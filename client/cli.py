@@ -116,7 +116,7 @@ def join(
 ) -> None:
     """Join with an invite and train until the federation is finished; run again to resume."""
     if client_app:
-        refuse_beside_app(data, domain, language, rank, base, codec)
+        refuse_beside_app(data, domain, language, rank, base, codec, policy, plan)
         join_app(invite, client_app, node_config or [], state, patience, insecure, address)
         return
     from fedmore.client.join import join as join_federation
@@ -210,7 +210,8 @@ def refuse_beside_app(*options: object) -> None:
     if any(option is not None for option in options):
         raise ConfigError(
             "--app runs a Flower app instead of our training, so there is no place for --data, "
-            "--domain, --language, --rank, --base and --codec; --node-config tells the app"
+            "--domain, --language, --rank, --base, --codec, --policy and --plan; --node-config tells"
+            " the app"
         )
 
 

@@ -46,7 +46,7 @@ def agree(
         raise ConfigError(f"{pinned}: the federation's plan is another one: {found}")
     if agreement.agreed == terms:
         return
-    if agreement.agreed is not None:
+    if agreement.agreed is not None and pinned is None:
         tell_offer(agreement.offer(terms, policy), agreement.state, say)
         return
     check_bounds(terms, policy)

@@ -99,6 +99,13 @@ def test_a_changed_plan_waits_for_the_owner(agreement, said):
     assert not (agreement.state / OFFERED).exists()
 
 
+def test_a_later_plan_can_be_pinned_too(agreement, said, tmp_path):
+    agreement.accept(TERMS)
+    (tmp_path / "plan.json").write_text(MORE.dump())
+    agree(info(MORE), agreement, OwnerPolicy(), said.append, no, tmp_path / "plan.json")
+    assert agreement.agreed == MORE
+
+
 def test_an_offer_that_is_taken_back_waits_no_more(agreement, said):
     agreement.accept(TERMS)
     agreement.offer(MORE, OwnerPolicy())
