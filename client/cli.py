@@ -210,8 +210,8 @@ def refuse_beside_app(*options: object) -> None:
     if any(option is not None for option in options):
         raise ConfigError(
             "--app runs a Flower app instead of our training, so there is no place for --data, "
-            "--domain, --language, --rank, --base, --codec, --policy and --plan; --node-config tells"
-            " the app"
+            "--domain, --language, --rank, --base, --codec, --policy and --plan; --node-config is "
+            "what the app is told"
         )
 
 
