@@ -39,7 +39,7 @@ def test_an_adapter_changes_all_of_the_first_and_last_layers(shapes, first, last
 
 
 def test_an_adapter_of_no_layer_is_refused(shapes):
-    with pytest.raises(ConfigError, match="no linear layers"):
+    with pytest.raises(ConfigError, match="are both 0, so the adapter changes no layer"):
         ExpertSpec("gl", "adapter", "gl", 4, 0, 0).sites(shapes)
 
 
