@@ -26,6 +26,7 @@ def quick(tmp_path_factory):
     return out, json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_result_has_a_row_for_every_router(quick):
     _, found = quick
     assert found["seeds"] == [0]
@@ -46,6 +47,7 @@ def test_the_result_has_a_row_for_every_router(quick):
     assert found["variance"][0]["2"] > found["variance"][0]["16"]
 
 
+@pytest.mark.slow
 def test_the_parts_of_documents_add_up(quick):
     _, found = quick
     parts = found["positions"]
@@ -62,6 +64,7 @@ def test_the_parts_of_documents_add_up(quick):
         assert sum(part[key] for part in parts) == pytest.approx(value, rel=1e-6), key
 
 
+@pytest.mark.slow
 def test_every_claim_is_judged_and_the_plots_are_there(quick):
     out, found = quick
     assert [row["claim"] for row in found["claims"]] == [text for text, _ in claims.CLAIMS]
@@ -70,6 +73,7 @@ def test_every_claim_is_judged_and_the_plots_are_there(quick):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(quick, monkeypatch):
     out, found = quick
     (out / "seed-0" / "trials" / "uniform-sequence-lora-zero.json").unlink()

@@ -185,7 +185,10 @@ def base64(base):
     return Base(base.name, copy.deepcopy(base.model).double(), base.tokenizer, base.fingerprint)
 
 
-@pytest.fixture(scope="session", params=ROUTERS)
+@pytest.fixture(
+    scope="session",
+    params=[*ROUTERS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in ROUTERS[2:])],
+)
 def case(request, base64, shapes):
     return make_case(base64.model, shapes, request.param)
 
