@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import help_answers_at_once
+from quick_help import help_answers_at_once
 from typer.testing import CliRunner
 
 from fedmore.client.cli import app

