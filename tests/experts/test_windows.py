@@ -44,7 +44,7 @@ def trained(rows):
     seed=st.integers(0, 3),
 )  # fmt: skip
 def test_an_epoch_trains_every_token_once(form, documents, length, longest, buffer, seed):
-    """And then those that the last window borrows from the next epoch, fewer than a window."""
+    """Beyond that the last window borrows from the next epoch, and so may the one before it."""
     text = FORMS[form]
     stream = Stream(text, segments_of(documents, longest), length, seed, buffer)
     place, counts = Place(), Counter[int]()
@@ -56,7 +56,7 @@ def test_an_epoch_trains_every_token_once(form, documents, length, longest, buff
         place = part.place
     many = Counter({token: place.epoch * count for token, count in expected.items()})
     assert not many - counts
-    assert sum((counts - many).values()) <= length
+    assert sum((counts - many).values()) < 2 * length
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 50])
