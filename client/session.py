@@ -14,6 +14,7 @@ from fedmore.client.outgoing import Recorder, Unguarded, Unrecorded
 from fedmore.client.patience import Patience, Quiet
 from fedmore.client.renewal import Renewal
 from fedmore.client.rpc import Link
+from fedmore.client.waiting import Waiting
 from fedmore.client.worker import Handler, Worker
 from fedmore.experts.errors import PeerError, TransportError
 from fedmore.protos import federation_pb2 as pb
@@ -49,6 +50,7 @@ class Session:
         self._hello = pb.Hello(session=secrets.token_hex(8), fingerprint=fingerprint)
         self._patience_s = patience_s
         self._on_status = on_status
+        self._waiting = Waiting(on_status)
         self._guard = guard or Unguarded()
         self._audit = audit or Unrecorded()
         self._downloads = downloads
@@ -153,6 +155,8 @@ class Session:
             worker.cancel(event.cancel.task_id)
         elif kind == "taken":
             worker.taken(event.taken.task_id)
+        elif kind == "news" and not worker.in_hand():
+            self._waiting.hear(event.news)
         elif kind == "finish":
             outbox.close()
             return True

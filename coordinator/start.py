@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedmore.coordinator import foreign, status
 from fedmore.coordinator.access import tls_of
+from fedmore.coordinator.bulletin import Bulletin
 from fedmore.coordinator.checks import check_plan
 from fedmore.coordinator.console import make_observer
 from fedmore.coordinator.federation import (
@@ -38,6 +39,7 @@ from fedmore.coordinator.resume import (
 )
 from fedmore.coordinator.rpc.server import Server, serve
 from fedmore.coordinator.security import FOLDER
+from fedmore.coordinator.tracker import track
 from fedmore.coordinator.tracking import MlflowTracker, NullTracker, Tracker
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos.apps import Value
@@ -46,7 +48,7 @@ from fedmore.protos.files import private_folder
 from fedmore.protos.hosts import bracketed
 from fedmore.protos.logs import also, logged
 from fedmore.protos.status import describe
-from fedmore.strategies.events import Event, Progress
+from fedmore.strategies.events import Event
 
 LOG = "coordinator.log"
 log = logging.getLogger(__name__)
@@ -116,6 +118,8 @@ class Run:
         self._journal = open_journal(federation)
         config = federation.config.federation
         self._observer = make_observer(console, config.name, config.clients, live=not config.app)
+        stages = 0 if config.app else len(federation.config.stages)
+        self._bulletin = Bulletin(config.clients, stages, self._observer)
         self._tracker: Tracker = (
             NullTracker() if config.app else MlflowTracker(federation.directory)
         )
@@ -148,7 +152,7 @@ class Run:
             registry=registry,
             store=self._federation.store,
             tracker=self._tracker,
-            observer=self._observer,
+            observer=self._bulletin,
             settle=self._journal.settle,
         )
         registry.set_state(status.PHASE, status.FINISHED)
@@ -189,6 +193,7 @@ class Run:
             tls=tls,
             insecure=insecure,
             office=FolderOffice(self._federation),
+            news=self._bulletin.news,
         )
         self._federation.registry.set_state(PORT, server.port)
         return server
@@ -209,15 +214,9 @@ class Run:
 
     def _on_event(self, event: Event) -> None:
         """From the transport; runs in a thread of its own."""
-        self._observer(event)
+        self._bulletin(event)
         write_down(self._federation.registry, event)
-        if isinstance(event, Progress):
-            self._tracker.client_step(
-                event.name,
-                loss=event.loss,
-                tokens_per_s=event.tokens_per_s,
-                tokens=event.tokens,
-            )
+        track(self._tracker, event)
 
     def _note_failure(self, error: BaseException) -> None:
         """Leave in the registry how this start ended, and close the tracked run."""

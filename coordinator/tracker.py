@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from fedmore.strategies.events import Event, Progress
+
 if TYPE_CHECKING:
     from fedmore.coordinator.config import FederationConfig
 
@@ -46,3 +48,14 @@ class Tracker(Protocol):
 
 class NullTracker(Tracker):
     """Tracks nothing: every method is the protocol's empty one."""
+
+
+def track(tracker: Tracker, event: Event) -> None:
+    """Give the tracker what it keeps of an event: a client's progress, and nothing else."""
+    if isinstance(event, Progress):
+        tracker.client_step(
+            event.name,
+            loss=event.loss,
+            tokens_per_s=event.tokens_per_s,
+            tokens=event.tokens,
+        )

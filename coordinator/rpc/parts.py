@@ -15,6 +15,7 @@ from fedmore.coordinator.rpc.refusals import Refusals
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.rpc.uploads import Uploads
 from fedmore.experts.errors import MembershipError
+from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.info import FederationInfo
 from fedmore.strategies.events import Event
 
@@ -43,6 +44,7 @@ class Parts:
     config: "FederationConfig"
     info: FederationInfo
     emit: Callable[[Event], None]
+    news: Callable[[], pb.News | None]
 
     def expel(self, node_id: int, reason: str) -> None:
         """A member that may not take part any more is gone; what it is sending or fetching ends."""

@@ -60,13 +60,14 @@ def serve(
     insecure: bool = False,
     office: Office | None = None,
     limits: Limits | None = None,
+    news: Callable[[], pb.News | None] = lambda: None,
 ) -> "Server":
     """Start serving at `config.server`; port 0 takes a free one.
 
     Raises the process's soft limit of descriptors: every connection is one.
-    `on_event` is called from one thread, in order; `office` answers operators, who need TLS. Raises
-    `TransportError` where the port cannot be had, and `ConfigError` without TLS unless `insecure`
-    was asked for and only this machine can connect.
+    `on_event` is called from one thread, in order; `news` says how far the plan is; `office`
+    answers operators, who need TLS. Raises `TransportError` where the port cannot be had, and
+    `ConfigError` without TLS unless `insecure` was asked for and only this machine can connect.
     """
     if tls is None and not insecure:
         raise ConfigError("no server certificate; run `coordinator init`, or ask for insecure")
@@ -85,6 +86,7 @@ def serve(
         None if insecure else tls,
         office,
         limits,
+        news,
     )
 
 
@@ -104,6 +106,7 @@ class Server:
         tls: Tls | None,
         office: Office | None,
         limits: Limits | None,
+        news: Callable[[], pb.News | None],
     ) -> None:
         self._office = office
         self._server_config = config.server
@@ -132,6 +135,7 @@ class Server:
                 config=config,
                 info=info,
                 emit=self._events.put,
+                news=news,
             )
 
         self._thread.start()

@@ -6,6 +6,7 @@ is held up by its own connection and nobody else is.
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import grpc
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 GRACE_S = 5.0
 DOUBTFUL = 100
 """Tasks of a heartbeat that are looked up at a time; our client never has so many in hand."""
+NEWS_EVERY_S = 15.0
+"""News that has not changed is sent again after so many seconds: the client may not show all."""
 MISSED = 2
 """A task that so many heartbeats in a row do not list is lost, and sent again."""
 
@@ -47,6 +50,8 @@ class Stream:
         self._mailbox = parts.mailbox
         self._journal = parts.journal
         self._emit = parts.emit
+        self._news = parts.news
+        self._told: tuple[pb.News | None, float] = (None, 0.0)
         self._refusals = parts.refusals
         self._writing = asyncio.Lock()
         self._sent: dict[str, int] = {}
@@ -138,6 +143,15 @@ class Stream:
                 await self._write(pb.ServerEvent(cancel=pb.Cancel(task_id=task_id)))
             self._cancelled |= unwanted
         self._look_for_lost(in_hand)
+        if not in_hand:
+            await self._tell_news()
+
+    async def _tell_news(self) -> None:
+        """Tell a client that waits how far the plan is, if it does not know."""
+        news, (told, at) = self._news(), self._told
+        if news is not None and (news != told or time.monotonic() > at + NEWS_EVERY_S):
+            self._told = (news, time.monotonic())
+            await self._write(pb.ServerEvent(news=news))
 
     def _look_for_lost(self, in_hand: frozenset[str]) -> None:
         for task_id in list(self._sent):

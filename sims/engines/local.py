@@ -25,12 +25,13 @@ from fedmore.coordinator.init import create
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.start import import_run_plan
+from fedmore.coordinator.tracker import track
 from fedmore.coordinator.tracking import MlflowTracker, Tracker
 from fedmore.protos.flower import RUN
 from fedmore.sims.engines.prepare import Prepared
 from fedmore.sims.engines.workers import Handler, Node, Workers
 from fedmore.sims.scenarios.scenario import ClientSpec
-from fedmore.strategies.events import Event, Joined, Progress, Traffic
+from fedmore.strategies.events import Event, Joined, Traffic
 
 
 def run(prepared: Prepared) -> None:
@@ -116,13 +117,7 @@ class Listener:
         self._observer(event)
         if isinstance(event, Traffic):
             self._registry.add_traffic(event.name, event.bytes_up, event.bytes_down)
-        if isinstance(event, Progress):
-            self._tracker.client_step(
-                event.name,
-                loss=event.loss,
-                tokens_per_s=event.tokens_per_s,
-                tokens=event.tokens,
-            )
+        track(self._tracker, event)
 
 
 def threads_of(prepared: Prepared) -> int:

@@ -34,6 +34,7 @@ from fedmore.coordinator.rpc.operator import Office
 from fedmore.coordinator.rpc.server import Server, serve
 from fedmore.coordinator.security import Tls
 from fedmore.coordinator.store import Store
+from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.info import FederationInfo
 from fedmore.strategies.events import Event
 
@@ -60,7 +61,7 @@ class Running(threading.Thread):
         self.finished: bool | None = None
         self.error: BaseException | None = None
         self._handler = handler
-        session._on_status = self.statuses.append
+        session._on_status = session._waiting._say = self.statuses.append
         self.start()
 
     def run(self) -> None:
@@ -90,6 +91,7 @@ class Federation:
     events: list[Event] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)
     office: Office | None = None
+    news: pb.News | None = None
     heartbeat_s: float = 0.1
     dead_after_s: float = 10.0
     server: Server = field(init=False)
@@ -111,6 +113,7 @@ class Federation:
             tls=self.tls,
             insecure=self.tls is None,
             office=self.office,
+            news=lambda: self.news,
         )
         return self.server
 
