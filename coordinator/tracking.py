@@ -12,15 +12,15 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator.database import sqlite_url
 from fedmore.coordinator.flat import flatten, key_of
 from fedmore.coordinator.tracker import Fields, NullTracker, Status, Tracker
+from fedmore.coordinator.tracking_jobs import Jobs, Report, Steps, one_line
 from fedmore.experts.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 DRIVER = "sqlite+pysqlite"
 """By this name MLflow does not make a folder of the URL as it is written, with its `%3F`."""
-_PER_BATCH = 100  # MLflow takes at most 100 params or tags, and 1000 metrics, in one call
+_PER_BATCH, _METRICS = 100, 1_000
+"""MLflow takes at most 100 params or tags, and 1000 metrics, in one call."""
 _TRACKED = ("loss", "tokens", "tokens_per_s", "payload_bytes")
 _OF_EXPERTS = ("aggregation_error", "download_error", "rank")
 
@@ -52,7 +53,7 @@ class MlflowTracker(Tracker):
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory.resolve()
-        self._jobs: SimpleQueue[Callable[[_Run], None] | None] = SimpleQueue()
+        self._jobs = Jobs()
         self._name = ""
         self._worker: Thread | None = None
         self._told = False
@@ -79,7 +80,7 @@ class MlflowTracker(Tracker):
         waits in the queue.
         """
         values = {"loss": loss, "tokens_per_s": tokens_per_s, "tokens": tokens}
-        self._jobs.put(lambda run: run.step(name, values))
+        self._jobs.put(Steps(((name, values),)))
 
     def evaluation(self, evaluation: Fields) -> None:
         """Record bits per byte, forgetting and routing."""
@@ -111,7 +112,7 @@ class MlflowTracker(Tracker):
     def _work(self) -> None:
         """Do the queued jobs; one that fails is left out, and after `TRIES` in a row all are."""
         run, failed = None, 0
-        while job := self._jobs.get():
+        while job := self._jobs.take():
             if failed == TRIES:
                 continue
             try:
@@ -120,14 +121,7 @@ class MlflowTracker(Tracker):
                 failed = 0
             except Exception as error:  # whatever MLflow, SQLAlchemy or a server raises
                 run, failed = None, failed + 1
-                self._tell(_one_line(error))
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return f"there is no {error.name} here; pip install 'fedmore[coordinator]'"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+                self._tell(one_line(error))
 
 
 class _Run:
@@ -171,14 +165,20 @@ class _Run:
         self._log(values, step=len(self._done), tags={tag: str(metrics.get("kind", ""))})
         self._done.add(tag)
 
-    def step(self, name: str, values: dict[str, Any]) -> None:
-        """Log a progress report at this client's next step, counting those of earlier starts."""
-        if name not in self._steps:
-            history = self._client.get_metric_history(self._id, f"client/{name}/loss")
-            self._steps[name] = max((point.step for point in history), default=-1) + 1
-        step = self._steps[name]
-        self._log({f"client/{name}/{key}": value for key, value in values.items()}, step=step)
-        self._steps[name] = step + 1
+    def steps(self, reports: Sequence[Report]) -> None:
+        """Log progress, each report at its client's next step, counting those of earlier starts."""
+        at, metrics = dict(self._steps), []
+        for name, values in reports:
+            step = at[name] if name in at else self._first_step(name)
+            metrics += _metrics({f"client/{name}/{key}": v for key, v in values.items()}, step)
+            at[name] = step + 1
+        for first in range(0, len(metrics), _METRICS):
+            self._client.log_batch(self._id, metrics[first : first + _METRICS])
+        self._steps = at
+
+    def _first_step(self, name: str) -> int:
+        history = self._client.get_metric_history(self._id, f"client/{name}/loss")
+        return max((point.step for point in history), default=-1) + 1
 
     def evaluation(self, evaluation: Fields) -> None:
         """Log the final numbers under their dotted names, and forgetting by stage."""
@@ -197,19 +197,23 @@ class _Run:
 
     def _log(self, values: Fields, *, step: int = 0, **texts: dict[str, str]) -> None:
         """Write the numbers among `values`, and `params` or `tags`, in as few calls as allowed."""
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Param, RunTag
 
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(key_of(k), float(v), now, step)
-            for k, v in values.items()
-            if isinstance(v, (int, float))
-        ]
+        metrics = _metrics(values, step)
         params = [Param(key_of(k), v) for k, v in texts.get("params", {}).items()]
         tags = [RunTag(key_of(k), v) for k, v in texts.get("tags", {}).items()]
         for at in range(0, max(len(metrics), len(params), len(tags)), _PER_BATCH):
             chunks = (rows[at : at + _PER_BATCH] for rows in (metrics, params, tags))
             self._client.log_batch(self._id, *chunks)
+
+
+def _metrics(values: Fields, step: int) -> list[Any]:
+    """MLflow's metrics of the numbers among `values`."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    numbers = {key_of(k): float(v) for k, v in values.items() if isinstance(v, (int, float))}
+    return [Metric(key, value, now, step) for key, value in numbers.items()]
 
 
 def _open_client(directory: Path) -> Any:

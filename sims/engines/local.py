@@ -4,8 +4,11 @@ The bytes counted are payload, without framing. `MailboxGrid` puts replies in th
 messages, so no result depends on which client was faster.
 """
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from flwr.app import Context, RecordDict
 from rich.console import Console
@@ -33,6 +36,8 @@ from fedmore.sims.engines.workers import Handler, Node, Workers
 from fedmore.sims.scenarios.scenario import ClientSpec
 from fedmore.strategies.events import Event, Joined, Traffic
 
+ACCOUNT_S = 1.0
+
 
 def run(prepared: Prepared) -> None:
     """Run the whole plan in this process."""
@@ -50,12 +55,15 @@ def run_plan(
     prepared: Prepared, federation: Federation, observer: Observer, tracker: Tracker
 ) -> None:
     """Enrol the clients, connect them, and carry out the plan as `coordinator start` does."""
-    mailbox, listener = Mailbox(), Listener(federation.registry, observer, tracker)
+    mailbox = Mailbox()
     nodes = dict(enrol(prepared, client, federation) for client in prepared.scenario.clients)
     for client in prepared.scenario.clients:
         observer(Joined(client.name, client.kind, client.target, client.rank))
     plan, handler = import_run_plan(), make_handler(federation.config.base)
-    with Workers(mailbox, nodes, handler, listener, threads_of(prepared)):
+    with (
+        Listener(federation.registry, observer, tracker) as listener,
+        Workers(mailbox, nodes, handler, listener, threads_of(prepared)),
+    ):
         plan(
             grid=MailboxGrid(mailbox),
             config=federation.config,
@@ -105,19 +113,45 @@ def agree(prepared: Prepared, client: ClientSpec) -> None:
 
 
 class Listener:
-    """What happens goes to the display, the tracker and the registry."""
+    """What happens goes to the display, the tracker and the registry.
+
+    Traffic is written once a second and at the end: every time is a transaction, and so a sync of
+    the disk, for which a client's thread waits.
+    """
 
     def __init__(self, registry: Registry, observer: Observer, tracker: Tracker) -> None:
         self._registry = registry
         self._observer = observer
         self._tracker = tracker
+        self._lock = threading.Lock()
+        self._moved: dict[str, tuple[int, int]] = {}
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._account(0.0)
 
     def __call__(self, event: Event) -> None:
         """From any client's thread."""
         self._observer(event)
-        if isinstance(event, Traffic):
-            self._registry.add_traffic(event.name, event.bytes_up, event.bytes_down)
         track(self._tracker, event)
+        if isinstance(event, Traffic):
+            with self._lock:
+                up, down = self._moved.get(event.name, (0, 0))
+                self._moved[event.name] = (up + event.bytes_up, down + event.bytes_down)
+            self._account(ACCOUNT_S)
+
+    def _account(self, after_s: float) -> None:
+        """Write down the traffic so far, if that was not done for `after_s` seconds."""
+        with self._lock:
+            if time.monotonic() < self._written + after_s:
+                return
+            moved, self._moved = self._moved, {}
+            self._written = time.monotonic()
+        if moved:
+            self._registry.account(moved, ())
 
 
 def threads_of(prepared: Prepared) -> int:
