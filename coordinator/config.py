@@ -154,8 +154,8 @@ class EvaluationSection:
     """Held-out texts by name (`plain` and untrained domains too) and how much of each to score."""
 
     texts: dict[Name, str] = Field(default_factory=dict)
-    documents: int = 12
-    tokens: int = 192
+    documents: int = 48
+    tokens: int = 64
 
 
 @dataclass(frozen=True, config=STRICT)

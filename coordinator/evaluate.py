@@ -181,4 +181,6 @@ def _compare(
     found["mixture"] = scorer.score(mixture.model, text)
     scores = {k: scoring.summary(v) if v else None for k, v in found.items()}
     paired = {k: scoring.difference(v, base) if v else None for k, v in found.items()}
+    own, mixed = found["own_expert"], found["mixture"]
+    paired["gain_kept"] = scoring.gain_kept(base, own, mixed) if own and mixed else None
     return {"scores": {"base": scoring.summary(base), **scores}, "paired": paired}

@@ -203,9 +203,11 @@ def evaluation_view(evaluation: Mapping[str, Any]) -> Table:
 
 
 def score(value: Mapping[str, Any] | None) -> str:
-    """A mean and its 95 % interval."""
+    """A mean and its 95 % interval, which one document alone does not have."""
     if value is None:
         return "–"
+    if value["ci95"] is None:
+        return f"{value['mean']:.3f}"
     low, high = value["ci95"]
     return f"{value['mean']:.3f} [{low:.3f}, {high:.3f}]"
 

@@ -1,7 +1,7 @@
 """Bits per byte on held-out documents: a figure that does not depend on the tokenizer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedmore.experts.intervals import Interval, ratio_interval, share_interval
 from fedmore.experts.text import TextTokenizer
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -78,28 +77,46 @@ def mean_bits_per_byte(scores: Sequence[Score]) -> float:
 
 
 def interval(
-    scores: Sequence[Score], baseline: Sequence[Score] | None = None
-) -> tuple[float, float]:
-    """95 % bootstrap interval over documents of `mean_bits_per_byte`, percentile method.
+    scores: Sequence[Score],
+    baseline: Sequence[Score] | None = None,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval | None:
+    """95 % interval over documents of `mean_bits_per_byte`, by Student's t; None for one document.
 
-    With a `baseline` of the same documents, of the difference to it (paired).
+    With a `baseline` of the same documents, of the difference to it (paired). `clusters` names each
+    score's document if one is scored more than once, as in several seeds.
     """
     nats = np.array([s.nats for s in scores])
     if baseline is not None:
         nats = nats - np.array([s.nats for s in baseline])
-    sizes = np.array([s.size for s in scores])
-    drawn = np.random.default_rng(0).integers(0, len(scores), (RESAMPLES, len(scores)))
-    values = nats[drawn].sum(1) / math.log(2) / sizes[drawn].sum(1)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return ratio_interval(nats / math.log(2), [s.size for s in scores], clusters)
 
 
 def summary(scores: Sequence[Score]) -> dict[str, Any]:
-    """`{"mean", "ci95": [low, high]}` as reports show it."""
-    return {"mean": mean_bits_per_byte(scores), "ci95": list(interval(scores))}
+    """`{"mean", "ci95": [low, high] or None}` as reports show it."""
+    return {"mean": mean_bits_per_byte(scores), "ci95": _listed(interval(scores))}
 
 
 def difference(scores: Sequence[Score], baseline: Sequence[Score]) -> dict[str, Any]:
     """`{"mean", "ci95"}` of the difference to `baseline` on the same documents (paired)."""
     mean = mean_bits_per_byte(scores) - mean_bits_per_byte(baseline)
-    return {"mean": mean, "ci95": list(interval(scores, baseline))}
+    return {"mean": mean, "ci95": _listed(interval(scores, baseline))}
+
+
+def gain_kept(
+    base: Sequence[Score], own: Sequence[Score], mixture: Sequence[Score]
+) -> dict[str, Any] | None:
+    """`{"mean", "ci95"}` of the part of the own expert's gain that the mixture keeps.
+
+    None if there is no gain. The interval is None if the gain is not clear of 0.
+    """
+    base_N, own_N, mixture_N = (np.array([s.nats for s in each]) for each in (base, own, mixture))
+    gain = float((base_N - own_N).sum())
+    if gain <= 0:
+        return None
+    kept = float((base_N - mixture_N).sum()) / gain
+    return {"mean": kept, "ci95": _listed(share_interval(base_N - mixture_N, base_N - own_N))}
+
+
+def _listed(found: Interval | None) -> list[float] | None:
+    return None if found is None else list(found)

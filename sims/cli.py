@@ -68,6 +68,19 @@ def fetch_scenario(
     fetch(scenario(name), Console())
 
 
+@sim.command("shares")
+def show_shares(
+    name: Annotated[str, typer.Argument(help="Which scenario; `fedmore sim list` names them.")],
+) -> None:
+    """Measure what held-out text shares with training text, and owners of one text with another."""
+    from rich.console import Console
+
+    from fedmore.sims.scenarios.catalogue import scenario
+    from fedmore.sims.scenarios.shares import table_of
+
+    Console().print(table_of(scenario(name)))
+
+
 @sim.command("run")
 def run_scenario(
     name: Annotated[str, typer.Argument(help="Which scenario; `fedmore sim list` names them.")],

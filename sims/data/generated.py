@@ -10,7 +10,7 @@ from pathlib import Path
 from fedmore.experts.errors import DataError
 from fedmore.sims.data.items import Item
 from fedmore.sims.data.split import split
-from fedmore.sims.data.texts import TextFiles, write_documents
+from fedmore.sims.data.texts import TextFiles, write_sides
 
 _WORDS: dict[str, tuple[str, str, str]] = {  # verbs, things, times
     "kitchen": (
@@ -34,15 +34,12 @@ GENERATED = ("kitchen", "garden", "sums", "foreign", "plain")
 
 
 def generate_text(name: str, directory: Path, documents: int = 48) -> TextFiles:
-    """Write `directory`/{train,heldout}.jsonl; a quarter of the documents are held out."""
+    """Write a text's files; a quarter of the documents is held out, an eighth is the proxy."""
     if name not in GENERATED:
         raise DataError(f"no generated text is called {name!r}; there are {', '.join(GENERATED)}")
     items = [_document(name, index) for index in range(documents)]
-    train, heldout = split(items, {item.group for item in items[::4]})
-    files = TextFiles(directory / "train.jsonl", directory / "heldout.jsonl")
-    write_documents(files.train, train)
-    write_documents(files.heldout, heldout)
-    return files
+    held_out, proxy = ({item.group for item in part} for part in (items[::4], items[1::8]))
+    return write_sides(directory, split(items, held_out, proxy))
 
 
 def _document(name: str, index: int) -> Item:

@@ -1,14 +1,33 @@
-"""Train and held-out sides that share nothing: split by source first, then drop what repeats."""
+"""Sides of a text that share no source, no version of a text and no passage."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from fedmore.sims.data.grams import ALIKE, HEAD, PASSAGE, PHRASE, all_grams, grams, overlap
 from fedmore.sims.data.items import Item, words
 
-FRACTION = 0.15
+HELD_OUT, PROXY = 0.25, 0.05
 LARGEST = 0.05
-SHINGLE = 8
+HEAD_PHRASES = 0.1
+"""Share of the runs of 8 words of a head that may occur in another side."""
+
+RULE = (HELD_OUT, PROXY, LARGEST, PASSAGE, PHRASE, HEAD, ALIKE, HEAD_PHRASES)
+"""What a split depends on beside the text: cached text of another rule is not read."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Text for owners, text that is scored, and text by which a coordinator trains a router."""
+
+    train: list[Item]
+    heldout: list[Item]
+    proxy: list[Item]
+
+    def map(self, change: Callable[[list[Item]], list[Item]]) -> "Sides":
+        """Every side changed."""
+        return Sides(change(self.train), change(self.heldout), change(self.proxy))
 
 
 def group_sizes(items: Iterable[Item]) -> Counter[str]:
@@ -19,32 +38,90 @@ def group_sizes(items: Iterable[Item]) -> Counter[str]:
     return sizes
 
 
-def held_out_groups(sizes: Counter[str], fraction: float = FRACTION) -> frozenset[str]:
-    """Groups that hold about `fraction` of the characters, in an order fixed by their names.
+def choose_groups(
+    sizes: Mapping[str, int], fractions: Sequence[float] = (HELD_OUT, PROXY)
+) -> list[frozenset[str]]:
+    """For each fraction groups that hold about so much of the characters, none of them twice.
 
-    A group larger than 5 % of the text stays in train, so that held-out text is varied.
+    The order is fixed by the groups' names. A group larger than 5 % of the text is not chosen, so
+    that what is chosen is varied.
     """
     total = sum(sizes.values())
-    chosen: set[str] = set()
-    taken = 0
-    for group in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        if taken >= fraction * total:
-            break
-        if sizes[group] <= LARGEST * total:
-            chosen.add(group)
-            taken += sizes[group]
-    return frozenset(chosen)
+    small = [group for group, size in sizes.items() if size <= LARGEST * total]
+    rest = sorted(small, key=lambda name: hashlib.sha256(name.encode()).digest())
+    found = []
+    for fraction in fractions:
+        chosen, taken = set(), 0
+        while rest and taken < fraction * total:
+            chosen.add(rest[0])
+            taken += sizes[rest.pop(0)]
+        found.append(frozenset(chosen))
+    return found
 
 
-def split(items: Iterable[Item], held_out: Collection[str]) -> tuple[list[Item], list[Item]]:
-    """Train and held-out items; held-out ones that train (nearly) contains are dropped."""
-    kept = list(without_repeats(items))
-    train = [item for item in kept if item.group not in held_out]
+def split(items: Iterable[Item], held_out: Collection[str], proxy: Collection[str] = ()) -> Sides:
+    """The sides by group; of two sides that share a passage the later one loses the text.
+
+    Train comes first, then what is held out, then the proxy. Of held-out texts that are alike the
+    first stays.
+    """
+    every = list(without_repeats(items))
+    train = [item for item in every if item.group not in held_out and item.group not in proxy]
+    heldout = _unlike(_apart([item for item in every if item.group in held_out], train))
+    rest = [item for item in every if item.group in proxy and item.group not in held_out]
+    return Sides(train, heldout, _apart(rest, [*train, *heldout]))
+
+
+def _apart(items: Iterable[Item], others: Sequence[Item]) -> list[Item]:
+    """The texts without a passage of others, and with hardly a phrase of them in the head."""
+    passages, phrases = (
+        all_grams((item.text for item in others), length) for length in (PASSAGE, PHRASE)
+    )
+    return [
+        item
+        for item in items
+        if passages.isdisjoint(grams(item.text, PASSAGE))
+        and overlap(item.text[:HEAD], phrases, PHRASE) <= HEAD_PHRASES
+    ]
+
+
+def _unlike(items: Iterable[Item]) -> list[Item]:
+    """The texts that share less than half of their passages with those before them."""
     seen: set[int] = set()
-    for item in train:
-        seen.update(shingles(item.text))
-    rest = [item for item in kept if item.group in held_out]
-    return train, [item for item in rest if overlap(item.text, seen) <= 0.5]
+    found = []
+    for item in items:
+        if overlap(item.text, seen, PASSAGE) < ALIKE:
+            found.append(item)
+            seen |= grams(item.text, PASSAGE)
+    return found
+
+
+def portions(items: Sequence[Item], count: int) -> list[list[Item]]:
+    """The text of `count` owners that share no family and no passage.
+
+    A family goes to the owner who has most of its passages already or, if that one has had its
+    part, to the one who has least. What then repeats a passage of another owner is left out.
+    """
+    if count == 1:
+        return [list(items)]
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.group, []).append(item)
+    owners: list[list[Item]] = [[] for _ in range(count)]
+    held: list[set[int]] = [set() for _ in range(count)]
+    sizes = [0] * count
+    for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        own = [grams(item.text, PASSAGE) for item in groups[name]]
+        least = min(range(count), key=sizes.__getitem__)
+        shared = [len(set().union(*own) & each) for each in held]
+        most = max(range(count), key=shared.__getitem__)
+        chosen = most if shared[most] and sizes[most] <= 2 * sizes[least] else least
+        for item, runs in zip(groups[name], own, strict=True):
+            if all(each.isdisjoint(runs) for n, each in enumerate(held) if n != chosen):
+                owners[chosen].append(item)
+                held[chosen] |= runs
+                sizes[chosen] += len(item.text)
+    return owners
 
 
 def without_repeats(items: Iterable[Item]) -> Iterable[Item]:
@@ -57,18 +134,6 @@ def without_repeats(items: Iterable[Item]) -> Iterable[Item]:
             yield item
 
 
-def shingles(text: str) -> set[int]:
-    """Hashes of all runs of 8 words; a shorter text is one run."""
-    parts = words(text)
-    runs = range(max(1, len(parts) - SHINGLE + 1)) if parts else range(0)
-    return {_hash(" ".join(parts[i : i + SHINGLE])) for i in runs}
-
-
-def overlap(text: str, seen: Collection[int]) -> float:
-    """The share of the text's shingles that are in `seen`."""
-    own = shingles(text)
-    return sum(run in seen for run in own) / len(own) if own else 1.0
-
-
-def _hash(run: str) -> int:
-    return int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest())
+def in_families(items: Iterable[Item], family: Mapping[str, str]) -> list[Item]:
+    """Items whose group is their family; a group that is not known stays as it is."""
+    return [replace(item, group=family.get(item.group, item.group)) for item in items]

@@ -1,6 +1,8 @@
 """Clean text by name, made once and kept in the cache.
 
-`<cache>/text/<name>/{train,heldout}.jsonl`, one document a line: `{"text": …, "source": …}`.
+`<cache>/text/<name>-<key>/{train,heldout,proxy}.jsonl`, one document a line:
+`{"text": …, "source": …, "family": …}`. The key is of all that the content depends on, so a run
+that was made by another rule goes on reading the text that it was made with.
 """
 
 import hashlib
@@ -12,13 +14,16 @@ from pathlib import Path
 
 from fedmore.experts.errors import DataError
 from fedmore.sims.data.cache import cache_root, replacing
+from fedmore.sims.data.grams import families
 from fedmore.sims.data.interface import estonian, galician, plain, spanish
 from fedmore.sims.data.items import Item
 from fedmore.sims.data.packages import PACKAGES
 from fedmore.sims.data.sources import code, legal, medical
-from fedmore.sims.data.split import group_sizes, held_out_groups, split
+from fedmore.sims.data.split import RULE, Sides, choose_groups, group_sizes, in_families, split
 
-RECIPE = 1  # raise it when any step below changes: cached text is then made anew
+RECIPE = 2  # raise it when any step below changes: text is then made anew
+SHORT = 450
+"""Characters of a joined held-out document, of which the head alone is scored."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +51,58 @@ TEXTS = {
 
 @dataclass(frozen=True)
 class TextFiles:
-    """The two files of a text."""
+    """The files of a text: for owners, to be scored, and to train routers at a coordinator."""
 
     train: Path
     heldout: Path
+    proxy: Path
+
+
+def files_in(folder: Path) -> TextFiles:
+    """Their names."""
+    return TextFiles(*(folder / f"{side}.jsonl" for side in ("train", "heldout", "proxy")))
+
+
+def proxy_beside(heldout: Path) -> Path:
+    """The proxy text that belongs to held-out text; raises `DataError` if there is none."""
+    path = files_in(heldout.parent).proxy
+    if heldout.name != files_in(heldout.parent).heldout.name or not path.is_file():
+        raise DataError(f"{heldout}: no {path.name} beside it, of families that are not scored")
+    return path
 
 
 def ensure_text(name: str) -> TextFiles:
     """The files of text `name`, made now unless they are there; raises `DataError`."""
     if name not in TEXTS:
         raise DataError(f"no text is called {name!r}; there are {', '.join(TEXTS)}")
-    folder = cache_root() / "text" / name
-    stamp = json.dumps(_stamp(TEXTS[name]), sort_keys=True)
-    files = TextFiles(folder / "train.jsonl", folder / "heldout.jsonl")
-    made = folder / "stamp.json"
-    if not made.is_file() or made.read_text(encoding="utf-8") != stamp:
-        train, heldout = build(TEXTS[name])
+    folder = cache_root() / "text" / f"{name}-{_key(TEXTS[name])}"
+    if not folder.is_dir():
+        sides = build(TEXTS[name])
         with replacing(folder) as fresh:
-            write_documents(fresh / "train.jsonl", train)
-            write_documents(fresh / "heldout.jsonl", heldout)
-            (fresh / "stamp.json").write_text(stamp, encoding="utf-8")
-    return files
+            write_sides(fresh, sides)
+    return files_in(folder)
 
 
-def build(text: Text) -> tuple[list[Item], list[Item]]:
-    """Train and held-out documents, in an order fixed by their content."""
+def build(text: Text) -> Sides:
+    """The sides' documents, in an order fixed by their content."""
     items = text.items()
     like = text.split_like() if text.split_like else items
-    sides = split(items, held_out_groups(group_sizes(like)))
-    train, heldout = (list(join(side)) if text.joined else side for side in sides)
-    return _shuffled(train), _shuffled(heldout)
+    family = families(like)
+    chosen = choose_groups(group_sizes(in_families(like, family)))
+    sides = split(in_families(items, family), *chosen)
+    if text.joined:
+        heldout = list(join(sides.heldout, SHORT))
+        sides = Sides(list(join(sides.train)), heldout, list(join(sides.proxy)))
+    return sides.map(_shuffled)
+
+
+def write_sides(folder: Path, sides: Sides) -> TextFiles:
+    """Write the three files."""
+    files = files_in(folder)
+    write_documents(files.train, sides.train)
+    write_documents(files.heldout, sides.heldout)
+    write_documents(files.proxy, sides.proxy)
+    return files
 
 
 def join(items: Iterable[Item], target: int = 1500, least: int = 300) -> Iterator[Item]:
@@ -96,7 +123,7 @@ def join(items: Iterable[Item], target: int = 1500, least: int = 300) -> Iterato
 def write_documents(path: Path, items: Iterable[Item]) -> None:
     """JSON lines, UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = ({"text": item.text, "source": item.source} for item in items)
+    rows = ({"text": i.text, "source": i.source, "family": i.group} for i in items)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
@@ -104,13 +131,14 @@ def write_documents(path: Path, items: Iterable[Item]) -> None:
 def read_documents(path: Path) -> list[Item]:
     """What `write_documents` wrote."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    return [Item(row["text"], row["source"], row["source"]) for row in rows]
+    return [Item(row["text"], row["source"], row["family"]) for row in rows]
 
 
-def _stamp(text: Text) -> dict[str, object]:
-    """What the content depends on; `code` comes from the running Python itself."""
+def _key(text: Text) -> str:
+    """Of what the content depends on; `code` comes from the running Python itself."""
     pins = {name: PACKAGES[name].sha256 for name in text.packages}
-    return {"recipe": RECIPE, "packages": pins or {"python": platform.python_version()}}
+    found = [RECIPE, RULE, pins or platform.python_version()]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _shuffled(items: list[Item]) -> list[Item]:

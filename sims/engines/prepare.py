@@ -16,6 +16,7 @@ import tomlkit
 from fedmore.client.owner_secret import keep_secret, secret_of
 from fedmore.coordinator.config import FederationConfig, parse_config
 from fedmore.experts.errors import ConfigError
+from fedmore.sims.data.split import portions
 from fedmore.sims.data.texts import read_documents, write_documents
 from fedmore.sims.scenarios.overrides import override
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
@@ -84,9 +85,9 @@ def _complete(table: dict[str, Any], scenario: Scenario, directory: Path) -> Non
 
 
 def _write_private_text(prepared: Prepared, client: ClientSpec) -> None:
-    """Every `parts`-th document, so that the parts are alike and share none."""
+    """The owner's part of a text: it shares no family and no passage with the others'."""
     files = prepared.scenario.text(client.text, prepared.directory)
-    documents = read_documents(files.train)[client.part :: client.parts]
+    documents = portions(read_documents(files.train), client.parts)[client.part]
     write_documents(prepared.data(client) / "docs.jsonl", documents)
 
 

@@ -21,11 +21,9 @@ from fedmore.sims.report.style import (
 from fedmore.sims.report.verdict import ROUNDING
 
 ALL = "all clients"
-_WAYS = (
-    ("counted at the socket", MIXTURE, "D"),
-    ("same numbers in float32", OWN, "s"),
-    ("whole model in float32", BASE, "o"),
-)
+_COUNTED = {"socket": "counted at the socket", "payload": "payload of the messages"}
+_FRAMING = {"socket": "framing included", "payload": "without framing: no socket was there"}
+_OTHERS = (("same numbers in float32", OWN, "s"), ("whole model in float32", BASE, "o"))
 
 
 def draw_traffic(study: Study, path: Path) -> None:
@@ -34,12 +32,14 @@ def draw_traffic(study: Study, path: Path) -> None:
     traffic = study.report.traffic
     totals = (traffic.bytes_up, traffic.bytes_up_if_fp32, traffic.bytes_up_if_full_model)
     rows.append((ALL, totals))
-    subtitle = "from each client to the coordinator, all rounds, framing included · log scale"
+    framing = _FRAMING[traffic.counted]
+    subtitle = f"from each client to the coordinator, all rounds, {framing} · log scale"
+    shown = ((_COUNTED[traffic.counted], MIXTURE, "D"), *_OTHERS)
     with canvas(path, "Bytes sent up", subtitle) as figure:
         axes = figure.subplots()
         for y, (_, ways) in enumerate(rows):
             _dumbbell(axes, y, ways)
-        for place, (label, colour, marker) in enumerate(_WAYS):
+        for place, (label, colour, marker) in enumerate(shown):
             known = [(w[place], y) for y, (_, w) in enumerate(rows) if w[place]]
             if known:
                 axes.plot(*zip(*known, strict=True), marker, color=colour, label=label)

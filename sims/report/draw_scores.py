@@ -68,20 +68,23 @@ def _whiskers(
     told: bool = False,
 ) -> None:
     """One series: a mark and an interval for each text that has one."""
-    rows = [(y + shift, i) for y, i in enumerate(every) if i]
+    rows = [(y + shift, i.mean, i.ci95 or (i.mean, i.mean)) for y, i in enumerate(every) if i]
     axes.errorbar(
-        [i.mean for _, i in rows],
-        [y for y, _ in rows],
-        xerr=[[i.mean - i.ci95[0] for _, i in rows], [i.ci95[1] - i.mean for _, i in rows]],
+        [mean for _, mean, _ in rows],
+        [y for y, _, _ in rows],
+        xerr=[
+            [mean - low for _, mean, (low, _) in rows],
+            [high - mean for _, mean, (_, high) in rows],
+        ],
         fmt=marker,
         color=colour,
         elinewidth=2,
         label=label,
     )
-    for y, interval in rows if told else []:
+    for y, mean, (_, high) in rows if told else []:
         note = axes.annotate(
-            signed(interval.mean),
-            (interval.ci95[1], y),
+            signed(mean),
+            (high, y),
             (5, 0),
             textcoords="offset points",
             fontsize=8.5,

@@ -7,10 +7,10 @@ from typing import Any
 
 from fedmore.coordinator.page import make_environment, style
 from fedmore.sims.report.plots import Drawn
-from fedmore.sims.report.schema import Client, Expert, Scores, Traffic
+from fedmore.sims.report.schema import Client, Expert, Traffic
 from fedmore.sims.report.study import Study
 from fedmore.sims.report.style import human_bytes
-from fedmore.sims.report.verdict import Verdict, gain_kept, signed
+from fedmore.sims.report.verdict import Verdict, signed
 
 TEMPLATE = "report.html.j2"
 NONE = "not measured"
@@ -27,9 +27,10 @@ def render(study: Study, verdicts: Sequence[Verdict], plots: Sequence[Drawn]) ->
         style=style(),
         report=report,
         verdicts=verdicts,
-        goals_met=sum(verdict.passed is True for verdict in verdicts),
+        goals_met=sum(verdict.word == "met" for verdict in verdicts),
         plots={drawn.plot.name: _figure(drawn) for drawn in plots},
         paired=study.paired,
+        shares={text: change.gain_kept for text, change in study.paired.items()},
         seen=[t for t in report.bits_per_byte if t in seen],
         traffic=_traffic(report.traffic),
         routing=study.routing,
@@ -76,19 +77,13 @@ def _filters(study: Study) -> dict[str, Any]:
         "bytes": lambda count: NONE if count is None else human_bytes(count),
         "count": lambda count: NONE if count is None else f"{count:,}",
         "duration": duration,
-        "kept": kept,
+        "percent": lambda share: f"{share:.0%}",
         "signed": signed,
         "millions": lambda count: f"{count / 1e6:.1f} million",
         "small": small,
         "last_loss": last_loss,
         "last_error": last_error,
     }
-
-
-def kept(scores: Scores) -> str:
-    """The gain kept as per cent; empty where nobody trained or nothing was gained."""
-    share = gain_kept(scores)
-    return "" if share is None else f"{share:.0%}"
 
 
 def small(value: float | None) -> str:

@@ -45,8 +45,8 @@ PLOTS = (
     ),
     Plot(
         "traffic",
-        "Bytes that each client sent in the whole run, counted at the coordinator's socket, "
-        "against the same numbers as float32 and against sending a whole model every round.",
+        "Bytes that each client sent in the whole run, against the same numbers as float32 and "
+        "against sending a whole model every round. The plot says how they were counted.",
         draw_traffic,
     ),
     Plot(

@@ -1,13 +1,14 @@
 """What `report.json` holds, as frozen dataclasses: the one place that knows its keys.
 
 An interval is the mean over documents with the 95 % interval of that mean. Bytes are null where
-no socket counted them (the `local` engine has none): never a guess.
+nothing counted them: never a guess. `counted` says whether they are those of the socket, with all
+framing, or the payload alone, as where no socket is (the engines `local` and `ray`).
 """
 
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -21,14 +22,14 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, config=STRICT)
 class Interval:
-    """A mean and its 95 % interval, in bits per byte."""
+    """A mean and its 95 % interval, in bits per byte; one document alone has no interval."""
 
     mean: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
 
     def __post_init__(self) -> None:
         """Finite, and in order."""
-        low, high = self.ci95
+        low, high = self.ci95 or (self.mean, self.mean)
         finite = math.isfinite(low) and math.isfinite(high)
         if not (finite and low - ROUNDING <= self.mean <= high + ROUNDING):
             raise ValueError(f"not an interval around {self.mean}: [{low}, {high}]")
@@ -69,7 +70,12 @@ class Client:
 
 @dataclass(frozen=True, config=STRICT)
 class Traffic:
-    """Bytes of all clients and rounds: counted, and what two other ways would have cost."""
+    """Bytes of all clients and rounds: counted, and what two other ways would have cost.
+
+    `counted` is of the first two: with all framing at the socket, or the payload of messages alone.
+    """
+
+    counted: Literal["socket", "payload"]
 
     bytes_up: int | None
     bytes_down: int | None

@@ -26,15 +26,22 @@ from fedmore.sims.report.schema import (
 )
 
 BYTES_FP32 = 4
+WITH_SOCKETS = "grpc"
+"""The engine whose programs talk through sockets."""
+
 _OPEN = ConfigDict(extra="ignore")
 
 
 @dataclass(frozen=True, config=_OPEN)
 class Change:
-    """Bits per byte minus the base's on the same documents; below 0 is better."""
+    """Bits per byte minus the base's on the same documents; below 0 is better.
+
+    `gain_kept` is the part of the own expert's gain that the mixture keeps, if there is a gain.
+    """
 
     own_expert: Interval | None
     mixture: Interval
+    gain_kept: Interval | None = None
 
 
 @dataclass(frozen=True, config=_OPEN)
@@ -132,7 +139,7 @@ def read_study(directory: Path, *, scenario: str, engine: str, seed: int, wall_s
         wall_s=float(wall_s),
         base=evaluation.base,
         clients=tuple(_client(member, config) for member in members),
-        traffic=_traffic(members, rounds, evaluation.base.params),
+        traffic=_traffic(members, rounds, evaluation.base.params, engine),
         experts=_newest(versions),
         aggregation_error=_worst_error(rounds),
         mixture=Mixture(
@@ -167,7 +174,7 @@ def _round(row: RoundRow) -> Round:
 
 
 def _client(member: Member, config: FederationConfig) -> Client:
-    """A member's row; a socket that carried an update cannot have counted 0, so 0 is null."""
+    """A member's row; a client that sent an update cannot have sent 0 bytes, so 0 is null."""
     stage = {"expert": "experts", "adapter": "language"}.get(member.kind or "", "")
     codec = next((s.update_codec for s in config.stages if s.kind == stage), "none")
     return Client(
@@ -181,10 +188,11 @@ def _client(member: Member, config: FederationConfig) -> Client:
     )
 
 
-def _traffic(members: list[Member], rounds: tuple[Round, ...], params: int) -> Traffic:
+def _traffic(members: list[Member], rounds: tuple[Round, ...], params: int, engine: str) -> Traffic:
     """Totals; a full model is one float32 copy of the base for each client and round."""
     sent = [client for each in rounds for client in each.clients.values()]
     return Traffic(
+        counted="socket" if engine == WITH_SOCKETS else "payload",
         bytes_up=_total([m.bytes_up for m in members]),
         bytes_down=_total([m.bytes_down for m in members]),
         bytes_up_if_fp32=BYTES_FP32 * sum(client.numbers for client in sent),

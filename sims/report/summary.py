@@ -8,8 +8,8 @@ from fedmore.sims.report.build import Written
 from fedmore.sims.report.schema import Interval, Report
 from fedmore.sims.report.verdict import Verdict, gain_kept
 
-_STYLES = {True: "green", False: "bold red", None: "dim"}
-_MARKS = {True: "✔", False: "✘", None: "–"}
+_STYLES = {"met": "green", "not met": "bold red", "undecided": "yellow", "not measured": "dim"}
+_MARKS = {"met": "✔", "not met": "✘", "undecided": "?", "not measured": "–"}
 
 
 def summary_table(written: Written) -> Group:
@@ -38,6 +38,8 @@ def _scores(report: Report) -> Table:
 
 
 def _interval(value: Interval) -> str:
+    if value.ci95 is None:
+        return f"{value.mean:.3f}"
     half = (value.ci95[1] - value.ci95[0]) / 2
     return f"{value.mean:.3f} ± {half:.3f}"
 
@@ -48,7 +50,7 @@ def _goals(verdicts: tuple[Verdict, ...]) -> Table:
     table.add_column("measured")
     table.add_column("result", no_wrap=True)
     for each in verdicts:
-        result = Text(f"{_MARKS[each.passed]} {each.word}", style=_STYLES[each.passed])
+        result = Text(f"{_MARKS[each.word]} {each.word}", style=_STYLES[each.word])
         table.add_row(Text(each.goal), Text(each.measured), result)
     return table
 

@@ -1,11 +1,14 @@
 """Did the run reach the project's goals? Every answer is computed from the data of this run.
 
-Two ways to compare with the base. Paired differences (the same documents under both models) are
-used where the evaluation has them: documents differ far more from each other than the models do.
+A goal about bits per byte is judged by a 95 % interval over documents: met or missed if the whole
+interval says so, undecided otherwise. Paired differences (the same documents under both models) are
+used if the evaluation has them: documents differ far more from each other than the models do.
 Otherwise the two intervals must not overlap, which is stricter.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from fedmore.sims.report.schema import Interval, Scores
 from fedmore.sims.report.study import Change, Study
@@ -13,38 +16,36 @@ from fedmore.sims.report.study import Change, Study
 GAIN_KEPT = 0.80
 TIMES_SMALLER = 25.0
 ROUNDING = 1e-5  # relative; float32 rounds at 6e-8, and the sums run over thousands of terms
-MARGIN = 0.005  # of the base's bits per byte: what still counts as "not worse" within the noise
+MARGIN = 0.005  # of the base's bits per byte: what still counts as "not worse"
+
+Word = Literal["met", "not met", "undecided", "not measured"]
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One goal: what was asked, what was measured; `passed` is None where nothing was measured."""
+    """One goal: what was asked, what was measured, and the answer in a word."""
 
     goal: str
     measured: str
-    passed: bool | None
-
-    @property
-    def word(self) -> str:
-        """The answer in words, for readers without colours."""
-        return {True: "met", False: "not met", None: "not measured"}[self.passed]
+    word: Word
 
 
 def judge(study: Study) -> tuple[Verdict, ...]:
     """Every goal, in the order of the report."""
-    scores = study.report.bits_per_byte
+    scores, paired = study.report.bits_per_byte, study.paired
     trained = {name: s for name, s in scores.items() if s.own_expert}
     return (
-        _learned(trained, study.paired),
-        _kept(trained),
-        _unharmed({n: s for n, s in scores.items() if n not in trained}, study.paired),
+        _learned(trained, paired),
+        _kept(trained, paired),
+        _unharmed({n: s for n, s in scores.items() if n not in trained}, paired),
         _small(study),
         _exact(study.report.aggregation_error),
     )
 
 
 def gain_kept(scores: Scores) -> float | None:
-    """The part of the own expert's gain that the mixture keeps; None where there is no gain."""
+    """The part of the own expert's gain that the mixture keeps; None if there is no gain."""
     if scores.own_expert is None or scores.own_expert.mean >= scores.base.mean:
         return None
     gain = scores.base.mean - scores.own_expert.mean
@@ -62,56 +63,86 @@ def signed(change: float) -> str:
     return f"{change:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
+def _word(found: Range | None, limit: float) -> Word:
+    """Whether an interval is below a limit."""
+    if found is None or found[0] <= limit < found[1]:
+        return "undecided"
+    return "met" if found[1] <= limit else "not met"
+
+
+def _all(words: Iterable[Word]) -> Word:
+    """The answer for all texts: the worst of them."""
+    found = set(words)
+    order: tuple[Word, ...] = ("not met", "undecided", "met")
+    return next((word for word in order if word in found), "not measured")
+
+
+def _apart(value: Interval, base: Interval) -> Range | None:
+    """The widest difference that two intervals allow."""
+    if value.ci95 is None or base.ci95 is None:
+        return None
+    return value.ci95[0] - base.ci95[1], value.ci95[1] - base.ci95[0]
+
+
 def _learned(trained: dict[str, Scores], paired: dict[str, Change]) -> Verdict:
-    told, good = [], []
+    told, words = [], []
     for name, scores in trained.items():
         own = scores.own_expert or scores.base
+        change = paired[name].own_expert if name in paired else None
         told.append(f"{name} {signed(own.mean - scores.base.mean)}")
-        good.append(_below(own, scores.base, paired[name].own_expert if name in paired else None))
+        words.append(_word(change.ci95 if change else _apart(own, scores.base), 0.0))
     how = "paired" if set(trained) <= set(paired) else "intervals apart"
     goal = f"own expert clearly below the base (95 %, {how})"
-    return Verdict(goal, _bits(told), all(good) if good else None)
+    return Verdict(goal, _bits(told), _all(words))
 
 
-def _below(own: Interval, base: Interval, change: Interval | None) -> bool:
-    return change.ci95[1] < 0 if change else own.ci95[1] < base.ci95[0]
+def _kept(trained: dict[str, Scores], paired: dict[str, Change]) -> Verdict:
+    told, words = [], []
+    for name, scores in trained.items():
+        share, change = gain_kept(scores), paired.get(name)
+        found = change.gain_kept.ci95 if change and change.gain_kept else None
+        told.append(f"{name} {_share(share, found)}")
+        words.append("not met" if share is None else _reached(found))
+    goal = f"mixture keeps at least {GAIN_KEPT:.0%} of each gain (95 %)"
+    return Verdict(goal, ", ".join(told) or "nobody trained", _all(words))
 
 
-def _kept(trained: dict[str, Scores]) -> Verdict:
-    shares = {name: gain_kept(scores) for name, scores in trained.items()}
-    told = [f"{name} {'no gain' if s is None else f'{s:.0%}'}" for name, s in shares.items()]
-    passed = all(s is not None and s >= GAIN_KEPT for s in shares.values()) if shares else None
-    goal = f"mixture keeps at least {GAIN_KEPT:.0%} of each gain"
-    return Verdict(goal, ", ".join(told) or "nobody trained", passed)
+def _reached(found: Range | None) -> Word:
+    return _word((-found[1], -found[0]) if found else None, -GAIN_KEPT)
+
+
+def _share(share: float | None, found: Range | None) -> str:
+    if share is None:
+        return "no gain"
+    return f"{share:.0%}" + (f" [{found[0]:.0%}, {found[1]:.0%}]" if found else "")
 
 
 def _unharmed(others: dict[str, Scores], paired: dict[str, Change]) -> Verdict:
-    told = [f"{name} {signed(s.mixture.mean - s.base.mean)}" for name, s in others.items()]
-    good = [_not_worse(s, paired.get(name)) for name, s in others.items()]
-    goal = "mixture not worse than the base where nobody trained"
-    return Verdict(goal, _bits(told), all(good) if good else None)
-
-
-def _not_worse(scores: Scores, change: Change | None) -> bool:
-    """No higher than the base; or higher within both the noise and `MARGIN`."""
-    excess = scores.mixture.mean - scores.base.mean
-    low = change.mixture.ci95[0] if change else scores.mixture.ci95[0] - scores.base.ci95[1]
-    return excess <= 0 or (low <= 0 and excess <= MARGIN * scores.base.mean)
+    told, words = [], []
+    for name, scores in others.items():
+        change = paired[name].mixture.ci95 if name in paired else None
+        found = change or _apart(scores.mixture, scores.base)
+        told.append(f"{name} {signed(scores.mixture.mean - scores.base.mean)}")
+        words.append(_word(found, MARGIN * scores.base.mean))
+    goal = f"mixture at most {MARGIN:.1%} worse than the base where nobody trained (95 %)"
+    return Verdict(goal, _bits(told), _all(words))
 
 
 def _small(study: Study) -> Verdict:
     times = times_smaller(study)
     goal = f"bytes up at least {TIMES_SMALLER:.0f} times smaller than in float32"
     if times is None:
-        return Verdict(goal, "no socket counted them", None)
-    return Verdict(goal, f"{times:.1f} times", times >= TIMES_SMALLER)
+        return Verdict(goal, "no socket counted them", "not measured")
+    if study.report.traffic.counted == "payload":
+        return Verdict(goal, f"{times:.1f} times in payload; no socket counted", "not measured")
+    return Verdict(goal, f"{times:.1f} times", "met" if times >= TIMES_SMALLER else "not met")
 
 
 def _exact(error: float | None) -> Verdict:
     goal = f"aggregation error at rounding level (below {ROUNDING:.0e})"
     if error is None:
-        return Verdict(goal, "no aggregate", None)
-    return Verdict(goal, f"{error:.1e}", error < ROUNDING)
+        return Verdict(goal, "no aggregate", "not measured")
+    return Verdict(goal, f"{error:.1e}", "met" if error < ROUNDING else "not met")
 
 
 def _bits(told: list[str]) -> str:

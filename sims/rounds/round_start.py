@@ -95,11 +95,10 @@ def run_variant(world: World, variant: Variant, seed: int, stage: Stage) -> dict
         federation.round(owners)
     found: Factors | None = federation.state.aggregate if federation.state.rank else None
     scored = names[:1] if pooled and variant.split == "unlike" else names
-    low, high = world.interval(found, scored)
     return {
         **asdict(variant), "model": world.name, "seed": seed,
         "base_bpb": world.score(None, scored), "mean_bpb": world.score(found, scored),
-        "ci95": [low, high],
+        "ci95": list(world.interval(found, scored) or ()) or None,
     }  # fmt: skip
 
 

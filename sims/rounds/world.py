@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from fedmore.experts.base import Base, linear_shapes, load_base
 from fedmore.experts.evaluate import interval, mean_bits_per_byte, score
 from fedmore.experts.factors import Factors
+from fedmore.experts.intervals import Interval
 from fedmore.experts.lowrank import with_change
 from fedmore.experts.spec import Shapes
 from fedmore.sims.data.generated import generate_text
@@ -39,8 +40,8 @@ class World:
         documents = [text for name in texts for text in self.texts[name][1]]
         return mean_bits_per_byte(score(model, self.base.text, documents, 192))
 
-    def interval(self, change: Factors | None, texts: Sequence[str]) -> tuple[float, float]:
-        """95 % bootstrap interval over documents of `score`."""
+    def interval(self, change: Factors | None, texts: Sequence[str]) -> Interval | None:
+        """95 % interval over documents of `score`."""
         model = self.base.model if change is None else with_change(self.base.model, change)
         documents = [text for name in texts for text in self.texts[name][1]]
         return interval(score(model, self.base.text, documents, 192))

@@ -17,6 +17,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.mixture import routed_blocks
 from fedmore.experts.text import sample
 from fedmore.experts.windows import windows
+from fedmore.sims.data.texts import proxy_beside
 from fedmore.sims.routing.variants import Size
 
 MIXED = "mixed"
@@ -32,9 +33,9 @@ Texts = dict[str, list[str]]
 class Material:
     """Of one seed; `texts` maps names to held-out documents, an expert's own under its name.
 
-    `windows` [W, T + 1] are the coordinator's to train on, of every domain as many, from held-out
-    documents that are not scored: no client has them. `public` [N, D] are embeddings of public
-    text, `public_windows` [W, T] its tokens.
+    `windows` [W, T + 1] are the coordinator's to train on, of every domain as many, from proxy
+    documents, whose families no client has and nobody scores. `public` [N, D] are embeddings of
+    public text, `public_windows` [W, T] its tokens.
     """
 
     base: Base
@@ -79,14 +80,12 @@ def load(directory: Path, size: Size) -> Material:
 
 
 def _texts(config: FederationConfig, size: Size) -> tuple[Texts, Texts]:
-    """Held-out documents of every text: those that are scored, and the others."""
-    scored, others = {}, {}
+    """Documents of every text: those that are scored, and those to train a router on."""
+    scored, proxies = {}, {}
     for name, path in config.evaluation.texts.items():
-        documents = read_documents(Path(path))
-        scored[name] = sample(documents, size.documents, 0)
-        known = set(scored[name])
-        others[name] = [text for text in documents if text not in known]
-    return scored, others
+        scored[name] = sample(read_documents(Path(path)), size.documents, 0)
+        proxies[name] = read_documents(proxy_beside(Path(path)))
+    return scored, proxies
 
 
 def _mixed(texts: list[list[str]], count: int) -> list[str]:

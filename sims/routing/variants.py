@@ -69,7 +69,7 @@ class Size:
     steps: int = 20
     batch: int = 8
     table_steps: int = 1000
-    documents: int = 8
+    documents: int = 48
     rounds: int = 2
     client_steps: int = 8
 

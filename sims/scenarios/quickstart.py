@@ -22,7 +22,7 @@ _CONFIG: dict[str, object] = {
         {"kind": "router", "rounds": 1, **_SHARED},
     ],
     "router": {"kind": "domain", "top_k": 3},
-    "evaluation": {"documents": 12, "tokens": 96},
+    "evaluation": {"documents": 48, "tokens": 48},
 }
 
 

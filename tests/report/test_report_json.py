@@ -22,7 +22,7 @@ KEYS = {
     "wall_s": None,
     "base": {"name", "params", "fingerprint"},
     "clients": None,
-    "traffic": {"bytes_up", "bytes_down", "bytes_up_if_fp32", "bytes_up_if_full_model"},
+    "traffic": {"counted", "bytes_up", "bytes_down", "bytes_up_if_fp32", "bytes_up_if_full_model"},
     "experts": None,
     "aggregation_error": None,
     "mixture": {"params", "active_params", "router"},

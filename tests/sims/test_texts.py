@@ -6,7 +6,7 @@ from fedmore.experts.errors import DataError
 from fedmore.sims.data import texts
 from fedmore.sims.data.generated import GENERATED, generate_text
 from fedmore.sims.data.items import Item
-from fedmore.sims.data.texts import TEXTS, Text, ensure_text, join, read_documents
+from fedmore.sims.data.texts import TEXTS, Text, ensure_text, join, proxy_beside, read_documents
 
 
 def _items():
@@ -27,13 +27,25 @@ def made(tmp_path, monkeypatch):
     return calls
 
 
-def test_a_text_is_made_once_and_again_only_by_a_new_recipe(made, monkeypatch):
-    first = ensure_text("toy").train.read_bytes()
+@pytest.mark.parametrize("name", ["RECIPE", "RULE"])
+def test_a_text_is_made_once_and_again_only_by_a_new_rule(made, monkeypatch, name):
+    old = ensure_text("toy").train
+    first = old.read_bytes()
     ensure_text("toy")
     assert len(made) == 1
-    monkeypatch.setattr(texts, "RECIPE", texts.RECIPE + 1)
-    assert ensure_text("toy").train.read_bytes() == first
+    monkeypatch.setattr(texts, name, [getattr(texts, name), "changed"])
+    assert ensure_text("toy").train != old  # a run of the old rule keeps its text
+    assert ensure_text("toy").train.read_bytes() == first == old.read_bytes()
     assert len(made) == 2
+
+
+def test_proxy_text_is_found_beside_held_out_text(made, tmp_path):
+    files = ensure_text("toy")
+    assert proxy_beside(files.heldout) == files.proxy
+    assert read_documents(files.proxy)
+    for other in (files.train, tmp_path / "heldout.jsonl"):
+        with pytest.raises(DataError, match=r"no proxy\.jsonl"):
+            proxy_beside(other)
 
 
 def test_the_sides_share_no_source_and_no_line(made):
@@ -48,7 +60,7 @@ def test_the_sides_share_no_source_and_no_line(made):
 
 def test_files_are_json_lines_with_text_and_source(made):
     for line in ensure_text("toy").heldout.read_text(encoding="utf-8").splitlines():
-        assert set(json.loads(line)) == {"text", "source"}
+        assert set(json.loads(line)) == {"text", "source", "family"}
         assert "é" in line
 
 
