@@ -4,7 +4,7 @@ A document is a draw from many that could have been scored; a cluster is what wa
 such as the scores of one document in several seeds. Documents differ in length, so a mean is a
 ratio of sums, and its error is that of leaving out one document after another (the jackknife).
 
-Shape suffix: N documents.
+Shape suffixes: N documents, C clusters.
 """
 
 import math
@@ -66,12 +66,15 @@ def _quantile(count: int) -> float:
 
 
 def _clustered(
-    one: ArrayLike, other: ArrayLike, clusters: Sequence[Hashable] | None
+    one_N: ArrayLike, other_N: ArrayLike, clusters: Sequence[Hashable] | None
 ) -> tuple[Numbers, Numbers]:
     """The sums of every cluster; each document is one by itself if there are no clusters."""
-    first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    first, second = np.asarray(one_N, np.float64), np.asarray(other_N, np.float64)
     if clusters is None:
         return first, second
     number = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
-    places = [number[name] for name in clusters]
-    return np.bincount(places, first), np.bincount(places, second)
+    places = np.array([number[name] for name in clusters])
+    one_C, other_C = np.zeros(len(number)), np.zeros(len(number))
+    np.add.at(one_C, places, first)
+    np.add.at(other_C, places, second)
+    return one_C, other_C
