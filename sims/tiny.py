@@ -9,7 +9,7 @@ from typing import Any
 END = "<|end|>"
 
 
-def make_tiny_base(directory: Path, seed: int = 0) -> Path:
+def make_tiny_base(directory: Path, seed: int = 0, layers: int = 6) -> Path:
     """Write a small Llama and its tokenizer to `directory` and return it; same seed, same bytes."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -22,7 +22,7 @@ def make_tiny_base(directory: Path, seed: int = 0) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=176,
-        num_hidden_layers=6,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,

@@ -31,10 +31,9 @@ class Control:
         self.parts.pop(name, None)
 
     def change(self) -> Factors:
-        """The sum as factors of full rank; empty where there is nothing."""
+        """The sum as factors ``dense @ 1``, where nothing is cut off; empty without parts."""
         found: Factors = {}
         for path in sorted({path for part in self.parts.values() for path in part}):
             dense = torch.stack([part[path] for part in self.parts.values()]).sum(0)
-            u, s, vh = torch.linalg.svd(dense, full_matrices=False)
-            found[path] = ((u * s).float(), vh.float())
+            found[path] = dense.float(), torch.eye(dense.shape[1])
         return found

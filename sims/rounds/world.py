@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,29 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedmore.experts.base import Base, linear_shapes, load_base
-from fedmore.experts.evaluate import interval, mean_bits_per_byte, score
+from fedmore.experts.evaluate import Score, interval, mean_bits_per_byte, score
 from fedmore.experts.factors import Factors
 from fedmore.experts.intervals import Interval
 from fedmore.experts.lowrank import with_change
 from fedmore.experts.spec import Shapes
 from fedmore.sims.data.generated import generate_text
-from fedmore.sims.data.texts import TextFiles, read_documents
+from fedmore.sims.data.texts import TextFiles, ensure_text, read_documents
 from fedmore.sims.tiny import make_tiny_base
 
 Texts = Mapping[str, tuple[list[str], list[str]]]  # name -> training and held-out documents
 
+REAL = ("legal", "medical", "galician", "code")
+GENERATED = ("kitchen", "garden", "sums", "foreign")
+TRAINED, HELD_OUT = 300, 12  # documents of each text
+
 
 @dataclass(frozen=True)
 class World:
-    """A base and texts; `length` tokens a window, `batch` windows a step."""
+    """A base and texts.
+
+    A training window has `length` tokens, and a step `batch` windows. Held-out documents are
+    scored on their first `scored` tokens.
+    """
 
     name: str
     base: Base
@@ -33,58 +41,72 @@ class World:
     texts: Texts
     length: int
     batch: int
+    scored: int = 192
+    encoded: dict[str, list[int]] = field(default_factory=dict, compare=False, repr=False)
+
+    def scores(self, change: Factors | None, texts: Sequence[str]) -> list[Score]:
+        """Every held-out document of some texts, scored under a change of the base."""
+        model = self.base.model if change is None else with_change(self.base.model, change)
+        documents = [text for name in texts for text in self.texts[name][1]]
+        return score(model, self.base.text, documents, self.scored)
 
     def score(self, change: Factors | None, texts: Sequence[str]) -> float:
         """Bits per byte of the held-out documents of some texts under a change of the base."""
-        model = self.base.model if change is None else with_change(self.base.model, change)
-        documents = [text for name in texts for text in self.texts[name][1]]
-        return mean_bits_per_byte(score(model, self.base.text, documents, 192))
+        return mean_bits_per_byte(self.scores(change, texts))
 
-    def interval(self, change: Factors | None, texts: Sequence[str]) -> Interval | None:
-        """95 % interval over documents of `score`."""
-        model = self.base.model if change is None else with_change(self.base.model, change)
-        documents = [text for name in texts for text in self.texts[name][1]]
-        return interval(score(model, self.base.text, documents, 192))
+    def scored_with_interval(
+        self, change: Factors | None, texts: Sequence[str]
+    ) -> tuple[float, Interval | None]:
+        """`score`, and its 95 % interval over documents."""
+        found = self.scores(change, texts)
+        return mean_bits_per_byte(found), interval(found)
 
     def windows(self, documents: Sequence[str], steps: int, seed: int) -> Tensor:
         """Training windows [steps * batch, length + 1], drawn anywhere in the shuffled text."""
         count = steps * self.batch
         order = random.Random(seed).sample(list(documents), len(documents))
-        ids = [i for text in order for i in self.base.tokenizer(text)["input_ids"]]
+        ids = [i for text in order for i in self._ids(text)]
         ids *= 1 + (self.length + 2) // len(ids)
         flat, generator = torch.tensor(ids), torch.Generator().manual_seed(seed)
         starts = torch.randint(0, len(flat) - self.length, (count,), generator=generator)
         return torch.stack([flat[at : at + self.length + 1] for at in starts.tolist()])
 
+    def _ids(self, text: str) -> list[int]:
+        if text not in self.encoded:
+            self.encoded[text] = self.base.tokenizer(text)["input_ids"]
+        return self.encoded[text]
 
-def tiny_world(folder: Path, seed: int, steps: int = 300) -> World:
-    """A byte model of 0.3M parameters, pretrained on plain English, and generated text."""
-    names = ("kitchen", "garden", "sums", "foreign", "plain")
-    texts = {name: _read(generate_text(name, folder / name)) for name in names}
-    path = folder / f"base-{seed}-{steps}"
+
+def tiny_world(folder: Path, seed: int, *, real: bool = True, steps: int = 300) -> World:
+    """A byte model of four layers, pretrained on plain English, and four unlike texts.
+
+    The texts are those of the demo; with `real` off they are generated, which needs no package.
+    """
+    texts = {name: _text(name, folder, real=real) for name in (REAL if real else GENERATED)}
+    path = folder / f"base-{seed}-{steps}-{'real' if real else 'generated'}"
     if not (path / "done").is_file():
-        make_tiny_base(path, seed)
-        _pretrain(path, texts["plain"][0], steps, seed)
+        make_tiny_base(path, seed, layers=4)
+        _pretrain(path, _text("plain", folder, real=real)[0], steps, seed)
         (path / "done").touch()
     base = load_base(str(path), "float32")
     return World("tiny", base, linear_shapes(str(path)), texts, 64, 4)
 
 
-def smollm_world(_folder: Path, _seed: int, _steps: int = 0) -> World:
-    """SmolLM2-135M-Instruct over the demo's legal, medical and Galician text."""
+def smollm_world() -> World:
+    """SmolLM2-135M-Instruct over the demo's legal, medical and Galician text, in short windows."""
     from fedmore.sims.base import ensure_base
-    from fedmore.sims.data.texts import ensure_text
 
     path = str(ensure_base())
-    texts = {name: _read(ensure_text(name), 12) for name in ("legal", "medical", "gl")}
-    return World("smollm2", load_base(path, "auto"), linear_shapes(path), texts, 128, 4)
+    texts = {name: _text(name, Path(), real=True) for name in REAL[:3]}
+    return World("smollm2", load_base(path, "float32"), linear_shapes(path), texts, 64, 2, 96)
 
 
-def _read(files: TextFiles, limit: int | None = None) -> tuple[list[str], list[str]]:
+def _text(name: str, folder: Path, *, real: bool) -> tuple[list[str], list[str]]:
+    files: TextFiles = ensure_text(name) if real else generate_text(name, folder / name)
     train, heldout = (
         [item.text for item in read_documents(path)] for path in (files.train, files.heldout)
     )
-    return train, heldout[:limit]
+    return train[:TRAINED], heldout[:HELD_OUT]
 
 
 def _pretrain(path: Path, documents: Sequence[str], steps: int, seed: int) -> None:

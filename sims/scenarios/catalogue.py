@@ -23,23 +23,21 @@ def _routing_study() -> Callable[..., Path]:
 
 
 def _participation() -> Callable[..., Path]:
-    from fedmore.sims.rounds.participation import run
+    from fedmore.sims.rounds.participation import STUDY
 
-    return run
+    return STUDY.run
 
 
 def _round_start() -> Callable[..., Path]:
-    from fedmore.sims.rounds.round_start import run
+    from fedmore.sims.rounds.round_start import STUDY
 
-    return run
+    return STUDY.run
 
 
 def _rank_scaling() -> Callable[..., Path]:
-    from functools import partial
+    from fedmore.sims.rounds.rank_scaling import STUDY
 
-    from fedmore.sims.rounds.round_start import run
-
-    return partial(run, name="rank-scaling")
+    return STUDY.run
 
 
 STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {

@@ -1,0 +1,133 @@
+"""The one form of the studies of rounds: cases on worlds, what is done already, and the JSON."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import TypeAdapter
+from rich.console import Console
+
+from fedmore.experts.errors import ConfigError
+from fedmore.sims.rounds.world import World, smollm_world, tiny_world
+from fedmore.strategies.plan import Stage, parse
+
+SEEDS: Mapping[str, Sequence[int]] = {"tiny": (0, 1, 2), "smollm2": (0,)}
+"""The bases, and the seeds of each by default."""
+
+
+class Case(Protocol):
+    """What a study runs once for every seed; its name tells it from all others of the study."""
+
+    @property
+    def name(self) -> str:
+        """What the case is kept under."""
+        ...
+
+
+C = TypeVar("C", bound=Case)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study(Generic[C]):
+    """A study: `cases` of a world and a seed, each of which gives rows of the list `key`.
+
+    `settings` are those of a stage. `finished` is given all rows and returns them as they are
+    written, with the table of the goals. `quick` is true for a run of the whole path.
+    """
+
+    name: str
+    key: str
+    settings: Mapping[str, Any]
+    cases: Callable[[World, int, bool], Iterable[C]]
+    rows: Callable[[World, C, int, Stage], Sequence[Row]]
+    finished: Callable[[Sequence[Row]], tuple[Sequence[Row], Mapping[str, Any]]]
+
+    def run(
+        self,
+        *,
+        out: Path,
+        seeds: Sequence[int] | None = None,
+        quick: bool = False,
+        engine: str = "local",
+        settings: Sequence[str] = (),
+        results_in: Path | None = None,
+        console: Console,
+    ) -> Path:
+        """Run what is not there yet and write the study's JSON; returns its path."""
+        if engine != "local":
+            raise ConfigError(f"--engine {engine}: the study {self.name} runs in one process")
+        bases, stage = _read(settings, {**self.settings, **({"steps": 3} if quick else {})})
+        rows: list[Row] = []
+        for world, seed in worlds(out, bases, seeds, quick=quick):
+            for case in self.cases(world, seed, quick):
+                path = out / "done" / f"{world.name}-{seed}-{case.name}.json".replace(" ", "-")
+                if not path.is_file():
+                    console.print(path.stem)
+                    _keep(path, self.rows(world, case, seed, stage))
+                rows += json.loads(path.read_text(encoding="utf-8"))
+        return self._write(results_in or out, rows)
+
+    def _write(self, folder: Path, rows: Sequence[Row]) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        finished, goals = self.finished(rows)
+        found = {
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "versions": {
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("fedmore", "torch", "transformers")},
+            },
+            "seeds": sorted({row["seed"] for row in rows}),
+            "goals": goals,
+            self.key: list(finished),
+        }
+        path = folder / f"{self.name}.json"
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def worlds(
+    out: Path, bases: Sequence[str], seeds: Sequence[int] | None, *, quick: bool
+) -> Iterator[tuple[World, int]]:
+    """Every base with every seed; `quick` is one seed of the tiny base on generated text."""
+    if quick:
+        seed = (seeds or (0,))[0]
+        yield tiny_world(out / "tiny", seed, real=False, steps=30), seed
+        return
+    for base in bases:
+        for seed in seeds or SEEDS[base]:
+            yield tiny_world(out / "tiny", seed) if base == "tiny" else smollm_world(), seed
+
+
+def _read(settings: Sequence[str], values: Mapping[str, Any]) -> tuple[list[str], Stage]:
+    """The bases and the stage: settings like `steps=4`, and `base=tiny` for one base alone."""
+    changed, bases = dict(values), list(SEEDS)
+    for text in settings:
+        key, sep, value = text.partition("=")
+        if not sep:
+            raise ConfigError(f"--set {text}: expected KEY=VALUE, a key of a stage or base")
+        if key == "base":
+            if value not in SEEDS:
+                raise ConfigError(f"--set {text}: the bases of a study are {', '.join(SEEDS)}")
+            bases = [value]
+            continue
+        try:
+            changed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            changed[key] = value
+    made = parse(TypeAdapter(Stage), {"kind": "experts", "codec": "fp32", **changed})
+    return bases, made
+
+
+def _keep(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows of a case in one step: a study that was stopped goes on after it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".writing")
+    written.write_text(json.dumps(list(rows)), encoding="utf-8")
+    written.replace(path)
