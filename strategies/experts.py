@@ -1,6 +1,5 @@
 """The Flower strategy of the stages that train: domain experts, then language adapters."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -93,9 +92,8 @@ class ExpertStrategy(TrainOnly):
             causes = [f"no client trains for the stage {self.stage.kind!r}", *self._missing]
             raise RoundError("; ".join(causes), nobody=True)
         patient.all_are_late = not wanted
-        owners = Counter(member.target for _, member in wanted)
         self._downloads = Downloads(self.stage.download_codec)
-        self._sent = [self._ask(node, m, number, owners[m.target]) for node, m in wanted]
+        self._sent = [self._ask(node, m, number) for node, m in wanted]
         known = here - busy | {node for node, _ in members}
         patient.let_in(group, partial(self._ask_late, number), known, self._missing)
         return [message for message, _ in self._sent]
@@ -112,11 +110,12 @@ class ExpertStrategy(TrainOnly):
         """The task of a client that came while round `number` was open."""
         if not self._fits(member):
             return None
-        owners = sum(asked.member.target == member.target for _, asked in self._sent)
-        self._sent.append(self._ask(node, member, number, owners + 1))
+        self._sent.append(self._ask(node, member, number))
         return self._sent[-1][0]
 
-    def _ask(self, node: int, member: Member, number: int, owners: int) -> tuple[Message, Asked]:
+    def _ask(self, node: int, member: Member, number: int) -> tuple[Message, Asked]:
+        # What is asked follows from the state and the member alone, not from who else is here: a
+        # round that is done again after a crash asks the same.
         # Its weight: not to be changed by what it says once it knows the others' experts.
         member = replace(member, size=self._sizes.setdefault(member.name, member.size))
         sites = sites_of(self.stage, member, self.shapes)
@@ -126,8 +125,8 @@ class ExpertStrategy(TrainOnly):
         if self._own and known and member.updates_of(member.target) not in (known, known + 1):
             # It lost its state: what it did stays in the aggregate, and it begins anew over that.
             state, known = begun_anew(state, member.name, self.stage.fold_tolerance), 0
-        # Who is alone, and has all of the weight, has the aggregate in its own factors.
-        alone = self._own and owners == 1 and state.is_of_alone(member.name)
+        # Whose component is all of the aggregate has it in its own factors.
+        alone = self._own and state.is_of_alone(member.name)
         shared = state.rank > 0 and not alone
         task = task_of(self.stage, member, number, known, self.seed)
         if shared:

@@ -62,7 +62,7 @@ def cases(world: World, _seed: int, quick: bool) -> list[Schedule]:
 def run_case(world: World, case: Schedule, seed: int, stage: Stage) -> list[Row]:
     """One case by the product, and by the control: dense FedAvg over the same answers."""
     federation, control = Federation(world, stage, seed), Control()
-    base = before = world.score(None, case.texts)
+    base = before = world.base_score(case.texts)
     for number, (present, late) in enumerate(case.rounds, 1):
         control.round(federation.round(present, late))
         if number == case.before:

@@ -72,7 +72,7 @@ def run_variant(world: World, variant: Variant, seed: int, stage: Stage) -> list
             [Owner(POOLED, owners[0].rank, POOLED)],
         )
     federation, rows = Federation(world, replace(stage, **changed), seed), list[Row]()
-    base = world.score(None, names)
+    base = world.base_score(names)
     for number in range(1, variant.rounds + 1):
         federation.round(owners)
         if number in variant.scored:

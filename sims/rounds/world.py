@@ -43,6 +43,7 @@ class World:
     batch: int
     scored: int = 192
     encoded: dict[str, list[int]] = field(default_factory=dict, compare=False, repr=False)
+    of_base: dict[tuple[str, ...], float] = field(default_factory=dict, compare=False, repr=False)
 
     def scores(self, change: Factors | None, texts: Sequence[str]) -> list[Score]:
         """Every held-out document of some texts, scored under a change of the base."""
@@ -53,6 +54,13 @@ class World:
     def score(self, change: Factors | None, texts: Sequence[str]) -> float:
         """Bits per byte of the held-out documents of some texts under a change of the base."""
         return mean_bits_per_byte(self.scores(change, texts))
+
+    def base_score(self, texts: Sequence[str]) -> float:
+        """`score` of the base alone, which is computed once."""
+        names = tuple(texts)
+        if names not in self.of_base:
+            self.of_base[names] = self.score(None, names)
+        return self.of_base[names]
 
     def scored_with_interval(
         self, change: Factors | None, texts: Sequence[str]

@@ -1,79 +1,151 @@
 """The studies of rounds on a base and texts that are smaller still."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from fedmore.experts.errors import ConfigError
-from fedmore.sims.rounds import participation, report, round_start
-from fedmore.sims.rounds.participation import cases, run_case
-from fedmore.sims.rounds.round_start import Variant, run_variant, with_shares
+from fedmore.sims.rounds import participation, rank_scaling, round_start, study
+from fedmore.sims.rounds.goals import goals_of, with_shares
+from fedmore.sims.rounds.participation import run_case, schedules
+from fedmore.sims.rounds.variants import Variant, run_variant
 from fedmore.sims.rounds.world import tiny_world
 from fedmore.sims.scenarios.catalogue import STUDIES
+from fedmore.strategies.plan import Stage
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    made = tiny_world(tmp_path_factory.mktemp("world"), 0, steps=2)
+    made = tiny_world(tmp_path_factory.mktemp("world"), 0, real=False, steps=2)
     texts = {n: (train[:8], held[:2]) for n, (train, held) in list(made.texts.items())[:2]}
     return replace(made, texts=texts, length=32, batch=1)
 
 
 @pytest.fixture
 def stage():
-    return report.stage((), rounds=9, steps=1, learning_rate=5e-3)
+    return Stage("experts", codec="fp32", rounds=9, steps=1, learning_rate=5e-3)
 
 
 @pytest.mark.parametrize("index", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_product_is_its_control(world, stage, index):
-    case = cases(list(world.texts))[index]
+    case = schedules(list(world.texts), 4)[index]
     case = replace(case, rounds=case.rounds[-2:], before=1)
-    row = run_case(world, case, 0, stage)
-    assert row.product_bpb == pytest.approx(row.control_bpb, rel=1e-5)
-    assert row.product_bpb != row.base_bpb
+    (row,) = run_case(world, case, 0, stage)
+    assert row["product_bpb"] == pytest.approx(row["control_bpb"], rel=1e-5)
+    assert row["product_bpb"] != row["base_bpb"]
 
 
 @pytest.mark.parametrize(
     ("start", "momentum", "codec"), [("pooled", 0.0, "fp32"), ("aggregate", 0.5, "sign1")]
 )
-def test_a_row_of_round_start(world, stage, start, momentum, codec):
-    variant = Variant(start, momentum, 0.7, codec, (2, 4), "unlike", 5e-3, 2)
-    row = run_variant(world, variant, 0, stage)
-    assert row["ci95"][0] <= row["mean_bpb"] <= row["ci95"][1]
-    assert row["mean_bpb"] != row["base_bpb"]
+def test_rows_of_round_start(world, stage, start, momentum, codec):
+    variant = Variant(start, momentum, 0.7, codec, (2, 4), "unlike", 5e-3, 2, (1, 2))
+    rows = run_variant(world, variant, 0, stage)
+    assert [row["after"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["ci95"][0] <= row["mean_bpb"] <= row["ci95"][1]
+        assert row["mean_bpb"] != row["base_bpb"]
 
 
-def test_the_share_of_the_pooled_gain():
-    shared = {"model": "m", "seed": 0, "split": "like", "rounds": 3, "base_bpb": 4.0}
-    rows = [{**shared, "start": "pooled", "mean_bpb": bpb} for bpb in (3.5, 3.0)]
-    rows.append({**shared, "start": "own", "mean_bpb": 3.2})
-    assert [row["pooled_gain_share"] for row in with_shares(rows)] == pytest.approx([0.5, 1, 0.8])
+def test_pooled_training_has_the_text_and_the_windows_of_all(world, stage):
+    """As many steps as an owner takes: what differs is that nothing has to be aggregated."""
+    variant = Variant("pooled", 0.0, 1.0, "fp32", (2, 2), "unlike", 5e-3, 1, (1,))
+    (row,) = run_variant(world, variant, 0, stage)
+    alone = replace(world, texts={"all": tuple(map(list, zip(*world.texts.values(), strict=True)))})
+    train, held = ([text for part in side for text in part] for side in alone.texts["all"])
+    alone = replace(alone, texts={"all": (train, held)}, batch=2)
+    same = Variant("own", 0.0, 1.0, "fp32", (2,), "like", 5e-3, 1, (1,))
+    (control,) = run_variant(alone, same, 0, stage)
+    assert row["base_bpb"] == pytest.approx(control["base_bpb"])
+    assert row["mean_bpb"] == pytest.approx(control["mean_bpb"], rel=0.05)
 
 
-def test_a_study_goes_on_where_it_stopped(world, stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "worlds", lambda *_, **__: [(world, 0)])
-    short = [replace(case, rounds=case.rounds[:1], before=1) for case in cases(list(world.texts))]
-    monkeypatch.setattr(participation, "cases", lambda *_: short[:1])
-    path = participation.run(out=tmp_path, quick=True, console=Console(quiet=True))
+def rows_of(start, momentum, by_seed, **fields):
+    shared = {
+        "model": "m", "split": "like", "rounds": 20, "after": 20, "base_bpb": 4.0, "lr": 1.0,
+        "codec": "fp32", "ranks": [4, 4], "start": start, "momentum": momentum,
+    }  # fmt: skip
+    return [{**shared, **fields, "seed": k, "mean_bpb": bpb} for k, bpb in enumerate(by_seed)]
+
+
+def test_shares_and_goals_take_one_rate_for_all_seeds():
+    """The rate that is best over the seeds, never the best of each seed."""
+    rows = [
+        *rows_of("pooled", 0.0, (3.0, 3.2), lr=1.0),
+        *rows_of("pooled", 0.0, (2.9, 3.6), lr=2.0),
+        *rows_of("own", 0.0, (3.3, 3.3), rounds=3, after=3),
+        *rows_of("aggregate", 0.5, (3.1, 3.2)),
+        *rows_of("aggregate", 0.5, (3.2, 3.3), rounds=3, after=3),
+        *rows_of("aggregate", 0.5, (3.1, 3.2), codec="sign1"),
+    ]
+    found = with_shares(rows)
+    shares = [row["pooled_gain_share"] for row in found if row["codec"] == "sign1"]
+    assert shares == pytest.approx([0.9, 1.0])
+    goals = goals_of(found)
+    share = goals["share of pooled gain after 20 rounds: m, like, ranks equal, fp32"]
+    assert (share["mean"], share["met"]) == (pytest.approx(0.95), True)
+    assert share["ci95"][0] < 0.95 < share["ci95"][1]
+    behind = goals["bits per byte above own after 3 rounds: m, like, ranks equal, fp32"]
+    assert (behind["mean"], behind["met"]) == (pytest.approx(-0.05), True)
+    assert goals["above fp32 after 20 rounds: m, like, ranks equal, sign1"]["mean"] == 0
+
+
+def test_a_study_goes_on_where_it_stopped(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "worlds", lambda *_, **__: [(world, 0)])
+    case = schedules(list(world.texts), 4)[0]
+    case, said = replace(case, rounds=case.rounds[:1], before=1), Console(quiet=True)
+    chosen = replace(participation.STUDY, cases=lambda *_: [case])
+    path = chosen.run(out=tmp_path, quick=True, console=said)
     found = json.loads(path.read_text())
-    assert set(found) == {"command", "versions", "seeds", "cases"}
-    assert set(found["cases"][0]) == set(participation.Row.__dataclass_fields__)
-    monkeypatch.setattr(participation, "run_case", None)
-    assert participation.run(out=tmp_path, quick=True, console=Console(quiet=True)) == path
+    assert set(found) == {"command", "versions", "seeds", "goals", "cases"}
+    assert found["goals"]["farthest from its control"]["met"]
+    fields = {"case", "model", "seed", "base_bpb", "before_bpb", "product_bpb", "control_bpb"}
+    assert set(found["cases"][0]) == fields
+    assert replace(chosen, rows=None).run(out=tmp_path, quick=True, console=said) == path
 
 
-def test_variants_are_told_apart_by_their_names():
-    for make in (round_start.starts, round_start.scalings):
-        names = [
-            str(asdict(v)) for v in make(type("W", (), {"texts": {"a": 1, "b": 1}}), quick=False)
-        ]
-        assert len(names) == len(set(names))
+@pytest.mark.parametrize("name", ["tiny", "smollm2"])
+@pytest.mark.parametrize("made", [participation, round_start, rank_scaling])
+def test_cases_are_told_apart_by_their_names(made, name):
+    like = SimpleNamespace(name=name, texts=dict.fromkeys("abcd"[: 4 if name == "tiny" else 3]))
+    names = [case.name for case in made.STUDY.cases(like, 0, quick=False)]
+    assert len(names) == len(set(names)) > 2
+
+
+@pytest.mark.parametrize("model", ["tiny"])
+def test_a_scale_is_compared_at_one_rate_and_at_the_best_of_each_rank(model):
+    def row(rank, lr, scaling, bpb):
+        return {"model": model, "ranks": [rank], "lr": lr, "scaling": scaling, "mean_bpb": bpb}
+
+    rows = [
+        row(8, 1, "constant", 3.0), row(8, 2, "constant", 3.2),
+        row(64, 1, "constant", 3.4), row(64, 2, "constant", 3.1),
+        row(64, 1, "rslora", 2.8), row(64, 2, "rslora", 3.0),
+    ]  # fmt: skip
+    _, found = rank_scaling.finished(rows)
+    constant, rslora = found[model]["constant"], found[model]["rslora"]
+    assert constant == pytest.approx({"lr 1": 3.2, "lr 2": 3.15, "best rate of each rank": 3.05})
+    assert rslora == pytest.approx({"lr 1": 2.9, "lr 2": 3.1, "best rate of each rank": 2.9})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"settings": ["steps"]}, "expected KEY=VALUE"),
+        ({"settings": ["base=large"]}, "the bases of a study are tiny, smollm2"),
+        ({"engine": "grpc"}, "runs in one process"),
+    ],
+)
+def test_what_a_study_cannot_do_is_refused(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        participation.STUDY.run(out=tmp_path, console=Console(quiet=True), **options)
 
 
 def test_settings_of_a_study():
-    assert report.stage(["steps=4", "codec=sign1"], steps=1).steps == 4
-    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
-        report.stage(["steps"])
+    bases, stage = study._read(["steps=4", "codec=sign1", "base=tiny"], {"steps": 1})
+    assert (bases, stage.steps, stage.codec) == (["tiny"], 4, "sign1")
     assert {"participation", "round-start", "rank-scaling"} <= set(STUDIES)
+    assert STUDIES["round-start"]().__self__ is round_start.STUDY
