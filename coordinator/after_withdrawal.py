@@ -4,18 +4,22 @@ An owner's part goes exactly; quality is not promised, since what is left was tr
 went. So the new version is scored on the coordinator's held-out text of that name. If it is worse
 than before by more than `withdrawal.margin`, or worse than the base, `withdrawal.when_worse`
 decides: the remaining contributions are scaled by one factor that is fitted to that text, or the
-expert is held back, or kept as it is.
+expert is held back, or held back until its owners have trained for some rounds more, or kept as it
+is. What cannot be scored is kept, and trained on if that is the choice.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator.config import FederationConfig, WithdrawalSection
 from fedmore.experts.evaluate import mean_bits_per_byte
 from fedmore.experts.factors import Factors
 from fedmore.experts.lowrank import with_change
 from fedmore.strategies.state import ExpertState, scaled
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.evaluate import Scorer
 
 Score = Callable[[Factors | None], float]
 """Bits per byte of the base with a change laid over it; None is the base itself."""
@@ -26,6 +30,9 @@ GOLDEN = (5**0.5 - 1) / 2
 
 HELD_BACK = "held_back"
 """Key of an expert's metrics: why no version of it is kept."""
+
+RECOVERS = "recovery_rounds"
+"""Key of an expert's metrics: the number of rounds that its remaining owners are to train on."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +45,34 @@ class Outcome:
 
 
 def settle(
-    config: FederationConfig, before: ExpertState, after: ExpertState, error: float, max_rank: int
+    config: FederationConfig,
+    before: ExpertState,
+    after: ExpertState,
+    error: float,
+    max_rank: int,
+    scorer: Callable[[], "Scorer"] | None = None,
 ) -> Outcome:
-    """Score what is left where there is text for it, and do what the configuration says."""
+    """Score what is left where there is text for it, and do what the configuration says.
+
+    The scorer is that of a coordinator that runs, or a new one.
+    """
+    section = config.withdrawal
     if not after.owners:
         return Outcome(after, error, {})
     if after.name not in config.evaluation.texts:
         told = {"withdrawal": f"not scored: evaluation.texts names no text for {after.name}"}
-        return Outcome(after, error, told)
-    score = scorer_of(config, after.name)
-    return judged(config.withdrawal, score, before, after, error, max_rank)
+        return Outcome(after, error, {**told, **_recovery(section)})
+    score = scorer_of(config, after.name, scorer)
+    return judged(section, score, before, after, error, max_rank)
 
 
-def scorer_of(config: FederationConfig, text: str) -> Score:
-    """Scores on the held-out text of a name; loads the base."""
+def scorer_of(
+    config: FederationConfig, text: str, make: Callable[[], "Scorer"] | None = None
+) -> Score:
+    """Scores on the held-out text of a name; loads the base unless `make` has it."""
     from fedmore.coordinator.evaluate import Scorer
 
-    scorer = Scorer(config)
+    scorer = make() if make else Scorer(config)
 
     def score(change: Factors | None) -> float:
         if change is None:
@@ -75,7 +93,7 @@ def judged(
     """What becomes of an expert of which `after` is left, given how it scores."""
     was, left, base = (score(each) for each in (before.aggregate, after.aggregate, None))
     scores = {"before": was, "after": left, "base": base}
-    if left <= min(was * (1 + section.margin), base):
+    if is_good(section, left, scores):
         return Outcome(after, error, {"scores": scores, "withdrawal": "kept"})
     worse = f"{left:.3f} bits per byte after {was:.3f} before (base {base:.3f})"
     if section.when_worse == "keep":
@@ -87,7 +105,18 @@ def judged(
         if best < base:
             told = f"scaled by {factor:.2f} to {best:.3f}: {worse}"
             return Outcome(made, error, {"scores": {**scores, "scaled": best}, "withdrawal": told})
-    return Outcome(after, error, {"scores": scores, "withdrawal": worse, HELD_BACK: worse})
+    held = {"scores": scores, "withdrawal": worse, HELD_BACK: worse}
+    return Outcome(after, error, {**held, **_recovery(section)})
+
+
+def is_good(section: WithdrawalSection, score: float, scores: Mapping[str, float]) -> bool:
+    """Whether an expert scores as before the withdrawal, within the margin, and as the base."""
+    return score <= min(scores["before"] * (1 + section.margin), scores["base"])
+
+
+def _recovery(section: WithdrawalSection) -> dict[str, int]:
+    recovers = section.when_worse == "recover"
+    return {RECOVERS: section.recovery_rounds} if recovers else {}
 
 
 def fitted(score: Score, aggregate: Factors) -> float:

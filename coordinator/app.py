@@ -7,15 +7,18 @@ goes on from, so a coordinator that was stopped goes on after the last finished 
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
+from fedmore.coordinator import recovery
 from fedmore.coordinator.assemble import assemble
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.evaluate import FORGETTING, Scorer, after_stage, evaluate
+from fedmore.coordinator.held_back import HELD, judge_of
 from fedmore.coordinator.left_out import keep_routable
 from fedmore.coordinator.recorder import Recorder, named
 from fedmore.coordinator.registry import Registry
@@ -153,6 +156,8 @@ class PlanRun:
             recorder.trained,
             progress,
             self.registry.withdrawn,
+            judge_of(self.config, self.registry, self.store, index, lambda: self.scorer),
+            partial(recovery.asks, self.registry, stage),
         )
         recorder.begin(progress.done + 1)
         rounds = stage.rounds - progress.done
@@ -207,8 +212,15 @@ class PlanRun:
 
     def result(self) -> None:
         """The mixture and its evaluation, without those who have withdrawn."""
-        leave_out(self.config, self.registry, self.store)
+        leave_out(recovery.asked_for(self.config, self.registry), self.registry, self.store)
         known = sorted({expert.name for expert in self.registry.experts()})
+        if held := self.registry.get_state(HELD, {}):
+            log.warning("held back: %s", ", ".join(sorted(held)))
+        if not known and held:
+            raise RoundError(
+                f"no mixture without {', '.join(sorted(held))}: held back after a withdrawal; "
+                "change withdrawal.when_worse, or have its owners train on by another start"
+            )
         if not known:
             raise ConfigError("stages: no stage of the plan trains an expert")
         names = keep_routable(self.config, self.registry, self.store, known, self.observer)

@@ -37,11 +37,12 @@ def plan(
 ) -> None:
     """Show what owners are asked to agree to."""
     from fedmore.coordinator.agreement import terms_of
-    from fedmore.coordinator.config import load_config
+    from fedmore.coordinator.federation import open_federation
     from fedmore.protos.files import export
     from fedmore.strategies.terms import rows
 
-    terms = terms_of(load_config(directory))
+    with open_federation(directory) as federation:
+        terms = terms_of(federation.config)
     for kind, line in rows(terms):
         echo(f"{kind + ':':<11}{line}")
     if out is not None:
@@ -65,11 +66,19 @@ def withdraw(
     directory: Directory,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The client.")],
     reason: Reason = "",
+    recover: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Rounds that the remaining owners of an expert train on if it is worse then.",
+        ),
+    ] = 0,
 ) -> None:
     """Take a client's work out of every expert at its owner's wish; see also `client withdraw`."""
     from fedmore.coordinator import office
 
-    done = office.withdraw(directory, name, reason)
+    done = office.withdraw(directory, name, reason, recover)
     echo(f"{name} has withdrawn")
     if done.running:
         echo("  the coordinator that runs leaves its work out of the next aggregate")
@@ -77,6 +86,9 @@ def withdraw(
         echo(f"  {expert}: {'; '.join(lines)}")
     if done.mixture:
         echo("  the mixture: removed, since it held its work")
+    for kind, experts in done.recovers.items():
+        echo(f"`coordinator start {directory}` goes on with {kind} for {', '.join(experts)};")
+        echo("  their owners see a plan of more rounds and agree by `client accept`")
     if done.left:
         echo(f"`coordinator assemble {directory}` makes the mixture without it")
     elif done.told:

@@ -163,16 +163,19 @@ class WithdrawalSection:
     """What is done with an expert that is worse after an owner's withdrawal.
 
     Worse by more than `margin`, a part of the bits per byte before, or worse than the base: the
-    remaining contributions are scaled by one factor (`scale`), the expert is held back (`hold`), or
-    kept as it is (`keep`).
+    remaining contributions are scaled by one factor (`scale`), the expert is held back (`hold`),
+    held back until its owners have trained for `recovery_rounds` more (`recover`), or kept as it is
+    (`keep`).
     """
 
     margin: float = 0.01
-    when_worse: Literal["scale", "hold", "keep"] = "scale"
+    when_worse: Literal["scale", "recover", "hold", "keep"] = "scale"
+    recovery_rounds: int = 2
 
     def __post_init__(self) -> None:
-        """A margin is no gain."""
+        """A margin is no gain, and no round is no recovery."""
         not_negative(margin=self.margin)
+        positive(recovery_rounds=self.recovery_rounds)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -15,6 +15,7 @@ from fedmore.coordinator.agreement import terms_of
 from fedmore.coordinator.config import FederationConfig, load_config
 from fedmore.coordinator.database import check_url
 from fedmore.coordinator.pairing import check_pair
+from fedmore.coordinator.recovery import with_recovery
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
 from fedmore.experts.errors import RegistryError, StoreError, TransportError
@@ -55,7 +56,7 @@ def open_federation(directory: Path) -> Iterator[Federation]:
     with Registry.open(directory, url, make=False, frozen=frozen) as registry:
         registry.database.check()
         check_pair(registry, store)
-        yield Federation(directory, config, registry, store)
+        yield Federation(directory, with_recovery(config, registry), registry, store)
 
 
 def database_url(config: FederationConfig) -> str:

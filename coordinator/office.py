@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedmore.coordinator import recovery
 from fedmore.coordinator import status as states
 from fedmore.coordinator.access import OPERATORS, list_own, local_access, read_access
 from fedmore.coordinator.config import load_config
@@ -74,31 +75,37 @@ class Withdrawal:
     `left` is the number of experts that a mixture could be made of.
 
     `running` is whether a coordinator runs, which then does all of it at its next aggregate.
+    `recovers` are the experts whose owners are to train on, by kind of stage.
     """
 
     running: bool = False
+    recovers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     told: Mapping[str, Sequence[str]] = field(default_factory=dict)
     left: int = 0
     mixture: bool = False
 
 
-def withdraw(directory: Path, name: str, reason: str) -> Withdrawal:
+def withdraw(directory: Path, name: str, reason: str, recover: int = 0) -> Withdrawal:
     """Write down that `name` takes its work back, and take it out of everything that is here.
 
-    A coordinator that runs does that itself, unless its plan is finished.
+    A coordinator that runs does that itself, unless its plan is finished. With `recover` the
+    remaining owners of an expert that is worse without it are to train for so many rounds more.
     """
     with open_federation(directory) as federation:
         registry = federation.registry
+        recovery.ask(registry, recover)
         registry.withdraw(name, reason)
         if is_running(directory) and registry.get_state(states.PHASE) != states.FINISHED:
             return Withdrawal(running=True)
         from fedmore.coordinator.withdrawal import leave_out, outcomes
         from fedmore.experts.saved import forget_mixture
 
-        changed = leave_out(federation.config, registry, federation.store)
+        config = recovery.asked_for(federation.config, registry)
+        changed = leave_out(config, registry, federation.store)
         there = {row.name for row in registry.experts()}
         return Withdrawal(
             told=outcomes(registry, changed),
+            recovers=recovery.ahead(federation.config, registry) if changed else {},
             left=len(there),
             mixture=forget_mixture(directory / MIXTURE),
         )

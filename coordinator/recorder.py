@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fedmore.coordinator.assemble import EMBEDDINGS
+from fedmore.coordinator.held_back import is_released
 from fedmore.coordinator.left_out import warnings_of
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.resume import LATE, count_tokens
@@ -47,7 +48,10 @@ class Recorder:
         self, number: int, metrics: dict[str, Any], states: Mapping[str, ExpertState]
     ) -> None:
         """A training round is aggregated."""
+        run = self.run
         for name, entry in metrics["experts"].items():
+            if not is_released(run.config, run.registry, states[name], entry, lambda: run.scorer):
+                continue
             at, known = (self.index, number), dict(entry)
             entry["digest"] = keep_version(
                 self.run.registry, self.run.store, states[name], at, known

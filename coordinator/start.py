@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmore.coordinator import foreign, status
+from fedmore.coordinator import foreign, recovery, status
 from fedmore.coordinator.access import tls_of
 from fedmore.coordinator.bulletin import Bulletin
 from fedmore.coordinator.checks import check_plan
@@ -155,7 +155,8 @@ class Run:
             observer=self._bulletin,
             settle=self._journal.settle,
         )
-        registry.set_state(status.PHASE, status.FINISHED)
+        more = recovery.ahead(self._federation.config, registry)
+        registry.set_state(status.PHASE, status.INTERRUPTED if more else status.FINISHED)
         self._let_go(server)
         self._tracker.finish("FINISHED")
 

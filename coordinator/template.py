@@ -95,7 +95,8 @@ COMMENTS: Mapping[str, str] = {
     "evaluation.documents": "so many of each are scored",
     "withdrawal": "What is done with an expert after an owner has withdrawn.",
     "withdrawal.margin": "worse by more than this part of its bits per byte is too much",
-    "withdrawal.when_worse": "scale what is left by one factor, hold the expert back, or keep it",
+    "withdrawal.when_worse": "scale what is left by one factor; recover, hold it back or keep it",
+    "withdrawal.recovery_rounds": "rounds of the remaining owners, if when_worse is recover",
     "evaluation.tokens": "and so many tokens of a document",
 }
 

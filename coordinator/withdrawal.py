@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from fedmore.coordinator.after_withdrawal import HELD_BACK, Outcome, settle
+from fedmore.coordinator import held_back
+from fedmore.coordinator.after_withdrawal import HELD_BACK, RECOVERS, Outcome, settle
 from fedmore.coordinator.assemble import EMBEDDINGS, load_factors
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.registry import Registry
@@ -13,7 +14,6 @@ from fedmore.coordinator.rows import RoundRow
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.versions import (
     STATE,
-    drop_expert,
     drop_versions,
     keep_router,
     keep_version,
@@ -76,6 +76,7 @@ def _leave_out(
     for name in touched:
         left, error = without(states[name], gone, stage.max_rank)
         outcome = settle(config, states[name], left, error, stage.max_rank)
+        held_back.note(registry, store, stage, row.stage, outcome)
         states[name], entries[name] = outcome.state, _kept(outcome, row, registry, store)
         log.warning("%s: %s", name, "; ".join(told_of(entries[name])))
     if touched:
@@ -103,7 +104,9 @@ def told_of(entry: Mapping[str, Any]) -> list[str]:
     held, done = HELD_BACK in entry, entry.get("withdrawal", "")
     exact = [] if entry["exact_withdrawal"] else ["not exact: its rule does not tell owners apart"]
     made = f"held back, {done}" if held else f"made anew without it; {done}" if done else ""
-    return [made or "made anew without it", *exact]
+    rounds = entry.get(RECOVERS)
+    recovers = [f"{rounds} recovery rounds of its remaining owners"] if rounds else []
+    return [made or "made anew without it", *recovers, *exact]
 
 
 def _leave_out_of_router(
@@ -128,10 +131,7 @@ def _leave_out_of_router(
 def _kept(outcome: Outcome, row: RoundRow, registry: Registry, store: Store) -> dict[str, Any]:
     state = outcome.state
     entry = {**state.summary(outcome.error), **outcome.told}
-    if not entry["owners"]:
-        return entry
-    if HELD_BACK in entry:
-        drop_expert(registry, store, state.name)
+    if not entry["owners"] or HELD_BACK in entry:
         return entry
     at = (row.stage, row.round)
     return {**entry, "digest": keep_version(registry, store, state, at, entry)}

@@ -7,11 +7,15 @@ from typing import Any
 from flwr.app import Message
 from pydantic import TypeAdapter
 
+from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import RankError
+from fedmore.experts.factors import Factors
 from fedmore.experts.spec import ExpertSpec, Shapes, Site
+from fedmore.strategies.changes import Change
 from fedmore.strategies.members import Member
 from fedmore.strategies.patience import NO_ANSWER
 from fedmore.strategies.plan import Stage, parse
+from fedmore.strategies.state import ExpertState
 from fedmore.strategies.tasks import TrainTask
 from fedmore.strategies.work import work_of
 
@@ -63,6 +67,28 @@ def sites_of(stage: Stage, member: Member, shapes: Shapes) -> tuple[Site, ...]:
     return ExpertSpec(member.target, member.kind, member.target, member.rank, first, last).sites(
         shapes
     )
+
+
+def initial_of(asked: Asked, stage: Stage, shapes: Shapes) -> Factors:
+    """What the client's factors began as."""
+    sites = sites_of(stage, asked.member, shapes)
+    return low_rank.initial(asked.task.spec(asked.member.name), sites, asked.task.seed)
+
+
+def change_of(
+    asked: Asked, sent: Factors, state: ExpertState, number: int, stage: Stage, shapes: Shapes
+) -> Change:
+    """What an answer that is taken in round `number` changes of an expert."""
+    member, task = asked.member, asked.task
+    component = state.components.get(member.name)
+    if task.round_start == "aggregate":
+        held = state.starts[member.name]
+    else:
+        held = component.factors if component else initial_of(asked, stage, shapes)
+    # Weights of few bits come whole.
+    after = sent if task.weight_bits else low_rank.total(held, sent)
+    fresh = stage.staleness ** (number - asked.number)
+    return Change(member.name, held, after, member.size, task.spec(member.name).scale, fresh)
 
 
 def unfit(stage: Stage, member: Member, shapes: Shapes) -> str:

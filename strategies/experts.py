@@ -9,19 +9,27 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes
 from fedmore.strategies.advice import stuck, unguarded
-from fedmore.strategies.asked import Asked, by_id, from_rows, sites_of, task_of, to_rows, unfit
+from fedmore.strategies.asked import (
+    Asked,
+    by_id,
+    change_of,
+    from_rows,
+    initial_of,
+    sites_of,
+    task_of,
+    to_rows,
+    unfit,
+)
 from fedmore.strategies.bounds import check_update
-from fedmore.strategies.changes import Change
 from fedmore.strategies.downloads import Downloads
 from fedmore.strategies.members import Member, ask_members
 from fedmore.strategies.patience import RoundGrid, quorum
 from fedmore.strategies.plan import Stage, train_stage
-from fedmore.strategies.progress import Progress, nobody
+from fedmore.strategies.progress import Asks, Judge, Progress, Told, everybody, kept_as_left, nobody
 from fedmore.strategies.robust import rule_of
 from fedmore.strategies.snapshot import arrays_of
 from fedmore.strategies.state import ExpertState, begun_anew, fresh, without
@@ -45,7 +53,8 @@ class ExpertStrategy(TrainOnly):
 
     `on_round` is told each round's metrics and states before the next one begins. A client that
     fails is left out of its round and named in the metrics; a round without its quorum raises
-    `RoundError` with every cause. `withdrawn` names the clients whose work is to be left out.
+    `RoundError` with every cause. `withdrawn` names the clients whose work is to be left out,
+    and `judge` says what becomes of an expert then. `asks` says whom a round asks.
     """
 
     def __init__(
@@ -56,11 +65,14 @@ class ExpertStrategy(TrainOnly):
         on_round: OnRound,
         progress: Progress | None = None,
         withdrawn: Callable[[], AbstractSet[str]] = nobody,
+        judge: Judge = kept_as_left,
+        asks: Asks = everybody,
     ) -> None:
         progress = progress or Progress()
         self.stage, self.shapes, self.seed = stage, shapes, seed
         self.states, self.done = dict(progress.states), progress.done
         self.on_round, self.withdrawn = on_round, withdrawn
+        self._judge, self._asks = judge, asks
         self._late = from_rows(progress.late)
         self._sizes = dict(progress.sizes)
         self._patient: RoundGrid | None = None
@@ -87,7 +99,7 @@ class ExpertStrategy(TrainOnly):
         self._patient, group = patient, f"{self.stage.kind}/{number}"
         here = set(patient.grid.get_node_ids())
         members, self._missing = ask_members(patient.grid, self.stage.timeout_s, group, busy)
-        wanted = [(node, m) for node, m in members if self._fits(m)]
+        wanted = [(node, m) for node, m in members if self._fits(m, number)]
         if not wanted and not self._late:
             causes = [f"no client trains for the stage {self.stage.kind!r}", *self._missing]
             raise RoundError("; ".join(causes), nobody=True)
@@ -98,9 +110,9 @@ class ExpertStrategy(TrainOnly):
         patient.let_in(group, partial(self._ask_late, number), known, self._missing)
         return [message for message, _ in self._sent]
 
-    def _fits(self, member: Member) -> bool:
-        """Whether a member trains in this stage; one that would, and cannot, is missing."""
-        if member.kind != train_stage(self.stage.kind):
+    def _fits(self, member: Member, number: int) -> bool:
+        """Whether a member trains in this round; one that would, and cannot, is missing."""
+        if member.kind != train_stage(self.stage.kind) or not self._asks(number, member.target):
             return False
         if why := unfit(self.stage, member, self.shapes):
             self._missing.append(f"{member.name}: {why}")
@@ -108,7 +120,7 @@ class ExpertStrategy(TrainOnly):
 
     def _ask_late(self, number: int, node: int, member: Member) -> Message | None:
         """The task of a client that came while round `number` was open."""
-        if not self._fits(member):
+        if not self._fits(member, number):
             return None
         self._sent.append(self._ask(node, member, number))
         return self._sent[-1][0]
@@ -137,7 +149,8 @@ class ExpertStrategy(TrainOnly):
         group, asked = f"{self.stage.kind}/{number}", Asked(node, member, task)
         message = Message(content, dst_node_id=node, message_type=TRAIN, group_id=group)
         if not self._own:
-            first, scale = self._initial(asked), task.spec(member.name).scale
+            first = initial_of(asked, self.stage, self.shapes)
+            scale = task.spec(member.name).scale
             begun = self._downloads.start(state, sites, first, scale) if shared else first
             state = replace(state, starts={**state.starts, member.name: begun})
         self.states[member.target] = state
@@ -207,43 +220,27 @@ class ExpertStrategy(TrainOnly):
         task = asked.task
         sites = sites_of(self.stage, asked.member, self.shapes)
         change = read_update(reply.content, sites, task.rank, task.codec)
-        check_update(change, task, self._initial(asked), self.stage.max_rms)
+        check_update(change, task, initial_of(asked, self.stage, self.shapes), self.stage.max_rms)
         return change
-
-    def _initial(self, asked: Asked) -> Factors:
-        """What the client's factors began as."""
-        sites = sites_of(self.stage, asked.member, self.shapes)
-        return low_rank.initial(asked.task.spec(asked.member.name), sites, asked.task.seed)
 
     def _advance(self, answers: Sequence[Answer], number: int) -> dict[str, Any]:
         """Every expert that changes, with its error, rank, and who has a part in it."""
         gone, metrics = self.withdrawn(), dict[str, Any]()
         rule, limit = rule_of(self.stage), self.stage.max_rank
+        late = {asked.member.name for asked in self._late.values()}
         for name, state in sorted(self.states.items()):
             own = [item for item in answers if item[0].task.expert == name]
-            left = gone & set(state.owners)
+            left, told = gone & set(state.owners), Told()
             if not own and not left:
                 continue
-            kept, error = without(state, left, limit) if left else (state, 0.0)
+            kept, error = state, 0.0
+            if left:
+                kept, error, told = self._judge(state, *without(state, left, limit))
             if own:
-                changes = [self._moved(kept, *item, number) for item in own]
+                place = (kept, number, self.stage, self.shapes)
+                changes = [change_of(*item, *place) for item in own]
                 kept, error = advance(kept, changes, limit, rule, outer_of(self.stage))
-            late = {asked.member.name for asked in self._late.values()}
             starts = {client: each for client, each in kept.starts.items() if client in late}
             self.states[name] = replace(kept, starts=starts)
-            metrics[name] = {**kept.summary(error), **self._downloads.error(name)}
+            metrics[name] = {**kept.summary(error), **self._downloads.error(name), **told}
         return metrics
-
-    def _moved(self, state: ExpertState, asked: Asked, sent: Factors, number: int) -> Change:
-        member, task = asked.member, asked.task
-        component = state.components.get(member.name)
-        if task.round_start == "aggregate":
-            held = state.starts[member.name]
-        else:
-            held = component.factors if component else self._initial(asked)
-        # Weights of few bits come whole.
-        after = sent if task.weight_bits else low_rank.total(held, sent)
-        fresh_part = self.stage.staleness ** (number - asked.number)
-        return Change(
-            member.name, held, after, member.size, task.spec(member.name).scale, fresh_part
-        )

@@ -1,6 +1,6 @@
 """Where a stage stands when its strategy begins, or goes on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,29 @@ from fedmore.strategies.state import ExpertState
 def nobody() -> AbstractSet[str]:
     """No client is withdrawn."""
     return frozenset()
+
+
+Told = dict[str, Any]
+"""What a round's metrics say of an expert that a withdrawal has changed."""
+
+Judge = Callable[[ExpertState, ExpertState, float], tuple[ExpertState, float, Told]]
+"""From an expert before and after a withdrawal, with the error of its aggregate, to the state to go
+on with, its error, and what is told."""
+
+Asks = Callable[[int, str], bool]
+"""Whether a round asks the owners of an expert."""
+
+
+def kept_as_left(
+    _: ExpertState, left: ExpertState, error: float
+) -> tuple[ExpertState, float, Told]:
+    """What a withdrawal has left is kept as it is."""
+    return left, error, {}
+
+
+def everybody(_number: int, _expert: str) -> bool:
+    """Every round asks the owners of every expert."""
+    return True
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,20 @@ def test_the_command_says_what_became_of_each_expert(folder):
     assert "members: 0 of 2 (3 withdrawn)" in said
 
 
+def test_the_remaining_owners_are_asked_for_more_rounds(folder, kept):
+    """Without text to score it on nobody knows if it is worse: it is kept, and trained on."""
+    assert "2 rounds of " in run("plan", folder)
+    kept[1].set_state("phase", "finished")
+    said = run("withdraw", folder, "a", "--recover", "3")
+    assert "not scored: evaluation.texts names no text for legal" in said
+    assert "3 recovery rounds of its remaining owners" in said
+    assert f"`coordinator start {folder}` goes on with experts for legal;" in said
+    assert "5 rounds of " in run("plan", folder)
+    said = run("status", folder)
+    assert "test: interrupted" in said
+    assert "2 of 5 rounds done" in said
+
+
 @pytest.mark.parametrize(
     "command",
     [("generate", "--prompt", "Once"), ("chat",), ("evaluate",)],

@@ -1,0 +1,120 @@
+"""A federation's folder with its clients' folders, and a whole plan run over it in this process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+from owners import owner
+
+from fedmore.client.app import handle
+from fedmore.coordinator.app import STATE, run_plan
+from fedmore.coordinator.assemble import EMBEDDINGS
+from fedmore.coordinator.config import FederationConfig, parse_config
+from fedmore.coordinator.evaluate import FORGETTING
+from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.store import Store
+from fedmore.coordinator.tracking import NullTracker
+from fedmore.protos.flower import RUN
+from fedmore.sims.data.generated import generate_text
+from fedmore.sims.engines.workers import Node, Workers
+from fedmore.sims.tiny import make_tiny_base
+
+CLIENTS = (  # name, kind, target, rank, text
+    ("kitchen-a", "expert", "kitchen", 2, "kitchen"),
+    ("kitchen-b", "expert", "kitchen", 5, "kitchen"),
+    ("garden", "expert", "garden", 4, "garden"),
+    ("foreign", "adapter", "xx", 3, "foreign"),
+)
+SHARED = {
+    "steps": 2, "batch_size": 2, "sequence_length": 32, "learning_rate": 2e-2, "first_layers": 1,
+    "last_layers": 1, "threads": 1, "timeout_s": 60.0,
+}  # fmt: skip
+STAGES = [
+    {"kind": "experts", "rounds": 2, **SHARED},
+    {"kind": "language", "rounds": 2, **SHARED},
+    {"kind": "router", "rounds": 1, **SHARED},
+]
+
+
+def make_material(folder):
+    """A base and texts."""
+    make_tiny_base(folder / "base")
+    names = ("kitchen", "garden", "foreign", "plain", "sums")
+    return folder, {name: generate_text(name, folder / name, 16) for name in names}
+
+
+@dataclass
+class Place:
+    """A federation's folder with its clients' folders: everything that outlives a process."""
+
+    directory: Path
+    config: FederationConfig
+    texts: dict
+
+    def run(self, observer=lambda _: None, prepare=lambda _: None, clients=CLIENTS):
+        """One life of the coordinator and its clients."""
+        with Registry.open(self.directory) as registry:
+            mailbox, nodes = Mailbox(), dict(self.node(registry, *c) for c in clients)
+            prepare(registry)
+            with Workers(mailbox, nodes, handle, lambda _: None):
+                run_plan(
+                    grid=MailboxGrid(mailbox),
+                    config=self.config,
+                    directory=self.directory,
+                    registry=registry,
+                    store=Store(self.directory / "blobs"),
+                    tracker=NullTracker(),
+                    observer=observer,
+                )
+
+    def node(self, registry, name, kind, target, rank, text):
+        known = {m.name: m for m in registry.members()}
+        if name not in known:
+            known[name] = registry.enrol(registry.invite(name), name, kind, target, rank)
+        base = self.config.base
+        config = {
+            "name": name, "kind": kind, "target": target, "rank": rank,
+            "data": str(self.texts[text].train), "base": base.model, "dtype": base.dtype,
+            "quantization": "none", "device": "cpu",
+            **owner(self.directory / "of" / name, name),
+        }  # fmt: skip
+        node_id = known[name].node_id
+        return node_id, Node(name, Context(RUN, node_id, config, RecordDict(), {}))
+
+    def outcome(self):
+        """Everything that must not depend on interruptions."""
+        with Registry.open(self.directory) as registry:
+            return {
+                "experts": {(e.name, e.stage, e.round): e.digest for e in registry.experts()},
+                "states": {(r.stage, r.round): r.metrics[STATE] for r in registry.rounds()},
+                "errors": {(r.stage, r.round): r.metrics["experts"] for r in registry.rounds()},
+                "embeddings": registry.get_state(EMBEDDINGS),
+                "forgetting": registry.get_state(FORGETTING),
+                "tokens": {m.name: m.train_tokens for m in registry.members()},
+                "evaluation": (self.directory / "evaluation.json").read_text(encoding="utf-8"),
+                "mixture": (self.directory / "mixture" / "mixture.json").read_text("utf-8"),
+            }
+
+
+def config_of(material, **changes):
+    folder, texts = material
+    heldout = {"xx": "foreign"} | {n: n for n in ("kitchen", "garden", "plain", "sums")}
+    table = {
+        "federation": {"name": "test", "seed": 3, "clients": len(CLIENTS)},
+        "base": {"model": str(folder / "base"), "dtype": "float32"},
+        "stages": STAGES,
+        "router": {"kind": "domain", "top_k": 2, "public_text": str(texts["plain"].train)},
+        "evaluation": {
+            "texts": {name: str(texts[text].heldout) for name, text in heldout.items()},
+            "documents": 2,
+            "tokens": 48,
+        },
+    }
+    return parse_config(table | changes, "test")
+
+
+def place(material, directory, **changes):
+    directory.mkdir()
+    return Place(directory, config_of(material, **changes), material[1])
