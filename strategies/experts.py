@@ -237,8 +237,10 @@ class ExpertStrategy(TrainOnly):
             if left:
                 kept, error, told = self._judge(state, *without(state, left, limit))
             if own:
-                place = (kept, number, self.stage, self.shapes)
-                changes = [change_of(*item, *place) for item in own]
+                changes = [
+                    change_of(asked, sent, kept, number, self.stage, self.shapes)
+                    for asked, sent in own
+                ]
                 kept, error = advance(kept, changes, limit, rule, outer_of(self.stage))
             starts = {client: each for client, each in kept.starts.items() if client in late}
             self.states[name] = replace(kept, starts=starts)

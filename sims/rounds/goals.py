@@ -48,7 +48,7 @@ def goals_of(rows: Sequence[Row]) -> Mapping[str, Any]:
         equal = "equal" if len(set(ranks)) == 1 else "mixed"
         label = f"{model}, {split}, ranks {equal}, {codec}"
         new, own = (
-            {**place, "start": start, "momentum": momentum, "ranks": ranks}
+            dict[str, Any](place) | {"start": start, "momentum": momentum, "ranks": ranks}
             for start, momentum in (NEW, OWN)
         )
         share = best(rows, "pooled_gain_share", **new, codec=codec, rounds=20, after=20)

@@ -29,8 +29,10 @@ APART = (  # what start and step give each alone: in the first seed
 
 def variants(world: World, seed: int, quick: bool) -> Iterator[Variant]:
     """Every setting compared, each at the same rates, in plans of 20 rounds and of 3."""
-    settings = COMPARED[:3] if quick else COMPARED if world.name == "tiny" else COMPARED[1:3]
-    if world.name == "tiny" and not seed and not quick:
+    settings = list(COMPARED if world.name == "tiny" else COMPARED[1:3])
+    if quick:
+        settings = settings[:3]
+    elif world.name == "tiny" and not seed:
         settings += APART
     lengths: Sequence[tuple[int, tuple[int, ...]]] = ((20, (6, 20)), (3, (3,)))
     splits = ("like", "unlike") if world.name == "tiny" else ("unlike",)
