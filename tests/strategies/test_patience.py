@@ -200,6 +200,36 @@ def test_a_stage_goes_on_from_its_row_with_who_is_late(slow_grid, owners, run):
     assert dump(after.states) == dump(straight.states)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_late_change_is_from_where_its_owner_began(slow_grid, owners, run, momentum, resumed):
+    """The aggregate has moved on meanwhile; what counts is what this owner changed."""
+    stage = Stage(
+        "experts", 5, **SHARED, deadline_s=10.0, timeout_s=60.0, staleness=0.25, codec="fp32",
+        round_start="aggregate", server_momentum=momentum,
+    )  # fmt: skip
+    people = owners("a", "b", "c")
+    grid = slow_grid(people, {"b": 8.0})
+    _, log = run(grid, 1, stage)
+    grid.slow["c"] = 15.0
+    first = Progress(1, log[-1][2], log[-1][1]["late"])
+    before, log = run(grid, 1, stage, first)
+    assert set(before.states["legal"].starts) == {"c"}
+    states = restore(dump(before.states)) if resumed else before.states
+    settled = states["legal"].settled["c"]
+    after, log = run(grid, 1, stage, Progress(2, states, log[-1][1]["late"]))
+    assert log[-1][1]["clients"]["c"]["behind"] == 1
+    assert after.states["legal"].starts == {}
+    c, gone = people[2], 1 + momentum
+    for path, pair in after.states["legal"].settled["c"].items():
+        begun, ended = (product(*factors[path]) for factors in (c.begun[-1], c.component))
+        moved = product(*pair) - product(*settled[path])
+        push = 0.25 / 3 * 2.0 * (ended - begun)
+        held = before.states["legal"].momentum.get("c", {}).get(path)
+        old = momentum**2 * product(*held) if held else torch.zeros_like(push)
+        assert float((moved - gone * push - old).norm()) < 1e-5 * float(push.norm())
+
+
 def test_when_all_are_late_the_round_waits_for_one(slow_grid, owners, run):
     stage = Stage("experts", **SHARED, deadline_s=1.0, timeout_s=60.0)
     grid = slow_grid(owners("a", "b"), {"a": 3.0, "b": 3.0})
