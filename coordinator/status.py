@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fedmore.coordinator.console import cell, size
 from fedmore.coordinator.federation import EVALUATION, MIXTURE, Federation, is_running
-from fedmore.coordinator.registry import FILE, ExpertRow, Member
+from fedmore.coordinator.registry import FILE, ExpertRow, Member, Registry
 from fedmore.coordinator.scores import read_scores
 from fedmore.protos.terminal import plain
 
@@ -42,7 +42,7 @@ def status(federation: Federation) -> dict[str, Any]:
         "run_config": config.federation.run_config,
         "base": {"model": config.base.model, "fingerprint": config.base.fingerprint},
         "expected": config.federation.clients,
-        "members": [member_row(m) for m in registry.members()],
+        "members": member_rows(registry),
         "invited": [m.name for m in registry.invited()],
         "stages": stages(federation),
         "experts": len({e.name for e in registry.experts()}),
@@ -61,6 +61,22 @@ def phase(federation: Federation) -> str:
 def member_row(member: Member) -> dict[str, Any]:
     """A member as JSON; the node id stays inside."""
     return {k: jsonable(v) for k, v in asdict(member).items() if k != "node_id"}
+
+
+def member_rows(registry: Registry) -> list[dict[str, Any]]:
+    """All members, each with the `epochs` of its text that it has been trained on so far."""
+    epochs = epochs_of(registry)
+    return [{**member_row(m), "epochs": epochs.get(m.name, 0.0)} for m in registry.members()]
+
+
+def epochs_of(registry: Registry) -> dict[str, float]:
+    """How often each client's text has been trained on, by what it said in its last round."""
+    return {
+        name: float(said["epochs"])
+        for row in registry.rounds()
+        for name, said in row.metrics.get("clients", {}).items()
+        if "epochs" in said
+    }
 
 
 def stages(federation: Federation) -> list[dict[str, Any]]:
@@ -148,7 +164,7 @@ def narrow_table(*headings: str) -> Table:
 
 def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
     """One line a member."""
-    table = narrow_table("client", "trains", "rank", "up", "down", "tokens", "last seen")
+    table = narrow_table("client", "trains", "rank", "up", "down", "tokens", "epochs", "last seen")
     for m in members:
         table.add_row(
             cell(m["name"]),
@@ -157,6 +173,7 @@ def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
             size(m["bytes_up"]),
             size(m["bytes_down"]),
             str(m["train_tokens"]),
+            f"{m.get('epochs', 0.0):.2f}",
             last_seen(m),
         )
     return table
@@ -217,9 +234,8 @@ def show_result(federation: Federation, console: Console) -> None:
     from fedmore.coordinator import foreign  # heavier than `coordinator status` should be
 
     directory = federation.directory
-    members = federation.registry.members()
-    if members:
-        console.print(members_table([member_row(m) for m in members]))
+    if members := member_rows(federation.registry):
+        console.print(members_table(members))
     if scores := read_scores(directory, federation.registry):
         console.print(evaluation_view(scores))
     names = (MIXTURE, EVALUATION, foreign.LOG, foreign.STATE, "mlflow.db")

@@ -12,6 +12,7 @@ from fedmore.coordinator import init as inits
 from fedmore.coordinator.cli import app, names
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.resume import count_tokens
 from fedmore.experts.errors import ConfigError, FedmoreError, RegistryError
 
 COMMANDS = (
@@ -59,6 +60,23 @@ def test_init_invite_status_experts(tmp_path: Path, base: Path) -> None:
     assert "invited, not yet here: amt" in run("status", directory)
     assert json.loads(run("experts", directory, "--json")) == []
     assert "no expert yet" in run("experts", directory)
+
+
+def test_how_much_of_its_text_each_client_was_trained_on(federation: Path) -> None:
+    """The last round in which it took part says so; one who took part in none has none."""
+    with Registry.open(federation) as registry:
+        for name in ("amt", "ufficio"):
+            registry.enrol(registry.invite(name), name, "expert", "legal", 4)
+        for number, epochs in ((1, 0.4), (2, 1.25)):
+            said = {"amt": {"tokens": 512, "epochs": epochs}}
+            metrics = {"clients": said, "experts": {}}
+            registry.add_round(stage=0, kind="experts", round=number, metrics=metrics)
+        count_tokens(registry)
+    members = json.loads(run("status", federation, "--json"))["members"]
+    found = {m["name"]: (m["train_tokens"], m["epochs"]) for m in members}
+    assert found == {"amt": (1024, 1.25), "ufficio": (0, 0.0)}
+    (line,) = [text for text in run("status", federation).splitlines() if text.startswith("amt")]
+    assert line.split()[8:10] == ["1024", "1.25"]
 
 
 def test_members_and_experts_are_listed(federation: Path) -> None:
