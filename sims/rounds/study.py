@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from fedmore.experts.errors import ConfigError
+from fedmore.sims.data.texts import RECIPE
 from fedmore.sims.rounds.world import World, smollm_world, tiny_world
 from fedmore.strategies.plan import Stage, parse
 
@@ -82,6 +83,7 @@ class Study(Generic[C]):
             "versions": {
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("fedmore", "torch", "transformers")},
+                "texts": RECIPE,
             },
             "seeds": sorted({row["seed"] for row in rows}),
             "goals": goals,

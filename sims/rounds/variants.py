@@ -78,7 +78,9 @@ def run_variant(world: World, variant: Variant, seed: int, stage: Stage) -> list
         if number in variant.scored:
             found, ci95 = world.scored_with_interval(federation.state.aggregate, names)
             after = {"model": world.name, "seed": seed, "after": number, "base_bpb": base}
-            rows.append({**_said(variant), **after, "mean_bpb": found, "ci95": list(ci95)})
+            rows.append(
+                {**_said(variant), **after, "mean_bpb": found, "ci95": list(ci95 or ()) or None}
+            )
     return rows
 
 
