@@ -162,10 +162,7 @@ class EvaluationSection:
 class WithdrawalSection:
     """What is done with an expert that is worse after an owner's withdrawal.
 
-    Worse by more than `margin`, a part of the bits per byte before, or worse than the base: the
-    remaining contributions are scaled by one factor (`scale`), the expert is held back (`hold`),
-    held back until its owners have trained for `recovery_rounds` more (`recover`), or kept as it is
-    (`keep`).
+    The choices are those of `fedmore.coordinator.after_withdrawal`; `margin` is a part.
     """
 
     margin: float = 0.01
