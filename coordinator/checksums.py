@@ -13,6 +13,8 @@ from sqlalchemy import Connection, MetaData, Table, text
 
 NAME = "checksums"
 FUNCTION = "row_hash"
+CHANGES = ""
+"""Of the row that counts the changes of all tables."""
 _MASK = (1 << 48) - 1
 """Sums stay below 48 bits, so SQLite never makes a float of them."""
 
@@ -41,6 +43,14 @@ def install(connection: Connection, metadata: MetaData) -> None:
     for table in metadata.sorted_tables:
         if table.name not in known:
             _watch(connection, table)
+    if CHANGES not in known:
+        _count(connection)
+
+
+def changes(connection: Connection) -> int:
+    """How many rows were changed since the sums are kept; it never becomes less."""
+    query = text(f"SELECT sum FROM {NAME} WHERE of = :of")  # noqa: S608 - our own name
+    return int(connection.scalar(query, {"of": CHANGES}) or 0)
 
 
 def check(connection: Connection, metadata: MetaData) -> str:
@@ -72,6 +82,14 @@ def _watch(connection: Connection, table: Table) -> None:
             f"ON {_quoted(table.name)} BEGIN "
             f"UPDATE {NAME} SET sum = (sum {change}) & {_MASK} WHERE of = '{table.name}'; END"
         )
+
+
+def _count(connection: Connection) -> None:
+    connection.execute(text(f"INSERT INTO {NAME} VALUES (:of, 0)"), {"of": CHANGES})  # noqa: S608
+    connection.exec_driver_sql(
+        f"CREATE TRIGGER count_changes AFTER UPDATE ON {NAME} WHEN NEW.of != '{CHANGES}' "  # noqa: S608
+        f"BEGIN UPDATE {NAME} SET sum = sum + 1 WHERE of = '{CHANGES}'; END"
+    )
 
 
 def _columns(table: Table, of: str = "") -> str:

@@ -13,14 +13,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from fedmore.coordinator import checksums, read_only
 from fedmore.coordinator.alone import Lock
+from fedmore.coordinator.commit_mark import CommitMark
 from fedmore.coordinator.journal_tables import Base
 from fedmore.coordinator.tables import StateRecord
-from fedmore.experts.errors import ConfigError, RegistryError, StoreError
+from fedmore.experts.errors import RegistryError, StoreError
 
 WRITE = "fedmore_write"
 BUSY_MS = 10_000
@@ -46,10 +47,13 @@ class Database:
         self.name = str(parts.database) if sqlite else parts.render_as_string()
         self.frozen = frozen
         self._lost = ""
+        self._mark = CommitMark(Path(self.name)) if sqlite else None
+        mark = self._mark.read() if self._mark else 0  # before the database: it may go on
         with _explained(self.name, "cannot be opened: "):
             self._engine = open_engine(parts, self.name, make=make, frozen=frozen)
         self._reading = sessionmaker(self._engine)
         self._writing = sessionmaker(self._engine.execution_options(**{WRITE: True}))
+        self._check_mark(mark)
 
     @property
     def shared(self) -> bool:
@@ -63,8 +67,22 @@ class Database:
         if write:
             self.check_writable()
         maker = self._writing if write else self._reading
-        with _explained(self.name), maker.begin() as session:
-            yield session
+        with _explained(self.name):
+            with maker.begin() as session:
+                yield session
+                session.flush()
+                changes = checksums.changes(session.connection()) if write and self._mark else 0
+            if write and self._mark:
+                self._mark.write(changes)
+
+    def _check_mark(self, mark: int) -> None:
+        if self._mark and mark:
+            try:
+                with self.session() as session:
+                    self._mark.check(checksums.changes(session.connection()), mark)
+            except BaseException:
+                self.close()
+                raise
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -121,25 +139,8 @@ class Database:
     def close(self) -> None:
         """Give back every connection."""
         self._engine.dispose()
-
-
-def sqlite_url(path: Path, driver: str = "sqlite") -> str:
-    """The URL of a SQLite file, whatever characters the names of its folders have."""
-    return URL.create(driver, database=str(path.absolute())).render_as_string()
-
-
-def check_url(url: str) -> None:
-    """Raise `ConfigError` for what is no database URL of ours, or holds a password."""
-    try:
-        parts = make_url(url)
-    except ArgumentError as error:
-        raise ConfigError(f"server.database: {error}") from error
-    if parts.password is not None:
-        raise ConfigError(
-            "server.database holds a password; leave it out and use PGPASSWORD or ~/.pgpass"
-        )
-    if parts.get_backend_name() not in ("postgresql", "sqlite"):
-        raise ConfigError(f"server.database: {parts.get_backend_name()} is not postgresql")
+        if self._mark:
+            self._mark.close()
 
 
 def open_engine(url: URL, name: str, *, make: bool, frozen: bool) -> Engine:

@@ -13,7 +13,7 @@ from fedmore.coordinator import read_only
 from fedmore.coordinator import registry as registries
 from fedmore.coordinator.agreement import terms_of
 from fedmore.coordinator.config import FederationConfig, load_config
-from fedmore.coordinator.database import check_url
+from fedmore.coordinator.database_url import check_url
 from fedmore.coordinator.pairing import check_pair
 from fedmore.coordinator.recovery import with_recovery
 from fedmore.coordinator.registry import Registry

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from fedmore.coordinator.database import sqlite_url
+from fedmore.coordinator.database_url import sqlite_url
 from fedmore.coordinator.flat import flatten, key_of
 from fedmore.coordinator.tracker import Fields, NullTracker, Status, Tracker
 from fedmore.coordinator.tracking_jobs import Jobs, Report, Steps, one_line

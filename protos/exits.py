@@ -21,6 +21,7 @@ INTERRUPTED, TERMINATED = 130, 143
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "USE_HUB_KERNELS": "NO",  # transformers would fetch code from the hub, and run it
     "GRPC_VERBOSITY": "NONE",  # its C core logs what we raise as an error anyway
 }
 SPINS = "20000"

@@ -9,7 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from fedmore.coordinator.cli import app
-from fedmore.experts.errors import FedmoreError
+from fedmore.coordinator.registry import Registry
+from fedmore.experts.errors import FedmoreError, RegistryError
 
 COMMANDS = {
     "status": (),
@@ -88,6 +89,70 @@ def test_what_is_told_says_what_to_do(hub, what):
     assert said.startswith("refused: ")
     assert str(file) in said
     assert "restore the folder from a copy" in said or "`coordinator assemble" in said
+
+
+@pytest.fixture
+def killed(finished, tmp_path):
+    """A copy of the folder while it is written to: what a kill at this moment leaves."""
+    hub = Path(shutil.copytree(finished, tmp_path / "hub"))
+    with Registry.open(hub) as registry:
+        for number in range(5):
+            registry.set_state("late", number)
+        shutil.copytree(hub, tmp_path / "killed")
+    return tmp_path / "killed"
+
+
+def late(directory: Path) -> object:
+    with Registry.open(directory, make=False) as registry:
+        return registry.get_state("late")
+
+
+def test_what_a_kill_leaves_is_whole(killed):
+    assert (killed / "registry.db-wal").stat().st_size > 0
+    assert late(killed) == 4
+
+
+@pytest.mark.parametrize("bits", [1, 40])
+@pytest.mark.parametrize("where", ["header", "first", "middle", "last"])
+def test_no_change_is_lost_by_a_flipped_bit_in_the_log_without_a_word(killed, where, bits):
+    """SQLite itself would take it for a torn write, and go on as if nothing had come after it."""
+    file = killed / "registry.db-wal"
+    data = file.read_bytes()
+    parts = {
+        "header": (0, 32), "first": (32, 4_000), "middle": (len(data) // 2, 4_000),
+        "last": (len(data) - 4_000, 4_000),
+    }  # fmt: skip
+    start, length = parts[where]
+    part = file.with_name("part")
+    part.write_bytes(data[start : start + length])
+    flip(part, 3, bits)
+    file.write_bytes(data[:start] + part.read_bytes() + data[start + length :])
+    with pytest.raises(RegistryError, match=r"of .* changes are lost: .* restore the folder from"):
+        late(killed)
+    assert ask(killed, "status").startswith("refused: "), "nor at the next try"
+
+
+def test_a_log_that_is_gone_or_an_older_copy_are_told_too(killed, finished):
+    (killed / "registry.db-wal").unlink()
+    assert "changes are lost" in ask(killed, "status")
+    shutil.copy(finished / "registry.db", killed)
+    assert "an older copy" in ask(killed, "start")
+    (killed / "registry.db-mark").unlink()
+    assert not ask(killed, "status").startswith("refused"), "as the line has said"
+    assert late(killed) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_file_that_sqlite_shares_between_processes_is_made_anew(killed, seed):
+    flip(killed / "registry.db-shm", seed, bits=40)
+    assert late(killed) == 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_mark_is_told(killed, seed):
+    flip(killed / "registry.db-mark", seed, bits=1)
+    said = ask(killed, "status")
+    assert "registry.db-mark: damaged; if nothing else is, delete this file" in said
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "[" * 100_000, "{", "\x00"])

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from fedmore.coordinator.alone import Lock
-from fedmore.coordinator.database import VERSION, Database, check_url
+from fedmore.coordinator.database import VERSION, Database
+from fedmore.coordinator.database_url import check_url
 from fedmore.coordinator.registry import Registry
 from fedmore.experts.errors import ConfigError, FedmoreError, RegistryError, TransportError
 
