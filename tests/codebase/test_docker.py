@@ -1,22 +1,30 @@
 """No image can be built here, but the files can be held against the programs and each other."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 import yaml
+from packaging.requirements import Requirement
 
 from fedmore.client.cli import app as client
 from fedmore.coordinator.cli import app as coordinator
 
-DOCKER = Path(__file__).resolve().parents[2] / "docker"
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
+LOCKS = sorted((DOCKER / "locks").glob("*.lock"))
 DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 PACKAGES = ("client", "coordinator", "experts", "kernels", "protos", "sims", "strategies")
 APPS = {"coordinator": coordinator, "client": client}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_the_images_are_those_of_the_programs_and_run_unprivileged() -> None:
@@ -27,10 +35,55 @@ def test_the_images_are_those_of_the_programs_and_run_unprivileged() -> None:
     assert "PYTHONSAFEPATH=1" in DOCKERFILE
 
 
-def test_every_install_is_constrained() -> None:
+def test_every_install_is_by_hash_or_from_here() -> None:
     installs = re.findall(r"pip install (.*?)(?:\\|\n|&&)", DOCKERFILE)
-    assert len(installs) == 5
-    assert all("-c constraints.txt" in install for install in installs)
+    assert len(installs) == 4
+    for install in installs:
+        assert "--no-deps" in install
+        assert ("--require-hashes" in install) != ("--no-index" in install)
+    assert "index-url" not in DOCKERFILE
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_a_lock_has_one_index_and_one_file_for_each_name(lock: Path) -> None:
+    comment, index, *lines = lock.read_text(encoding="utf-8").splitlines()
+    assert comment.startswith("#")
+    assert re.fullmatch(r"--index-url https://\S+", index)
+    assert lines
+    assert all(re.fullmatch(r"[a-z0-9-]+==[^ ]+ --hash=sha256:[0-9a-f]{64}", x) for x in lines)
+    if "pytorch" in index:
+        assert [line.partition("==")[0] for line in lines] == ["torch"]
+
+
+def test_the_locks_have_the_versions_of_the_constraints_and_all_that_is_asked_for() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = {canonical(name): version for name, version in pins.items()}
+    found = {
+        name: version.partition("+")[0]
+        for lock in LOCKS
+        for name, version in re.findall(r"^(\S+)==(\S+)", lock.read_text(), re.MULTILINE)
+    }
+    differ = {n: v for n, v in found.items() if pins.get(n, v) != v}
+    assert differ == {}, "run docker/make_locks.py"
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = table["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["coordinator"]]
+    assert {canonical(Requirement(each).name) for each in asked} <= found.keys()
+
+
+def test_no_package_is_in_two_locks_that_go_together() -> None:
+    names = [
+        line.partition("==")[0]
+        for lock in LOCKS
+        if lock.name != "torch-cuda.lock"
+        for line in lock.read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    ]
+    assert len(names) == len(set(names))
+
+
+def test_mlflow_is_not_in_what_a_client_installs() -> None:
+    assert "mlflow" not in (DOCKER / "locks" / "client.lock").read_text(encoding="utf-8")
 
 
 def test_the_build_sees_the_packages_and_nothing_private() -> None:
@@ -69,8 +122,8 @@ def test_nothing_in_the_network_reaches_the_internet() -> None:
 
 def test_the_clients_image_has_no_mlflow() -> None:
     build, tracked = DOCKERFILE.split(" AS tracked")
-    assert "coordinator]" not in build
-    assert tracked.count("[coordinator]") == 1
+    assert "coordinator.lock" not in build
+    assert tracked.count("coordinator.lock") == 1
     [client] = re.findall(r"AS client\n(.*)", DOCKERFILE, re.DOTALL)
     assert "tracked" not in client
 
