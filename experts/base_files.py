@@ -32,7 +32,10 @@ def folder_of(name: str) -> Path:
     if path.is_file():
         raise BaseError(f"base {name!r} is a file; convert it to a folder with {WEIGHTS} first")
     if not _HUB_NAME.fullmatch(name):
-        raise BaseError(f"base {name!r}: neither a directory nor a model on the hub")
+        raise BaseError(
+            f"base {name!r}: neither a directory nor a model on the hub; give a folder's path, or "
+            "a name like ORG/MODEL"
+        )
     return _snapshot(name)
 
 

@@ -59,5 +59,6 @@ def cached(name: str) -> bool:
         return isinstance(try_to_load_from_cache(name, "config.json"), str)
     except HFValidationError as error:
         raise BaseError(
-            f"base {name!r}: neither a folder nor a name on the hub: {error}"
+            f"base {name!r}: neither a directory nor a model on the hub; give a folder's path, or "
+            "a name like ORG/MODEL"
         ) from error

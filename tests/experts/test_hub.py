@@ -54,9 +54,13 @@ def test_nothing_changes_where_a_hub_is_not_needed_or_there(online, tmp_path, ca
     assert os.environ.get(hub.OFFLINE) == ("1" if case == "offline" else None)
 
 
-def test_a_name_that_no_hub_has_is_one_line(online):
-    with pytest.raises(BaseError, match="neither a folder nor a name on the hub"):
-        hub.reach("no/such/path", unreachable)
+@pytest.mark.parametrize("name", ["no/such/path", "/nope/model", "./nope", "../a/b", "/"])
+def test_a_path_that_is_not_there_is_called_one(online, name):
+    """And not a "repo id" of the wrong form."""
+    with pytest.raises(BaseError, match="neither a directory nor a model on the hub") as caught:
+        hub.reach(name, unreachable) if name != "/" else hub.cached(name)
+    assert "epo id" not in str(caught.value)
+    assert repr(name) in str(caught.value)
 
 
 @pytest.mark.slow

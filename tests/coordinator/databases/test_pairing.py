@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fedmore.coordinator import init as inits
 from fedmore.coordinator import office
+from fedmore.coordinator.commit_mark import SUFFIX
 from fedmore.coordinator.federation import BLOBS, DATABASE, open_federation
 from fedmore.coordinator.pairing import KEY, check_pair
 from fedmore.coordinator.registry import FILE, Registry
@@ -60,6 +61,7 @@ def no_bytes(trained, url, tmp_path, base, monkeypatch):
 def made_anew(trained, url, tmp_path, base, monkeypatch):
     """What a program that does not know of ids made of the file without bytes."""
     (trained / FILE).unlink()
+    (trained / f"{FILE}{SUFFIX}").unlink()
     Registry.open(trained).close()
 
 
