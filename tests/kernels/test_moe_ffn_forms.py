@@ -172,7 +172,9 @@ def test_inputs_in_any_memory_order(form, device):
     turned = [tuple((b.T.contiguous().T, a.T.contiguous().T) for b, a in e) for e in experts]
     wanted = form.moe_ffn(x, gates.contiguous(), linears(weights), experts, silu)
     x, gates = x.T.contiguous().T, gates.clone().T.contiguous().T
-    assert torch.equal(form.moe_ffn(x, gates, linears(weights), turned, silu), wanted)
+    found = form.moe_ffn(x, gates, linears(weights), turned, silu)
+    # A BLAS may add up in another order for another memory order.
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
