@@ -47,11 +47,15 @@ def list_scenarios() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fedmore.sims.scenarios.catalogue import SCENARIOS
+    from fedmore.sims.scenarios.catalogue import SCENARIOS, STUDIES
 
     table = Table("scenario", "what it is", box=None)
     for name, make in SCENARIOS.items():
         table.add_row(name, make().description)
+    table.add_section()
+    for name, study in STUDIES.items():
+        if name not in SCENARIOS:
+            table.add_row(name, f"A study. {(study.__doc__ or '').rstrip('.')}")
     Console().print(table)
 
 

@@ -17,24 +17,28 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
 
 
 def _routing_study() -> Callable[..., Path]:
+    """The routing study: five experts of SmolLM2-135M, every router, three seeds."""
     from fedmore.sims.routing.study import run  # imports torch
 
     return run
 
 
 def _participation() -> Callable[..., Path]:
+    """Owners who join, stay away, are late or withdraw, beside FedAvg of the changes."""
     from fedmore.sims.rounds.participation import STUDY
 
     return STUDY.run
 
 
 def _round_start() -> Callable[..., Path]:
+    """Where a round begins, and outer momentum, beside all text in one place."""
     from fedmore.sims.rounds.round_start import STUDY
 
     return STUDY.run
 
 
 def _rank_scaling() -> Callable[..., Path]:
+    """How factors are scaled by rank, at three learning rates."""
     from fedmore.sims.rounds.rank_scaling import STUDY
 
     return STUDY.run
@@ -46,11 +50,12 @@ STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {
     "round-start": _round_start,
     "rank-scaling": _rank_scaling,
 }
-"""What `fedmore sim run` does for a scenario that is one of many runs."""
+"""What `fedmore sim run` does for a study of many runs; the docstring of each says which."""
 
 
 def scenario(name: str) -> Scenario:
     """The scenario called `name`; raises `ConfigError` that lists those there are."""
     if name not in SCENARIOS:
-        raise ConfigError(f"no scenario is called {name!r}; there are {', '.join(SCENARIOS)}")
+        known = ", ".join(SCENARIOS | STUDIES)
+        raise ConfigError(f"no scenario or study is called {name!r}; there are {known}")
     return SCENARIOS[name]()

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from fedmore.sims.scenarios.catalogue import SCENARIOS, STUDIES
+
 LIGHT = """
 import sys
 from fedmore.sims.cli import app
@@ -28,11 +30,10 @@ def test_help_imports_nothing_heavy(arguments):
     assert "Usage" in done.stdout
 
 
-def test_list_names_every_scenario():
+def test_list_names_every_scenario_and_study():
     done = fedmore("sim", "list")
     assert done.returncode == 0, done.stderr
-    assert "quickstart" in done.stdout
-    assert "smoke" in done.stdout
+    assert [name for name in SCENARIOS | STUDIES if name not in done.stdout] == []
 
 
 def test_errors_are_one_line_and_leave_nothing(tmp_path):
