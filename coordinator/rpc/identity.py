@@ -55,8 +55,11 @@ class Gate:
         """An invited client, an operator, or a member, also one that has withdrawn."""
         if not self._insecure:
             subject = caller(context)
+            if subject.role is Role.INVITE:
+                self._traffic.invited(context.peer(), subject.name)
             if subject.role is Role.CLIENT:
                 member = await asyncio.to_thread(self._registry.authenticate, subject.identity)
+                self._traffic.identify(context.peer(), member.name)
                 if member.revoked_at is not None:
                     check_not_barred(member)
 

@@ -10,9 +10,16 @@ class TrafficBook:
         self.meter = SocketMeter(port) if supported() else None
         self._counter = TrafficCounter()
         self._last: dict[str, tuple[int, int]] = {}
+        self._members: set[str] = set()
+        self._waiting: dict[str, tuple[int, int]] = {}
 
     def identify(self, peer: str, name: str) -> None:
-        """The connection from gRPC's `peer` is `name`'s."""
+        """The connection from gRPC's `peer` is that of the member `name`."""
+        self._members.add(name)
+        self._counter.name(parse_peer(peer), name)
+
+    def invited(self, peer: str, name: str) -> None:
+        """The connection is of somebody with `name`'s invite: it counts once `name` is a member."""
         self._counter.name(parse_peer(peer), name)
 
     def settle(self, peer: str) -> None:
@@ -24,8 +31,11 @@ class TrafficBook:
                 self._last[address] = counts
 
     def sample(self) -> dict[str, tuple[int, int]]:
-        """New bytes (up, down) by name since the last sample."""
+        """New bytes (up, down) of every member since the last sample."""
         if self.meter is None:
             return {}
         last, self._last = self._last, {}
-        return self._counter.update(last | self.meter.sample())
+        for name, (up, down) in self._counter.update(last | self.meter.sample()).items():
+            before = self._waiting.get(name, (0, 0))
+            self._waiting[name] = (before[0] + up, before[1] + down)
+        return {name: self._waiting.pop(name) for name in [*self._waiting] if name in self._members}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fedmore.client.invite import describe, enrol
 from fedmore.coordinator import sockets
 from fedmore.coordinator.sockets import SocketMeter, TrafficCounter, parse_peer
 from fedmore.experts.errors import TransportError
@@ -149,6 +150,41 @@ def test_where_nobody_counts_it_says_so(monkeypatch):
     monkeypatch.setattr(sockets, "supported", lambda: False)
     with pytest.raises(TransportError, match="Linux only"):
         SocketMeter(1)
+
+
+@pytest.fixture
+def carried(federation, monkeypatch):
+    """What the kernel has counted of every connection, whose-ever it is."""
+    found = {}
+    meter = federation.server._parts.traffic.meter
+    read = meter.read
+
+    def remembered(peer):
+        counts = read(peer)
+        if counts is not None:
+            found[peer] = counts
+        return counts
+
+    monkeypatch.setattr(meter, "read", remembered)
+    return found
+
+
+def test_what_an_enrolment_carries_counts_too(federation, carried):
+    """A plan is looked at before anybody is a member, each time over a connection of its own."""
+    ada, bob = federation.invite("ada"), federation.invite("bob")
+    for _ in range(3):
+        describe(ada)
+    enrol(ada, federation.directory / "ada", kind="expert", target="legal", rank=4)
+    federation.eventually(lambda: len(carried) == 4)
+    hers = set(carried)
+    describe(bob)  # and is never a member
+    federation.eventually(lambda: len(carried) == 5)
+    federation.server.finish()
+    federation.server.stop()
+    (member,) = federation.registry.members()
+    assert member.bytes_up == sum(carried[peer][0] for peer in hers)
+    assert member.bytes_down == sum(carried[peer][1] for peer in hers)
+    assert sum(t.bytes_up for t in federation.of(Traffic)) == member.bytes_up
 
 
 def test_an_upload_costs_its_payload_and_less_than_five_percent(federation):
