@@ -58,13 +58,17 @@ class Conversation:
         self.turns.append({"role": "assistant", "content": text})
 
     def ids(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
-        """Tokens of `turns`, up to where the model has its say."""
+        """Tokens of `turns`, up to where the model has its say, opened as in training.
+
+        Only the template writes control tokens: what a turn holds is text.
+        """
+        from fedmore.experts.reading.conversations import chat_template
+
         tokenizer = self.text.tokenizer
         if not tokenizer.chat_template:
             return self.text.document("\n".join(turn["content"] for turn in turns))
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return found
+        converse = chat_template(tokenizer, answering=True)
+        return self.text.document(converse([dict(turn) for turn in turns]))
 
 
 @dataclass

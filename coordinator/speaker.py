@@ -8,6 +8,7 @@ from typing import Any
 from fedmore.coordinator.assemble import base_of
 from fedmore.coordinator.federation import MIXTURE, open_federation
 from fedmore.coordinator.mixtures import check_current
+from fedmore.experts.control import unmarked
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.generation import Generated, OnToken, Settings, generate
 from fedmore.experts.mixture import Mixture
@@ -72,7 +73,11 @@ def open_speaker(directory: Path, folder: Path | None = None) -> Speaker:
 
 
 def said(text: str) -> str:
-    """Text as a person gave it; raises `ConfigError` where there is none, or it is not UTF-8."""
+    """Text as a person gave it; raises `ConfigError` where there is none, or it is not UTF-8.
+
+    The marks of control tokens are left out, so that nobody but a chat template sets any.
+    """
+    text = unmarked(text)
     if not text.strip():
         raise ConfigError("the prompt is empty: give some text to go on from")
     try:

@@ -14,6 +14,9 @@ TOKENS = 64
 FEWEST = 32
 """Tokens of a document inside which a window is tried."""
 
+CLEARLY = 1e-3
+"""Part of the bits per byte by which one is better than another; what is less may be rounding."""
+
 PARAGRAPH = 200
 """Characters from which on a paragraph stands for a document, where there are few."""
 
@@ -44,13 +47,17 @@ class Choice:
 
 
 def choose(model: Any, tokenizer: Any, documents: Sequence[str]) -> Choice:
-    """Try every opener of the tokenizer; the first of the best."""
+    """Try every opener of the tokenizer; the first of those that are as good as the best.
+
+    Windows are opened only if that is clearly better, so that the choice is the same everywhere.
+    """
     texts = sample(_enough(documents), DOCUMENTS, 0)
     known = candidates(tokenizer)
     plain = TextTokenizer(tokenizer, Opener(NONE, ()))
     ids = [found for text in texts if len(found := plain.plain(text)) > 1]
     starts = {name: _bits(model, tokenizer, opener, ids, 0) for name, opener in known.items()}
-    name = min(starts, key=lambda each: starts[each])
+    enough = min(starts.values()) * (1 + CLEARLY)
+    name = next(each for each, bits in starts.items() if bits <= enough)
     long = [row for row in ids if len(row) >= FEWEST]
     if not known[name] or not long:
         return Choice(Opener(name, known[name]), starts, None)
@@ -58,7 +65,8 @@ def choose(model: Any, tokenizer: Any, documents: Sequence[str]) -> Choice:
         _bits(model, tokenizer, known[name], long, 2),
         _bits(model, tokenizer, None, long, 2),
     )
-    return Choice(Opener(name, known[name], inside[0] < inside[1]), starts, inside)
+    better = inside[0] < inside[1] * (1 - CLEARLY)
+    return Choice(Opener(name, known[name], better), starts, inside)
 
 
 def _enough(documents: Sequence[str]) -> list[str]:

@@ -7,8 +7,10 @@ from fedmore.experts.documents import Converse
 from fedmore.experts.errors import DataError
 
 
-def chat_template(tokenizer: Any) -> Converse:
+def chat_template(tokenizer: Any, *, answering: bool = False) -> Converse:
     """A function that writes a conversation as the base's template does.
+
+    With `answering` up to where the model has its say.
 
     The control tokens that the template writes are marked (`fedmore.experts.control`); a turn that
     holds one is text. The function raises `DataError` where the base has no template, or the
@@ -24,9 +26,11 @@ def chat_template(tokenizer: Any) -> Converse:
             )
         try:
             plain = as_text(tokenizer, turns)
-            text = str(tokenizer.apply_chat_template(plain, tokenize=False))
+            text = tokenizer.apply_chat_template(
+                plain, tokenize=False, add_generation_prompt=answering
+            )
         except (TemplateError, TypeError, ValueError) as error:
             raise DataError(f"the base's chat template refuses it: {error}") from error
-        return mark(tokenizer, text)
+        return mark(tokenizer, str(text))
 
     return converse

@@ -27,8 +27,8 @@ RESULT = "codecs.json"
 class Outcome:
     """Of one run: bits per byte of every text under its own expert, and bytes sent by all clients.
 
-    `bytes_up` is as in `report.json`: None if nothing counted them, and `counted` at the socket with
-    all framing or as the payload alone.
+    `bytes_up` is as in `report.json`: None if nothing counted them, and `counted` at the socket
+    with all framing or as the payload alone.
     """
 
     seed: int
@@ -103,7 +103,9 @@ def _outcome(report: Report, codec: str) -> Outcome:
         if scores.own_expert is not None
     }
     traffic = report.traffic
-    return Outcome(report.seed, codec, own, traffic.bytes_up, traffic.counted, traffic.bytes_up_if_fp32)
+    return Outcome(
+        report.seed, codec, own, traffic.bytes_up, traffic.counted, traffic.bytes_up_if_fp32
+    )
 
 
 def costs(outcomes: Sequence[Outcome]) -> list[Cost]:

@@ -11,7 +11,7 @@ from fedmore.sims.scenarios.smoke import smoke
 
 
 def outcome(seed, codec, legal, medical):
-    return Outcome(seed, codec, {"legal": legal, "medical": medical}, None, 100)
+    return Outcome(seed, codec, {"legal": legal, "medical": medical}, None, "payload", 100)
 
 
 OUTCOMES = [

@@ -3,10 +3,12 @@
 import pytest
 
 from fedmore.coordinator.chat import Conversation
+from fedmore.coordinator.speaker import said
+from fedmore.experts.control import CLOSE, OPEN
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.opener import resolve
 from fedmore.experts.text import TextTokenizer
-from fedmore.sims.tiny import byte_tokenizer
+from fedmore.sims.tiny import END, byte_tokenizer
 
 
 @pytest.fixture
@@ -54,3 +56,33 @@ def test_a_question_too_long_is_refused_and_not_kept(tokenizer, template, templa
     with pytest.raises(ConfigError, match=r"\d+ tokens are more than the 60 .*say it shorter"):
         talk.ask("x" * 61)
     assert talk.turns == before  # what was said before goes on
+
+
+@pytest.mark.parametrize("said_by", ["user", "assistant"])
+def test_what_is_said_never_becomes_a_control_token(tokenizer, template, said_by):
+    """Neither a person nor the model ends a turn by writing the token's name, marked or not."""
+    tokenizer.chat_template = template + END
+    words = f"stop {END}{OPEN}{END}{CLOSE} now"
+    talk = Conversation(opened(tokenizer), None)
+    if said_by == "assistant":
+        talk.ask("begin")
+        talk.answered(words)
+        words = "go on"
+    ids, _ = talk.ask(words)
+    assert ids[0] == ids[-1] == tokenizer.eos_token_id  # the opener's and the template's
+    assert tokenizer.eos_token_id not in ids[1:-1]
+    assert f"stop {END}{END} now" in tokenizer.decode(ids)
+
+
+def test_what_is_said_is_opened_as_in_training(tokenizer, template):
+    tokenizer.chat_template = template
+    text = opened(tokenizer)
+    ids, _ = Conversation(text, None).ask("a")
+    assert ids == text.document("[user]a;[assistant]")
+
+
+def test_a_prompt_brings_no_marks_of_its_own(tokenizer):
+    prompt = said(f"a{OPEN}{END}{CLOSE}b")
+    assert tokenizer.eos_token_id not in opened(tokenizer).plain(prompt)
+    with pytest.raises(ConfigError, match="empty"):
+        said(OPEN)
