@@ -46,7 +46,7 @@ from fedmore.protos.apps import Value
 from fedmore.protos.exits import interruptible
 from fedmore.protos.files import private_folder
 from fedmore.protos.hosts import bracketed
-from fedmore.protos.logs import also, logged
+from fedmore.protos.logs import TOLD, also, logged
 from fedmore.protos.status import describe
 from fedmore.strategies.events import Event
 
@@ -226,7 +226,7 @@ class Run:
         if registry.get_state(status.PHASE) != status.FINISHED:
             registry.set_state(status.PHASE, status.INTERRUPTED if stopped else status.FAILED)
             registry.set_state("failure", None if stopped else describe(error))
-            log.error("ended: %s", "stopped" if stopped else describe(error))
+            log.error("ended: %s", "stopped" if stopped else describe(error), extra=TOLD)
         with suppress(FedmoreError):  # the first error is the one to report
             self._tracker.finish("KILLED" if stopped else "FAILED")
 

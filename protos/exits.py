@@ -6,6 +6,7 @@ Imports nothing heavy; `--help` goes through here.
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,6 +19,7 @@ from fedmore.protos.terminal import console, guard_streams
 
 DEBUG = "FEDMORE_DEBUG"
 INTERRUPTED, TERMINATED = 130, 143
+AGAIN_S = 2.0
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -51,6 +53,8 @@ def run(program: Callable[[], object]) -> NoReturn:
         program()
     except FedmoreError as error:
         fail(error)
+    except SystemExit as stop:
+        _leave(stop)
     sys.exit(0)
 
 
@@ -67,18 +71,46 @@ def fail(error: FedmoreError) -> NoReturn:
 
 @contextmanager
 def interruptible(resume: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM inside end the program with one line that says how to go on."""
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    """Ctrl-C and SIGTERM inside end the program with one line that says how to go on.
+
+    What is sent again within `AGAIN_S` seconds, as by a key that is held down, changes nothing: the
+    program is ending. After that it ends what takes so long.
+    """
+    stops = _Stops()
+    # A shell starts its background jobs deaf to SIGINT, and deaf they stay.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, stops) for number in numbers}
     try:
         yield
     except KeyboardInterrupt as stop:
+        stops.over = True
         console(stderr=True, soft_wrap=True, highlight=False).print(
             Text(f"stopped; {resume}", style="yellow")
         )
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
+class _Stops:
+    """Handles the two signals: the first is raised, and those that come close behind are not."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._raised_at = float("-inf")
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.over or now < self._raised_at + AGAIN_S:
+            return
+        self._raised_at = now
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _leave(stop: SystemExit) -> NoReturn:
+    """Exit; if a signal has ended the program, no other one disturbs its last words."""
+    if stop.code in (INTERRUPTED, TERMINATED):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    raise stop

@@ -199,7 +199,7 @@ class Server:
 
     async def _stop(self) -> None:
         self._tending.cancel()
-        self._connections.stopping = True
+        self._connections.stopping = self._parts.refusals.stopping = True
         await self._health.end()
         await self._server.stop(grace=0.2)
         await self._tender.account()

@@ -58,6 +58,57 @@ def test_a_signal_ends_with_one_line_that_says_how_to_go_on(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_that_comes_again_at_once_does_not_disturb_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cleaned = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+            cleaned.append(True)
+
+    with pytest.raises(SystemExit) as stop, exits.interruptible("do it again"):
+        work()
+    assert (stop.value.code, cleaned) == (130, [True])
+    assert capsys.readouterr().err == "stopped; do it again\n"
+
+
+def test_one_that_comes_later_ends_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits, "AGAIN_S", -1.0)
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("it was not ended")
+
+    with pytest.raises(SystemExit) as stop, exits.interruptible("do it again"):
+        work()
+    assert stop.value.code == 143
+
+
+def test_after_the_last_words_signals_are_ignored() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def program() -> None:
+        with exits.interruptible("do it again"):
+            signal.raise_signal(signal.SIGTERM)
+
+    try:
+        with pytest.raises(SystemExit):
+            exits.run(program)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_success_exits_zero() -> None:
     with pytest.raises(SystemExit) as stop:
         exits.run(lambda: None)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from flwr.app import RecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -18,7 +19,8 @@ from fedmore.coordinator.rpc.server import SERVICE, serve
 from fedmore.coordinator.security import OPERATOR
 from fedmore.experts.errors import ConfigError, TransportError
 from fedmore.protos.chunks import MAX_MESSAGE
-from fedmore.strategies.events import Left
+from fedmore.protos.flower import make_reply
+from fedmore.strategies.events import Left, Refused
 
 
 def channel(federation):
@@ -188,3 +190,11 @@ def test_the_end_is_told_and_stop_can_be_called_twice(federation):
     federation.server.stop()
     federation.server.stop()
     assert federation.of(Left) == [Left("ada", "finished")]
+
+
+def test_one_that_stops_blames_nobody(federation, caplog):
+    """As where the plan fails: its clients' streams end, and none of them was lost."""
+    federation.join("ada", lambda message: make_reply(message, RecordDict()))
+    federation.server.stop()
+    assert "without a word" not in caplog.text
+    assert federation.of(Refused) == []
