@@ -19,6 +19,7 @@ from fedmore.coordinator.sockets import parse_peer
 from fedmore.experts.errors import TransportError, WireError
 from fedmore.protos.scan import parse_request
 
+CANCEL_AGAIN_S = 0.5
 FIRST_S = 10.0
 """A call must bring its request within so many seconds."""
 
@@ -128,9 +129,9 @@ async def _until_ended(serving: Any, call: Call) -> None:
     try:
         await asyncio.wait({task, call.ended}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        if not task.done():
+        while not task.done():  # one alone may be lost: `wait_for` swallows it now and then
             task.cancel()
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
     if call.ended.done() and task.cancelled():
         raise call.ended.result()
     task.result()

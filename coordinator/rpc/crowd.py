@@ -98,12 +98,15 @@ class Crowd:
     ) -> None:
         self._hang_up = hang_up
         self._clock = clock
+        self._over: FedmoreError | None = None
         self._callers: dict[str, _Caller] = {}
         self._barred: set[str] = set()
         self._open: Counter[str] = Counter()
 
     def enter(self, who: Who, peer: str, method: str) -> Call:
         """Count a call until `leave`; raises `TransportError` where there are too many."""
+        if self._over is not None:
+            raise self._over
         if who.identity in self._barred:
             who = Who(who.identity, Standing.BARRED)
         allowed = ALLOWANCES[who.standing]
@@ -164,10 +167,20 @@ class Crowd:
                 if wanted and not call.ended.done():
                     call.ended.set_result(error)
 
+    def end(self, error: FedmoreError) -> None:
+        """End every call with `error`, and those that come from now on."""
+        self._over = error
+        for call in self.calls():
+            if not call.ended.done():
+                call.ended.set_result(error)
+
+    def calls(self) -> list[Call]:
+        """The calls that are open."""
+        return [call for caller in self._callers.values() for call in caller.calls]
+
     def nodes(self) -> set[int]:
         """Members that have calls open."""
-        calls = [call for caller in self._callers.values() for call in caller.calls]
-        return {call.node_id for call in calls if call.node_id is not None}
+        return {call.node_id for call in self.calls() if call.node_id is not None}
 
     def known(self) -> set[str]:
         """Connections on which somebody with a certificate has made a call."""

@@ -81,10 +81,12 @@ async def to_the_end(step: Callable[[T], None], argument: T) -> None:
     The thread goes on regardless: the file must not be closed, or written by a successor, under it.
     What it found wrong is raised also then: it may be why gRPC cut the call off.
     """
-    running = asyncio.ensure_future(asyncio.to_thread(step, argument))
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        running.result()
-        raise
+    running, cut = asyncio.ensure_future(asyncio.to_thread(step, argument)), None
+    while not running.done():
+        try:
+            await asyncio.wait({running})
+        except asyncio.CancelledError as error:
+            cut = error
+    running.result()
+    if cut is not None:
+        raise cut

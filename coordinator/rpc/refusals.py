@@ -3,13 +3,11 @@
 Whoever is refused often is told of rarely, with a count: nobody fills the log, or the registry.
 """
 
-import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 import grpc
 
@@ -48,8 +46,6 @@ class Refusals:
 
     def tell(self, name: str, what: str, why: str, task_id: str = "") -> None:
         """`what` of `name` was refused."""
-        if self.stopping:
-            return
         told = self._told.setdefault(name, _Told())
         self._told.move_to_end(name)
         if len(self._told) > NAMES:
@@ -71,25 +67,15 @@ class Refusals:
             yield
         except grpc.aio.AbortError:
             raise
-        except grpc.aio.InternalError as error:
-            _lost(context, error)
+        except grpc.aio.InternalError as error:  # nobody is there to be told
+            log.info("%s: a connection was lost: %s", context.peer(), describe(error))
+            raise
         except FedmoreError as error:
-            self.tell(await self._gate.name_of(context), call, describe(error))
-            await _end(context, error)
+            if not self.stopping:
+                self.tell(await self._gate.name_of(context), call, describe(error))
+            await abort(context, error)
         except Exception as error:
+            if self.stopping:  # gRPC's own word for it is no class of its public names
+                raise
             log.exception("%s of %s failed", call, await self._gate.name_of(context))
-            await _end(context, error)
-
-
-async def _end(context: Context, error: Exception) -> NoReturn:
-    """Abort the call, unless its connection is gone."""
-    try:
-        await abort(context, error)
-    except grpc.aio.InternalError as lost:
-        _lost(context, lost)
-
-
-def _lost(context: Context, error: Exception) -> NoReturn:
-    """Nobody is there to be told; ends the call as gRPC itself ends one that was cancelled."""
-    log.info("%s: a connection was lost: %s", context.peer(), describe(error))
-    raise asyncio.CancelledError from error
+            await abort(context, error)

@@ -32,7 +32,7 @@ from fedmore.coordinator.rpc.tender import Tender
 from fedmore.coordinator.rpc.traffic import TrafficBook
 from fedmore.coordinator.rpc.uploads import Limits, Uploads
 from fedmore.coordinator.security import Tls
-from fedmore.experts.errors import ConfigError
+from fedmore.experts.errors import ConfigError, TransportError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos import federation_pb2_grpc
 from fedmore.protos.info import FederationInfo
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Federation"].full_name
+ENDING_S = 3.0
+"""For so long calls may take to end when the server stops."""
 OPERATOR_SERVICE = pb.DESCRIPTOR.services_by_name["Operator"].full_name
 
 
@@ -201,8 +203,16 @@ class Server:
         self._tending.cancel()
         self._connections.stopping = self._parts.refusals.stopping = True
         await self._health.end()
+        await self._end_calls()
         await self._server.stop(grace=0.2)
         await self._tender.account()
+
+    async def _end_calls(self) -> None:
+        """Let each call end with a word: gRPC would cut it off in the middle of what it does."""
+        crowd, until = self._parts.crowd, self._loop.time() + ENDING_S
+        crowd.end(TransportError("the coordinator was stopped; it may be started again"))
+        while crowd.calls() and self._loop.time() < until:
+            await asyncio.sleep(0.01)
 
     def _end_threads(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
