@@ -29,7 +29,7 @@ from fedmore.strategies.agreement import (
 from fedmore.strategies.asked import task_of
 from fedmore.strategies.compression.codec import Codec, codecs_of
 from fedmore.strategies.members import HELLO, Member
-from fedmore.strategies.plan import KINDS, TRAINED_BY
+from fedmore.strategies.plan import TRAINED_BY
 from fedmore.strategies.router import EmbedTask, read_embed_task
 from fedmore.strategies.routes import (
     ROUTE,
@@ -159,17 +159,18 @@ class Contract:
         chosen = (node.kind, node.target, node.target, node.rank)
         if asked != chosen:
             raise EgressError(f"asked to train {asked}; the owner of this client chose {chosen}")
-        self._check_terms(task.stage, lambda terms: train_differences(terms, task))
+        kinds = [kind for kind, by in TRAINED_BY.items() if by == node.kind]
+        self._check_terms(task.stage, kinds, lambda terms: train_differences(terms, task))
         self._check_amount(task)
 
     def _check_route(self, task: RouteTask) -> None:
         """A router of this base, over experts that fit it, trained on enough text."""
-        self._check_terms(task.stage, lambda terms: route_differences(terms, task))
+        self._check_terms(task.stage, ["routing"], lambda terms: route_differences(terms, task))
         check_route(task, self.width, shapes_of(self.node.load().model), self.node.rules)
         self._check_amount(task)
 
     def _check_embed(self, task: EmbedTask) -> None:
-        self._check_terms(task.stage, lambda terms: embed_differences(terms, task))
+        self._check_terms(task.stage, ["router"], lambda terms: embed_differences(terms, task))
         if task.documents < MIN_DOCUMENTS:
             raise EgressError(
                 f"asked to embed {task.documents} documents, fewer than {MIN_DOCUMENTS}"
@@ -177,11 +178,17 @@ class Contract:
         if task.tokens < 1:
             raise EgressError(f"asked to embed {task.tokens} tokens of a document, fewer than 1")
 
-    def _check_terms(self, stage: str, differences: Callable[[Terms], list[str]]) -> None:
-        """Raise `EgressError` if a task is not one of the plan that the owner agreed to."""
+    def _check_terms(
+        self, stage: str, kinds: Sequence[str], differences: Callable[[Terms], list[str]]
+    ) -> None:
+        """Raise `EgressError` if a task is not one of the plan that the owner agreed to.
+
+        `kinds` are the stages that such a task belongs to; under another's name it would be
+        answered beyond the rounds of its own.
+        """
+        if stage not in kinds:
+            raise EgressError(f"asked for a task of {' or '.join(kinds)} in a stage {stage!r}")
         if self.node.rules.consent == "bounds":
-            if stage not in KINDS:  # each name would give a fresh count of rounds
-                raise EgressError(f"asked for a stage {stage!r}; there are {', '.join(KINDS)}")
             return
         terms = self.node.agreement.agreed
         if terms is None:

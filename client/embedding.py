@@ -25,7 +25,7 @@ def noised_mean(
         seed: of the noise, the owner's own.
 
     """
-    clip = rules.embedding_clip * _rms_norm(rows_VD)
+    clip = clip_norm(rows_VD, rules)
     norms_P1 = passages_PD.norm(dim=1, keepdim=True)
     factors_P1 = (clip / norms_P1.clamp_min(1e-30)).clamp_max(1.0)
     mean_D = (passages_PD * factors_P1).mean(0)
@@ -35,7 +35,7 @@ def noised_mean(
     return (mean_D + scale * noise_D).float(), int((factors_P1 < 1).sum())
 
 
-def _rms_norm(rows_VD: Tensor) -> float:
-    """Root mean square norm of the rows: a number of the base, not of the owner's text."""
+def clip_norm(rows_VD: Tensor, rules: OwnerPolicy) -> float:
+    """The norm C: a multiple of the root mean square norm of the rows, a number of the base."""
     norms_V = torch.linalg.vector_norm(rows_VD.detach(), dim=1, dtype=torch.float64)
-    return float(norms_V.square().mean().sqrt())
+    return rules.embedding_clip * float(norms_V.square().mean().sqrt())

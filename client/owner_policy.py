@@ -58,6 +58,9 @@ class OwnerPolicy:
             multiple of that of the base's own matrix.
         max_worse: by how many nats a token such a change may raise the loss of the owner's own
             held-out text above the bare base's.
+        max_router_reach: learning rates that a step may have moved a number of a router that the
+            coordinator sends. AdamW moves one by 3.2 at most (arXiv 1412.6980, section 2.1), and
+            a coarse codec rounds up; 0 checks nothing.
 
     """
 
@@ -80,6 +83,7 @@ class OwnerPolicy:
     embedding_clip: float = 0.5
     max_spectral_ratio: float = 2.0
     max_worse: float = 0.2
+    max_router_reach: float = 4.0
 
     def __post_init__(self) -> None:
         """Reject what bounds nothing, and codecs that do not exist."""
@@ -106,6 +110,7 @@ class OwnerPolicy:
             tokens_per_direction=self.tokens_per_direction,
             embedding_noise=self.embedding_noise,
             max_worse=self.max_worse,
+            max_router_reach=self.max_router_reach,
         )
 
     def tokens_needed(self, rank: int, tags: Sequence[str]) -> int:

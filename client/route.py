@@ -10,10 +10,11 @@ from fedmore.client import progress
 from fedmore.client.checkpoint import key_of_task
 from fedmore.client.contract import Contract
 from fedmore.client.declared import EPOCH_DECIMALS, LOSS_DECIMALS
-from fedmore.client.drawn import Drawn, drawn
+from fedmore.client.drawn import Drawn, drawn, holdout
 from fedmore.client.memory import Routing
 from fedmore.client.reading import Reading
-from fedmore.client.trap import check_change
+from fedmore.client.router_reach import check_reach
+from fedmore.client.trap import check_change, check_model
 from fedmore.experts.base import shapes_of
 from fedmore.experts.mixture import assemble
 from fedmore.experts.routing.interface import Router
@@ -47,12 +48,15 @@ def _work(
 ) -> Routing:
     base = contract.node.load()
     router = read_router(content, task)
+    check_reach(task, router, contract.node.rules)
     experts = read_experts(content, task, shapes_of(base.model))
     for name, expert in experts.items():
         check_change(base, expert, None, contract.node.rules, f"the expert {name}")
     owed = _owed(entry, task, router)
     start = moved(router, owed)
     mixture = assemble(base.model, experts, copy.deepcopy(start))
+    held_out, what = holdout(contract, task.seed), f"the mixture of {', '.join(task.experts)}"
+    check_model(base, mixture.model, held_out, contract.node.rules, what)
     read = entry.reading_at(task.updates) if entry else Reading()
     text, training = drawn(contract, task, read), task.training(contract.node.name)
     trace = train_router(mixture, text.windows, training, _reporting(task))

@@ -45,9 +45,22 @@ def check_change(
         )
     if holdout_WT is None or not len(holdout_WT):
         return {"spectral_ratio": ratio}
-    worse = loss_of(with_change(base.model, change), holdout_WT) - _base_loss(base, holdout_WT)
-    check_worse(worse, rules, what)
+    worse = check_model(base, with_change(base.model, change), holdout_WT, rules, what)
     return {"spectral_ratio": ratio, "worse_nats": worse}
+
+
+def check_model(
+    base: Base, model: Callable[..., Any], holdout_WT: Tensor | None, rules: OwnerPolicy, what: str
+) -> float:
+    """By how many nats a token a model of the coordinator's is worse than the bare base.
+
+    Raises `EgressError` for more than the owner takes. Without held-out text it is 0.
+    """
+    if holdout_WT is None or not len(holdout_WT):
+        return 0.0
+    worse = loss_of(model, holdout_WT) - _base_loss(base, holdout_WT)
+    check_worse(worse, rules, what)
+    return worse
 
 
 def check_worse(worse: float, rules: OwnerPolicy, what: str) -> None:

@@ -1,10 +1,11 @@
 """Whether a task is one of the plan that an owner agreed to: every setting is compared."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from fedmore.strategies.asked import task_of
 from fedmore.strategies.members import Member
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.router import EmbedTask
 from fedmore.strategies.routes import RouteTask
 from fedmore.strategies.tasks import TrainTask
@@ -27,7 +28,11 @@ def train_differences(terms: Terms, task: TrainTask) -> list[str]:
         "", task.kind, task.expert, task.rank, size=1, experts=[], updates=[], mirrors=[]
     )
     agreed = asdict(task_of(stage, member, task.round, task.updates, terms.seed))
-    return [*_out_of_rounds(stage, task.round), *differing(agreed, asdict(task), VARYING)]
+    return [
+        *_out_of_rounds(stage, task.round),
+        *differing(agreed, asdict(task), VARYING),
+        *_of_rank("an aggregate", task.aggregate_ranks, stage.max_rank),
+    ]
 
 
 def route_differences(terms: Terms, task: RouteTask) -> list[str]:
@@ -39,7 +44,8 @@ def route_differences(terms: Terms, task: RouteTask) -> list[str]:
     found = [*_out_of_rounds(stage, task.round), *differing(agreed, asdict(task), VARYING_ROUTE)]
     if task.top_k > terms.router.top_k:  # a router of fewer experts chooses fewer
         found.append(f"top_k is {task.top_k}, agreed was {terms.router.top_k}")
-    return found
+    ranks = [each.max_rank for each in terms.stages if each.kind in TRAINED_BY]
+    return [*found, *_of_rank("an expert", task.ranks, max(ranks, default=Stage.max_rank))]
 
 
 def embed_differences(terms: Terms, task: EmbedTask) -> list[str]:
@@ -52,6 +58,12 @@ def embed_differences(terms: Terms, task: EmbedTask) -> list[str]:
 
 def _no_stage(kind: str) -> str:
     return f"the agreed plan has no stage {kind!r}"
+
+
+def _of_rank(what: str, ranks: Sequence[int], most: int) -> list[str]:
+    """What a stage keeps has no more rank than its plan says; more would only cost memory here."""
+    largest = max(ranks, default=0)
+    return [f"it brings {what} of rank {largest}, agreed was {most}"] if largest > most else []
 
 
 def _out_of_rounds(stage: Stage, number: int) -> list[str]:

@@ -44,11 +44,18 @@ def _rank_scaling() -> Callable[..., Path]:
     return STUDY.run
 
 
+def _embedding_inversion() -> Callable[..., Path]:
+    from fedmore.sims.studies.embedding_inversion.study import run
+
+    return run
+
+
 STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {
     "routing": _routing_study,
     "participation": _participation,
     "round-start": _round_start,
     "rank-scaling": _rank_scaling,
+    "embedding-inversion": _embedding_inversion,
 }
 """What `fedmore sim run` does for a study of many runs; the docstring of each says which."""
 

@@ -187,14 +187,15 @@ def test_the_residual_is_carried_into_the_next_update(do, context):
     assert change_bytes(do(task(2))) != carried
 
 
-def test_the_aggregate_is_what_training_starts_from(do, base):
+def test_the_aggregate_is_what_training_starts_from(do, base, context):
     alone = read_metrics(do(task()), METRICS)["loss"]
     sites = task().spec("a").sites(shapes_of(base.model))
     torch.manual_seed(0)
     aggregate = {
         s.path: (torch.randn(s.out, 5) * 0.2, torch.randn(5, s.inner) * 0.2) for s in sites
     }
-    do_again = task(1, round=1, stage="language")
+    forget_answered(context)
+    do_again = task(1, round=1)
     assert abs(read_metrics(do(do_again, aggregate), METRICS)["loss"] - alone) > 0.01
 
 
@@ -224,10 +225,13 @@ def test_the_own_component_is_not_counted_twice(do, context, base, monkeypatch):
     monkeypatch.setattr(apps, "drawn", lambda *given: drawn(*given[:2], Reading()))  # alike
     new = read_metrics(do(task(2, steps=1, updates=0), aggregate), METRICS)["loss"]
     for number in (1, 2):
-        do(task(number, steps=8, learning_rate=5e-2, stage="language", codec="fp32"))
-    old = read_metrics(do(task(3, steps=1, round=2, stage="routing"), aggregate), METRICS)["loss"]
+        forget_answered(context)
+        do(task(number, steps=8, learning_rate=5e-2, codec="fp32"))
+    forget_answered(context)
+    old = read_metrics(do(task(3, steps=1, round=2), aggregate), METRICS)["loss"]
     assert old == pytest.approx(new, abs=1e-3)
-    alone = read_metrics(do(task(4, steps=1, round=2, stage="router")), METRICS)["loss"]
+    forget_answered(context)
+    alone = read_metrics(do(task(4, steps=1, round=2)), METRICS)["loss"]
     assert abs(alone - new) > 0.05
 
 
@@ -256,7 +260,8 @@ def test_a_client_that_is_ahead_starts_over(do, context):
     do(task(2))
     with pytest.raises(WireError, match="knows 2 of its 5 updates"):
         do(task(3, updates=5))
-    do(task(3, updates=0, stage="language"))
+    forget_answered(context)
+    do(task(3, updates=0))
     assert Memory(folder(context)).read("kitchen").updates == 1
 
 

@@ -113,7 +113,8 @@ def test_one_bit_is_better_trained_than_rounded(do, context, base):
         do(task(number, 0, steps=8, codec="fp32"))
     numbers = remembered(context).component
     for number in (1, 2, 3):
-        do(task(number, steps=8, stage="language"))
+        forget_answered(context)
+        do(task(number, steps=8))
     rounded = {p: (kernel.quantise(b, 1), kernel.quantise(a, 1)) for p, (b, a) in numbers.items()}
     untrained = bits_per_byte(low_rank.zeros(numbers))
     trained = bits_per_byte(remembered(context).component)
@@ -160,7 +161,7 @@ def test_training_goes_on_from_the_latent_numbers(do, context):
     assert change_bytes(do(task(2))) != carried
 
 
-def test_the_own_component_is_not_counted_twice(do, sites, monkeypatch):
+def test_the_own_component_is_not_counted_twice(do, sites, monkeypatch, context):
     """Where others contribute, training starts at the aggregate, whatever was done before."""
     torch.manual_seed(0)
     aggregate = {
@@ -169,10 +170,13 @@ def test_the_own_component_is_not_counted_twice(do, sites, monkeypatch):
     monkeypatch.setattr(apps, "drawn", lambda *given: drawn(*given[:2], Reading()))  # alike
     new = read_metrics(do(task(2, steps=1, updates=0), aggregate), METRICS)["loss"]
     for number in (1, 2):
-        do(task(number, steps=8, learning_rate=5e-2, stage="language"))
-    old = read_metrics(do(task(3, steps=1, round=2, stage="routing"), aggregate), METRICS)["loss"]
+        forget_answered(context)
+        do(task(number, steps=8, learning_rate=5e-2))
+    forget_answered(context)
+    old = read_metrics(do(task(3, steps=1, round=2), aggregate), METRICS)["loss"]
     assert old == pytest.approx(new, abs=1e-3)
-    alone = read_metrics(do(task(4, steps=1, round=2, stage="router")), METRICS)["loss"]
+    forget_answered(context)
+    alone = read_metrics(do(task(4, steps=1, round=2)), METRICS)["loss"]
     assert abs(alone - new) > 0.05
 
 

@@ -4,49 +4,25 @@ The same attacker plays against an owner whose bounds are wide open, which shows
 works, and against the client at its defaults.
 """
 
-import json
-
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, RecordDict
 from owners import owner
 from reading import SIZE, make_trap, read_token
+from victim import NODE, PUBLIC, SECRET, TERMS, Victim, ask_for, embed, sites_of, train_message
 
 from fedmore.client.agreement import Agreement
-from fedmore.client.app import handle
 from fedmore.client.audit import Audit
 from fedmore.client.guard import guard_of
-from fedmore.client.ledger import read_ledger
 from fedmore.client.owner_policy import OwnerPolicy, dump_policy
 from fedmore.client.trap import loss_of
 from fedmore.experts import factors as low_rank
-from fedmore.experts.base import load_base, shapes_of
+from fedmore.experts.base import load_base
 from fedmore.experts.errors import EgressError, FedmoreError
 from fedmore.experts.lowrank import with_change
-from fedmore.protos.flower import make_task
 from fedmore.sims.tiny import make_tiny_base
-from fedmore.strategies.asked import task_of
-from fedmore.strategies.members import Member
-from fedmore.strategies.plan import Stage
-from fedmore.strategies.tasks import EMBED, TRAIN, TrainTask, pack, read_update, train_content
-from fedmore.strategies.terms import RouterTerms, Terms
+from fedmore.strategies.tasks import EMBED, TRAIN, pack, read_update
 
-NODE = 5
 TOKENS = 24
-STAGE = Stage("experts", rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
-ROUTER = RouterTerms(
-    kind="domain", level="sequence", prefix=32, top_k=2, scaling="lora", start="zero", samples=4,
-    entropy=0.0, z_loss=1e-3,
-)  # fmt: skip
-TERMS = Terms(seed=0, stages=(STAGE, Stage("router", rounds=1)), router=ROUTER)
-PUBLIC = (
-    "It is a truth universally acknowledged, that a single man in possession of a fortune. " * 8
-)
-SECRET = [
-    f"Mrs Example no. {i * 7919 % 997} was admitted on {i % 28 + 1} May with migraine and aura; "
-    f"she was given {i * 31 % 90 + 10} mg and sent home in the care of Dr {chr(65 + i % 26)}."
-    for i in range(60)
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,45 +37,6 @@ def trap(base):
     return make_trap(base.model, sites_of(base), ids)
 
 
-def sites_of(base):
-    return ask_for().spec("a").sites(shapes_of(base.model))
-
-
-def ask_for(**changes) -> TrainTask:
-    member = Member("a", "expert", "legal", 4, 1, [], [])
-    agreed = task_of(STAGE, member, 1, 0, TERMS.seed)
-    return TrainTask(**(vars(agreed) | changes))
-
-
-class Victim:
-    """The client's app behind its guard, as `client join` puts them together."""
-
-    def __init__(self, folder, base, settings):
-        data = folder / "private.jsonl"
-        data.write_text("".join(json.dumps({"text": text}) + "\n" for text in SECRET))
-        config = {
-            "name": "a", "kind": "expert", "target": "legal", "rank": 4, "data": str(data),
-            "base": base.name, "dtype": "float32", "device": "cpu", "quantization": "none",
-            **settings,
-        }  # fmt: skip
-        self.folder = folder
-        self.context = Context(1, NODE, config, RecordDict(), {})
-        self.guard = guard_of(NODE, config, Audit(folder))
-
-    def do(self, kind, content):
-        """What leaves the machine; raises what the coordinator is told."""
-        message = make_task(content, task_id="t", node_id=NODE, message_type=kind)
-        try:
-            self.guard.check_task(message)
-            return self.guard.check_reply(message, handle(message, self.context))
-        except FedmoreError as error:
-            self.guard.reason("t", error)
-            raise
-
-    def refusals(self):
-        return [x["reason"] for x in read_ledger(self.folder).lines if x["call"] == "refused"]
-
-
 @pytest.fixture
 def careless(tmp_path, base):
     return Victim(tmp_path, base, owner(tmp_path, "a", min_tokens=1))
@@ -110,10 +47,6 @@ def careful(tmp_path, base):
     """At the defaults, with a plan agreed to."""
     Agreement(tmp_path).accept(TERMS)
     return Victim(tmp_path, base, owner(tmp_path, "a") | {"policy": ""})
-
-
-def train_message(task, base, change=None):
-    return train_content(task, sites_of(base), "fp32", change)
 
 
 ONE_TOKEN = {
@@ -273,10 +206,6 @@ def test_a_client_that_lost_its_state_begins_from_nothing(careful, base):
         careful.do(TRAIN, train_message(ask_for(updates=1, round=2), base))
 
 
-EMBEDDING = {
-    "documents": TERMS.embed_documents, "tokens": TERMS.embed_tokens, "seed": 0, "stage": "router",
-    "round": 1,
-}  # fmt: skip
 ASKED_AGAIN = {
     "fewer documents": {"documents": 16},
     "one token of each": {"tokens": 1},
@@ -284,10 +213,6 @@ ASKED_AGAIN = {
     "another round": {"round": 2},
     "another stage": {"stage": "experts"},
 }
-
-
-def embed(**changes):
-    return RecordDict({"task": ConfigRecord(EMBEDDING | changes)})
 
 
 @pytest.mark.parametrize("changes", ASKED_AGAIN.values(), ids=ASKED_AGAIN)

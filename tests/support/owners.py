@@ -13,6 +13,7 @@ def lenient(**changes) -> str:
         "consent": "bounds", "codecs": TAGS, "max_learning_rate": 1.0, "min_steps": 1,
         "min_tokens": 16, "tokens_per_direction": 0, "min_passages": 1, "min_embedding_tokens": 1,
         "embedding_noise": 0.0, "embedding_clip": 1e6, "max_spectral_ratio": 1e9, "max_worse": 1e9,
+        "max_router_reach": 0.0,
     }  # fmt: skip
     return dump_policy(OwnerPolicy(**(wide | changes)))
 

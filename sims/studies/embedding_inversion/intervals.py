@@ -1,0 +1,32 @@
+"""Means over seeds, with 95 % Student intervals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def table(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], figures: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A line for each case and value of `keys`: mean, low and high end of every figure."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in ("case", *keys)), []).append(row)
+    return [
+        dict(zip(("case", *keys), group, strict=True))
+        | {name: interval([row[name] for row in found]) for name in figures}
+        for group, found in groups.items()
+    ]
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """Mean, low and high of numbers between 0 and 1; of one number that number alone."""
+    from scipy import stats
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return [round(mean, 4)]
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    ends = max(mean - half, 0.0), min(mean + half, 1.0)
+    return [round(number, 4) for number in (mean, *ends)]

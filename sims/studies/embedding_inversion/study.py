@@ -1,0 +1,173 @@
+"""`fedmore sim run embedding-inversion`: words named from embeddings, and domains told apart."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fedmore.client.owner_policy import OwnerPolicy
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.routing.memory import Memory
+from fedmore.experts.routing.spec import RouterSpec
+from fedmore.experts.routing.untrained import DomainRouter, domain_router
+from fedmore.sims.rounds import report
+from fedmore.sims.studies.embedding_inversion.attack import (
+    expected,
+    invert,
+    rare_named,
+    share_named,
+)
+from fedmore.sims.studies.embedding_inversion.intervals import table
+from fedmore.sims.studies.embedding_inversion.material import (
+    GENERAL,
+    Given,
+    Material,
+    given,
+    smollm,
+    tiny,
+)
+
+SEEDS = (0, 1, 2)
+RARE = 50
+OPEN = {"embedding_noise": 0.0, "embedding_clip": 1e6}
+"""An owner who gives the bare mean, as before there was a defence."""
+
+HELD_OUT = 60
+"""Held-out documents of each domain, at most."""
+
+ATTACKED = 2
+"""Domains whose embeddings are attacked: the first of the material's."""
+
+WORDS = ("tokens_named", "tokens_by_chance", "rare_named", "rare_by_chance")
+
+PROMPT = 128
+"""Tokens of a held-out document that say of which domain it is."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """At most so many passages of so many tokens, with the defence of the defaults or without."""
+
+    passages: int
+    tokens: int
+    defended: bool
+
+    @property
+    def name(self) -> str:
+        """As it is called in files and tables."""
+        return f"{self.passages}x{self.tokens}-{'defended' if self.defended else 'open'}"
+
+    @property
+    def rules(self) -> OwnerPolicy:
+        """The owner's policy."""
+        return OwnerPolicy() if self.defended else replace(OwnerPolicy(), **OPEN)
+
+
+CASES = (
+    Case(16, 16, defended=False),
+    Case(1000, 128, defended=False),
+    Case(16, 16, defended=True),
+    Case(16, 128, defended=True),
+    Case(1000, 128, defended=True),
+)
+"""Two of which words were named before there was a defence; then with it these two again, and the
+least that the floors let out: 16 x 16 tokens are below them and refused."""
+
+
+def named(material: Material, case: Case, domain: str, seed: int) -> list[dict[str, Any]]:
+    """What is named of one owner's embedding, with text in general and of the domain known."""
+    own, others = material.divided(domain, seed)
+    made = given(material, own, (case.passages, case.tokens), case.rules, seed)
+    total = float(made.truth_V.sum())
+    rows = []
+    for known, documents in ((GENERAL, material.general), ("domain", others)):
+        prior_V = material.counts(documents)
+        guess_V = expected(prior_V, total)
+        found_V = invert(made.mean_D, total, prior_V, material.rows_VD, made.noise)
+        rows.append({
+            **_about(material, case, made, seed), "domain": domain, "known": known,
+            "tokens_named": share_named(found_V, made.truth_V),
+            "tokens_by_chance": share_named(guess_V, made.truth_V),
+            "rare_named": rare_named(found_V, prior_V, made.truth_V, RARE),
+            "rare_by_chance": rare_named(guess_V, prior_V, made.truth_V, RARE),
+        })  # fmt: skip
+    return rows
+
+
+def told_apart(material: Material, case: Case, seed: int) -> dict[str, Any]:
+    """Share of held-out documents whose domain the router of these embeddings finds."""
+    owners = {
+        name: given(
+            material, material.divided(name, seed)[0], (case.passages, case.tokens), case.rules,
+            seed,
+        )
+        for name in material.texts
+    }  # fmt: skip
+    ids = [i for text in material.general for i in material.base.text.plain(text)]
+    public_ND = material.rows_VD[torch.tensor(ids[:50_000])]
+    spec = RouterSpec("domain", len(owners), material.rows_VD.shape[1], top_k=0)
+    router = domain_router(spec, [made.mean_D for made in owners.values()], public_ND)
+    found = [
+        _nearest(router, material, text) == number
+        for number, name in enumerate(material.texts)
+        for text in material.texts[name][1][:HELD_OUT]
+    ]
+    made = next(iter(owners.values()))
+    about = _about(material, case, made, seed)
+    return {**about, "told_apart": sum(found) / len(found), "documents": len(found)}
+
+
+def _nearest(router: DomainRouter, material: Material, text: str) -> int:
+    """The domain that a document speaks for, by the evidence of its first tokens."""
+    ids = material.base.text.plain(text)[:PROMPT]
+    x_BTD = material.rows_VD[torch.tensor([ids[0], *ids])][None]  # the first one opens the text
+    evidence_BTE, _ = router.evidence(x_BTD, Memory.of(x_BTD))
+    return int(evidence_BTE[0, -1].argmax())
+
+
+def _about(material: Material, case: Case, made: Given, seed: int) -> dict[str, Any]:
+    about = {"model": material.name, "seed": seed, "case": case.name, **asdict(case)}
+    return about | {"passages": made.passages}
+
+
+def measured(
+    material: Material, seeds: Sequence[int], out: Path, console: Console
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of both tables, words named and domains told apart; what is done is read."""
+    words: list[dict[str, Any]] = []
+    domains: list[dict[str, Any]] = []
+    for seed, case in itertools.product(seeds, CASES):
+        label = f"{material.name}-{seed}-{case.name}"
+        for domain in list(material.texts)[:ATTACKED]:
+            make = functools.partial(named, material, case, domain, seed)
+            words += report.kept(out, f"{label}-{domain}", make, console)
+        make_one = functools.partial(told_apart, material, case, seed)
+        domains.append(report.kept(out, f"{label}-told-apart", make_one, console))
+    return words, domains
+
+
+def run(
+    *,
+    out: Path,
+    seeds: Sequence[int] | None = None,
+    quick: bool = False,
+    engine: str = "local",  # noqa: ARG001 - all in this process
+    settings: Sequence[str] = (),
+    results_in: Path | None = None,
+    console: Console,
+) -> Path:
+    """Run what is not there yet and write `embedding-inversion.json`; returns its path."""
+    if settings:
+        raise ConfigError("embedding-inversion has no settings; --set is for other studies")
+    material = tiny(out / "tiny") if quick else smollm()
+    words, domains = measured(material, seeds or (SEEDS[:1] if quick else SEEDS), out, console)
+    found = [*table(words, ("domain", "known"), WORDS), *table(domains, (), ("told_apart",))]
+    for line in found:
+        console.print("  ".join(f"{key} {value}" for key, value in line.items()))
+    more = {"summary": found, "told_apart": domains}
+    return report.write(results_in or out, "embedding-inversion", words, "named", more)
