@@ -2,7 +2,7 @@
 
 The answers to two tasks that differ in one token show that token. So the first task of a round is
 written down before its work begins, and any other task of that round is refused, also after a
-kill, a restart or a coordinator that was set back.
+kill, a restart, another node id or a coordinator that was set back.
 """
 
 import json

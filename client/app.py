@@ -171,7 +171,7 @@ def _route(message: Message, context: Context) -> Message:
 @app.train("embed")
 def _embed(message: Message, context: Context) -> Message:
     contract, task = contract_of(context), read_embed_task(message.content)
-    memory = contract.node.memory(context.node_id)
+    memory = contract.node.given
     key, given = key_of_task(task, message.content), memory.embedding()
     contract.answered.check(EMBEDDED, key)
     if given is None:

@@ -9,11 +9,16 @@ from fedmore.client.agreement import Agreement, check_bounds, read_plan
 from fedmore.client.owner_policy import OwnerPolicy, read_policy
 from fedmore.experts.errors import ConfigError, WireError
 from fedmore.protos.info import FederationInfo
+from fedmore.strategies.plan import TRAINED_BY
 from fedmore.strategies.terms import Terms, changes, read_terms, rows
 
 Say = Callable[[str], None]
 Ask = Callable[[str], bool]
 QUESTION = "Let this machine do that with your text?"
+TWO_OWNERS = (
+    "  note:      if one other owner trains the same expert, each of you can work out the other's "
+    "updates from the sum; with more, only their sum"
+)
 
 
 def policy_of(
@@ -94,6 +99,8 @@ def show(terms: Terms, say: Say) -> None:
     say("this federation asks of your text:")
     for kind, line in rows(terms):
         say(f"  {kind + ':':<11}{line}")
+    if any(stage.kind in TRAINED_BY for stage in terms.stages):
+        say(TWO_OWNERS)
 
 
 def asker(yes: bool) -> Ask:

@@ -114,7 +114,7 @@ class Contract:
     @property
     def answered(self) -> Answered:
         """Which rounds this client has taken on."""
-        return self.node.answered(self.node_id)
+        return self.node.answered
 
     def claim(self, group: str, key: str) -> None:
         """Take on the task `key` as the one of its round; raises `EgressError` for another."""

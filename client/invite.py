@@ -124,6 +124,7 @@ def enrol(
     )
     with Link(invite.address, invite_keys(invite), audit=audit) as link:
         reply = link.enrol(request)
+    _check_same(read_identity(state), reply.node_id)
     made = Identity(
         federation=invite.federation,
         name=invite.name,
@@ -187,6 +188,16 @@ def _check_unchanged(known: Identity, kind: str, target: str, rank: int) -> None
         raise ConfigError(
             f"{known.name!r} joined to train the {known.kind} {known.target!r} at rank "
             f"{known.rank} ({known.state / FILE}); run with the same, or ask for another invite"
+        )
+
+
+def _check_same(before: Identity | None, node_id: int) -> None:
+    """A member stays the one that it is: what it has answered is kept under its node id."""
+    if before is not None and before.node_id != node_id:
+        raise ConfigError(
+            f"the coordinator takes {before.name!r} for another member than before (node id "
+            f"{node_id}, not {before.node_id}); its work stays in {before.state}. If it lost its "
+            "registry, join as a new member with another --state"
         )
 
 

@@ -24,7 +24,7 @@ from fedmore.client.owner_policy import OwnerPolicy
 from fedmore.client.paths import check_state, default_state
 from fedmore.client.patience import persist
 from fedmore.client.session import Session
-from fedmore.experts.errors import TransportError
+from fedmore.experts.errors import ConfigError, TransportError
 from fedmore.protos.exits import interruptible
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite, read_invite
@@ -134,8 +134,23 @@ def enter(
     say(
         f"joined {invite.federation} as {invite.name}: {options.kind} {options.target}, rank {rank}"
     )
-    config = node_config(options, identity.info, identity.name, identity.rank, base, device, state)
+    check_told(info, identity.info)
+    config = node_config(options, info, identity.name, identity.rank, base, device, state)
     return identity, fingerprint, config
+
+
+def check_told(before: FederationInfo, after: FederationInfo) -> None:
+    """Raise `ConfigError` if the federation is another one than was shown and checked.
+
+    A plan that has changed meanwhile waits for the owner as any later one.
+    """
+    told = {k: v for k, v in vars(before).items() if k not in ("plan", "run_config")}
+    changed = [name for name, value in told.items() if value != vars(after)[name]]
+    if changed:
+        raise ConfigError(
+            f"the federation's {', '.join(changed)} changed between what was checked and your "
+            "enrolment; nothing was trained. The same `client join` checks what it is now"
+        )
 
 
 def patiently(action: Callable[[], T], patience_s: float, say: Say) -> T:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fedmore.client.agreement import Agreement
 from fedmore.client.audit import Audit
 from fedmore.client.consent import terms_in
 from fedmore.client.egress import Guard
@@ -32,7 +33,12 @@ def node_config(
     device: str,
     state: Path,
 ) -> dict[str, Any]:
-    """What the ClientApp learns of this node."""
+    """What the ClientApp learns of this node.
+
+    What opens windows is as the owner agreed to it, not as the coordinator says since.
+    """
+    agreed = Agreement(state).agreed
+    opening = (agreed or info).opener, (agreed or info).open_windows
     return {
         "name": name,
         "kind": options.kind,
@@ -43,8 +49,8 @@ def node_config(
         "dtype": info.dtype,
         "device": device,
         "quantization": info.quantization,
-        "opener": info.opener,
-        "open_windows": info.open_windows,
+        "opener": opening[0],
+        "open_windows": opening[1],
         "state": str(state.resolve()),
         "policy": dump_policy(options.rules),
         "column": options.form.column,

@@ -83,9 +83,15 @@ class Node:
         """The plan that the owner agreed to."""
         return Agreement(self.state)
 
-    def answered(self, node_id: int) -> Answered:
-        """Which rounds this member has taken on."""
-        return Answered(self.memory(node_id).directory)
+    @property
+    def given(self) -> Memory:
+        """The embedding that this owner gives, the same under whatever node id it is asked."""
+        return Memory(self.state)
+
+    @property
+    def answered(self) -> Answered:
+        """Which rounds this owner has taken on, under whatever node id it was asked."""
+        return Answered(self.state)
 
     def seed(self, *parts: object) -> int:
         """A seed of the owner's own: it depends on its secret and on `parts`."""

@@ -79,7 +79,11 @@ def read_terms(text: str) -> Terms:
         table = json.loads(text)
         if not isinstance(table, dict):
             raise WireError(f"the plan is a {type(table).__name__}, not a table")
-        return parse(_TERMS, table)
+        terms = parse(_TERMS, table)
+        kinds = [stage.kind for stage in terms.stages]
+        if len(set(kinds)) < len(kinds):  # its owners see both, and a task could be of either
+            raise WireError("the federation's plan has two stages of one kind")
+        return terms
     except (ValidationError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
         raise WireError(f"the federation's plan is not one of this version: {first}") from error

@@ -1,6 +1,7 @@
 """The one embedding that a client gives."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +38,11 @@ def embed(context, **changes):
 
 
 def forgotten(context):
-    return Context(1, context.node_id + 1, context.node_config, RecordDict(), {})
+    """The same owner with nothing remembered, in another folder of the same secret."""
+    state = Path(context.node_config["state"])
+    for file in ("answered.json", "embedding.safetensors"):
+        (state / file).unlink(missing_ok=True)
+    return context
 
 
 def test_it_is_the_mean_input_embedding(context, tiny):

@@ -159,7 +159,9 @@ FORGED = {
     "another seed": {"seed": 1},
     "a later round": {"round": 4},
     "more arms at once": {"top_k": 3},
-    "another stage": {"stage": "experts"},
+    "the stage of experts": {"stage": "experts"},
+    "the stage of languages": {"stage": "language"},
+    "the stage of embeddings": {"stage": "router"},
 }  # fmt: skip
 
 

@@ -127,6 +127,22 @@ def test_terms_are_the_same_after_the_wire(terms):
     assert changes(terms, read_terms(terms.dump())) == []
 
 
+def test_a_plan_of_two_stages_of_one_kind_is_none(terms):
+    """An owner would be shown both, and only the first would be compared."""
+    with pytest.raises(WireError, match="two stages of one kind"):
+        read_terms(replace(terms, stages=(*terms.stages, replace(STAGES[0], steps=1))).dump())
+
+
+@pytest.mark.parametrize(("kept", "brought"), [(5, 5), (5, 6)])
+def test_nothing_of_more_rank_than_the_plan_keeps_is_taken(terms, kept, brought):
+    stages = tuple(replace(s, max_rank=kept) for s in terms.stages)
+    narrow, found = replace(terms, stages=stages), []
+    found += train_differences(narrow, train_task(narrow, aggregate_ranks=(1, brought)))
+    found += route_differences(narrow, route_task(narrow, ranks=(-1, brought)))
+    wanted = [f"it brings {what} of rank 6, agreed was 5" for what in ("an aggregate", "an expert")]
+    assert found == (wanted if brought > kept else [])
+
+
 @pytest.mark.parametrize("name", COORDINATORS_OWN)
 def test_the_coordinators_own_settings_need_no_consent(name):
     values = {"late": "refuse", "aggregation": "krum", "timeout_s": 9e9, "max_share": 0.5}
