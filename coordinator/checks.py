@@ -47,8 +47,6 @@ def check_stages(config: FederationConfig) -> None:
     kinds, section = [stage.kind for stage in config.stages], config.router
     if not TRAINED_BY.keys() & set(kinds):
         raise ConfigError(f"stages: none trains an expert; add one of {', '.join(TRAINED_BY)}")
-    if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
-        raise ConfigError(f"stages: {twice[0]!r} is there twice; give that one stage more rounds")
     if section.trained_at == "clients":
         check_at_clients(config)
     elif "routing" in kinds:

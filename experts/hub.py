@@ -27,12 +27,9 @@ def reach(name: str, connecting: Callable[[str, int], None] = connect) -> None:
     """
     if Path(name).expanduser().is_dir() or os.environ.get(OFFLINE, "0") not in ("", "0"):
         return
-    if any(os.environ.get(proxy) for proxy in PROXIES):
-        return  # the proxy knows a way
-    url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    host = url.hostname or ""
+    host, port = _door()
     try:
-        connecting(host, url.port or (80 if url.scheme == "http" else 443))
+        connecting(host, port)
     except OSError as error:
         go_offline()
         if not cached(name):
@@ -40,6 +37,16 @@ def reach(name: str, connecting: Callable[[str, int], None] = connect) -> None:
                 f"base {name!r}: no folder of that name, not in this machine's cache, and {host} "
                 f"cannot be reached ({error.strerror or error}); give the path of a copy"
             ) from error
+
+
+def _door() -> tuple[str, int]:
+    """Host and port that a way to the hub begins at: a proxy's, where there is one."""
+    given = next((found for name in PROXIES if (found := os.environ.get(name))), "")
+    if given and "://" not in given:
+        given = f"http://{given}"
+    url = urlsplit(given or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    default = 1080 if url.scheme.startswith("socks") else 80 if url.scheme == "http" else 443
+    return url.hostname or "", url.port or default
 
 
 def go_offline() -> None:

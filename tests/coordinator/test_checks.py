@@ -32,7 +32,6 @@ def test_a_whole_plan_passes(tmp_path):
         ({"router": {}}, ConfigError, "router.public_text: name a file"),
         ({"router": {"public_text": "/gone"}}, ConfigError, "router.public_text: /gone"),
         ({"stages": STAGES[:1]}, ConfigError, "domain embeddings .* need a stage"),
-        ({"stages": [*STAGES, STAGES[0]]}, ConfigError, "'experts' is there twice"),
         ({"evaluation": {"texts": {"law": "/gone"}}}, ConfigError, "evaluation.texts.law: /gone"),
         ({"base": {"model": "/gone"}}, BaseError, "base.model: /gone"),
     ],

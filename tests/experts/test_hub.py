@@ -40,13 +40,11 @@ def test_what_is_in_the_cache_loads_offline(online, tmp_path):
     assert os.environ[hub.OFFLINE] == "1"
 
 
-@pytest.mark.parametrize("case", ["a folder", "offline", "a proxy", "a hub"])
+@pytest.mark.parametrize("case", ["a folder", "offline", "a hub"])
 def test_nothing_changes_where_a_hub_is_not_needed_or_there(online, tmp_path, case):
     asked = []
     if case == "offline":
         online.setenv(hub.OFFLINE, "1")
-    if case == "a proxy":
-        online.setenv("https_proxy", "http://proxy:3128")
     online.setenv("HF_ENDPOINT", "http://mirror.example:8080")
     name = str(tmp_path) if case == "a folder" else "org/model"
     hub.reach(name, lambda *where: asked.append(where))
@@ -63,11 +61,33 @@ def test_a_path_that_is_not_there_is_called_one(online, name):
     assert repr(name) in str(caught.value)
 
 
+DOORS = {
+    "http://proxy:3128": ("proxy", 3128),
+    "proxy:3128": ("proxy", 3128),
+    "http://user:word@proxy": ("proxy", 80),
+    "https://proxy": ("proxy", 443),
+    "socks5://proxy": ("proxy", 1080),
+}
+
+
+@pytest.mark.parametrize("proxy", DOORS)
+def test_the_way_to_a_hub_begins_at_the_proxy(online, proxy):
+    """One that is not there is known in seconds too; behind one that is, the hub is asked."""
+    asked = []
+    online.setenv("https_proxy", proxy)
+    hub.reach("org/model", lambda *where: asked.append(where))
+    assert asked == [DOORS[proxy]]
+    assert hub.OFFLINE not in os.environ
+    with pytest.raises(BaseError, match=r"proxy cannot be reached \(No route to host\)"):
+        hub.reach("org/model", unreachable)
+
+
 @pytest.mark.slow
-def test_preflight_without_a_network_answers_in_seconds(tmp_path):
-    """The hub is a port of this machine that nobody listens on."""
+@pytest.mark.parametrize("way", ["HF_ENDPOINT", "HTTPS_PROXY"])
+def test_preflight_without_a_network_answers_in_seconds(tmp_path, way):
+    """The hub, or the proxy before it, is a port of this machine that nobody listens on."""
     environment = {k: v for k, v in os.environ.items() if k not in (hub.OFFLINE, *hub.PROXIES)}
-    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    environment |= {way: "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "fedmore.client.cli", "preflight", "--base", "org/model"]
     began = time.monotonic()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)

@@ -33,6 +33,10 @@ CONFIGS = {
         "learning-rate": 0.1, "batch-size": 8,
     },
     "tabular_app": {"num-server-rounds": 2, "penalty": "l2", "min-available-clients": 2},
+    "numpy_app": {
+        "num-server-rounds": 2, "penalty": "l2", "local-epochs": 3, "min-available-clients": 2,
+        "fraction-train": 1.0, "fraction-evaluate": 1.0,
+    },
     "text_app": {
         "num-server-rounds": 1, "model-name": "tiny-bert", "fraction-fit": 1.0,
         "fraction-evaluate": 0.1,

@@ -18,7 +18,7 @@ from torch import Tensor
 SMALLEST = 0.02
 """What a token that is not in the other text counts as: times it might have been there."""
 
-CANDIDATES = 9000
+CANDIDATES = 3000
 """Likeliest tokens among which the sparse estimate looks."""
 
 PENALTY = 1e-3
