@@ -75,4 +75,5 @@ def main(grid: Grid, context: Context) -> None:
     )
     assert strategy.replies == 2 * rounds
     assert set(result.train_metrics_clientapp) <= set(range(1, rounds + 1))
-    Path(run["out"]).write_bytes(result.arrays.to_numpy_ndarrays()[0].tobytes())
+    made = result.arrays.to_numpy_ndarrays()
+    Path(run["out"]).write_bytes(b"".join(array.tobytes() for array in made))
