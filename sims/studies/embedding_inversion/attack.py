@@ -59,7 +59,8 @@ def _linear(sum_D: Tensor, expected_V: Tensor, rows_VD: Tensor, noise: float) ->
     covariance_DD.diagonal().add_(noise**2 + 1e-9)
     surprise_D = sum_D - weighted_VD.sum(0)
     solved_D = torch.linalg.solve(covariance_DD, surprise_D)
-    return (expected_V + weighted_VD @ solved_D).clamp_min(0)
+    estimate_V: Tensor = expected_V + weighted_VD @ solved_D
+    return estimate_V.clamp_min(0)
 
 
 def _sparse(sum_D: Tensor, expected_V: Tensor, rows_VD: Tensor) -> Tensor:

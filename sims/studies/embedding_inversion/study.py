@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from fedmore.sims.studies.embedding_inversion.material import (
 
 SEEDS = (0, 1, 2)
 RARE = 50
-OPEN = {"embedding_noise": 0.0, "embedding_clip": 1e6}
+OPEN = OwnerPolicy(embedding_noise=0.0, embedding_clip=1e6)
 """An owner who gives the bare mean, as before there was a defence."""
 
 HELD_OUT = 60
@@ -65,7 +65,7 @@ class Case:
     @property
     def rules(self) -> OwnerPolicy:
         """The owner's policy."""
-        return OwnerPolicy() if self.defended else replace(OwnerPolicy(), **OPEN)
+        return OwnerPolicy() if self.defended else OPEN
 
 
 CASES = (
