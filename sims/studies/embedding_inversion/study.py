@@ -15,14 +15,12 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.routing.memory import Memory
 from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.untrained import DomainRouter, domain_router
-from fedmore.sims.rounds import report
 from fedmore.sims.studies.embedding_inversion.attack import (
     expected,
     invert,
     rare_named,
     share_named,
 )
-from fedmore.sims.studies.embedding_inversion.intervals import table
 from fedmore.sims.studies.embedding_inversion.material import (
     GENERAL,
     Given,
@@ -31,6 +29,7 @@ from fedmore.sims.studies.embedding_inversion.material import (
     smollm,
     tiny,
 )
+from fedmore.sims.studies.embedding_inversion.results import kept, table, write
 
 SEEDS = (0, 1, 2)
 RARE = 50
@@ -145,9 +144,9 @@ def measured(
         label = f"{material.name}-{seed}-{case.name}"
         for domain in list(material.texts)[:ATTACKED]:
             make = functools.partial(named, material, case, domain, seed)
-            words += report.kept(out, f"{label}-{domain}", make, console)
+            words += kept(out, f"{label}-{domain}", make, console)
         make_one = functools.partial(told_apart, material, case, seed)
-        domains.append(report.kept(out, f"{label}-told-apart", make_one, console))
+        domains.append(kept(out, f"{label}-told-apart", make_one, console))
     return words, domains
 
 
@@ -169,5 +168,8 @@ def run(
     found = [*table(words, ("domain", "known"), WORDS), *table(domains, (), ("told_apart",))]
     for line in found:
         console.print("  ".join(f"{key} {value}" for key, value in line.items()))
-    more = {"summary": found, "told_apart": domains}
-    return report.write(results_in or out, "embedding-inversion", words, "named", more)
+    seeds_done = sorted({row["seed"] for row in words})
+    path = (results_in or out) / "embedding-inversion.json"
+    return write(
+        path, {"seeds": seeds_done, "summary": found, "named": words, "told_apart": domains}
+    )
