@@ -94,11 +94,8 @@ def share_named(estimate_V: Tensor, truth_V: Tensor) -> float:
 def rare_named(estimate_V: Tensor, prior_V: Tensor, truth_V: Tensor, count: int) -> float:
     """Share of the first `count` rare tokens named that are in the text.
 
-    Rare is what the prior expects less than once. They are named in order of how many times more
-    than expected the estimate has of them; without an embedding, in order of the prior.
+    Rare is what the prior expects less than once; the tokens of the largest estimates are named.
     """
-    expected_V = expected(prior_V, float(truth_V.sum()))
-    score_V = torch.where(expected_V < 1, estimate_V - expected_V, -torch.inf)
-    if torch.equal(estimate_V, expected_V):
-        score_V = torch.where(expected_V < 1, expected_V, -torch.inf)
-    return float((truth_V[score_V.topk(count).indices] > 0).double().mean())
+    rare_V = expected(prior_V, float(truth_V.sum())) < 1
+    named = torch.where(rare_V, estimate_V, -torch.inf).topk(count).indices
+    return float((truth_V[named] > 0).double().mean())

@@ -1,14 +1,14 @@
 """`fedmore sim run embedding-inversion`: words named from embeddings, and domains told apart."""
 
 import functools
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from fedmore.client.owner_policy import OwnerPolicy
 from fedmore.experts.errors import ConfigError
@@ -68,24 +68,25 @@ class Case:
 
 
 CASES = (
-    Case(16, 16, defended=False),
-    Case(1000, 128, defended=False),
-    Case(16, 16, defended=True),
-    Case(16, 128, defended=True),
     Case(1000, 128, defended=True),
+    Case(1000, 128, defended=False),
+    Case(16, 128, defended=True),
+    Case(16, 16, defended=True),
+    Case(16, 16, defended=False),
 )
-"""Two of which words were named before there was a defence; then with it these two again, and the
-least that the floors let out: 16 x 16 tokens are below them and refused."""
+"""What a plan asks for as a rule; the least that the floors let out, 16 x 128; and 16 x 16 tokens,
+which they refuse, as they were read before there was a defence."""
 
 
-def named(material: Material, case: Case, domain: str, seed: int) -> list[dict[str, Any]]:
-    """What is named of one owner's embedding, with text in general and of the domain known."""
-    own, others = material.divided(domain, seed)
+def named(
+    material: Material, case: Case, domain: str, seed: int, priors: Mapping[str, Tensor]
+) -> list[dict[str, Any]]:
+    """What is named of one owner's embedding, with each of the priors [V] that are known."""
+    own, _ = material.divided(domain, seed)
     made = given(material, own, (case.passages, case.tokens), case.rules, seed)
     total = float(made.truth_V.sum())
     rows = []
-    for known, documents in ((GENERAL, material.general), ("domain", others)):
-        prior_V = material.counts(documents)
+    for known, prior_V in priors.items():
         guess_V = expected(prior_V, total)
         found_V = invert(made.mean_D, total, prior_V, material.rows_VD, made.noise)
         rows.append({
@@ -140,13 +141,21 @@ def measured(
     """The rows of both tables, words named and domains told apart; what is done is read."""
     words: list[dict[str, Any]] = []
     domains: list[dict[str, Any]] = []
-    for seed, case in itertools.product(seeds, CASES):
-        label = f"{material.name}-{seed}-{case.name}"
+    general_V = material.counts(material.general)
+    for seed in seeds:
         for domain in list(material.texts)[:ATTACKED]:
-            make = functools.partial(named, material, case, domain, seed)
-            words += kept(out, f"{label}-{domain}", make, console)
-        make_one = functools.partial(told_apart, material, case, seed)
-        domains.append(kept(out, f"{label}-told-apart", make_one, console))
+            priors = {
+                GENERAL: general_V,
+                "domain": material.counts(material.divided(domain, seed)[1]),
+            }
+            for case in CASES:
+                make = functools.partial(named, material, case, domain, seed, priors)
+                label = f"{material.name}-{seed}-{case.name}-{domain}"
+                words += kept(out, label, make, console)
+        for case in CASES:
+            make_one = functools.partial(told_apart, material, case, seed)
+            label = f"{material.name}-{seed}-{case.name}-told-apart"
+            domains.append(kept(out, label, make_one, console))
     return words, domains
 
 
