@@ -1,6 +1,10 @@
 """ReMix's training: forward losses alone (arXiv 2603.10160), nothing differentiated but the router.
 
-Experts are frozen and weights constant, so the loss of a text under one selection is a number for
+A selection is charged with the tokens that it was made for: those from where it was decided on. The
+tokens before it were decided on without it, and would only add noise or, where one selection is run
+over a whole window, the loss of what it never decides.
+
+Experts are frozen and weights constant, so the losses of a text under one selection are numbers for
 ever. Where all layers share the decision, each (window, set of arms) is therefore computed once
 (`LossTable`); else the M selections of a batch run together, and share what lies below the first
 routed block.
@@ -23,7 +27,7 @@ from fedmore.experts.routing.sampling import (
     sample_ordered,
     surrogate,
 )
-from fedmore.experts.routing.training import Training, finite, window_losses
+from fedmore.experts.routing.training import Training, finite, token_losses
 
 CHUNK = 32
 """Windows in one forward pass of the table."""
@@ -58,14 +62,14 @@ class Draws:
 
 
 class LossTable:
-    """Losses of windows under sets of arms, each computed once."""
+    """Nats per token [T] of windows under sets of arms, each computed once."""
 
     def __init__(self, mixture: Mixture, windows_WT: Tensor) -> None:
         self.mixture, self.windows_WT = mixture, windows_WT
-        self.known: dict[tuple[int, frozenset[int]], float] = {}
+        self.known: dict[tuple[int, frozenset[int]], Tensor] = {}
 
     def losses(self, rows: list[int], chosen_BMK: Tensor) -> Tensor:
-        """Nats per token [B, M]."""
+        """Nats of every token [B, M, T]."""
         keys = [
             [(row, frozenset(arms)) for arms in of_row]
             for row, of_row in zip(rows, chosen_BMK.tolist(), strict=True)
@@ -74,16 +78,15 @@ class LossTable:
         missing = list(wanted)
         for start in range(0, len(missing), CHUNK):
             self._compute(missing[start : start + CHUNK])
-        found = [[self.known[key] for key in of_row] for of_row in keys]
-        return torch.tensor(found, device=self.windows_WT.device)
+        return torch.stack([torch.stack([self.known[key] for key in of_row]) for of_row in keys])
 
     def _compute(self, keys: list[tuple[int, frozenset[int]]]) -> None:
         router: Any = self.mixture.router
         chosen = torch.tensor([sorted(arms) for _, arms in keys])
         forced = router.weights_of(chosen).to(self.windows_WT.device)
         with self.mixture.gates.asking(forced=forced):
-            losses = window_losses(self.mixture.model, self.windows_WT[[row for row, _ in keys]])
-        self.known.update(zip(keys, losses.tolist(), strict=True))
+            losses = token_losses(self.mixture.model, self.windows_WT[[row for row, _ in keys]])
+        self.known.update(zip(keys, losses.clone().unbind(0), strict=True))
 
 
 class Reinforce:
@@ -117,23 +120,23 @@ class Reinforce:
         mode = contextlib.nullcontext() if differentiated else torch.inference_mode()
         with mode:
             losses = self._tabled(rows, draws) if self.table else self._forward(rows, draws)
-        losses_BM = losses.view(len(rows), samples)
-        finite(losses_BM.mean())
-        target = self._target(losses_BM.detach().clone(), draws)
+        losses_BMT = losses.view(len(rows), samples, tokens)
+        finite(losses_BMT.mean())
+        target = self._target(losses_BMT.detach().clone(), draws)
         if differentiated:
-            target = target + losses_BM.mean()
+            target = target + losses_BMT.mean()
         target.backward()  # type: ignore[no-untyped-call]
-        return float(losses_BM.detach().mean())
+        return float(losses_BMT.detach().mean())
 
     def _forward(self, rows: list[int], draws: Draws) -> Tensor:
-        """Losses [B * M] of selections that are drawn on the way through the model."""
+        """Nats [B * M, T] under selections that are drawn on the way through the model."""
         copies, k = self.training.samples, self.router.spec.top_k
 
         def draw(slot: int, features: Tensor, log_q: Tensor) -> Tensor:
             return draws.draw(slot, features, log_q, k, len(rows))
 
         with self.mixture.gates.asking(copies=copies, draw=draw):
-            return window_losses(self.mixture.model, self.windows_WT[rows], copies)
+            return token_losses(self.mixture.model, self.windows_WT[rows], copies)
 
     def _tabled(self, rows: list[int], draws: Draws) -> Tensor:
         ids = self.windows_WT[rows][:, :-1]
@@ -146,15 +149,26 @@ class Reinforce:
         assert self.table is not None
         return self.table.losses(rows, chosen.view(len(rows), draws.samples, k))
 
-    def _target(self, losses_BM: Tensor, draws: Draws) -> Tensor:
+    def _charged(self, losses_BMT: Tensor, cut: int) -> Tensor:
+        """What each selection is charged with, in nats over T [B, M, selections of a window]."""
+        tokens = losses_BMT.shape[-1]
+        if not self.training.masked:
+            whole_BM1 = losses_BMT.mean(-1, keepdim=True)
+            return whole_BM1.expand_as(losses_BMT) if self.by_token else whole_BM1
+        if self.by_token:
+            return losses_BMT.flip(-1).cumsum(-1).flip(-1) / tokens
+        return losses_BMT[..., cut - 1 :].sum(-1, keepdim=True) / tokens
+
+    def _target(self, losses_BMT: Tensor, draws: Draws) -> Tensor:
         """What is differentiated: the surrogate, less the entropy where that is wanted."""
-        log_probability_N = losses_BM.new_zeros(losses_BM.numel())
-        spread = losses_BM.new_zeros(())
+        charged_BMS = self._charged(losses_BMT, draws.cut)
+        log_probability_BMS = torch.zeros_like(charged_BMS)
+        spread = losses_BMT.new_zeros(())
         for slot, features, chosen in draws.made:
             # A tensor of inference mode cannot be saved for a backward pass; its copy can.
             log_q = self.router.log_q(features.clone(), slot)
             found = log_probability(log_q, chosen.clone())
-            log_probability_N = log_probability_N + (found.sum(-1) if self.by_token else found)
+            log_probability_BMS = log_probability_BMS + found.view_as(charged_BMS)
             spread = spread + entropy(log_q).mean() / len(draws.made)
-        log_probability_BM = log_probability_N.view_as(losses_BM)
-        return surrogate(losses_BM, log_probability_BM).mean() - self.training.entropy * spread
+        each_BS = surrogate(charged_BMS.transpose(1, 2), log_probability_BMS.transpose(1, 2))
+        return each_BS.sum(-1).mean() - self.training.entropy * spread

@@ -30,10 +30,11 @@ FLOOR = 0.1  # the learning rate at the end, as a part of that at the start
 class Training:
     """How a router is trained.
 
-    `samples` (M) and `entropy` are ReMix's; `balance` (MixLoRA's and Switch's load-balance loss)
-    and `z_loss` the softmax routers'. With `experts_rate` above 0 the experts are trained too, at
-    that learning rate; the mixture must have been assembled `trainable`. With `only`, nothing but
-    what the router knows of these arms is trained: an expert that was added.
+    `samples` (M), `entropy` and `masked` are ReMix's: a selection is not charged with the tokens
+    before it was made, unless `masked` is false. `balance` (MixLoRA's and Switch's load-balance
+    loss) and `z_loss` are the softmax routers'. With `experts_rate` above 0 the experts are trained
+    too, at that learning rate; the mixture must have been assembled `trainable`. With `only`,
+    nothing but what the router knows of these arms is trained: an expert that was added.
     """
 
     steps: int = 24
@@ -41,6 +42,7 @@ class Training:
     learning_rate: float = 0.03
     samples: int = 4
     entropy: float = 0.0
+    masked: bool = True
     balance: float = 0.01
     z_loss: float = 1e-3
     experts_rate: float = 0.0
@@ -68,9 +70,14 @@ class Trace:
 
 def window_losses(model: Any, ids_BT: Tensor, copies: int = 1) -> Tensor:
     """Mean nats per predicted token [B * copies] of windows; float32, differentiable."""
+    return token_losses(model, ids_BT, copies).mean(1)
+
+
+def token_losses(model: Any, ids_BT: Tensor, copies: int = 1) -> Tensor:
+    """Nats [B * copies, T - 1] of every predicted token of windows; float32, differentiable."""
     logits = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
     targets = ids_BT[:, 1:].repeat_interleave(copies, dim=0)
-    return cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").mean(1)
+    return cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
 
 
 def train_router(

@@ -21,7 +21,7 @@ Key = tuple[int, frozenset[int]]
 class Shared:
     """Known losses, and the seconds that each took, by what the chosen arms weigh."""
 
-    losses: dict[float, dict[Key, float]] = field(default_factory=dict)
+    losses: dict[float, dict[Key, Tensor]] = field(default_factory=dict)
     seconds: dict[float, dict[Key, float]] = field(default_factory=dict)
 
 

@@ -13,13 +13,15 @@ from fedmore.experts.mixture import assemble
 from fedmore.experts.routing import reinforce
 from fedmore.experts.routing.reinforce import Reinforce
 from fedmore.experts.routing.sampling import entropy, leave_one_out, log_probability
-from fedmore.experts.routing.training import Training, window_losses
+from fedmore.experts.routing.training import Training, token_losses
 
-CLOSE, WIDE = 1e-4, 1e-2  # losses are float32
+CLOSE, WIDE = 3e-4, 1e-2  # losses are float32
 
 CASES = [  # router, experts, tokens, and what the training is like
     ("remix-2-shared-sequence", 2, 6, {"samples": 2, "seed": 0}),
     ("remix-2-shared-sequence", 2, 6, {"samples": 3, "seed": 1, "entropy": 0.3}),
+    ("remix-2-shared-sequence", 2, 6, {"samples": 2, "seed": 0, "masked": False}),
+    ("remix-1-shared-token", 2, 2, {"samples": 2, "masked": False}),
     ("remix-2-shared-sequence-started", 2, 6, {"samples": 2, "seed": 4}),
     ("remix-1-shared-request", 2, 9, {"samples": 2, "seed": 2}),
     ("remix-1-shared-token", 2, 2, {"samples": 2, "entropy": 0.3}),
@@ -47,7 +49,7 @@ class Setting:
 
     @torch.no_grad()
     def run(self):
-        """Losses of all selections [S], and what each decision was made from."""
+        """Nats of all selections [S, T], and what each decision was made from."""
         mixture, features = self.method.mixture, []
 
         def told(slot, x_STD, _log_q):
@@ -56,15 +58,21 @@ class Setting:
 
         ids = self.method.windows_WT.expand(len(self.told), -1)
         with mixture.gates.asking(draw=told):
-            losses_S = window_losses(mixture.model, ids)
-        return losses_S, features
+            losses_ST = token_losses(mixture.model, ids)
+        return losses_ST, features
 
     def exact(self):
-        """The gradient of the expected loss, less the entropy where it is wanted; Q [S]."""
-        method, at = self.method, slice(None)
+        """The gradient of the expected loss, less the entropy where it is wanted; Q [S].
+
+        Of a selection at a token the loss of that and of later tokens counts; of one at every
+        token all of them count, for an earlier loss does not depend on what is chosen later.
+        """
+        method, at, counted = self.method, slice(None), slice(None)
         if not method.by_token:
             at = slice(self.cut() - 1, self.cut())
-        losses_S, features = self.run()
+            counted = slice(self.cut() - 1 if method.training.masked else 0, None)
+        losses_ST, features = self.run()
+        losses_S = losses_ST[:, counted].sum(1) / self.tokens
         log_odds_S, spread = torch.zeros(len(losses_S)), 0.0
         for slot, x_STD in enumerate(features):
             log_q = method.router.log_q(x_STD[:, at], slot)

@@ -10,7 +10,7 @@ from fedmore.experts.mixture import assemble
 from fedmore.experts.routing import reinforce
 from fedmore.experts.routing.reinforce import LossTable, Reinforce
 from fedmore.experts.routing.sampling import sample_ordered
-from fedmore.experts.routing.training import Training, window_losses
+from fedmore.experts.routing.training import Training, token_losses, window_losses
 from fedmore.experts.spec import layer_of
 
 W, M, T = 3, 4, 7
@@ -55,11 +55,11 @@ def spied(monkeypatch):
         return drawn[-1]
 
     def lose(*given):
-        losses.append(window_losses(*given))
+        losses.append(token_losses(*given))
         return losses[-1]
 
     monkeypatch.setattr(reinforce, "sample_ordered", draw)
-    monkeypatch.setattr(reinforce, "window_losses", lose)
+    monkeypatch.setattr(reinforce, "token_losses", lose)
     return drawn, losses
 
 
@@ -82,7 +82,7 @@ def test_selections_together_are_selections_one_by_one(made, spied, passed):
     below, above = len(ROWS), len(ROWS) * M  # the copies begin where the experts do
     assert passed == {0: below, 1: below, 2: above, 3: above}
     assert len(drawn) == (1 if made.router.shared else len(made.gates.blocks))
-    found_WM = losses[0].view(len(ROWS), M)
+    found_WM = losses[0].mean(1).view(len(ROWS), M)
     for place, row in enumerate(ROWS):
         for m in range(M):
             arms = [chosen[place * M + m] for chosen in drawn]
@@ -101,11 +101,11 @@ def test_the_table_has_every_loss_once(made, passed, monkeypatch):
     table = LossTable(made, IDS)
     chosen_WMK = torch.tensor([[[0, 1], [1, 0], [2, 3], [0, 1]], [[0, 1], [3, 2], [1, 2], [2, 1]]])
     with torch.inference_mode():
-        found_WM = table.losses(ROWS, chosen_WMK)
+        found_WMT = table.losses(ROWS, chosen_WMK)
         assert passed[0] == 5  # sets, over both windows
-        assert torch.equal(table.losses(ROWS[::-1], chosen_WMK.flip(0)), found_WM.flip(0))
+        assert torch.equal(table.losses(ROWS[::-1], chosen_WMK.flip(0)), found_WMT.flip(0))
         assert passed[0] == 5
-    for row, sets, losses in zip(ROWS, chosen_WMK, found_WM.tolist(), strict=True):
+    for row, sets, losses in zip(ROWS, chosen_WMK, found_WMT.mean(-1).tolist(), strict=True):
         for chosen, loss in zip(sets, losses, strict=True):
             assert loss == pytest.approx(one_by_one(made, IDS[row : row + 1], [chosen]), rel=1e-5)
 
@@ -146,10 +146,10 @@ def test_a_failed_step_leaves_the_mixture_as_it_was(made, logits, monkeypatch):
     before = logits(made.model, IDS)
     with pytest.raises(ValueError, match="2 selections or more"):
         Reinforce(made, IDS, Training(samples=1)).step(0, ROWS)
-    monkeypatch.setattr(reinforce, "window_losses", broken)
+    monkeypatch.setattr(reinforce, "token_losses", broken)
     with pytest.raises(FloatingPointError, match="loss nan; lower the learning rate"):
         Reinforce(made, IDS, Training(samples=2)).step(0, ROWS)
-    monkeypatch.setattr(reinforce, "window_losses", failing)
+    monkeypatch.setattr(reinforce, "token_losses", failing)
     with pytest.raises(RuntimeError, match="no memory"):
         Reinforce(made, IDS, Training(samples=2)).step(0, ROWS)
     assert all(p.grad is None for p in made.router.parameters())
@@ -157,8 +157,30 @@ def test_a_failed_step_leaves_the_mixture_as_it_was(made, logits, monkeypatch):
 
 
 def broken(*given):
-    return window_losses(*given) * float("nan")
+    return token_losses(*given) * float("nan")
 
 
 def failing(*given):
     raise RuntimeError("no memory")
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@TABLED
+def test_a_selection_is_not_charged_with_the_tokens_before_it(made, monkeypatch, masked):
+    """Whatever those cost, the gradient is the same; charged with all tokens it is not."""
+    found = []
+    for early in (0.0, 5.0):
+        method = Reinforce(made, IDS, Training(samples=M, masked=masked))
+        state = method.generator.get_state()
+        cut = int(torch.randint(1, T + 1, (), generator=method.generator))
+        method.generator.set_state(state)
+        assert cut > 1
+
+        def dearer(*given, more=early, before=cut - 1):
+            losses = token_losses(*given)
+            noise = torch.rand(losses[:, :before].shape, generator=torch.Generator().manual_seed(0))
+            return torch.cat([losses[:, :before] + more * noise, losses[:, before:]], 1)
+
+        monkeypatch.setattr(reinforce, "token_losses", dearer)
+        found.append(gradient(method, ROWS))
+    assert torch.allclose(*found, rtol=1e-5, atol=1e-8) is masked
