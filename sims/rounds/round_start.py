@@ -16,29 +16,25 @@ COMPARED = (  # start, step of the server, codec, ranks: in every seed
     (POOLED, PLAIN, "fp32", EQUAL),
     ("own", PLAIN, "fp32", EQUAL),
     ("aggregate", NESTEROV, "fp32", EQUAL),
+)
+FIRST = (  # in the first seed alone
     ("aggregate", NESTEROV, "sign1", EQUAL),
     ("own", PLAIN, "fp32", MIXED),
     ("aggregate", NESTEROV, "fp32", MIXED),
 )
-APART = (  # what start and step give each alone: in the first seed
-    ("own", NESTEROV, "fp32", EQUAL),
-    ("aggregate", PLAIN, "fp32", EQUAL),
-    ("own", PLAIN, "sign1", EQUAL),
-)
 
 
 def variants(world: World, seed: int, quick: bool) -> Iterator[Variant]:
-    """Every setting compared, each at the same rates, in plans of 20 rounds and of 3."""
-    settings = list(COMPARED if world.name == "tiny" else COMPARED[1:3])
-    if quick:
-        settings = settings[:3]
-    elif world.name == "tiny" and not seed:
-        settings += APART
+    """Every setting compared, each at the same rates, in plans of 20 rounds and of 3.
+
+    On SmolLM2 the starts alone are compared, in three rounds.
+    """
+    tiny = world.name == "tiny"
+    settings = COMPARED + (() if seed or quick else FIRST) if tiny else COMPARED[1:]
     lengths: Sequence[tuple[int, tuple[int, ...]]] = ((20, (6, 20)), (3, (3,)))
-    splits = ("like", "unlike") if world.name == "tiny" else ("unlike",)
     for start, (momentum, rate), codec, ranks in settings:
-        for split in splits:
-            for rounds, scored in lengths if world.name == "tiny" and not quick else lengths[1:]:
+        for split in ("like", "unlike") if tiny else ("unlike",):
+            for rounds, scored in lengths if tiny and not quick else lengths[1:]:
                 for lr in RATES[world.name]:
                     some = ranks[: len(world.texts)]
                     yield Variant(start, momentum, rate, codec, some, split, lr, rounds, scored)
