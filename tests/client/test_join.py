@@ -114,10 +114,11 @@ def test_a_client_joins_works_and_is_let_go(
     said = work(hub, options)
     assert any("1 documents; they stay on this machine" in line for line in said)
     assert said[-1] == "the federation is finished; thank you"
+    chosen = hub.federation.config.base
     assert configs[0] == {
         "name": "amt", "kind": "expert", "target": "legal", "rank": 4, "data": str(options.data),
         "base": str(tiny), "dtype": "auto", "device": "cpu", "quantization": "none",
-        "opener": "none", "open_windows": False,
+        "opener": chosen.opener, "open_windows": chosen.open_windows,
         "state": str(options.state), "policy": dump_policy(options.rules),
         "column": "text", "encoding": "",
     }  # fmt: skip
