@@ -1,4 +1,5 @@
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -25,3 +26,12 @@ settings.load_profile("any machine")
 def _state_home(tmp_path_factory):
     """No test writes into the state folder of the user who runs it."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state-home"))
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    """A program that has ended is deaf to the two signals; the test that called it is not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

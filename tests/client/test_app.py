@@ -169,10 +169,10 @@ def test_a_task_that_was_killed_goes_on_and_ends_with_the_same_bytes(do, monkeyp
     monkeypatch.setattr(apps.progress, "report", report)
     with pytest.raises(KeyboardInterrupt):
         do(task())
-    assert list(state_files(context)) == ["answered.json", "kitchen.checkpoint.safetensors"]
+    assert list(state_files(context)) == ["kitchen.checkpoint.safetensors"]
     assert change_bytes(do(task())) == whole
     assert steps == [1, 2, 3, 4]
-    assert list(state_files(context)) == ["answered.json", "kitchen.component.safetensors"]
+    assert list(state_files(context)) == ["kitchen.component.safetensors"]
 
 
 def test_the_residual_is_carried_into_the_next_update(do, context):

@@ -204,6 +204,7 @@ def test_a_checkpoint_of_other_bits_is_not_gone_on_from(do, monkeypatch, context
     expected = change_bytes(do(task(bits=2)))
     for file in folder(context).iterdir():
         file.unlink()
+    forget_answered(context)
     often = functools.partial(apps.Checkpoints, interval_s=0, share=float("inf"))
     monkeypatch.setattr(apps, "Checkpoints", often)
     monkeypatch.setattr(apps.progress, "report", cut := Cut())
