@@ -14,6 +14,7 @@ from fedmore.experts.routing.training import (
     ByGradient,
     Training,
     balance_loss,
+    token_losses,
     train_router,
     window_losses,
 )
@@ -134,7 +135,7 @@ def test_the_z_loss_holds_a_trained_router_back(toy):
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_entropy_is_raised_where_it_is_wanted(toy, shape, weight, monkeypatch):
     """With all losses alike nothing else moves the router."""
-    monkeypatch.setattr(reinforce, "window_losses", alike)
+    monkeypatch.setattr(reinforce, "token_losses", alike)
     mixture, windows = toy.mixture(*shape), toy.both(4, seed=7)
     router = mixture.router
     router.bias_LA.data[:, 1] = 2.0
@@ -149,4 +150,4 @@ def test_entropy_is_raised_where_it_is_wanted(toy, shape, weight, monkeypatch):
 
 
 def alike(*given):
-    return torch.full_like(window_losses(*given), 5.0)
+    return torch.full_like(token_losses(*given), 5.0)
