@@ -1,7 +1,7 @@
 """A table of families: what of each can be trained, and that training and mixtures then hold."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ WHOLE = (
     "persimmon",
 )  # fmt: skip
 """Families of which experts and adapters can be trained, whole."""
+
+OFTEN = ("llama", "gemma3", "phi3", "gpt2", "nemotron", "mixtral", "deepseek_v3", "qwen3_5_text")
+"""One of every form; the others are slow tests."""
 
 PARTLY = {
     "mixtral": ("MixtralSparseMoeBlock is a mixture of experts already (3 of 3", "attention alone"),
@@ -106,7 +109,15 @@ def check_mixture(base: Base, spec: ExpertSpec, sites: tuple[Site, ...]) -> None
     assert not torch.allclose(found, plain, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", WHOLE)
+def rarer_slow(families: Iterable[str]) -> list[Any]:
+    """The families, with all but `OFTEN` marked slow."""
+    return [
+        pytest.param(family, marks=() if family in OFTEN else pytest.mark.slow)
+        for family in families
+    ]
+
+
+@pytest.mark.parametrize("family", rarer_slow(WHOLE))
 def test_experts_and_adapters_of_a_family_reach_every_block_whole(
     bases: Bases, family: str
 ) -> None:
@@ -124,7 +135,7 @@ def test_experts_and_adapters_of_a_family_reach_every_block_whole(
         check_mixture(base, spec, sites)
 
 
-@pytest.mark.parametrize("family", PARTLY)
+@pytest.mark.parametrize("family", rarer_slow(PARTLY))
 def test_what_fits_a_family_only_partly_is_said_and_holds(bases: Bases, family: str) -> None:
     why, reach = PARTLY[family]
     folder = bases(family)
