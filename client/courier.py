@@ -29,8 +29,11 @@ KEPT = 16
 KEPT_BYTES = 256 << 20
 """Above so many replies, or bytes of them in memory, no further task is begun."""
 
-TRIES = 3
-"""How often a blob is offered that the coordinator finds damaged."""
+TRIES = 5
+"""How often a blob is offered that the coordinator finds damaged.
+
+A piece lost on the way costs two: one that ends too early and, once resumed, one of other content.
+"""
 
 Failed = Callable[[str, Exception], PackedReply]
 Fatal = Callable[[Exception], None]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from fedmore.client import courier as module
-from fedmore.client.courier import KEPT, KEPT_BYTES, Courier
+from fedmore.client.courier import KEPT, KEPT_BYTES, TRIES, Courier
 from fedmore.client.outbox import Outbox
 from fedmore.client.patience import Patience
 from fedmore.experts.errors import EgressError, RegistryError, TransportError, WireError
@@ -116,7 +116,9 @@ def test_a_lost_upload_is_tried_again_and_another_reply_is_not_held_up(wire):
     assert wire.uploads == ["a"] * 4
 
 
-@pytest.mark.parametrize(("error", "tries"), [(RegistryError("full"), 1), (WireError("bad"), 3)])
+@pytest.mark.parametrize(
+    ("error", "tries"), [(RegistryError("full"), 1), (WireError("bad"), TRIES)]
+)
 def test_what_is_refused_becomes_a_failure_that_says_so(wire, error, tries):
     wire.errors += [error] * tries
     wire.courier.attach(wire.stream())

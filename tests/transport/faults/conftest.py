@@ -221,7 +221,8 @@ def corrupt(data: T) -> T:
 class Faults:
     """What the tests of this folder draw and inject."""
 
-    Schedule, Proxy, Streams, Blobs = Schedule, FaultyProxy, FaultyStreams, FaultyBlobs
+    Fault, Schedule = Fault, Schedule
+    Proxy, Streams, Blobs = FaultyProxy, FaultyStreams, FaultyBlobs
     connection, message = staticmethod(connection_faults), staticmethod(message_faults)
     blob = staticmethod(blob_faults)
 

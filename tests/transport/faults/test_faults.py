@@ -164,14 +164,25 @@ def test_messages_that_are_lost_late_doubled_or_out_of_order_change_nothing(hub,
             tell(schedule)
 
 
+@pytest.mark.parametrize("kind", ["drop", "duplicate", "reorder", "corrupt"])
+def test_two_faults_in_one_reply_change_nothing(hub, faults, kind):
+    """Most of all a piece that is lost: the upload ends too early, and then holds the wrong."""
+    pair = [faults.Fault(kind, "up", 4), faults.Fault("drop", "up", 18)]
+    check_blobs(hub, faults, faults.Schedule(pair))
+
+
 @seed(SEED)
 @faulty
 @given(data=st.data())
 def test_pieces_of_blobs_that_are_lost_doubled_or_corrupt_change_nothing(hub, faults, data):
     schedule = faults.Schedule(data.draw(faults.blob()))
+    try:
+        check_blobs(hub, faults, schedule)
+    finally:
+        tell(schedule)
+
+
+def check_blobs(hub, faults, schedule):
     with pytest.MonkeyPatch.context() as patch:
         faults.Blobs(patch, schedule)
-        try:
-            check_exchange(hub, hub.server.port)
-        finally:
-            tell(schedule)
+        check_exchange(hub, hub.server.port)
