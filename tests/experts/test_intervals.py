@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fedmore.experts.intervals import ratio_interval, share_interval
 
@@ -84,6 +85,13 @@ def test_equal_documents_give_the_interval_of_a_mean():
     expected = (values.mean() - half, values.mean() + half)
     assert ratio_interval(values * 7, [7] * 4) == pytest.approx(expected)
     assert share_interval(values * 7, [7] * 4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ends_of_a_share_are_where_a_t_test_begins_to_refute_it(seed):
+    parts, wholes = gains(np.random.default_rng(seed), 20)
+    for share in share_interval(parts, wholes):
+        assert stats.ttest_1samp(parts - share * wholes, 0).pvalue == pytest.approx(0.05)
 
 
 def test_a_document_of_no_size_is_no_document():
