@@ -61,6 +61,26 @@ def agree(
     agreement.accept(terms)
 
 
+def agree_again(
+    info: FederationInfo,
+    agreement: Agreement,
+    policy: OwnerPolicy,
+    say: Say,
+    ask: Ask,
+    pinned: Path | None = None,
+) -> None:
+    """Have an owner who agreed to a plan that is over agree to the one that came after it.
+
+    Raises as `agree` does.
+    """
+    terms = terms_in(info)
+    check_bounds(terms, policy)
+    if pinned is not None:
+        agree(info, agreement, policy, say, ask, pinned)
+    elif agreement.offer(terms, policy):
+        accept(agreement.state, say, ask)
+
+
 def accept(state: Path, say: Say, ask: Ask) -> None:
     """Show the plan that waits in a state folder, and keep it if the owner agrees."""
     agreement = Agreement(state)

@@ -1,13 +1,25 @@
-"""A client remembers that its federation was finished, so that a later start says so at once."""
+"""A client remembers that its federation was finished, so that a later start says so at once.
 
+A finished federation can go on with a longer plan, as after a withdrawal. Such a plan is another
+one, so the owner is asked about it as about the first.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
-from fedmore.client.invite import Identity, read_identity
+from fedmore.client.agreement import Agreement
+from fedmore.client.audit import Audit
+from fedmore.client.consent import terms_in
+from fedmore.client.invite import Identity, at_address, read_identity
 from fedmore.client.keys import secret_digest
+from fedmore.experts.errors import PeerError, TokenError, TransportError
 from fedmore.protos.files import write_private
+from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite
 
 FILE = "finished"
+ASK_S = 3.0
+"""How long a coordinator may take to say what its plan is now; most are gone after the end."""
 
 
 def note_finished(identity: Identity) -> None:
@@ -23,6 +35,20 @@ def is_finished(invite: Invite, state: Path) -> bool:
     known = read_identity(state)
     here = known is not None and known.token_digest == secret_digest(invite.token)
     return here and path.read_text(encoding="utf-8").strip() == secret_digest(invite.token)
+
+
+def longer_plan(invite: Invite, state: Path, address: str) -> FederationInfo | None:
+    """What the federation is now, if it is there and has another plan than the finished one."""
+    identity = read_identity(state)
+    if identity is None:
+        return None
+    there = replace(identity, address=at_address(invite, address, identity).address)
+    try:
+        with Audit(state) as audit, there.link(audit) as link:
+            info = link.describe(ASK_S)
+    except (TransportError, PeerError, TokenError):
+        return None
+    return info if Agreement(state).agreed != terms_in(info) else None
 
 
 def finished_line(invite: Invite) -> str:

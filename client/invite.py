@@ -27,7 +27,16 @@ from fedmore.protos.hosts import address as address_of
 from fedmore.protos.info import FederationInfo
 from fedmore.protos.invite import Invite, host_of, is_loopback, read_invite
 
-__all__ = ["Identity", "Invite", "describe", "enrol", "keep", "read_identity", "read_invite"]
+__all__ = [
+    "Identity",
+    "Invite",
+    "describe",
+    "enrol",
+    "keep",
+    "keep_plan",
+    "read_identity",
+    "read_invite",
+]
 
 FILE = IDENTITY
 _UNSAID = ("key", "state")
@@ -181,6 +190,13 @@ def keep(identity: Identity) -> Identity:
     table = {k: v for k, v in asdict(identity).items() if k not in _UNSAID}
     write_private(identity.state / FILE, json.dumps(table, indent=2) + "\n")
     return identity
+
+
+def keep_plan(state: Path, plan: str) -> None:
+    """Remember the plan that the federation has now, beside who this client is."""
+    known = read_identity(state)
+    if known is not None and known.info.plan != plan:
+        keep(replace(known, info=replace(known.info, plan=plan)))
 
 
 def _check_unchanged(known: Identity, kind: str, target: str, rank: int) -> None:

@@ -12,11 +12,19 @@ from typing import Any, TypeVar
 from fedmore.client.agreement import Agreement
 from fedmore.client.audit import Audit
 from fedmore.client.base_choice import check_base, check_change, choose_base, load
-from fedmore.client.consent import agree, asker, tell_offer, terms_in
+from fedmore.client.consent import agree, agree_again, asker, tell_offer, terms_in
 from fedmore.client.data import documents_of, look_at
 from fedmore.client.device import choose_device, inspect_machine
-from fedmore.client.ended import finished_line, is_finished, note_finished
-from fedmore.client.invite import Identity, at_address, describe, enrol, read_identity, read_member
+from fedmore.client.ended import finished_line, is_finished, longer_plan, note_finished
+from fedmore.client.invite import (
+    Identity,
+    at_address,
+    describe,
+    enrol,
+    keep_plan,
+    read_identity,
+    read_member,
+)
 from fedmore.client.join_node import check_floors, make_guard, make_handler, node_config
 from fedmore.client.join_options import DEFAULT_RANK, JoinOptions
 from fedmore.client.joined import twin_of
@@ -47,8 +55,13 @@ def take_part(options: JoinOptions, say: Say) -> None:
     state = options.state or default_state(invite)
     check_state(state, invite)
     if is_finished(invite, state):
-        say(finished_line(invite))
-        return
+        info = longer_plan(invite, state, options.address)
+        if info is None:
+            say(finished_line(invite))
+            return
+        say(f"{invite.federation} was finished and goes on with another plan")
+        agree_again(info, Agreement(state), options.rules, say, asker(options.yes), options.plan)
+        keep_plan(state, info.plan)
     device = prepare_device(options, say)
     look_at(options.data, options.form, say)
     with Audit(state) as audit, logged(state / LOG) as log:
@@ -74,6 +87,7 @@ def watch(state: Path, rules: OwnerPolicy, say: Say) -> Callable[[FederationInfo
 
     def told(info: FederationInfo) -> None:
         tell_offer(Agreement(state).offer(terms_in(info), rules), state, say)
+        keep_plan(state, info.plan)
 
     return told
 

@@ -86,10 +86,10 @@ class Link:
         for channel in self._channels:
             channel.close()
 
-    def describe(self) -> FederationInfo:
+    def describe(self, timeout_s: float = CALL_TIMEOUT_S) -> FederationInfo:
         """What the federation is."""
         with self._failures():
-            reply = self._stub.call("Describe", pb.DescribeRequest(), timeout=CALL_TIMEOUT_S)
+            reply = self._stub.call("Describe", pb.DescribeRequest(), timeout=timeout_s)
         return FederationInfo.from_proto(reply)
 
     def enrol(self, request: pb.EnrolRequest) -> pb.EnrolReply:

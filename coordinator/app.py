@@ -18,13 +18,14 @@ from fedmore.coordinator import recovery
 from fedmore.coordinator.assemble import assemble
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.evaluate import FORGETTING, Scorer, after_stage, evaluate
-from fedmore.coordinator.held_back import HELD, judge_of
+from fedmore.coordinator.held_back import judge_of
 from fedmore.coordinator.left_out import keep_routable
 from fedmore.coordinator.recorder import Recorder, named
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.routing import routing_source
 from fedmore.coordinator.rows import RoundRow
 from fedmore.coordinator.stage_end import carried_out, goes_on_without, has_owner, skip
+from fedmore.coordinator.status import HELD
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.tracking import Tracker
 from fedmore.coordinator.versions import STATE
@@ -215,7 +216,8 @@ class PlanRun:
         leave_out(recovery.asked_for(self.config, self.registry), self.registry, self.store)
         known = sorted({expert.name for expert in self.registry.experts()})
         if held := self.registry.get_state(HELD, {}):
-            log.warning("held back: %s", ", ".join(sorted(held)))
+            whys = (f"{name}, {entry['why']}" for name, entry in sorted(held.items()))
+            log.warning("held back: %s", "; ".join(whys))
         if not known and held:
             raise RoundError(
                 f"no mixture without {', '.join(sorted(held))}: held back after a withdrawal; "

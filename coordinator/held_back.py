@@ -19,6 +19,7 @@ from fedmore.coordinator.after_withdrawal import (
 )
 from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.status import HELD
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.versions import drop_expert
 from fedmore.strategies.plan import Stage
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from fedmore.coordinator.evaluate import Scorer
 
 log = logging.getLogger(__name__)
-
-HELD = "held_back"
-"""State: by expert why it is held back, and its `scores` when it was."""
 
 
 def note(registry: Registry, store: Store, stage: Stage, index: int, outcome: Outcome) -> None:

@@ -29,6 +29,9 @@ SKIPPED = "skipped"
 LEFT_OUT = "left_out"
 """State: the experts that the mixture is made without, each with the reason."""
 
+HELD = "held_back"
+"""State: by expert why it is held back after a withdrawal, and its `scores` then."""
+
 
 def status(federation: Federation) -> dict[str, Any]:
     """Everything that `coordinator status --json` prints."""
@@ -46,7 +49,8 @@ def status(federation: Federation) -> dict[str, Any]:
         "invited": [m.name for m in registry.invited()],
         "stages": stages(federation),
         "experts": len({e.name for e in registry.experts()}),
-        "left_out": registry.get_state(LEFT_OUT, {}),
+        "left_out": registry.get_state(LEFT_OUT, {})
+        | {n: f"held back, {e['why']}" for n, e in registry.get_state(HELD, {}).items()},
     }
 
 

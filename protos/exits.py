@@ -90,7 +90,8 @@ def interruptible(resume: str) -> Iterator[None]:
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # The program ends: a signal that comes now must not take its exit code from it.
+            signal.signal(number, signal.SIG_IGN if stops.over else handler)
 
 
 class _Stops:

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from fedmore.client.ledger import read_ledger
 from fedmore.client.owner_policy import dump_policy
 from fedmore.client.paths import default_state
 from fedmore.coordinator.grid import MailboxGrid
+from fedmore.coordinator.invites import PORT
+from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.rpc.server import serve
+from fedmore.coordinator.security import read_tls
+from fedmore.coordinator.start import info_of
 from fedmore.experts.errors import (
     BaseError,
     ConfigError,
@@ -136,6 +141,64 @@ def test_who_comes_after_the_end_is_told_so_without_a_coordinator(
     again = replace(options, state=options.state and options.state.parent / "another")
     with pytest.raises(FedmoreError):  # it is not told of others
         join(replace(again, patience_s=0.1), said.append)
+
+
+@pytest.fixture
+def longer(
+    hub: Any, options: JoinOptions, configs: list[dict[str, Any]], tmp_path: Path
+) -> Iterator[tuple[Any, Path]]:
+    """The federation after its end, there again with one round more; and that plan as a file."""
+    work(hub, options)
+    hub.server.stop()
+    config = hub.federation.config
+    port = int(hub.federation.registry.get_state(PORT))
+    first = replace(config.stages[0], rounds=config.stages[0].rounds + 1)
+    config = replace(
+        config,
+        stages=(first, *config.stages[1:]),
+        server=replace(config.server, port=port),
+    )
+    mailbox = Mailbox()
+    server = serve(
+        hub.federation.registry, hub.journal, mailbox, config, info_of(config),
+        lambda _: None, tls=read_tls(hub.federation.directory),
+    )  # fmt: skip
+    plan = tmp_path / "longer.json"
+    plan.write_text(info_of(config).plan, encoding="utf-8")
+    yield replace(hub, server=server, mailbox=mailbox), plan
+    server.stop()
+
+
+def test_a_longer_plan_after_the_end_is_shown_agreed_to_and_worked_on(
+    longer: tuple[Any, Path], options: JoinOptions
+) -> None:
+    hub, _ = longer
+    said = work(hub, options)
+    assert said[0] == "demo was finished and goes on with another plan"
+    assert "  changed: experts: rounds is 4, agreed was 3" in said
+    assert not [line for line in said if "refused until" in line]
+    assert said[-1] == "the federation is finished; thank you"
+    hub.server.stop()
+    again: list[str] = []
+    join(options, again.append)
+    assert again == ["demo is finished; nothing is left to do for amt"]
+
+
+def test_a_longer_plan_after_the_end_can_be_pinned(
+    longer: tuple[Any, Path], options: JoinOptions
+) -> None:
+    hub, plan = longer
+    said = work(hub, replace(options, plan=plan, yes=False))
+    assert said[-1] == "the federation is finished; thank you"
+
+
+def test_without_the_owner_s_word_a_longer_plan_is_not_worked_on(
+    longer: tuple[Any, Path], options: JoinOptions
+) -> None:
+    hub, _ = longer
+    with pytest.raises(ConfigError, match="needs your consent"):
+        join(replace(options, yes=False), lambda _: None)
+    assert not hub.mailbox.nodes()
 
 
 def refused(hub: Any, options: JoinOptions, error: type[FedmoreError], says: str) -> None:

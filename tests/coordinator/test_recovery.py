@@ -13,9 +13,9 @@ from fedmore.coordinator import after_withdrawal, held_back, recovery
 from fedmore.coordinator.after_withdrawal import HELD_BACK
 from fedmore.coordinator.agreement import terms_of
 from fedmore.coordinator.config import parse_config
-from fedmore.coordinator.held_back import HELD
+from fedmore.coordinator.federation import Federation
 from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.status import FINISHED, INTERRUPTED, PHASE
+from fedmore.coordinator.status import FINISHED, HELD, INTERRUPTED, PHASE, status
 from fedmore.coordinator.store import Store
 from fedmore.coordinator.withdrawal import leave_out, outcomes
 from fedmore.experts.saved import read_recipe
@@ -109,6 +109,10 @@ def test_a_coordinator_that_runs_chooses_as_one_that_stands(
         assert entry["withdrawal"].startswith(told)
         assert (HELD_BACK in entry) == ("digest" not in entry) == held
         assert ("kitchen" in registry.get_state(HELD, {})) == held
+        there = Federation(run.directory, run.config, registry, Store(run.directory))
+        left_out = status(there)["left_out"].get("kitchen", "")
+        assert left_out.startswith(f"held back, {told}" if held else "")
+        assert bool(left_out) == held
         assert ("kitchen" in {row.name for row in registry.experts()}) != held
         ahead = {"experts": ["kitchen"]} if when_worse == "recover" else {}
         assert recovery.ahead(run.config, registry) == ahead

@@ -50,12 +50,27 @@ def test_debug_shows_the_traceback(
 def test_a_signal_ends_with_one_line_that_says_how_to_go_on(
     number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop, exits.interruptible("do it again"):
         signal.raise_signal(number)
     assert stop.value.code == code
     assert capsys.readouterr().err == "stopped; do it again\n"
+
+
+def test_after_work_that_no_signal_ended_signals_do_what_they_did() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with exits.interruptible("do it again"):
+        pass
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_on_the_way_out_a_signal_does_not_take_the_exit_code() -> None:
+    with pytest.raises(SystemExit) as stop:
+        try:
+            with exits.interruptible("do it again"):
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+    assert stop.value.code == 130
 
 
 def test_a_signal_that_comes_again_at_once_does_not_disturb_the_end(
