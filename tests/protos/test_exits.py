@@ -64,12 +64,15 @@ def test_after_work_that_no_signal_ended_signals_do_what_they_did() -> None:
 
 
 def test_on_the_way_out_a_signal_does_not_take_the_exit_code() -> None:
-    with pytest.raises(SystemExit) as stop:
+    def program() -> None:
         try:
             with exits.interruptible("do it again"):
                 signal.raise_signal(signal.SIGINT)
         finally:
             signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stop:
+        program()
     assert stop.value.code == 130
 
 
