@@ -20,7 +20,7 @@ from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.security import OPERATOR, Tls, fresh_tls, make_operator, read_operator
 from fedmore.coordinator.tables import now
 from fedmore.experts.errors import ConfigError, RegistryError
-from fedmore.experts.names import check_name
+from fedmore.experts.names import check_name, there_are
 from fedmore.protos.hosts import bracketed
 
 OPERATORS = "operators"
@@ -126,7 +126,8 @@ def operators(directory: Path) -> list[Listed]:
 
 def _known(registry: Registry, name: str) -> None:
     if name not in (known := listed(registry)):
-        raise RegistryError(f"no operator {name!r}; there are: {', '.join(known) or 'none'}")
+        others = there_are(known, "coordinator operator list DIR")
+        raise RegistryError(f"no operator {name!r}; {others}")
 
 
 def _let_in(registry: Registry, subject: Subject) -> None:

@@ -29,6 +29,7 @@ from fedmore.coordinator.rows import (
 from fedmore.coordinator.store import is_digest
 from fedmore.coordinator.tables import now, upsert
 from fedmore.experts.errors import RegistryError
+from fedmore.experts.names import there_are
 
 __all__ = ["EventRow", "ExpertRow", "Kind", "Member", "Registry", "RoundRow"]
 
@@ -95,12 +96,12 @@ class Registry(Roster):
             session.execute(delete(tables.ExpertRecord).where(tables.ExpertRecord.id.in_(ids)))
 
     def latest(self, name: str) -> ExpertRow:
-        """The newest version of `name`; raises `RegistryError`, naming the known ones."""
+        """The newest version of `name`; raises `RegistryError`, which says what there is."""
         versions = self.experts()
         found = [e for e in versions if e.name == name]
         if not found:
-            known = ", ".join(sorted({e.name for e in versions})) or "none yet"
-            raise RegistryError(f"no expert named {name!r}; there are: {known}")
+            known = there_are((e.name for e in versions), "coordinator experts DIR")
+            raise RegistryError(f"no expert named {name!r}; {known}")
         return max(found, key=lambda e: (e.stage, e.round))
 
     def add_round(

@@ -64,6 +64,16 @@ def count_tokens(registry: Registry) -> None:
             registry.add_tokens(member.name, trained[member.name] - member.train_tokens)
 
 
+def expected_clients(registry: Registry, count: int, begun: bool) -> int:
+    """How many clients are waited for: `count`, but in a plan that has begun only who can come.
+
+    Who was revoked or has withdrawn takes part no more.
+    """
+    if not begun:
+        return count
+    return max(1, min(count, sum(not member.barred for member in registry.members())))
+
+
 def wait_for_clients(
     mailbox: Mailbox,
     registry: Registry,
@@ -73,11 +83,10 @@ def wait_for_clients(
 ) -> None:
     """Return when `count` clients are here or, after `rejoin_s` seconds, any.
 
-    A `rejoin_s` of None waits for all of them; otherwise a plan has begun, and who has withdrawn
-    since is not waited for. Raises `RoundError` after `patience_s` seconds.
+    A `rejoin_s` of None waits for all of them; otherwise a plan has begun (`expected_clients`).
+    Raises `RoundError` after `patience_s` seconds.
     """
-    if rejoin_s is not None:
-        count = max(1, min(count, sum(not member.barred for member in registry.members())))
+    count = expected_clients(registry, count, rejoin_s is not None)
     began = time.monotonic()
     first = min((s for s in (patience_s, rejoin_s) if s is not None), default=None)
     if mailbox.wait_for_nodes(count, first):

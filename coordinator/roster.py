@@ -17,7 +17,7 @@ from fedmore.coordinator.rows import Kind, Member, copied
 from fedmore.coordinator.tables import EventRecord, MemberRecord, now
 from fedmore.coordinator.tokens import check_not_barred, secret_hash, usable
 from fedmore.experts.errors import NameTakenError, RegistryError, TokenError
-from fedmore.experts.names import check_name
+from fedmore.experts.names import check_name, there_are
 
 LONGEST_REASON = 500
 """So many characters of it are kept."""
@@ -207,7 +207,8 @@ class Roster:
 def _named(session: Session, name: str) -> MemberRecord:
     row = session.get(MemberRecord, name, with_for_update=True)
     if row is None:
-        raise RegistryError(f"no member is named {name!r}")
+        known = there_are(session.scalars(select(MemberRecord.name)), "coordinator status DIR")
+        raise RegistryError(f"no member is named {name!r}; {known}")
     return row
 
 

@@ -31,6 +31,7 @@ from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.office import FolderOffice
 from fedmore.coordinator.resume import (
     DISMISSED,
+    expected_clients,
     on_same_port,
     open_journal,
     put_in_order,
@@ -116,22 +117,27 @@ class Run:
         self._run_plan = run_plan
         self._mailbox = Mailbox()
         self._journal = open_journal(federation)
-        config = federation.config.federation
-        self._observer = make_observer(console, config.name, config.clients, live=not config.app)
-        stages = 0 if config.app else len(federation.config.stages)
-        self._bulletin = Bulletin(config.clients, stages, self._observer)
-        self._tracker: Tracker = (
-            NullTracker() if config.app else MlflowTracker(federation.directory)
-        )
+        app = federation.config.federation.app
+        self._tracker: Tracker = NullTracker() if app else MlflowTracker(federation.directory)
+
+    def _expect(self, count: int) -> None:
+        """Let the display, and the clients that wait, know of how many clients there will be."""
+        config = self._federation.config.federation
+        stages = 0 if config.app else len(self._federation.config.stages)
+        self._expected = count
+        self._observer = make_observer(self._console, config.name, count, not config.app)
+        self._bulletin = Bulletin(count, stages, self._observer)
 
     def go(self) -> None:
         """Serve, wait for the clients, run the plan, let the clients go, show the result."""
-        check_plan(self._federation.config)
+        config, registry = self._federation.config, self._federation.registry
+        check_plan(config)
         try:
-            begun = put_in_order(self._journal, self._federation.registry)
+            begun = put_in_order(self._journal, registry)
+            self._expect(expected_clients(registry, config.federation.clients, begun))
             server = self._serve()
             with closing_server(server), self._observer:
-                self._federation.registry.set_state(status.PHASE, status.WAITING)
+                registry.set_state(status.PHASE, status.WAITING)
                 self._announce(server)
                 self._run(server, begun)
         except BaseException as error:
@@ -140,8 +146,7 @@ class Run:
         status.show_result(self._federation, self._console)
 
     def _run(self, server: Server, begun: bool) -> None:
-        registry = self._federation.registry
-        run_plan = self._run_plan or import_run_plan()
+        registry, run_plan = self._federation.registry, self._run_plan or import_run_plan()
         self._wait_for_clients(begun)
         registry.set_state(status.PHASE, status.RUNNING)
         self._tracker.start(self._federation.config)
@@ -162,10 +167,9 @@ class Run:
 
     def dismiss(self) -> None:
         """Tell the end to those who were away then, or whom an earlier process had no time for."""
-        away, seconds = (
-            untold(self._federation.registry),
-            self._federation.config.server.dead_after_s,
-        )
+        away = untold(self._federation.registry)
+        seconds = self._federation.config.server.dead_after_s
+        self._expect(len(away))
         with closing_server(self._serve()) as server:
             self._mailbox.expect(away)
             server.finish()
@@ -182,8 +186,7 @@ class Run:
 
     def _serve(self) -> Server:
         config = self._federation.config
-        insecure, hosts = self._settings.insecure, certificate_hosts(config)
-        tls = None if insecure else tls_of(self._federation, hosts)
+        insecure = self._settings.insecure
         server = serve(
             self._federation.registry,
             self._journal,
@@ -191,7 +194,7 @@ class Run:
             on_same_port(self._federation),
             info_of(config),
             self._on_event,
-            tls=tls,
+            tls=None if insecure else tls_of(self._federation, certificate_hosts(config)),
             insecure=insecure,
             office=FolderOffice(self._federation),
             news=self._bulletin.news,
@@ -200,18 +203,16 @@ class Run:
         return server
 
     def _announce(self, server: Server) -> None:
-        config, insecure = self._federation.config, self._settings.insecure
-        expected = f"{config.federation.clients} clients expected"
-        safe = ", INSECURE: no TLS" if insecure else ""
-        ready = f"ready on {bracketed(config.server.host)}:{server.port} ({expected}{safe})"
-        also(log, self._observer.say)(ready)
+        host, count = self._federation.config.server.host, self._expected
+        safe = ", INSECURE: no TLS" if self._settings.insecure else ""
+        expected = f"{count} client{'s' * (count != 1)} expected{safe}"
+        also(log, self._observer.say)(f"ready on {bracketed(host)}:{server.port} ({expected})")
 
     def _wait_for_clients(self, begun: bool) -> None:
         """For all of them; a plan that had begun goes on without those who are long in coming."""
-        config, patience = self._federation.config, self._settings.patience_s
-        rejoin = config.server.rejoin_s if begun else None
-        registry, count = self._federation.registry, config.federation.clients
-        wait_for_clients(self._mailbox, registry, count, patience, rejoin)
+        registry, patience = self._federation.registry, self._settings.patience_s
+        rejoin = self._federation.config.server.rejoin_s if begun else None
+        wait_for_clients(self._mailbox, registry, self._expected, patience, rejoin)
 
     def _on_event(self, event: Event) -> None:
         """From the transport; runs in a thread of its own."""
@@ -221,8 +222,7 @@ class Run:
 
     def _note_failure(self, error: BaseException) -> None:
         """Leave in the registry how this start ended, and close the tracked run."""
-        registry = self._federation.registry
-        stopped = isinstance(error, KeyboardInterrupt)
+        registry, stopped = self._federation.registry, isinstance(error, KeyboardInterrupt)
         if registry.get_state(status.PHASE) != status.FINISHED:
             registry.set_state(status.PHASE, status.INTERRUPTED if stopped else status.FAILED)
             registry.set_state("failure", None if stopped else describe(error))

@@ -12,6 +12,9 @@ PUBLIC = "public"
 """The base's own arm, in every table of routing weights."""
 
 LONGEST = 64
+FEW = 12
+"""Names that an error lists; of more it says the number."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -46,3 +49,14 @@ def check_targets(names: Iterable[str]) -> None:
 def tamed(text: str) -> str:
     """`text` as a name, with a hyphen for what cannot be in one; empty if nothing is left."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:LONGEST]
+
+
+def there_are(known: Iterable[str], command: str) -> str:
+    """For an error about an unknown name: the known ones or, of many, the command that lists them.
+
+    For example "there are: gl, legal" and "there are 40, listed by `coordinator experts DIR`".
+    """
+    names = sorted(set(known))
+    if len(names) > FEW:
+        return f"there are {len(names)}, listed by `{command}`"
+    return f"there are: {', '.join(names)}" if names else "there is none yet"

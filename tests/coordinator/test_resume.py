@@ -7,7 +7,12 @@ import pytest
 from fedmore.coordinator.journal import Journal
 from fedmore.coordinator.mailbox import Mailbox
 from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.resume import count_tokens, put_in_order, wait_for_clients
+from fedmore.coordinator.resume import (
+    count_tokens,
+    expected_clients,
+    put_in_order,
+    wait_for_clients,
+)
 from fedmore.coordinator.store import Store
 from fedmore.experts.errors import RoundError
 
@@ -45,6 +50,18 @@ def test_who_has_withdrawn_is_not_waited_for(registry, mailbox):
     registry.withdraw("bob")
     mailbox.join(node(registry, "ada"))
     wait_for_clients(mailbox, registry, 2, patience_s=None, rejoin_s=1000)
+
+
+@pytest.mark.parametrize(
+    ("begun", "barred", "expected"),
+    [(False, [], 2), (True, [], 2), (True, ["bob"], 1), (True, ["ada", "bob"], 1),
+     (False, ["bob"], 2)],
+)  # fmt: skip
+def test_how_many_are_expected(registry, begun, barred, expected):
+    """A plan that has not begun waits for somebody in the place of who went."""
+    for bar, name in zip((registry.withdraw, registry.revoke), barred, strict=False):
+        bar(name)
+    assert expected_clients(registry, 2, begun) == expected
 
 
 def test_somebody_must_come(registry, mailbox):

@@ -167,6 +167,23 @@ def test_who_was_away_at_the_end_is_told_by_another_start(federation: Path) -> N
         assert untold(opened.registry) == {}
 
 
+@pytest.mark.parametrize(
+    ("begun", "says"), [(True, "(1 client expected)"), (False, "(2 clients expected)")]
+)
+def test_whoever_has_withdrawn_is_not_expected(federation: Path, begun: bool, says: str) -> None:
+    with open_federation(federation) as opened:
+        for name in NAMES:
+            opened.registry.enrol(opened.registry.invite(name), name, "expert", "legal", 4)
+        if begun:
+            metrics = {"clients": {name: {"tokens": 9} for name in NAMES}}
+            opened.registry.add_round(stage=0, kind="experts", round=1, metrics=metrics)
+        opened.registry.withdraw("amt")
+    out = io.StringIO()
+    with pytest.raises(RoundError, match=f"0 of {says[1]} clients came"):
+        start(federation, Console(file=out, width=100), Settings(patience_s=0.1), ask_everybody)
+    assert says in out.getvalue().splitlines()[0]
+
+
 def test_a_clients_failure_reaches_the_operator(federation: Path) -> None:
     def fail(_: Message) -> Message:
         raise ValueError("the text is all in one line")
