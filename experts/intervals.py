@@ -3,6 +3,7 @@
 A document is a draw from many that could have been scored; a cluster is what was drawn together,
 such as the scores of one document in several seeds. Documents differ in length, so a mean is a
 ratio of sums, and its error is that of leaving out one document after another (the jackknife).
+Over several strata the quantile is that of the smallest, which errs towards wide intervals.
 
 Shape suffixes: N documents, C clusters.
 """
@@ -18,6 +19,8 @@ LEVEL = 0.95
 
 Interval = tuple[float, float]
 Numbers = NDArray[np.float64]
+Pair = tuple[ArrayLike, ArrayLike]
+"""Tops and bottoms, or parts and wholes, of the documents of one stratum."""
 
 
 def ratio_interval(
@@ -27,15 +30,21 @@ def ratio_interval(
 
     Documents of size 0 say nothing and do not count.
     """
-    tops, bottoms = _clustered(tops_N, bottoms_N, clusters)
-    tops, bottoms = tops[bottoms > 0], bottoms[bottoms > 0]
-    count = len(tops)
-    if count < 2:
+    return mean_ratio_interval([_clustered(tops_N, bottoms_N, clusters)])
+
+
+def mean_ratio_interval(strata: Sequence[Pair]) -> Interval | None:
+    """The interval of the mean over strata, such as texts, of sum(tops) / sum(bottoms).
+
+    Strata are chosen and not drawn: their means may differ, and only documents within one vary.
+    """
+    known = [_counted(*_clustered(tops, bottoms, None)) for tops, bottoms in strata]
+    fewest = min(len(tops) for tops, _ in known)
+    if fewest < 2:
         return None
-    mean = tops.sum() / bottoms.sum()
-    residuals = (tops - mean * bottoms) / (bottoms.sum() - bottoms)
-    error = math.sqrt((count - 1) / count * float((residuals**2).sum()))
-    half = _quantile(count) * error
+    mean = sum(tops.sum() / bottoms.sum() for tops, bottoms in known) / len(known)
+    variance = sum(_jackknife(tops, bottoms) for tops, bottoms in known) / len(known) ** 2
+    half = _quantile(fewest) * math.sqrt(variance)
     return float(mean - half), float(mean + half)
 
 
@@ -47,18 +56,35 @@ def share_interval(
     It holds every share that a t-test does not refute. None unless the sum of the wholes is clearly
     not 0: then no share at all can be refuted, or hardly any.
     """
-    parts, wholes = _clustered(parts_N, wholes_N, clusters)
-    count = len(parts)
-    if count < 2:
+    return stratified_share_interval([_clustered(parts_N, wholes_N, clusters)])
+
+
+def stratified_share_interval(strata: Sequence[Pair]) -> Interval | None:
+    """`share_interval` of the sums over all strata, of whose documents only those of one vary."""
+    known = [_clustered(parts, wholes, None) for parts, wholes in strata]
+    fewest = min(len(parts) for parts, _ in known)
+    if fewest < 2:
         return None
-    noise = _quantile(count) ** 2 * count * np.cov(parts, wholes)
-    square = wholes.sum() ** 2 - noise[1, 1]
-    middle = parts.sum() * wholes.sum() - noise[0, 1]
-    rest = parts.sum() ** 2 - noise[0, 0]
+    noise = _quantile(fewest) ** 2 * sum(len(each[0]) * np.cov(*each) for each in known)
+    part, whole = (float(sum(each[i].sum() for each in known)) for i in (0, 1))
+    square = whole**2 - noise[1, 1]
+    middle = part * whole - noise[0, 1]
+    rest = part**2 - noise[0, 0]
     if square <= 0:
         return None
     half = math.sqrt(max(middle**2 - square * rest, 0.0))
     return float((middle - half) / square), float((middle + half) / square)
+
+
+def _counted(tops_N: Numbers, bottoms_N: Numbers) -> tuple[Numbers, Numbers]:
+    return tops_N[bottoms_N > 0], bottoms_N[bottoms_N > 0]
+
+
+def _jackknife(tops_N: Numbers, bottoms_N: Numbers) -> float:
+    """The variance of sum(tops) / sum(bottoms)."""
+    count, mean = len(tops_N), tops_N.sum() / bottoms_N.sum()
+    residuals = (tops_N - mean * bottoms_N) / (bottoms_N.sum() - bottoms_N)
+    return float((count - 1) / count * (residuals**2).sum())
 
 
 def _quantile(count: int) -> float:

@@ -170,6 +170,19 @@ def _run_study(
     console.print(path)
 
 
+@sim.command("claims")
+def judge_claims(
+    result: Annotated[Path, typer.Argument(help="The routing.json of a finished study.")],
+) -> None:
+    """Judge the claims of a finished routing study anew, from the figures in its JSON."""
+    from rich.console import Console
+
+    from fedmore.sims.routing.results import judged
+    from fedmore.sims.routing.shown import claims_table
+
+    Console().print(claims_table(judged(result)["claims"]))
+
+
 @sim.command("codecs")
 def compare_codecs(
     name: Annotated[str, typer.Argument(help="Which scenario.")] = "quickstart",

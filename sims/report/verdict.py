@@ -6,10 +6,9 @@ used if the evaluation has them: documents differ far more from each other than 
 Otherwise the two intervals must not overlap, which is stricter.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
+from fedmore.sims.report.outcome import Outcome, all_of, at_least, at_most
 from fedmore.sims.report.schema import Interval, Scores
 from fedmore.sims.report.study import Change, Study
 
@@ -18,7 +17,6 @@ TIMES_SMALLER = 25.0
 ROUNDING = 1e-5  # relative; float32 rounds at 6e-8, and the sums run over thousands of terms
 MARGIN = 0.005  # of the base's bits per byte: what still counts as "not worse"
 
-Word = Literal["met", "not met", "undecided", "not measured"]
 Range = tuple[float, float]
 
 
@@ -28,7 +26,7 @@ class Verdict:
 
     goal: str
     measured: str
-    word: Word
+    word: Outcome
 
 
 def judge(study: Study) -> tuple[Verdict, ...]:
@@ -63,20 +61,6 @@ def signed(change: float) -> str:
     return f"{change:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _word(found: Range | None, limit: float) -> Word:
-    """Whether an interval is below a limit."""
-    if found is None or found[0] <= limit < found[1]:
-        return "undecided"
-    return "met" if found[1] <= limit else "not met"
-
-
-def _all(words: Iterable[Word]) -> Word:
-    """The answer for all texts: the worst of them."""
-    found = set(words)
-    order: tuple[Word, ...] = ("not met", "undecided", "met")
-    return next((word for word in order if word in found), "not measured")
-
-
 def _apart(value: Interval, base: Interval) -> Range | None:
     """The widest difference that two intervals allow."""
     if value.ci95 is None or base.ci95 is None:
@@ -90,10 +74,10 @@ def _learned(trained: dict[str, Scores], paired: dict[str, Change]) -> Verdict:
         own = scores.own_expert or scores.base
         change = paired[name].own_expert if name in paired else None
         told.append(f"{name} {signed(own.mean - scores.base.mean)}")
-        words.append(_word(change.ci95 if change else _apart(own, scores.base), 0.0))
+        words.append(at_most(change.ci95 if change else _apart(own, scores.base), 0.0))
     how = "paired" if set(trained) <= set(paired) else "intervals apart"
     goal = f"own expert clearly below the base (95 %, {how})"
-    return Verdict(goal, _bits(told), _all(words))
+    return Verdict(goal, _bits(told), all_of(words))
 
 
 def _kept(trained: dict[str, Scores], paired: dict[str, Change]) -> Verdict:
@@ -102,13 +86,9 @@ def _kept(trained: dict[str, Scores], paired: dict[str, Change]) -> Verdict:
         share, change = gain_kept(scores), paired.get(name)
         found = change.gain_kept.ci95 if change and change.gain_kept else None
         told.append(f"{name} {_share(share, found)}")
-        words.append("not met" if share is None else _reached(found))
+        words.append("not met" if share is None else at_least(found, GAIN_KEPT))
     goal = f"mixture keeps at least {GAIN_KEPT:.0%} of each gain (95 %)"
-    return Verdict(goal, ", ".join(told) or "nobody trained", _all(words))
-
-
-def _reached(found: Range | None) -> Word:
-    return _word((-found[1], -found[0]) if found else None, -GAIN_KEPT)
+    return Verdict(goal, ", ".join(told) or "nobody trained", all_of(words))
 
 
 def _share(share: float | None, found: Range | None) -> str:
@@ -123,9 +103,9 @@ def _unharmed(others: dict[str, Scores], paired: dict[str, Change]) -> Verdict:
         change = paired[name].mixture.ci95 if name in paired else None
         found = change or _apart(scores.mixture, scores.base)
         told.append(f"{name} {signed(scores.mixture.mean - scores.base.mean)}")
-        words.append(_word(found, MARGIN * scores.base.mean))
+        words.append(at_most(found, MARGIN * scores.base.mean))
     goal = f"mixture at most {MARGIN:.1%} worse than the base where nobody trained (95 %)"
-    return Verdict(goal, _bits(told), _all(words))
+    return Verdict(goal, _bits(told), all_of(words))
 
 
 def _small(study: Study) -> Verdict:

@@ -13,7 +13,7 @@ from fedmore.experts.mixture import Mixture
 from fedmore.experts.routing.interface import Router
 from fedmore.experts.routing.training import Training, train_router
 from fedmore.sims.routing.material import Material
-from fedmore.sims.routing.trial import Scores, fit, fresh, mixed, score_text
+from fedmore.sims.routing.trial import Nats, fit, fresh, mixed, score_text
 from fedmore.sims.routing.variants import AT, Size, Variant
 
 VARIANT = Variant("ReMix, from domains", "remix", 1, samples=4, start="domain", trained_at=AT)
@@ -40,8 +40,8 @@ def added(material: Material, size: Size, seed: int) -> dict[str, Any]:
         "steps_of_retraining": size.table_steps,
         "seconds": adding_s,
         "seconds_of_retraining": whole_s,
-        "bpb": _own(mixture, material, size),
-        "bpb_of_retraining": _own(whole, material, size),
+        "nats": _own(mixture, material, size),
+        "nats_of_retraining": _own(whole, material, size),
     }
 
 
@@ -55,26 +55,23 @@ def _with_new(old: Router, material: Material) -> Router:
 
 
 def withdrawn(material: Material, size: Size, seed: int) -> dict[str, Any]:
-    """Each expert in turn is withdrawn: bits per byte of the texts that are left, and the harm.
+    """Each expert in turn is withdrawn: what the documents of the texts that are left cost.
 
-    `{before: {text}, after: {withdrawn: {text}}, harm: {withdrawn: largest rise of a text}}`
+    `{before: {text: nats}, after: {withdrawn: {text: nats}}}`
     """
     names = list(material.experts)
     mixture = trained(material, size, seed)
-    before = {name: score_text(mixture.model, material, name, size) for name in names}
+    before = _own(mixture, material, size)
     after = {name: _without(name, mixture.router, material, size) for name in names}
-    harm = {
-        name: max(there[text] - before[text] for text in there) for name, there in after.items()
-    }
-    return {"before": before, "after": after, "harm": harm}
+    return {"before": before, "after": after}
 
 
-def _without(name: str, router: Router, material: Material, size: Size) -> Scores:
+def _without(name: str, router: Router, material: Material, size: Size) -> Nats:
     names = list(material.experts)
     left = [n for n in names if n != name]
     fewer = material.only(left)
     mixture = mixed(fewer, router.keeping([names.index(n) for n in left]))
-    return {text: score_text(mixture.model, fewer, text, size) for text in left}
+    return _own(mixture, fewer, size)
 
 
 def trained(material: Material, size: Size, seed: int) -> Mixture:
@@ -98,7 +95,6 @@ def train_new(mixture: Mixture, material: Material, size: Size, seed: int, arm: 
     train_router(mixture, few, training)
 
 
-def _own(mixture: Mixture, material: Material, size: Size) -> float:
-    """Mean over the experts' own texts."""
-    names = list(material.experts)
-    return sum(score_text(mixture.model, material, n, size) for n in names) / len(names)
+def _own(mixture: Mixture, material: Material, size: Size) -> Nats:
+    """The documents of the experts' own texts."""
+    return {name: score_text(mixture.model, material, name, size) for name in material.experts}

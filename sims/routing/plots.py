@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fedmore.sims.report.style import BASE, CYCLE, MIXTURE, OWN, canvas, end_labels
+from fedmore.sims.routing.claims import label
 
 Result = Mapping[str, Any]
 Router = Mapping[str, Any]
@@ -21,24 +22,14 @@ def draw(result: Result, folder: Path) -> None:
     draw_ess(result, folder / "routing-ess.png")
 
 
-def label(router: Router) -> str:
-    """What a row of the study is called."""
-    parts = [router["name"]]
-    if router["k"]:
-        parts.append(f"k {router['k']}")
-    if router["samples"]:
-        parts.append(f"M {router['samples']}")
-    if router["trained_at"] == "clients":
-        parts.append("at clients")
-    return ", ".join(parts)
-
-
 def draw_routers(result: Result, path: Path) -> None:
-    """Mean bits per byte of every router, best first, with its interval over seeds."""
+    """Mean bits per byte of every router, best first, with its interval over documents."""
     rows = sorted(result["routers"], key=lambda r: r["mean_bpb"], reverse=True)
     seeds = len(result["seeds"])
-    subtitle = f"bits per byte, mean over {len(result['experts'])} texts and {seeds} seeds · 95 %"
-    with canvas(path, "Routers over the same frozen experts", subtitle, 8.0) as figure:
+    texts = len(result["experts"])
+    subtitle = f"bits per byte, mean over {texts} texts and {seeds} seeds · 95 % over documents"
+    height = 2.0 + 0.24 * len(rows)
+    with canvas(path, "Routers over the same frozen experts", subtitle, height) as figure:
         axes = figure.subplots()
         for y, router in enumerate(rows):
             colour = COLOUR.get(router["kind"], BASE)

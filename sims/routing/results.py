@@ -1,84 +1,114 @@
 """The study's result over all seeds as `routing.json`.
 
-Intervals are 95 % Student intervals over seeds of the mean over domains.
+`ci95` is over documents, of which one that is scored in several seeds is one cluster; `ci95_seeds`
+is over seeds. The nats of all documents are there too, so that claims can be judged from the file.
 """
 
 import json
-import platform
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from fedmore.experts.errors import ConfigError
 from fedmore.sims.bench.machine import machine
 from fedmore.sims.routing.claims import claims
+from fedmore.sims.routing.figures import Seeds, bits_per_byte, mean_of, part_of_way
 from fedmore.sims.routing.material import MIXED
 from fedmore.sims.routing.seeds import SeedResult
 from fedmore.sims.routing.trial import Trial
+from fedmore.sims.studies import finished
 
 RESULT = "routing.json"
-PACKAGES = ("torch", "transformers", "flwr", "numpy")
+PACKAGES = (*finished.PACKAGES, "flwr", "numpy")
 POINTS = 50
 """Of a training curve."""
 SHOWN = ("name", "kind", "k", "samples", "level", "per_layer", "scaling", "start", "rate")
 
 
-def build(results: Sequence[SeedResult], command: str) -> dict[str, Any]:
+def build(results: Sequence[SeedResult]) -> dict[str, Any]:
     """Everything as JSON; `routers` in the order of the study, all seeds together."""
     first = results[0]
-    found = {
-        "command": command,
-        "versions": {name: version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+    found: dict[str, Any] = {
         "machine": machine(),
         "seeds": [r.seed for r in results],
         "base": first.base_name,
         "experts": first.experts,
         "unseen": first.unseen,
         "size": first.size,
-        "base_bpb": _mean(r.mean(r.base) for r in results),
-        "oracle_bpb": _mean(r.mean(r.oracle) for r in results),
-        "texts": {
-            "base": _by_key([r.base for r in results]),
-            "oracle": _by_key([r.oracle for r in results]),
-        },
-        "routers": [_router(results, i) for i in range(len(first.trials))],
-        "added": [r.added for r in results],
-        "withdrawn": [r.withdrawn for r in results],
-        "variance": [r.variance for r in results],
-        "cost": [r.cost for r in results],
-        "positions": [_part(each) for each in zip(*(r.positions for r in results), strict=True)],
+        "sizes": first.sizes,
+        "nats": {"base": [r.base for r in results], "oracle": [r.oracle for r in results]},
     }
+    found["texts"] = {name: _texts(found, nats) for name, nats in found["nats"].items()}
+    for name, nats in found["nats"].items():
+        found[f"{name}_bpb"] = _mean_bpb(found, nats)["mean"]
+    found["routers"] = [_router(found, [r.trials[i] for r in results])
+                        for i in range(len(first.trials))]  # fmt: skip
+    _add_gaps(found)
+    for part in first.parts:
+        found[part] = [r.parts[part] for r in results]
+    if "positions" in found:
+        found["positions"] = [_position(each) for each in zip(*found["positions"], strict=True)]
     return found | {"claims": claims(found)}
 
 
-def _router(results: Sequence[SeedResult], index: int) -> dict[str, Any]:
-    trials = [r.trials[index] for r in results]
-    variant = trials[0].variant
-    means = [r.mean(r.trials[index].bits_per_byte) for r in results]
-    gaps = [_closed(r, r.mean(r.trials[index].bits_per_byte)) for r in results]
+def judged(path: Path) -> dict[str, Any]:
+    """A finished result with its claims judged anew, from the figures in the file alone."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return result | {"claims": claims(result)}
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: no result of the routing study ({error!r})") from error
+
+
+def write(result: Mapping[str, Any], folder: Path) -> Path:
+    """Write `routing.json`; returns its path."""
+    return finished.write(folder / RESULT, result, PACKAGES)
+
+
+def _router(found: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
+    nats = [t.nats for t in trials]
+    bpb = _mean_bpb(found, nats)
+    by_seed = [_mean_bpb(found, [each])["mean"] for each in nats]
     return {
-        **{key: variant[key] for key in SHOWN},
-        "trained_at": variant["trained_at"] or None,
-        "mean_bpb": _mean(means),
-        "ci95": interval(means),
-        "unseen_bpb": _mean(t.bits_per_byte[results[0].unseen] for t in trials),
-        "mixed_bpb": _mean(t.bits_per_byte[MIXED] for t in trials),
-        "plain_bpb": _mean(t.bits_per_byte["plain"] for t in trials),
-        "gap_closed": _mean(gaps),
-        "gap_closed_seeds": gaps,
-        "ess_mean": _mean(sum(t.ess) / len(t.ess) for t in trials),
+        **{key: trials[0].variant[key] for key in SHOWN},
+        "trained_at": trials[0].variant["trained_at"] or None,
+        "mean_bpb": bpb["mean"],
+        "ci95": bpb["ci95"],
+        "ci95_seeds": finished.seeds_interval(by_seed),
+        **{f"{name}_bpb": _texts(found, nats)[text]
+           for name, text in (("unseen", found["unseen"]), ("mixed", MIXED), ("plain", "plain"))},
+        "ess_mean": mean_of(sum(t.ess) / len(t.ess) for t in trials),
         "ess_layers": np.mean([t.ess for t in trials], axis=0).round(3).tolist(),
         "active_params": trials[0].active_params,
         "router_params": trials[0].router_params,
-        "steps_per_s": _rate(trials),
-        "texts": _by_key([t.bits_per_byte for t in trials]),
+        "steps_per_s": mean_of(t.steps_per_s for t in trials),
+        "texts": _texts(found, nats),
+        "nats": nats,
         "losses": [thinned(t.losses, 4) for t in trials],
         "ess_steps": [thinned(t.ess_steps, 3) for t in trials],
-    }
+    }  # fmt: skip
+
+
+def _add_gaps(found: Mapping[str, Any]) -> None:
+    """Every router beside the best routing by domain embeddings, and beside the oracle."""
+    domains = [r for r in found["routers"] if r["kind"] == "domain"]
+    if not domains:
+        raise ConfigError("the routing study needs one router of domain embeddings at least")
+    start = min(domains, key=lambda r: r["mean_bpb"])["nats"]
+    about = found["sizes"], found["experts"]
+    for router in found["routers"]:
+        router["minus_domain"] = bits_per_byte(router["nats"], *about, start)
+        router["gap_closed"] = part_of_way(router["nats"], start, found["nats"]["oracle"], *about)
+
+
+def _mean_bpb(found: Mapping[str, Any], nats: Seeds) -> dict[str, Any]:
+    return bits_per_byte(nats, found["sizes"], found["experts"])
+
+
+def _texts(found: Mapping[str, Any], nats: Seeds) -> dict[str, float]:
+    return {text: bits_per_byte(nats, found["sizes"], [text])["mean"] for text in nats[0]}
 
 
 def thinned(values: Sequence[Any], digits: int) -> list[Any]:
@@ -89,44 +119,6 @@ def thinned(values: Sequence[Any], digits: int) -> list[Any]:
     return [np.round(part.mean(0), digits).tolist() for part in parts]
 
 
-def _closed(result: SeedResult, here: float) -> float | None:
-    """Part of the way from the best domain-embedding routing to the per-domain oracle."""
-    domain = [t for t in result.trials if t.variant["kind"] == "domain"]
-    start = min(result.mean(t.bits_per_byte) for t in domain)
-    goal = result.mean(result.oracle)
-    return (start - here) / (start - goal) if start > goal else None
-
-
-def _rate(trials: Sequence[Trial]) -> float | None:
-    rates = [t.steps_per_s for t in trials if t.steps_per_s is not None]
-    return _mean(rates) if rates else None
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Of the values that there are; None where there are none."""
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
-
-
-def interval(values: Sequence[float]) -> list[float] | None:
-    """None for one seed alone."""
-    if len(values) < 2:
-        return None
-    mean, half = np.mean(values), stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return [float(mean - half), float(mean + half)]
-
-
-def _part(seeds: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    return _by_key(seeds) | {edge: seeds[0][edge] for edge in ("from", "to")}
-
-
-def _by_key(scores: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    return {text: _mean(s[text] for s in scores) for text in scores[0]}
-
-
-def write(result: Mapping[str, Any], folder: Path) -> Path:
-    """Write `routing.json`; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RESULT
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return path
+def _position(seeds: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    means = {key: mean_of(seed[key] for seed in seeds) for key in seeds[0]}
+    return means | {edge: seeds[0][edge] for edge in ("from", "to")}

@@ -3,8 +3,7 @@
 What is done is in ``<out>/seed-<n>/trials/``, one file a router: a study that was stopped goes on.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,38 +12,47 @@ from typing import Any
 from rich.console import Console
 
 from fedmore.coordinator.config import load_config
+from fedmore.experts.errors import ConfigError
 from fedmore.sims.engines.prepare import Prepared, prepare
 from fedmore.sims.engines.run import run as run_scenario
 from fedmore.sims.routing import changes, cost, estimator, positions, trial
 from fedmore.sims.routing.clients import trained_by_clients
 from fedmore.sims.routing.material import Material, load
 from fedmore.sims.routing.tables import Shared
-from fedmore.sims.routing.trial import Scores, Trial
+from fedmore.sims.routing.trial import Nats, Trial
 from fedmore.sims.routing.variants import CLIENTS, Size, Variant
 from fedmore.sims.scenarios.scenario import Scenario
+from fedmore.sims.studies.finished import kept
+
+PARTS: Mapping[str, Callable[[Material, Size, int], Any]] = {
+    "added": changes.added,
+    "withdrawn": changes.withdrawn,
+    "variance": estimator.variance,
+    "cost": cost.cost,
+    "positions": positions.positions,
+}
+"""What is measured beside the routers themselves."""
+
+Keep = Callable[[str, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """All of one seed; `unseen` is the text that nobody trained on."""
+    """All of one seed; `unseen` is the text that nobody trained on.
+
+    `sizes` are the bytes of every document that is scored.
+    """
 
     seed: int
     base_name: str
     experts: list[str]
     unseen: str
     size: dict[str, Any]
-    base: Scores
-    oracle: Scores
+    sizes: dict[str, list[int]]
+    base: Nats
+    oracle: Nats
     trials: list[Trial]
-    added: dict[str, Any]
-    withdrawn: dict[str, Any]
-    variance: dict[str, float]
-    cost: dict[str, Any]
-    positions: list[dict[str, float]]
-
-    def mean(self, scores: Scores) -> float:
-        """Over the experts' own texts."""
-        return sum(scores[name] for name in self.experts) / len(self.experts)
+    parts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Study:
     say: Callable[[str], None]
     engine: str = "local"
     settings: Sequence[str] = ()
+    parts: Sequence[str] = tuple(PARTS)
 
 
 def federation(study: Study, seed: int) -> Prepared:
@@ -72,25 +81,28 @@ def federation(study: Study, seed: int) -> Prepared:
 
 
 def run_seed(study: Study, seed: int) -> SeedResult:
-    """Every router of one seed."""
+    """Every router of one seed, and the parts that are asked for."""
     prepared, size = federation(study, seed), study.size
-    material = load(prepared.directory, size)
-    kept = Kept(prepared.directory / "trials", study.say, f"seed {seed}")
-    base = kept.get("base", lambda: trial.score_all(material.base.model, material, size))
-    oracle = kept.get("oracle", lambda: trial.oracle(material, size))
+    material, folder = load(prepared.directory, size), prepared.directory / "trials"
+
+    def keep(name: str, compute: Callable[[], Any]) -> Any:
+        return kept(folder / f"{name}.json", compute, lambda _: study.say(f"seed {seed}: {name}"))
+
+    if (before := keep("size", lambda: asdict(size))) != asdict(size):
+        raise ConfigError(f"{folder}: made with {before}; remove it, or ask for the same")
     return SeedResult(
         seed, Path(material.base.name).name, list(material.experts), study.unseen, asdict(size),
-        base, oracle, _trials(study, prepared, material, seed, kept),
-        added=kept.get("added", lambda: changes.added(material, size, seed)),
-        withdrawn=kept.get("withdrawn", lambda: changes.withdrawn(material, size, seed)),
-        variance=kept.get("variance", lambda: estimator.variance(material, size, seed)),
-        cost=kept.get("cost", lambda: cost.cost(material, size, seed)),
-        positions=kept.get("positions", lambda: positions.positions(material, size, seed)),
+        trial.sizes(material, size),
+        base=keep("base", lambda: trial.score_all(material.base.model, material, size)),
+        oracle=keep("oracle", lambda: trial.oracle(material, size)),
+        trials=_trials(study, prepared, material, seed, keep),
+        parts={name: keep(name, partial(PARTS[name], material, size, seed))
+               for name in study.parts},
     )  # fmt: skip
 
 
 def _trials(
-    study: Study, prepared: Prepared, material: Material, seed: int, kept: "Kept"
+    study: Study, prepared: Prepared, material: Material, seed: int, keep: Keep
 ) -> list[Trial]:
     shared = Shared()
 
@@ -99,7 +111,7 @@ def _trials(
             return asdict(_at_clients(study, prepared, material, variant, seed))
         return asdict(trial.run(material, variant, study.size, seed, shared))
 
-    return [Trial(**kept.get(v.slug, partial(tried, v))) for v in study.variants]
+    return [Trial(**keep(v.slug, partial(tried, v))) for v in study.variants]
 
 
 def _at_clients(
@@ -109,23 +121,3 @@ def _at_clients(
     found = trial.measured(trial.mixed(material, router), material, variant, study.size, None)
     found.losses = losses
     return found
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Results as files: what is there is not computed again."""
-
-    folder: Path
-    say: Callable[[str], None]
-    where: str
-
-    def get(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The result `name`."""
-        path = self.folder / f"{name}.json"
-        if not path.is_file():
-            self.say(f"{self.where}: {name}")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(compute())
-            path.with_suffix(".writing").write_text(text, encoding="utf-8")
-            path.with_suffix(".writing").replace(path)
-        return json.loads(path.read_text(encoding="utf-8"))

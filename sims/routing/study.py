@@ -1,7 +1,5 @@
 """The routing study from end to end: `fedmore sim run routing`."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import torch
 from rich.console import Console
 
 from fedmore.sims.routing import results, shown
+from fedmore.sims.routing.options import with_settings
 from fedmore.sims.routing.plots import draw
 from fedmore.sims.routing.seeds import Study, run_seed
 from fedmore.sims.routing.variants import FULL, QUICK, VARIANTS
@@ -30,23 +29,20 @@ def run(
 ) -> Path:
     """Run what is not there yet, write `routing.json` and the plots; returns the JSON's path.
 
-    With `quick` the whole path over the tiny base of `smoke` and one seed, unless others are given.
+    Settings `study.KEY=VALUE` change the study's work, all others its federation. With `quick` the
+    whole path over the tiny base of `smoke` and one seed, unless others are given.
     """
     seeds = seeds or (SEEDS[:1] if quick else SEEDS)
     study = Study(
         smoke() if quick else routing(), VARIANTS, QUICK if quick else FULL,
-        "sums" if quick else "es", out, console.print, engine, tuple(settings),
+        "sums" if quick else "es", out, console.print, engine,
     )  # fmt: skip
+    study = with_settings(study, settings)
     torch.manual_seed(0)
-    found = results.build([run_seed(study, seed) for seed in seeds], command())
+    found = results.build([run_seed(study, seed) for seed in seeds])
     folder = results_in or out
     path = results.write(found, folder)
     draw(found, folder)
     console.print(shown.routers_table(found))
-    console.print(shown.claims_table(found))
+    console.print(shown.claims_table(found["claims"]))
     return path
-
-
-def command() -> str:
-    """What the user typed, without folders of this machine."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

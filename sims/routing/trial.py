@@ -17,19 +17,20 @@ from fedmore.sims.routing.material import Material
 from fedmore.sims.routing.tables import ChargedTable, Shared
 from fedmore.sims.routing.variants import Size, Variant
 
-Scores = dict[str, float]
+Nats = dict[str, list[float]]
+"""What every document of every text cost."""
 
 
 @dataclass
 class Trial:
-    """What one router gave in one seed: bits per byte of every text, ESS, cost and training.
+    """What one router gave in one seed: what every document cost, ESS, cost and training.
 
     `steps_per_s` is null for a router that is set, and for one that clients train, who do so at
     the same time; of these `losses` has one number a round.
     """
 
     variant: dict[str, Any]
-    bits_per_byte: Scores
+    nats: Nats
     ess: list[float]
     active_params: int
     router_params: int
@@ -99,11 +100,11 @@ def fit(
 def measured(
     mixture: Mixture, material: Material, variant: Variant, size: Size, trace: Trace | None
 ) -> Trial:
-    """Bits per byte of every text, and how the router spreads its weights."""
+    """What every document cost, and how the router spreads its weights."""
     spec = mixture.router.spec
     return Trial(
         variant=asdict(variant),
-        bits_per_byte=score_all(mixture.model, material, size),
+        nats=score_all(mixture.model, material, size),
         ess=_ess(mixture, material, size),
         active_params=mixture.active_params(spec.top_k),
         router_params=sum(p.numel() for p in mixture.router.parameters()),
@@ -113,18 +114,27 @@ def measured(
     )
 
 
-def score_all(model: Any, material: Material, size: Size) -> Scores:
-    """Bits per byte of every text."""
+def score_all(model: Any, material: Material, size: Size) -> Nats:
+    """Every document of every text."""
     return {text: score_text(model, material, text, size) for text in material.texts}
 
 
-def score_text(model: Any, material: Material, text: str, size: Size) -> float:
-    """Bits per byte of one text's documents together."""
+def score_text(model: Any, material: Material, text: str, size: Size) -> list[float]:
+    """The nats of one text's documents, to the sixth digit."""
     scores = scoring.score(model, material.base.text, material.texts[text], size.tokens)
-    return scoring.mean_bits_per_byte(scores)
+    return [round(each.nats, 6) for each in scores]
 
 
-def oracle(material: Material, size: Size) -> Scores:
+def sizes(material: Material, size: Size) -> dict[str, list[int]]:
+    """The bytes that are scored of every document of every text."""
+    text = material.base.text
+    return {
+        name: [text.cut(document, size.tokens).size for document in documents]
+        for name, documents in material.texts.items()
+    }
+
+
+def oracle(material: Material, size: Size) -> Nats:
     """Every domain under its own expert alone."""
     return {
         name: score_text(with_change(material.base.model, factors), material, name, size)

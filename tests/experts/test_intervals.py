@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedmore.experts.intervals import ratio_interval, share_interval
+from fedmore.experts.intervals import (
+    mean_ratio_interval,
+    ratio_interval,
+    share_interval,
+    stratified_share_interval,
+)
 
 ROUNDS = 1500
 FEWEST = {3: 0.90, 12: 0.90, 48: 0.92}
@@ -107,3 +112,62 @@ def test_there_is_none_of_one_document():
 
 def test_a_share_of_no_clear_gain_has_no_interval():
     assert share_interval([1.0, 1.0, 1.0], [1.0, -1.0, 0.3]) is None
+
+
+LEVELS = (0.5, 1.0, 3.0)
+"""Texts that differ far more from each other than documents of one do."""
+
+
+def texts(rng, draw, count):
+    """Documents of three texts."""
+    return [tuple(level * part for part in draw(rng, count)) for level in LEVELS]
+
+
+def of_means(strata):
+    return np.mean([tops.sum() / bottoms.sum() for tops, bottoms in strata])
+
+
+def levelled(rng, shape):
+    """As `skewed`, at a level of its own: the ratio is of this text."""
+    tops, bottoms = skewed(rng, shape)
+    level = LEVELS[levelled.turn % len(LEVELS)]
+    levelled.turn += 1
+    return level * tops, bottoms
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_a_mean_over_texts_is_covered_and_their_differences_are_no_error(count):
+    levelled.turn, rng = 0, np.random.default_rng(7)
+    truth = of_means([levelled(rng, 400_000) for _ in LEVELS])
+    hits, widths, pooled = 0, [], []
+    for _ in range(800):
+        strata = [levelled(rng, count) for _ in LEVELS]
+        low, high = mean_ratio_interval(strata)
+        hits += low < truth < high
+        widths.append(high - low)
+        one = ratio_interval(*(np.concatenate(part) for part in zip(*strata, strict=True)))
+        pooled.append(one[1] - one[0])
+    assert hits / 800 >= FEWEST[count]
+    if count == 12:
+        assert np.median(widths) < 0.7 * np.median(pooled)
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_a_share_over_texts_is_covered(count):
+    rng = np.random.default_rng(7)
+    parts, wholes = (sum(text[i].sum() for text in texts(rng, gains, 400_000)) for i in (0, 1))
+    found = [stratified_share_interval(texts(rng, gains, count)) for _ in range(800)]
+    hit = [each is None or each[0] < parts / wholes < each[1] for each in found]
+    assert FEWEST[count] <= np.mean(hit) <= 1.0
+
+
+def test_of_one_text_both_are_what_they_are_without_texts():
+    one = gains(np.random.default_rng(1), 20)
+    assert mean_ratio_interval([one]) == ratio_interval(*one)
+    assert stratified_share_interval([one]) == share_interval(*one)
+
+
+def test_a_text_of_one_document_leaves_no_interval():
+    both = [([1.0, 2.0], [3.0, 4.0]), ([1.0], [2.0])]
+    assert mean_ratio_interval(both) is None
+    assert stratified_share_interval(both) is None
