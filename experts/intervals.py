@@ -65,7 +65,8 @@ def stratified_share_interval(strata: Sequence[Pair]) -> Interval | None:
     fewest = min(len(parts) for parts, _ in known)
     if fewest < 2:
         return None
-    noise = _quantile(fewest) ** 2 * sum(len(each[0]) * np.cov(*each) for each in known)
+    covariances = np.sum([len(each[0]) * np.cov(*each) for each in known], axis=0)
+    noise = _quantile(fewest) ** 2 * covariances
     part, whole = (float(sum(each[i].sum() for each in known)) for i in (0, 1))
     square = whole**2 - noise[1, 1]
     middle = part * whole - noise[0, 1]

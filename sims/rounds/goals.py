@@ -6,7 +6,7 @@ from typing import Any
 
 from fedmore.sims.rounds.study import Row
 from fedmore.sims.rounds.variants import POOLED
-from fedmore.sims.routing.results import interval
+from fedmore.sims.studies.finished import interval
 
 SHARES = {"like": 0.95, "unlike": 0.90}
 ONE_BIT = 0.005

@@ -41,7 +41,7 @@ def with_settings(study: Study, settings: Sequence[str]) -> Study:
     table = {"routers": [v.slug for v in study.variants], "parts": list(PARTS)}
     chosen = _options(override(asdict(study.size) | table, mine))
     _known("routers", chosen.routers, table["routers"])
-    _known("parts", chosen.parts, PARTS)
+    _known("parts", chosen.parts, table["parts"])
     work = {key: value for key, value in asdict(chosen).items() if key not in table}
     return replace(
         study,

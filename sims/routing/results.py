@@ -76,7 +76,7 @@ def _router(found: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]
         "trained_at": trials[0].variant["trained_at"] or None,
         "mean_bpb": bpb["mean"],
         "ci95": bpb["ci95"],
-        "ci95_seeds": finished.seeds_interval(by_seed),
+        "ci95_seeds": finished.interval(by_seed),
         **{f"{name}_bpb": _texts(found, nats)[text]
            for name, text in (("unseen", found["unseen"]), ("mixed", MIXED), ("plain", "plain"))},
         "ess_mean": mean_of(sum(t.ess) / len(t.ess) for t in trials),

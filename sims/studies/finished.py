@@ -45,7 +45,7 @@ def command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def seeds_interval(values: Sequence[float]) -> list[float] | None:
+def interval(values: Sequence[float]) -> list[float] | None:
     """The 95 % interval of a mean over seeds (Student's t); None for one seed alone."""
     found = ratio_interval(values, np.ones(len(values)))
     return None if found is None else list(found)
