@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmore.coordinator import recovery
+from fedmore.coordinator import recovery, unfinished
 from fedmore.coordinator import status as states
 from fedmore.coordinator.access import OPERATORS, list_own, local_access, read_access
 from fedmore.coordinator.config import load_config
 from fedmore.coordinator.federation import (
-    MIXTURE,
     Federation,
     is_running,
     open_federation,
@@ -90,24 +89,22 @@ def withdraw(directory: Path, name: str, reason: str, recover: int = 0) -> Withd
 
     A coordinator that runs does that itself, unless its plan is finished. With `recover` the
     remaining owners of an expert that is worse without it are to train for so many rounds more.
+    Finishes what an earlier command was killed in.
     """
     with open_federation(directory) as federation:
         registry = federation.registry
-        recovery.ask(registry, recover)
-        registry.withdraw(name, reason)
         if is_running(directory) and registry.get_state(states.PHASE) != states.FINISHED:
+            registry.withdraw(name, reason, unfinished.asked(recover))
             return Withdrawal(running=True)
-        from fedmore.coordinator.withdrawal import leave_out, outcomes
-        from fedmore.experts.saved import forget_mixture
+        registry.withdraw(name, reason, unfinished.mark(registry, name, recover))
+        from fedmore.coordinator.withdrawal import outcomes
 
-        config = recovery.asked_for(federation.config, registry)
-        changed = leave_out(config, registry, federation.store)
-        there = {row.name for row in registry.experts()}
+        changed, mixture = unfinished.finish(federation)
         return Withdrawal(
             told=outcomes(registry, changed),
             recovers=recovery.ahead(federation.config, registry) if changed else {},
-            left=len(there),
-            mixture=forget_mixture(directory / MIXTURE),
+            left=len({row.name for row in registry.experts()}),
+            mixture=mixture,
         )
 
 

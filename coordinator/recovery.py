@@ -45,11 +45,6 @@ def recovering(config: FederationConfig, rounds: int) -> FederationConfig:
     return replace(config, withdrawal=section)
 
 
-def ask(registry: Registry, rounds: int) -> None:
-    """Tell a coordinator that runs how many recovery rounds the operator wants."""
-    registry.set_state(ASKED, rounds)
-
-
 def add(registry: Registry, stage: Stage, index: int, expert: str, rounds: int) -> None:
     """Have the owners of an expert train for so many rounds more; a finished plan is open again.
 
@@ -71,8 +66,8 @@ def _reopen(registry: Registry) -> None:
     from fedmore.coordinator.status import FINISHED, INTERRUPTED, PHASE
 
     if registry.get_state(PHASE) == FINISHED:
+        registry.set_state(DISMISSED, False)  # before the phase, which says that it is done
         registry.set_state(PHASE, INTERRUPTED)
-        registry.set_state(DISMISSED, False)
 
 
 def asks(registry: Registry, stage: Stage, number: int, expert: str) -> bool:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedmore.coordinator import recovery, unfinished
 from fedmore.coordinator.config import FederationConfig
-from fedmore.coordinator.federation import Federation, open_federation
+from fedmore.coordinator.federation import Federation, is_running, open_federation
 from fedmore.experts.errors import ConfigError, RegistryError
 from fedmore.experts.routing.spec import KINDS
 from fedmore.experts.spec import Keeping
@@ -41,9 +42,7 @@ def assemble_mixture(directory: Path, wanted: Wanted) -> Path:
     with open_federation(directory) as federation:
         federation.registry.database.check_writable()
         if federation.registry.withdrawn():
-            from fedmore.coordinator.withdrawal import leave_out
-
-            leave_out(federation.config, federation.registry, federation.store)
+            _leave_out(federation)
         config = wanted.configured(federation.config)
         names = known_experts(federation, wanted.experts)
         from fedmore.coordinator.assemble import assemble
@@ -63,6 +62,17 @@ def assemble_mixture(directory: Path, wanted: Wanted) -> Path:
             keeping=wanted.keeping,
         )
     return directory / "mixture"
+
+
+def _leave_out(federation: Federation) -> None:
+    """Take the part of withdrawn owners out; what is in the store stays while a plan runs."""
+    if not is_running(federation.directory):
+        unfinished.finish(federation, forget=False)
+        return
+    from fedmore.coordinator.withdrawal import leave_out
+
+    config = recovery.asked_for(federation.config, federation.registry)
+    leave_out(config, federation.registry, federation.store)
 
 
 def evaluate_mixture(directory: Path) -> Mapping[str, Any]:

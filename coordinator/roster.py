@@ -9,12 +9,14 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from fedmore.coordinator.rows import Kind, Member, copied
-from fedmore.coordinator.tables import EventRecord, MemberRecord, now
+from fedmore.coordinator.tables import EventRecord, MemberRecord, StateRecord, now
 from fedmore.coordinator.tokens import check_not_barred, secret_hash, usable
 from fedmore.experts.errors import NameTakenError, RegistryError, TokenError
 from fedmore.experts.names import check_name, there_are
@@ -118,9 +120,14 @@ class Roster:
         """`name` may not take part any more; the first time and reason stay."""
         self._bar(name, "revoked", reason)
 
-    def withdraw(self, name: str, reason: str = "") -> None:
-        """`name` takes its work back; the first time and reason stay."""
-        self._bar(name, "withdrawn", reason)
+    def withdraw(
+        self, name: str, reason: str = "", states: Mapping[str, Any] | None = None
+    ) -> None:
+        """`name` takes its work back; the first time and reason stay.
+
+        `states` are written down with it, in the same transaction.
+        """
+        self._bar(name, "withdrawn", reason, states or {})
 
     def withdrawn(self) -> set[str]:
         """Names of the members that took their work back."""
@@ -179,9 +186,13 @@ class Roster:
         with self._row(name) as row:
             row.train_tokens += count
 
-    def _bar(self, name: str, how: str, reason: str) -> None:
+    def _bar(
+        self, name: str, how: str, reason: str, states: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         with self._session(write=True) as session:
             row = _named(session, name)
+            for key, value in states.items():
+                session.merge(StateRecord(key=key, value=value))
             if getattr(row, f"{how}_at") is None:
                 setattr(row, f"{how}_at", now())
                 setattr(row, f"{how}_reason", reason[:LONGEST_REASON])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmore.coordinator import foreign, recovery, status
+from fedmore.coordinator import foreign, recovery, status, unfinished
 from fedmore.coordinator.access import tls_of
 from fedmore.coordinator.bulletin import Bulletin
 from fedmore.coordinator.checks import check_plan
@@ -78,6 +78,7 @@ def start(
 ) -> None:
     """Run the federation in `directory` to its end; does nothing to one that is finished."""
     settings = settings or Settings()
+    unfinished.finish_first(directory, status.FINISHED, console)
     with (
         open_federation(directory) as federation,
         running_alone(directory),
@@ -246,5 +247,4 @@ def import_run_plan() -> PlanRunner:
 
     # Flower narrates every round on stderr, through the live display; ours says the same.
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    runner: PlanRunner = run_plan
-    return runner
+    return run_plan

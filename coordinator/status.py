@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fedmore.coordinator import unfinished
 from fedmore.coordinator.console import cell, size
 from fedmore.coordinator.federation import EVALUATION, MIXTURE, Federation, is_running
 from fedmore.coordinator.registry import FILE, ExpertRow, Member, Registry
@@ -51,6 +52,7 @@ def status(federation: Federation) -> dict[str, Any]:
         "experts": len({e.name for e in registry.experts()}),
         "left_out": registry.get_state(LEFT_OUT, {})
         | {n: f"held back, {e['why']}" for n, e in registry.get_state(HELD, {}).items()},
+        "withdrawals": unfinished.told(federation),
     }
 
 
@@ -90,8 +92,7 @@ def stages(federation: Federation) -> list[dict[str, Any]]:
     """
     if federation.config.federation.app:
         return []
-    rounds = federation.registry.rounds()
-    skipped = federation.registry.get_state(SKIPPED, {})
+    rounds, skipped = federation.registry.rounds(), federation.registry.get_state(SKIPPED, {})
     found = []
     for index, stage in enumerate(federation.config.stages):
         done = [row for row in rounds if row.stage == index]
@@ -125,6 +126,7 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     ]
     if status["failure"] and status["phase"] == FAILED:
         parts.append(Text(f"last failure: {status['failure']}", style="red"))
+    parts += [Text(plain(text, LONGEST), style="red") for text in status.get("withdrawals", ())]
     if status["members"]:
         parts.append(members_table(status["members"]))
     if status["invited"]:

@@ -41,7 +41,10 @@ def best(rows: Sequence[Row], value: str = "mean_bpb", **fields: Any) -> BySeed:
 
 
 def goals_of(rows: Sequence[Row]) -> Mapping[str, Any]:
-    """Every goal: its mean, 95 % interval over seeds (Student's t), and whether it is met."""
+    """Every goal: its mean, 95 % interval over seeds (Student's t), and the verdict.
+
+    What is held against `own` is held against `own` of the same codec and ranks.
+    """
     found = dict[str, Any]()
     for model, split, codec, ranks in _settings(rows):
         place = {"model": model, "split": split}
@@ -55,11 +58,13 @@ def goals_of(rows: Sequence[Row]) -> Mapping[str, Any]:
         found[f"share of pooled gain after 20 rounds: {label}"] = _goal(
             share, SHARES[split], above=True
         )
-        three = best(rows, **new, codec=codec, rounds=3, after=3)
-        against = best(rows, **own, codec="fp32", rounds=3, after=3)
-        found[f"bits per byte above own after 3 rounds: {label}"] = _goal(
-            {seed: three[seed] - against[seed] for seed in three if seed in against}, 0.0
-        )
+        for rounds in (3, 20):
+            there, against = (
+                best(rows, **each, codec=codec, rounds=rounds, after=rounds) for each in (new, own)
+            )
+            found[f"bits per byte above own after {rounds} rounds: {label}"] = _goal(
+                {seed: there[seed] - against[seed] for seed in there if seed in against}, 0.0
+            )
         if codec != "fp32":
             coarse, fine = (
                 best(rows, **new, codec=each, rounds=20, after=20) for each in (codec, "fp32")
@@ -78,9 +83,17 @@ def _settings(rows: Sequence[Row]) -> list[tuple[str, str, str, list[int]]]:
 
 def _goal(by_seed: BySeed, bound: float, *, above: bool = False) -> dict[str, Any]:
     values = [value for _, value in sorted(by_seed.items())]
-    middle = mean(values) if values else 0.0
+    ci95 = interval(values)
     return {
-        "seeds": sorted(by_seed), "mean": middle, "ci95": interval(values),
+        "seeds": sorted(by_seed), "mean": mean(values) if values else 0.0, "ci95": ci95,
         "goal": f"{'at least' if above else 'at most'} {bound}",
-        "met": middle >= bound if above else middle <= bound,
+        "verdict": verdict(ci95, bound, above=above),
     }  # fmt: skip
+
+
+def verdict(ci95: Sequence[float] | None, bound: float, *, above: bool = False) -> str:
+    """Met or not met if the whole interval says so; undecided otherwise, and for a single seed."""
+    low, high = ci95 or (float("-inf"), float("inf"))
+    if above:
+        low, high, bound = -high, -low, -bound
+    return "met" if high <= bound else "not met" if low > bound else "undecided"

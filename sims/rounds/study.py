@@ -1,11 +1,12 @@
 """The one form of the studies of rounds: cases on worlds, what is done already, and the JSON."""
 
+import hashlib
 import json
 import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -64,15 +65,22 @@ class Study(Generic[C]):
         """Run what is not there yet and write the study's JSON; returns its path."""
         if engine != "local":
             raise ConfigError(f"--engine {engine}: the study {self.name} runs in one process")
-        bases, stage = _read(settings, {**self.settings, **({"steps": 3} if quick else {})})
+        wanted, only, some = _choices(settings)
+        values = {**self.settings, **({"steps": 3} if quick else {})}
+        bases, stage = _read(wanted, values)
         rows: list[Row] = []
-        for world, seed in worlds(out, bases, seeds, quick=quick):
+        for world, seed in worlds(out, bases, some or seeds, quick=quick):
             for case in self.cases(world, seed, quick):
-                path = out / "done" / f"{world.name}-{seed}-{case.name}.json".replace(" ", "-")
+                if only and not any(part in case.name for part in only):
+                    continue
+                path = out / "done" / f"{world.name}-{seed}-{case.name}".replace(" ", "-")
+                path = path.with_name(f"{path.name}-{_mark(stage)}.json")
                 if not path.is_file():
                     console.print(path.stem)
                     _keep(path, self.rows(world, case, seed, stage))
                 rows += json.loads(path.read_text(encoding="utf-8"))
+        if not rows:
+            raise ConfigError(f"--set only={', '.join(only)}: no case of the study {self.name}")
         return self._write(results_in or out, rows)
 
     def _write(self, folder: Path, rows: Sequence[Row]) -> Path:
@@ -105,6 +113,26 @@ def worlds(
     for base in bases:
         for seed in seeds or SEEDS[base]:
             yield tiny_world(out / "tiny", seed) if base == "tiny" else smollm_world(), seed
+
+
+def _choices(settings: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
+    """The settings without those that choose cases; the texts of `only=TEXT`, and the seeds.
+
+    A case runs if its name contains one of the texts. Seeds are given as `seeds=0,1`.
+    """
+    only = [text.removeprefix("only=") for text in settings if text.startswith("only=")]
+    seeds = [text.removeprefix("seeds=") for text in settings if text.startswith("seeds=")]
+    rest = [text for text in settings if not text.startswith(("only=", "seeds="))]
+    try:
+        return rest, only, [int(seed) for text in seeds for seed in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--set seeds={','.join(seeds)}: expected numbers as in 0,1") from error
+
+
+def _mark(stage: Stage) -> str:
+    """A mark of the stage and of the texts: rows of others are never taken for those of this."""
+    told = json.dumps([asdict(stage), RECIPE], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
 def _read(settings: Sequence[str], values: Mapping[str, Any]) -> tuple[list[str], Stage]:

@@ -17,7 +17,7 @@ from fedmore.experts.intervals import Interval
 from fedmore.experts.lowrank import with_change
 from fedmore.experts.spec import Shapes
 from fedmore.sims.data.generated import generate_text
-from fedmore.sims.data.texts import TextFiles, ensure_text, read_documents
+from fedmore.sims.data.texts import RECIPE, TextFiles, ensure_text, read_documents
 from fedmore.sims.tiny import make_tiny_base
 
 Texts = Mapping[str, tuple[list[str], list[str]]]  # name -> training and held-out documents
@@ -42,7 +42,7 @@ class World:
     length: int
     batch: int
     scored: int = 192
-    encoded: dict[str, list[int]] = field(default_factory=dict, compare=False, repr=False)
+    encoded: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     of_base: dict[tuple[str, ...], float] = field(default_factory=dict, compare=False, repr=False)
 
     def scores(self, change: Factors | None, texts: Sequence[str]) -> list[Score]:
@@ -73,15 +73,15 @@ class World:
         """Training windows [steps * batch, length + 1], drawn anywhere in the shuffled text."""
         count = steps * self.batch
         order = random.Random(seed).sample(list(documents), len(documents))
-        ids = [i for text in order for i in self._ids(text)]
-        ids *= 1 + (self.length + 2) // len(ids)
-        flat, generator = torch.tensor(ids), torch.Generator().manual_seed(seed)
+        flat = torch.cat([self._ids(text) for text in order])
+        flat = flat.repeat(1 + (self.length + 2) // len(flat))
+        generator = torch.Generator().manual_seed(seed)
         starts = torch.randint(0, len(flat) - self.length, (count,), generator=generator)
         return torch.stack([flat[at : at + self.length + 1] for at in starts.tolist()])
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str) -> Tensor:
         if text not in self.encoded:
-            self.encoded[text] = self.base.tokenizer(text)["input_ids"]
+            self.encoded[text] = torch.tensor(self.base.tokenizer(text)["input_ids"])
         return self.encoded[text]
 
 
@@ -91,7 +91,7 @@ def tiny_world(folder: Path, seed: int, *, real: bool = True, steps: int = 300) 
     The texts are those of the demo; with `real` off they are generated, which needs no package.
     """
     texts = {name: _text(name, folder, real=real) for name in (REAL if real else GENERATED)}
-    path = folder / f"base-{seed}-{steps}-{'real' if real else 'generated'}"
+    path = folder / f"base-{seed}-{steps}-{f'real-{RECIPE}' if real else 'generated'}"
     if not (path / "done").is_file():
         make_tiny_base(path, seed, layers=4)
         _pretrain(path, _text("plain", folder, real=real)[0], steps, seed)

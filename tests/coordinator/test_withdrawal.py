@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from contributed import SITES, SPEC, contribution, write_round
 from typer.testing import CliRunner
 
 from fedmore.coordinator.assemble import EMBEDDINGS
@@ -11,33 +12,16 @@ from fedmore.coordinator.mixtures import mark_of
 from fedmore.coordinator.pairing import KEY
 from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.store import Store
-from fedmore.coordinator.versions import STATE, keep_version
+from fedmore.coordinator.versions import STATE
 from fedmore.coordinator.withdrawal import leave_out
 from fedmore.experts.errors import BaseError, RegistryError
-from fedmore.experts.routing.spec import RouterSpec
 from fedmore.experts.routing.untrained import UniformRouter
 from fedmore.experts.saved import Recipe, save_mixture
-from fedmore.experts.spec import Site
 from fedmore.strategies import embeddings
-from fedmore.strategies.changes import Change
 from fedmore.strategies.embeddings import Embedding
-from fedmore.strategies.snapshot import dump, restore
+from fedmore.strategies.snapshot import restore
 from fedmore.strategies.state import fresh, without
 from fedmore.strategies.step import advance
-
-SPEC = RouterSpec("uniform", 0, 64)
-SITES = (Site("model.layers.0.mlp.up_proj", 14, 9),)
-
-
-def contribution(name, seed, rank=2):
-    g = torch.Generator().manual_seed(seed)
-    pairs = {s.path: (s.out, s.inner) for s in SITES}
-    after = {
-        path: (torch.randn(out, rank, generator=g), torch.randn(rank, inner, generator=g))
-        for path, (out, inner) in pairs.items()
-    }
-    before = {path: (torch.zeros_like(b), a) for path, (b, a) in after.items()}
-    return Change(name, before, after, 1.0, 2.0)
 
 
 @pytest.fixture
@@ -62,18 +46,6 @@ def kept(tmp_path):
                 states[name], _ = advance(states[name], items, 512)
             write_round(registry, store, states, number)
         yield config, registry, store, states
-
-
-def write_round(registry, store, states, number):
-    entries = {}
-    for name, state in states.items():
-        entry = {"owners": sorted(state.components)}
-        entries[name] = {
-            **entry,
-            "digest": keep_version(registry, store, state, (0, number), entry),
-        }
-    metrics = {"experts": entries, STATE: store.put(dump(states))}
-    registry.add_round(stage=0, kind="experts", round=number, metrics=metrics)
 
 
 def versions(registry):

@@ -67,6 +67,13 @@ class Place:
         order = {"do": "coordinate", "directory": str(self.directory), "at": at}
         return self.zygote.live(**order, **files, until=str(until))
 
+    def command(self, *argv: str, at: tuple[str, int, str] = NO_KILL) -> int:
+        """One life of `coordinator NAME DIR …`."""
+        name, *rest = argv
+        files = {"log": str(self.folder / "log"), "trace": str(self.folder / "trace")}
+        order = {"do": "command", "directory": str(self.directory), "at": at}
+        return self.zygote.live(**order, **files, argv=[name, str(self.directory), *rest])
+
     def writes(self) -> list[str]:
         return (self.folder / "trace").read_text().splitlines()
 
@@ -208,6 +215,16 @@ def template(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     base = material / "base"
     with closing(Zygote(base)) as zygote:
         yield enrolled(Place(folder / "place", material / "texts", base, zygote), folder)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(template: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A run that nobody kills."""
+    place = template.copy(tmp_path_factory.mktemp("undisturbed") / "place")
+    place.start_clients()
+    assert place.coordinate() == 0, place.story()
+    place.join_clients()
+    return place
 
 
 def enrolled(place: Place, folder: Path) -> Place:

@@ -20,16 +20,6 @@ EVERY = os.environ.get("FEDMORE_KILLS") == "every"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def undisturbed(template, tmp_path_factory):
-    """A run that nobody kills."""
-    place = template.copy(tmp_path_factory.mktemp("undisturbed") / "place")
-    place.start_clients()
-    assert place.coordinate() == 0, place.story()
-    place.join_clients()
-    return place
-
-
 def killed_at(template, folder, *points):
     """A run whose coordinator was killed at each of `points` and started again."""
     place = template.copy(folder / "place")

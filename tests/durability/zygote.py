@@ -93,7 +93,7 @@ class Writes:
         self._count: Counter[str] = Counter()
         self._changes: dict[object, int] = {}
 
-    def install(self, store: Path) -> None:
+    def install(self, folder: Path) -> None:
         from sqlalchemy.engine.default import DefaultDialect
 
         commit, replace, unlink = DefaultDialect.do_commit, Path.replace, Path.unlink
@@ -105,16 +105,16 @@ class Writes:
             self._changes[raw] = raw.total_changes
             return self.around("commit", commit, dialect, connection)
 
-        def in_store(path):
-            return store in path.parents and not path.name.startswith(".tmp-")
+        def in_folder(path):
+            return folder in path.parents and not path.name.startswith(".tmp-")
 
         def replaced(path, target):
-            if in_store(Path(target)):
+            if in_folder(Path(target)):
                 return self.around("rename", replace, path, target)
             return replace(path, target)
 
         def unlinked(path, missing_ok=False):
-            if in_store(path) and path.exists():
+            if in_folder(path) and path.exists():
                 return self.around("delete", unlink, path, missing_ok)
             return unlink(path, missing_ok)
 
@@ -153,6 +153,14 @@ def coordinate(order: dict) -> None:
     if order["until"]:
         threading.Thread(target=until, args=(Path(order["until"]),), daemon=True).start()
     start.start(directory, Console(file=io.StringIO()), start.Settings(patience_s=60))
+
+
+def command(order: dict) -> None:
+    """A `coordinator` command's life: every file of the folder that goes or comes is a write."""
+    from fedmore.coordinator import cli
+
+    Writes(*order["at"], order["trace"]).install(Path(order["directory"]))
+    cli.app(order["argv"], standalone_mode=False)
 
 
 def until(file: Path) -> None:
@@ -210,7 +218,8 @@ def born(order: dict) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         faulthandler.dump_traceback_later(60)  # into the log: what hangs
-        {"coordinate": coordinate, "take part": take_part}[order["do"]](order)
+        lives = {"coordinate": coordinate, "take part": take_part, "command": command}
+        lives[order["do"]](order)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
