@@ -124,8 +124,6 @@ def test_a_mixture_without_the_owner_stays(trained):
     assert not office.withdraw(trained, "a", "").mixture
     assert (trained / MIXTURE / "mixture.json").exists()
 
-    return mark_of(opened.registry.withdrawn())
-
 
 def test_a_name_that_nobody_has_leaves_no_trace(trained):
     before = everything(trained)

@@ -5,20 +5,21 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from durable import CLIENTS, TEXTS, config_of
 from flwr.app import Context, Message, RecordDict
 from owners import owner
 
 from fedmore.client.app import handle
 from fedmore.client.invite import Identity, Invite, enrol, read_identity, read_invite
 from fedmore.client.session import Session
-from fedmore.coordinator.config import FederationConfig, parse_config
+from fedmore.coordinator.config import FederationConfig
 from fedmore.coordinator.init import create
 from fedmore.coordinator.invites import write_invite
 from fedmore.coordinator.journal_tables import TaskRecord
@@ -28,18 +29,9 @@ from fedmore.experts.base import load_base
 from fedmore.experts.errors import MembershipError, TransportError
 from fedmore.protos.flower import RUN
 from fedmore.sims.data.generated import generate_text
-from fedmore.sims.engines.processes import free_port
 from fedmore.sims.tiny import make_tiny_base
 
-TEXTS = ("kitchen", "foreign", "plain", "sums")
 Zygote = runpy.run_path(str(Path(__file__).with_name("zygote.py")))["Zygote"]
-CLIENTS = {
-    "ada": ("expert", "kitchen", 6),
-    "bob": ("expert", "kitchen", 7),
-    "eve": ("expert", "kitchen", 6),
-    "gil": ("adapter", "foreign", 6),
-}
-"""Kind, target and rank; at full precision their updates are too large to travel inline."""
 WITHDRAWS = ("eve", 2)
 """Who takes its work back when it is asked for which round."""
 NO_KILL = ("", 0, "")
@@ -53,6 +45,7 @@ class Place:
     texts: Path
     base: Path
     zygote: "Zygote"
+    withdraws: tuple[str, int] = WITHDRAWS
     running: list[threading.Thread] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
     done: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -102,7 +95,7 @@ class Place:
             context = Context(RUN, identity.node_id, self.node_config(name), RecordDict(), {})
 
             def work(message: Message) -> Message:
-                if (name, round_of(message)) == WITHDRAWS:
+                if (name, round_of(message)) == self.withdraws:
                     withdraw(identity, read_invite(self.folder / f"{name}.json").token)
                 self.done[name, message.metadata.message_type] += 1
                 return handle(message, context)
@@ -111,7 +104,7 @@ class Place:
         except TransportError:  # the plan was over before it was back; `outcome` tells the rest
             return
         except BaseException as error:
-            if name != WITHDRAWS[0] or not isinstance(error, MembershipError):
+            if name != self.withdraws[0] or not isinstance(error, MembershipError):
                 self.errors.append(error)
 
     def state(self, name: str) -> Path:
@@ -152,7 +145,7 @@ class Place:
 
     def copy(self, folder: Path) -> "Place":
         shutil.copytree(self.folder, folder)
-        return Place(folder, self.texts, self.base, self.zygote)
+        return Place(folder, self.texts, self.base, self.zygote, self.withdraws)
 
 
 def untimed(metrics: dict) -> dict:
@@ -174,26 +167,6 @@ def withdraw(identity: Identity, token: str, within_s: float = 60.0) -> None:
             with suppress(TransportError):
                 link.withdraw("changed its mind", token)
             time.sleep(0.02)
-
-
-def config_of(base: Path, texts: Path) -> FederationConfig:
-    heldout = {name: str(texts / name / "heldout.jsonl") for name in TEXTS}
-    stage = {
-        "rounds": 1, "steps": 1, "batch_size": 4, "sequence_length": 64, "learning_rate": 2e-2,
-        "codec": "fp32", "first_layers": 2, "last_layers": 1, "threads": 1, "timeout_s": 60.0,
-    }  # fmt: skip
-    stages = [stage | {"kind": "experts", "rounds": 2}]
-    stages += [stage | {"kind": kind} for kind in ("language", "router", "routing")]
-    public = str(texts / "plain" / "train.jsonl")
-    table = {
-        "federation": {"name": "test", "seed": 3, "clients": len(CLIENTS)},
-        "base": {"model": str(base), "dtype": "float32"},
-        "server": {"port": free_port("127.0.0.1"), "heartbeat_s": 0.2, "dead_after_s": 10.0},
-        "stages": stages,
-        "router": {"kind": "softmax", "trained_at": "clients", "public_text": public},
-        "evaluation": {"texts": heldout, "documents": 1, "tokens": 16},
-    }
-    return parse_config(table, "test")
 
 
 @pytest.fixture(scope="session")
@@ -227,9 +200,20 @@ def undisturbed(template: Place, tmp_path_factory: pytest.TempPathFactory) -> Pl
     return place
 
 
-def enrolled(place: Place, folder: Path) -> Place:
+@pytest.fixture(scope="session")
+def enrolled_with(template: Place) -> Callable[[Path, FederationConfig], Place]:
+    """Call it with a folder and a configuration: its clients let in, none of whom withdraws."""
+
+    def make(folder: Path, config: FederationConfig) -> Place:
+        place = Place(folder / "place", template.texts, template.base, template.zygote, ("", 0))
+        return enrolled(place, folder, config)
+
+    return make
+
+
+def enrolled(place: Place, folder: Path, config: FederationConfig | None = None) -> Place:
     """The federation made, its clients let in, its coordinator killed."""
-    create(place.directory, config_of(place.base, place.texts))
+    create(place.directory, config or config_of(place.base, place.texts))
     for name in CLIENTS:
         write_invite(place.directory, name, place.folder / f"{name}.json")
     done = folder / "enrolled"
