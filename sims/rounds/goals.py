@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from fedmore.sims.report.outcome import at_least, at_most
 from fedmore.sims.rounds.study import Row
 from fedmore.sims.rounds.variants import POOLED
 from fedmore.sims.studies.finished import interval
@@ -41,7 +42,7 @@ def best(rows: Sequence[Row], value: str = "mean_bpb", **fields: Any) -> BySeed:
 
 
 def goals_of(rows: Sequence[Row]) -> Mapping[str, Any]:
-    """Every goal: its mean, 95 % interval over seeds (Student's t), and the verdict.
+    """Every goal: its mean, 95 % interval over seeds (Student's t), and what became of it.
 
     What is held against `own` is held against `own` of the same codec and ranks.
     """
@@ -84,16 +85,9 @@ def _settings(rows: Sequence[Row]) -> list[tuple[str, str, str, list[int]]]:
 def _goal(by_seed: BySeed, bound: float, *, above: bool = False) -> dict[str, Any]:
     values = [value for _, value in sorted(by_seed.items())]
     ci95 = interval(values)
+    found = (ci95[0], ci95[1]) if ci95 else None
     return {
         "seeds": sorted(by_seed), "mean": mean(values) if values else 0.0, "ci95": ci95,
         "goal": f"{'at least' if above else 'at most'} {bound}",
-        "verdict": verdict(ci95, bound, above=above),
+        "outcome": at_least(found, bound) if above else at_most(found, bound),
     }  # fmt: skip
-
-
-def verdict(ci95: Sequence[float] | None, bound: float, *, above: bool = False) -> str:
-    """Met or not met if the whole interval says so; undecided otherwise, and for a single seed."""
-    low, high = ci95 or (float("-inf"), float("inf"))
-    if above:
-        low, high, bound = -high, -low, -bound
-    return "met" if high <= bound else "not met" if low > bound else "undecided"
