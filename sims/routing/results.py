@@ -58,8 +58,11 @@ def judged(path: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return result | {"claims": claims(result)}
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: no result of the routing study ({error!r})") from error
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(
+            f"{path}: no result whose claims can be judged: {why}; run the routing study anew"
+        ) from error
 
 
 def write(result: Mapping[str, Any], folder: Path) -> Path:

@@ -102,7 +102,7 @@ def kept_only(kept):
     def forbid():
         raise AssertionError("it was worked out again")
 
-    return lambda out, name, _make, console: kept(out, name, forbid, console)
+    return lambda path, _make, say: kept(path, forbid, say)
 
 
 def test_the_quick_study_writes_its_result_and_goes_on(tmp_path, monkeypatch):

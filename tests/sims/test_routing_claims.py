@@ -153,8 +153,27 @@ def test_a_finished_result_is_judged_from_its_file(tmp_path, monkeypatch):
     shown = CliRunner().invoke(app, ["sim", "claims", str(path)])
     assert shown.exit_code == 0
     assert "not met" in shown.output
-    path.write_text(json.dumps({"routers": []}), encoding="utf-8")
-    with pytest.raises(ConfigError, match="no result of the routing study"):
+
+
+def without_nats():
+    found = made_up()
+    for row in found["routers"]:
+        del row["nats"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (json.dumps(without_nats()), "lacks 'nats'"),
+        ("[]", "list indices"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_a_result_without_the_scores_of_documents_is_refused(tmp_path, text, why):
+    path = tmp_path / "routing.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"no result whose claims can be judged: .*{why}"):
         results.judged(path)
 
 

@@ -1,46 +1,11 @@
-"""What is done already, means over seeds with 95 % Student intervals, and the JSON."""
+"""Means over seeds of shares, with 95 % Student intervals."""
 
-import json
-import platform
-import shlex
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from fedmore.sims.data.texts import RECIPE
-
-
-def kept(out: Path, name: str, make: Callable[[], Any], console: Console) -> Any:
-    """A result that is worked out once and then read: a study that was stopped goes on."""
-    path = out / "done" / f"{name}.json"
-    if not path.is_file():
-        console.print(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.with_suffix(".writing")
-        written.write_text(json.dumps(make()), encoding="utf-8")
-        written.replace(path)
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write(path: Path, found: Mapping[str, Any]) -> Path:
-    """Write what was found as JSON, with the command and the versions."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    packages = ("fedmore", "torch", "transformers")
-    about = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-            "texts": RECIPE,
-        },
-    }
-    path.write_text(json.dumps(about | dict(found), indent=1) + "\n", encoding="utf-8")
-    return path
+from fedmore.sims.studies import finished
 
 
 def table(
@@ -59,11 +24,6 @@ def table(
 
 def interval(values: Sequence[float]) -> list[float]:
     """Mean, low and high of numbers between 0 and 1; of one number that number alone."""
-    from scipy import stats
-
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return [round(mean, 4)]
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    ends = max(mean - half, 0.0), min(mean + half, 1.0)
-    return [round(number, 4) for number in (mean, *ends)]
+    ends = finished.interval(values) or []
+    inside = np.clip([float(np.mean(values)), *ends], 0.0, 1.0)
+    return [round(float(number), 4) for number in inside]

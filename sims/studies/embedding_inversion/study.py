@@ -29,7 +29,8 @@ from fedmore.sims.studies.embedding_inversion.material import (
     smollm,
     tiny,
 )
-from fedmore.sims.studies.embedding_inversion.results import kept, table, write
+from fedmore.sims.studies.embedding_inversion.results import table
+from fedmore.sims.studies.finished import kept, write
 
 SEEDS = (0, 1, 2)
 RARE = 50
@@ -141,7 +142,7 @@ def measured(
     """The rows of both tables, words named and domains told apart; what is done is read."""
     words: list[dict[str, Any]] = []
     domains: list[dict[str, Any]] = []
-    general_V = material.counts(material.general)
+    general_V, done = material.counts(material.general), out / "done"
     for seed in seeds:
         for domain in list(material.texts)[:ATTACKED]:
             priors = {
@@ -151,11 +152,11 @@ def measured(
             for case in CASES:
                 make = functools.partial(named, material, case, domain, seed, priors)
                 label = f"{material.name}-{seed}-{case.name}-{domain}"
-                words += kept(out, label, make, console)
+                words += kept(done / f"{label}.json", make, console.print)
         for case in CASES:
             make_one = functools.partial(told_apart, material, case, seed)
             label = f"{material.name}-{seed}-{case.name}-told-apart"
-            domains.append(kept(out, label, make_one, console))
+            domains.append(kept(done / f"{label}.json", make_one, console.print))
     return words, domains
 
 
