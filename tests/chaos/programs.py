@@ -37,6 +37,15 @@ def command(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", f"fedmore.{module}.cli", *map(str, arguments)]
 
 
+def call(module: str, *arguments: object) -> str:
+    """Run a command of ours to its end; what it printed."""
+    done = subprocess.run(
+        command(module, *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @dataclass
 class Program:
     """A process that can be ended and begun again; what it says is added to `log`."""
@@ -97,7 +106,7 @@ class Federation:
         self.programs: list[Program] = []
         config = (f"out={self.out}", f"rounds={rounds}", f"nodes={nodes}")
         given = [part for pair in config for part in ("--run-config", pair)]
-        self.call(
+        call(
             "coordinator", "init", self.directory, "--app", "averaging:server_app",
             "--clients", nodes, "--port", self.port, *given,
         )  # fmt: skip
@@ -116,18 +125,6 @@ class Federation:
     def invite(self, node: int) -> Path:
         """The invite file of a client."""
         return self.folder / f"n{node}.json"
-
-    def call(self, module: str, *arguments: object) -> str:
-        """Run a command of ours to its end."""
-        done = subprocess.run(
-            command(module, *arguments),
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def coordinate(self, descriptors: tuple[int, int] | None = None) -> Program:
         """Begin the coordinator, maybe with another soft and hard limit of descriptors."""
