@@ -5,7 +5,7 @@ The owner says on the SuperNode's command line what `client join` would be told:
     flower-supernode … --node-config 'name="hospital" domain="medicine" data="/text" base="/base"'
 
 Keys: name, domain or language, data, base; rank, dtype, device, quantization, state (a folder),
-column and encoding as `fedmore.client.node` has them; `plan`, the file of `coordinator plan` that
+column and encoding as `fedmore.client.owner.node_config` has them; `plan`, the file of `coordinator plan` that
 the owner agrees to, and `policy`, a file as `client join --policy` takes it. The answers pass the
 same guard, and what was let out is in `audit.jsonl` of the state folder; the bytes that Flower
 sends around them are not.
@@ -19,19 +19,19 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedmore.client.agreement import Agreement, read_plan
-from fedmore.client.app import handle
-from fedmore.client.audit import Audit
-from fedmore.client.consent import policy_of
-from fedmore.client.device import choose_device, inspect_machine
-from fedmore.client.guard import guard_of
-from fedmore.client.join_options import DEFAULT_RANK, training
-from fedmore.client.owner_policy import dump_policy
-from fedmore.experts.base import fingerprint_of
+from fedmore.client.client_app import handle
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.egress.policy_guard import guard_of
+from fedmore.client.hardware.device import choose_device, inspect_machine
+from fedmore.client.joining.consent import policy_of
+from fedmore.client.joining.options import DEFAULT_RANK, training
+from fedmore.client.owner.agreement import Agreement, read_plan
+from fedmore.client.owner.policy import dump_policy
+from fedmore.experts.base.fingerprint import explain
+from fedmore.experts.base.model import fingerprint_of
 from fedmore.experts.errors import BaseError, ConfigError
-from fedmore.experts.fingerprint import explain
 from fedmore.experts.names import check_name
-from fedmore.experts.opener import AUTO
+from fedmore.experts.text.opener import AUTO
 from fedmore.strategies.members import HELLO
 
 app = ClientApp()
@@ -54,7 +54,7 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def node_config(said: dict[str, Any]) -> dict[str, Any]:
-    """The config of `fedmore.client.node` from what the owner said; raises `ConfigError`."""
+    """The config of `fedmore.client.owner.node_config` from what the owner said; raises `ConfigError`."""
     missing = [key for key in NEEDED if not said.get(key)]
     if missing:
         raise ConfigError(f"--node-config: {', '.join(missing)} missing")

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from fedmore.client.audit import Audit
-from fedmore.client.invite import read_identity, read_invite
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.identity.enrolment import read_identity, read_invite
 from fedmore.experts.errors import ConfigError, PeerError, TransportError
 
 
@@ -13,7 +13,7 @@ def withdraw(place: Path, reason: str, say: Callable[[str], None], invite: Path 
 
     The invite is the second proof: a key that was stolen with its folder takes nothing back.
     """
-    from fedmore.client.paths import default_state
+    from fedmore.client.state.paths import default_state
 
     proof = invite if place.is_dir() else place
     if proof is None:

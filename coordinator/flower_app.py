@@ -10,11 +10,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedmore.coordinator.config import load_config
-from fedmore.coordinator.hosted import carry_out
+from fedmore.coordinator.config.schema import load_config
+from fedmore.coordinator.run.external_grid import run_over_grid
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.opener import AUTO
-from fedmore.protos.terminal import console
+from fedmore.experts.text.opener import AUTO
+from fedmore.protos.system.terminal import console
 
 app = ServerApp()
 
@@ -30,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
             "flwr run --run-config 'directory=\"/path\"'"
         )
     check_opener(Path(directory), config)
-    carry_out(Path(directory), grid, console(), float(config.get("patience", 600.0)))
+    run_over_grid(Path(directory), grid, console(), float(config.get("patience", 600.0)))
 
 
 def check_opener(directory: Path, run_config: Mapping[str, object]) -> None:

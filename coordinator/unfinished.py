@@ -12,15 +12,16 @@ from typing import Any
 
 from rich.console import Console
 
-from fedmore.coordinator import recovery
-from fedmore.coordinator.federation import (
-    MIXTURE,
+from fedmore.coordinator.folder import recovery_rounds
+from fedmore.coordinator.folder.federation import (
     Federation,
     is_running,
     open_federation,
     running_alone,
 )
-from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.folder.layout import MIXTURE
+from fedmore.coordinator.store import state_keys
+from fedmore.coordinator.store.registry import Registry
 
 BEGUN = "withdrawals_begun"
 """State: `owners` whose part a command was to take out, and the `experts` that had one then."""
@@ -42,7 +43,7 @@ def mark(registry: Registry, name: str, recover: int) -> dict[str, Any]:
 
 def asked(recover: int) -> dict[str, Any]:
     """The state that tells a coordinator that runs of the recovery rounds asked for."""
-    return {recovery.ASKED: recover}
+    return {state_keys.RECOVERY_ASKED: recover}
 
 
 def begun(registry: Registry) -> list[str]:
@@ -72,12 +73,12 @@ def finish(federation: Federation, *, forget: bool = True) -> tuple[list[str], b
     mixture that had to go. With `forget` off a mixture stays for `assemble` to go on from; its mark
     keeps everybody else from using it. No round may be running.
     """
-    from fedmore.coordinator.resume import open_journal
-    from fedmore.coordinator.withdrawal import leave_out
+    from fedmore.coordinator.mixture.withdrawal import leave_out
+    from fedmore.coordinator.run.recovery import open_journal
 
     registry, store = federation.registry, federation.store
     experts = set(registry.get_state(BEGUN, NONE)["experts"])
-    changed = leave_out(recovery.asked_for(federation.config, registry), registry, store)
+    changed = leave_out(recovery_rounds.asked_for(federation.config, registry), registry, store)
     open_journal(federation).ledger.sweep()
     outdated = forget and forget_outdated(federation)
     registry.set_state(BEGUN, NONE)
@@ -86,9 +87,9 @@ def finish(federation: Federation, *, forget: bool = True) -> tuple[list[str], b
 
 def forget_outdated(federation: Federation) -> bool:
     """Remove the mixture unless it was made without everybody who has withdrawn."""
-    from fedmore.coordinator.mixtures import check_current
+    from fedmore.coordinator.mixture.validity import check_current
     from fedmore.experts.errors import RegistryError
-    from fedmore.experts.saved import forget_mixture
+    from fedmore.experts.mixture.checkpoint import forget_mixture
 
     folder = federation.directory / MIXTURE
     try:
@@ -103,7 +104,7 @@ def finish_first(directory: Path, finished: str, console: Console) -> None:
 
     A plan whose phase is `finished` has no next aggregate that would leave an owner's part out.
     """
-    from fedmore.coordinator.status import PHASE
+    from fedmore.coordinator.store.state_keys import PHASE
 
     with ExitStack() as stack:
         federation = stack.enter_context(open_federation(directory))

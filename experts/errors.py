@@ -19,7 +19,7 @@
     ├── RoundError           a round that cannot go on
     └── EgressError          something asked for, or about to be sent, that must stay here
 
-A message says what, where, and what to do. `fedmore.protos.status` maps every class to a gRPC
+A message says what, where, and what to do. `fedmore.protos.wire.status` maps every class to a gRPC
 status and an exit code.
 """
 

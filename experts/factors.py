@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedmore.experts.spec import ExpertSpec, Site
-from fedmore.kernels.lora_mix.factors import Factor
+from fedmore.experts.spec import ExpertSpec, TargetModule
+from fedmore.kernels.grouped_lowrank.factors import Factor
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # site path -> (B [out, R], A [R, in]), float32
 Kept = Mapping[str, tuple[Factor, Factor]]  # the same, of which some may be kept as sign1
 
 
-def initial(spec: ExpertSpec, sites: Sequence[Site], seed: int) -> Factors:
+def initial(spec: ExpertSpec, sites: Sequence[TargetModule], seed: int) -> Factors:
     """Where training starts: A uniform as in LoRA (Kaiming, a = sqrt 5), B zero.
 
     Depends on the spec's name, the rank and the seed alone, so the coordinator and the client make
@@ -36,18 +36,18 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest[:7], "little")
 
 
-def tensors(factors: Factors, sites: Sequence[Site]) -> list[Tensor]:
+def tensors(factors: Factors, sites: Sequence[TargetModule]) -> list[Tensor]:
     """The factors in wire order: for every site A, then B."""
     return [tensor for site in sites for tensor in reversed(factors[site.path])]
 
 
-def shapes(sites: Sequence[Site], ranks: Mapping[str, int]) -> list[tuple[int, int]]:
+def shapes(sites: Sequence[TargetModule], ranks: Mapping[str, int]) -> list[tuple[int, int]]:
     """Shapes of `tensors` for the given rank of every site."""
     pairs = (((ranks[s.path], s.inner), (s.out, ranks[s.path])) for s in sites)
     return [shape for pair in pairs for shape in pair]
 
 
-def from_tensors(flat: Iterable[Tensor], sites: Sequence[Site]) -> Factors:
+def from_tensors(flat: Iterable[Tensor], sites: Sequence[TargetModule]) -> Factors:
     """The inverse of `tensors`."""
     items = iter(flat)
     return {
@@ -81,7 +81,7 @@ def numbers(factors: Kept) -> int:
     return sum(b.numel() + a.numel() for b, a in factors.values())
 
 
-def empty(sites: Sequence[Site]) -> Factors:
+def empty(sites: Sequence[TargetModule]) -> Factors:
     """Factors of rank 0: no change."""
     return {s.path: (torch.zeros(s.out, 0), torch.zeros(0, s.inner)) for s in sites}
 

@@ -16,7 +16,7 @@ _PATH = re.compile(r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)\.([\w.]+)\.\w+$")
 Shapes = Mapping[str, tuple[int, int]]  # module path -> (out, in)
 
 
-class Keeping(StrEnum):
+class ExpertStorage(StrEnum):
     """How a mixture keeps its experts: as they are, or one bit a number (`kernels/sign1`)."""
 
     fp32 = "fp32"
@@ -24,7 +24,7 @@ class Keeping(StrEnum):
 
 
 @dataclass(frozen=True)
-class Site:
+class TargetModule:
     """One matrix that an expert changes: module path and its (out, in) shape."""
 
     path: str
@@ -64,7 +64,7 @@ class ExpertSpec:
         """``alpha / rank``; alpha is twice the rank unless given, as in LayRA (8 and 16)."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
 
-    def sites(self, shapes: Shapes) -> tuple[Site, ...]:
+    def sites(self, shapes: Shapes) -> tuple[TargetModule, ...]:
         """The matrices that this expert changes, in the base's order.
 
         Raises `RankError` when the rank exceeds what one of them allows, `ConfigError` when the
@@ -80,7 +80,7 @@ class ExpertSpec:
         for path, (out, inner) in shapes.items():
             match = _PATH.match(path)
             if match and int(match[1]) in layers and (self.kind == "adapter" or in_ffn(path)):
-                found.append(Site(path, out, inner))
+                found.append(TargetModule(path, out, inner))
         if not found:
             part = "FFN" if self.kind == "expert" else "linear layers of blocks"
             raise ConfigError(f"{self.name}: the base has no {part} that can be changed")
@@ -93,7 +93,7 @@ class ExpertSpec:
         first = set(range(min(self.first_layers, count)))
         return first | set(range(max(count - self.last_layers, 0), count))
 
-    def _check_rank(self, sites: list[Site]) -> None:
+    def _check_rank(self, sites: list[TargetModule]) -> None:
         smallest = min(sites, key=lambda site: min(site.out, site.inner))
         limit = min(smallest.out, smallest.inner)
         if self.rank > limit:

@@ -47,7 +47,7 @@ def list_scenarios() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fedmore.sims.scenarios.catalogue import SCENARIOS, STUDIES
+    from fedmore.sims.catalogue import SCENARIOS, STUDIES
 
     table = Table("scenario", "what it is", box=None)
     for name, make in SCENARIOS.items():
@@ -66,8 +66,8 @@ def fetch_scenario(
     """Get the model and the text of a scenario; afterwards it needs no network."""
     from rich.console import Console
 
+    from fedmore.sims.catalogue import scenario
     from fedmore.sims.engines.fetch import fetch
-    from fedmore.sims.scenarios.catalogue import scenario
 
     fetch(scenario(name), Console())
 
@@ -79,7 +79,7 @@ def show_shares(
     """Measure what held-out text shares with training text, and owners of one text with another."""
     from rich.console import Console
 
-    from fedmore.sims.scenarios.catalogue import scenario
+    from fedmore.sims.catalogue import scenario
     from fedmore.sims.scenarios.shares import table_of
 
     Console().print(table_of(scenario(name)))
@@ -126,10 +126,10 @@ def run_scenario(
     from rich.console import Console
 
     from fedmore.experts.errors import ConfigError
-    from fedmore.protos.exits import interruptible
+    from fedmore.protos.runtime.exits import interruptible
+    from fedmore.sims.catalogue import STUDIES, scenario
     from fedmore.sims.engines.prepare import prepare
     from fedmore.sims.engines.run import run
-    from fedmore.sims.scenarios.catalogue import STUDIES, scenario
 
     if name in STUDIES:
         tag = engine.value if engine else "local"
@@ -156,8 +156,8 @@ def _run_study(
 ) -> None:
     from rich.console import Console
 
-    from fedmore.protos.exits import interruptible
-    from fedmore.sims.scenarios.catalogue import STUDIES
+    from fedmore.protos.runtime.exits import interruptible
+    from fedmore.sims.catalogue import STUDIES
 
     folder = out or Path("runs") / (f"{name}-quick" if quick else name)
     seeds = None if seed is None else (seed,)
@@ -177,8 +177,8 @@ def judge_claims(
     """Judge the claims of a finished routing study anew, from the figures in its JSON."""
     from rich.console import Console
 
-    from fedmore.sims.routing.results import judged
-    from fedmore.sims.routing.shown import claims_table
+    from fedmore.sims.studies.routing.results import judged
+    from fedmore.sims.studies.routing.shown import claims_table
 
     Console().print(claims_table(judged(result)["claims"]))
 
@@ -205,9 +205,9 @@ def compare_codecs(
     """Run a scenario with several codecs and seeds, and write what each costs to codecs.json."""
     from rich.console import Console
 
-    from fedmore.protos.exits import interruptible
-    from fedmore.sims.engines import codecs
-    from fedmore.sims.scenarios.catalogue import scenario
+    from fedmore.protos.runtime.exits import interruptible
+    from fedmore.sims.catalogue import scenario
+    from fedmore.sims.studies import codecs
 
     chosen, tags = scenario(name), codec or ["fp32", "sign1"]
     with interruptible(f"runs that are done are in {out}; the same command goes on from there"):
@@ -218,7 +218,7 @@ def compare_codecs(
 
 def main() -> None:
     """Entry point of the console script."""
-    from fedmore.protos.exits import run as run_program
+    from fedmore.protos.runtime.exits import run as run_program
 
     run_program(app)
 

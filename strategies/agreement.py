@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from fedmore.strategies.asked import task_of
+from fedmore.strategies.embedding_stage.strategy import EmbedTask
+from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
 from fedmore.strategies.plan import TRAINED_BY, Stage
-from fedmore.strategies.router import EmbedTask
-from fedmore.strategies.routes import RouteTask
-from fedmore.strategies.tasks import TrainTask
+from fedmore.strategies.router_stage.tasks import RouteTask
+from fedmore.strategies.tasks.base import work_of
+from fedmore.strategies.tasks.train import TrainTask
 from fedmore.strategies.terms import Terms, differing
-from fedmore.strategies.work import work_of
 
 VARYING = frozenset({"updates", "aggregate_ranks", "mirror"})
 """Fields of a training task that differ between owners and rounds of one plan."""

@@ -1,6 +1,7 @@
 """Who is on the other side of a grid: every node says so itself, whatever the engine."""
 
 from collections.abc import Container
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -20,7 +21,7 @@ class Member:
     """One client as it describes itself; `size` is the bytes of text that it trains on.
 
     `updates[i]` is how many of its own updates of `experts[i]` its mirrored state holds, and
-    `mirrors[i]` the mark of its mirror of that aggregate (`fedmore.strategies.mirror`), 0 for none.
+    `mirrors[i]` the mark of its mirror of that aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`), 0 for none.
     """
 
     name: str
@@ -107,3 +108,8 @@ def member_of(reply: Message) -> Member:
         return parse(_MEMBER, record)
     except ValidationError as error:
         raise WireError(f"does not say who it is: {error}") from error
+
+
+def nobody() -> AbstractSet[str]:
+    """No client is withdrawn."""
+    return frozenset()

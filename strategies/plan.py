@@ -1,6 +1,6 @@
 """What a federation is going to do: its stages, each a frozen dataclass.
 
-`federation.toml` is read into these by `fedmore.coordinator.config`; a wrong value raises
+`federation.toml` is read into these by `fedmore.coordinator.config.schema`; a wrong value raises
 `ValueError` here, which becomes a `ConfigError` with the dotted path there.
 """
 
@@ -29,7 +29,7 @@ SEPARABLE = ("mean", "clipped", "krum", "multi_krum")
 """The rules whose result can be told apart by owner, so that a withdrawal is exact."""
 
 
-def train_stage(kind: str) -> str:
+def client_kind_of(kind: str) -> str:
     """The kind of client that a stage trains: `experts` trains "expert", `language` "adapter"."""
     return TRAINED_BY[kind]
 
@@ -91,7 +91,7 @@ class Stage:
     the router, with these same settings (what comes late is refused there).
 
     The aggregate of an expert with several owners travels to them whole where `download_codec` is
-    fp32 or bf16, and with any other as what moves their mirror of it (`fedmore.strategies.mirror`).
+    fp32 or bf16, and with any other as what moves their mirror of it (`fedmore.strategies.expert_stage.aggregate_mirror`).
 
     `aggregation` is the mean of a round's changes, or `clipped`, the mean of changes of at most
     `clip_norm` (0: the round's median norm), or for experts with many owners Flower's Krum,
@@ -108,9 +108,9 @@ class Stage:
 
     With `round_start` "own" an owner goes on with its factors; with "aggregate" every round begins
     from the aggregate's leading directions, as many as the owner's rank
-    (`fedmore.strategies.round_start`), so nothing has to come back to one that lost its state. The
+    (`fedmore.strategies.expert_stage.round_start`), so nothing has to come back to one that lost its state. The
     round's step is taken with `server_learning_rate` and Nesterov's `server_momentum`
-    (`fedmore.strategies.step`); a fold of contributions leaves out at most `fold_tolerance`.
+    (`fedmore.strategies.expert_stage.step`); a fold of contributions leaves out at most `fold_tolerance`.
 
     With `weight_bits` of 1, 2 or 4 the clients train factors as weights of so many bits
     (arXiv 2307.16867) and send them whole, in a codec of their own; `codec` is not used then.

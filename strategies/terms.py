@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.experts.routing.spec import Kind, Level, RouterSpec, Scaling, Start
+from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start
 from fedmore.strategies.plan import STRICT, Stage, parse
 
 EMBED_DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, cast
 from fedmore.experts.errors import BaseError, ConfigError, RankError
 from fedmore.experts.names import check_name, check_targets
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.info import FederationInfo
+from fedmore.protos.enrolment.federation_info import FederationInfo
 
 HIGHEST_RANK = 65_536
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fedmore.coordinator.config import FederationConfig
-    from fedmore.coordinator.rows import Kind, Member
+    from fedmore.coordinator.config.schema import FederationConfig
+    from fedmore.coordinator.store.records import Kind, Member
 
 
 def check_enrolment(

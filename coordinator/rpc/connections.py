@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import NameTakenError
 from fedmore.strategies.events import Event, Joined, Left
 
 if TYPE_CHECKING:
-    from fedmore.coordinator.registry import Member
+    from fedmore.coordinator.store.registry import Member
 
 FINISHED = "finished"
 REPLACED = "replaced by a newer stream of the same client"
@@ -64,7 +64,7 @@ class Connections:
 
     def __init__(
         self,
-        mailbox: Mailbox,
+        mailbox: TaskQueue,
         emit: Callable[[Event], None],
         dead_after_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -151,7 +151,7 @@ class Connections:
             self._empty.set()
 
     def leave(self, connection: Connection, reason: str, for_good: bool = False) -> None:
-        """The member is gone, and so are its open tasks (`Mailbox.leave`)."""
+        """The member is gone, and so are its open tasks (`TaskQueue.leave`)."""
         if self._of(connection) is not None:
             name = connection.member.name
             del self._present[connection.member.node_id]

@@ -3,23 +3,23 @@
 import re
 from typing import TYPE_CHECKING
 
-from fedmore.coordinator.certificates import KeyPair, identity_of, requested_key, sign_client
+from fedmore.coordinator.pki.certificates import KeyPair, identity_of, requested_key, sign_client
 from fedmore.coordinator.rpc.admission import check_enrolment, check_unmixed
 from fedmore.experts.errors import ConfigError, TokenError, WireError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.info import FederationInfo
+from fedmore.protos.enrolment.federation_info import FederationInfo
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from fedmore.coordinator.config import FederationConfig
-    from fedmore.coordinator.registry import Registry
-    from fedmore.coordinator.rows import Member
+    from fedmore.coordinator.config.schema import FederationConfig
+    from fedmore.coordinator.store.records import Member
+    from fedmore.coordinator.store.registry import Registry
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Desk:
+class EnrolmentService:
     """Blocks: to be called in a thread. Without an authority `ca` there is no TLS."""
 
     def __init__(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from fedmore.coordinator.rpc.uploads import Uploads
+from fedmore.coordinator.rpc.blobs.uploads import Uploads
 from fedmore.experts.errors import FedmoreError
-from fedmore.protos.status import describe
+from fedmore.protos.wire.status import describe
 
 if TYPE_CHECKING:
-    from fedmore.coordinator.registry import Registry
+    from fedmore.coordinator.store.registry import Registry
 
 NAME = health.SERVICE_NAME
 _Status = health_pb2.HealthCheckResponse

@@ -6,11 +6,11 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from fedmore.coordinator.rpc.identity import Context
-from fedmore.coordinator.rpc.parts import Parts
+from fedmore.coordinator.rpc.auth import Context
+from fedmore.coordinator.rpc.context import ServerContext
 
 
-def add_reflection(server: grpc.aio.Server, parts: Parts, names: Iterable[str]) -> None:
+def add_reflection(server: grpc.aio.Server, parts: ServerContext, names: Iterable[str]) -> None:
     """Let operators ask for the services `names`."""
     servicer = Reflection((*names, reflection.SERVICE_NAME))
     servicer.parts = parts
@@ -20,7 +20,7 @@ def add_reflection(server: grpc.aio.Server, parts: Parts, names: Iterable[str]) 
 class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
     """Answers those whom the gate knows as operators."""
 
-    parts: Parts
+    parts: ServerContext
 
     async def ServerReflectionInfo(  # noqa: N802 - gRPC's spelling
         self, requests: AsyncIterator[Any], context: Context

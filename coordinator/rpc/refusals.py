@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from fedmore.coordinator.rpc.identity import Context, Gate
-from fedmore.coordinator.rpc.pace import Pace
+from fedmore.coordinator.rpc.auth import Authenticator, Context
+from fedmore.coordinator.rpc.limits.rate_limit import TokenBucket
 from fedmore.experts.errors import FedmoreError
-from fedmore.protos.logs import TOLD
-from fedmore.protos.status import abort, describe
-from fedmore.protos.terminal import plain
+from fedmore.protos.runtime.logs import TOLD
+from fedmore.protos.system.terminal import plain
+from fedmore.protos.wire.status import abort, describe
 from fedmore.strategies.events import Event, Refused
 
 LONGEST = 500
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 class _Told:
     """How often of one peer may be told, and of how many refusals was not."""
 
-    pace: Pace = field(default_factory=lambda: Pace(rate=0.2, burst=20))
+    pace: TokenBucket = field(default_factory=lambda: TokenBucket(rate=0.2, burst=20))
     left_out: int = 0
 
 
 class Refusals:
     """Used from the server's loop only."""
 
-    def __init__(self, gate: Gate, emit: Callable[[Event], None]) -> None:
+    def __init__(self, gate: Authenticator, emit: Callable[[Event], None]) -> None:
         self._gate = gate
         self._emit = emit
         self._told: OrderedDict[str, _Told] = OrderedDict()

@@ -8,40 +8,40 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from fedmore.coordinator.descriptors import raise_descriptors
-from fedmore.coordinator.journal import Journal
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.rpc.binding import bind, listen_address, probe
-from fedmore.coordinator.rpc.call_guard import CallGuard
+from fedmore.coordinator.pki.tls_files import Tls
+from fedmore.coordinator.rpc.auth import Authenticator
+from fedmore.coordinator.rpc.blobs.downloads import Downloads
+from fedmore.coordinator.rpc.blobs.uploads import Limits, Uploads
 from fedmore.coordinator.rpc.connections import Connections
-from fedmore.coordinator.rpc.crowd import Crowd
-from fedmore.coordinator.rpc.dispatcher import Dispatcher
-from fedmore.coordinator.rpc.doorkeeper import Doorkeeper
-from fedmore.coordinator.rpc.downloads import Downloads
-from fedmore.coordinator.rpc.enrolment import Desk
+from fedmore.coordinator.rpc.context import ServerContext
+from fedmore.coordinator.rpc.descriptors import raise_descriptors
+from fedmore.coordinator.rpc.enrolment import EnrolmentService
+from fedmore.coordinator.rpc.event_dispatcher import Dispatcher
+from fedmore.coordinator.rpc.federation_service import FederationService
 from fedmore.coordinator.rpc.health import NAME as HEALTH_SERVICE
 from fedmore.coordinator.rpc.health import Health
-from fedmore.coordinator.rpc.identity import Gate
-from fedmore.coordinator.rpc.operator import Office, OperatorService
-from fedmore.coordinator.rpc.options import OPTIONS, RPCS
-from fedmore.coordinator.rpc.parts import Parts
+from fedmore.coordinator.rpc.housekeeping import Tender
+from fedmore.coordinator.rpc.limits.call_interceptor import CallGuard
+from fedmore.coordinator.rpc.limits.call_limits import CallLimiter
+from fedmore.coordinator.rpc.limits.connection_limits import Doorkeeper
+from fedmore.coordinator.rpc.listen import bind, listen_address, probe
+from fedmore.coordinator.rpc.operator_service import OperatorApi, OperatorService
 from fedmore.coordinator.rpc.reflection import add_reflection
 from fedmore.coordinator.rpc.refusals import Refusals
-from fedmore.coordinator.rpc.service import FederationService
-from fedmore.coordinator.rpc.tender import Tender
+from fedmore.coordinator.rpc.server_options import OPTIONS, RPCS
 from fedmore.coordinator.rpc.traffic import TrafficBook
-from fedmore.coordinator.rpc.uploads import Limits, Uploads
-from fedmore.coordinator.security import Tls
+from fedmore.coordinator.tasks.journal import Journal
+from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import ConfigError, TransportError
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos import federation_pb2_grpc
-from fedmore.protos.info import FederationInfo
-from fedmore.protos.invite import is_loopback
+from fedmore.protos.enrolment.federation_info import FederationInfo
+from fedmore.protos.enrolment.invite import is_loopback
 from fedmore.strategies.events import Event
 
 if TYPE_CHECKING:
-    from fedmore.coordinator.config import FederationConfig
-    from fedmore.coordinator.registry import Registry
+    from fedmore.coordinator.config.schema import FederationConfig
+    from fedmore.coordinator.store.registry import Registry
 
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Federation"].full_name
@@ -53,14 +53,14 @@ OPERATOR_SERVICE = pb.DESCRIPTOR.services_by_name["Operator"].full_name
 def serve(
     registry: "Registry",
     journal: Journal,
-    mailbox: Mailbox,
+    mailbox: TaskQueue,
     config: "FederationConfig",
     info: FederationInfo,
     on_event: Callable[[Event], None],
     *,
     tls: Tls | None = None,
     insecure: bool = False,
-    office: Office | None = None,
+    office: OperatorApi | None = None,
     limits: Limits | None = None,
     news: Callable[[], pb.News | None] = lambda: None,
 ) -> "Server":
@@ -101,12 +101,12 @@ class Server:
         self,
         registry: "Registry",
         journal: Journal,
-        mailbox: Mailbox,
+        mailbox: TaskQueue,
         config: "FederationConfig",
         info: FederationInfo,
         on_event: Callable[[Event], None],
         tls: Tls | None,
-        office: Office | None,
+        office: OperatorApi | None,
         limits: Limits | None,
         news: Callable[[], pb.News | None],
     ) -> None:
@@ -119,10 +119,10 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
 
-        def parts(traffic: TrafficBook) -> Parts:
-            crowd = Crowd(traffic.meter.hang_up if traffic.meter else None)
-            gate = Gate(registry, traffic, crowd, insecure=tls is None)
-            return Parts(
+        def parts(traffic: TrafficBook) -> ServerContext:
+            crowd = CallLimiter(traffic.meter.hang_up if traffic.meter else None)
+            gate = Authenticator(registry, traffic, crowd, insecure=tls is None)
+            return ServerContext(
                 registry=registry,
                 mailbox=mailbox,
                 journal=journal,
@@ -133,7 +133,7 @@ class Server:
                 crowd=crowd,
                 gate=gate,
                 refusals=Refusals(gate, self._events.put),
-                desk=Desk(registry, config, info, tls.ca if tls else None),
+                desk=EnrolmentService(registry, config, info, tls.ca if tls else None),
                 config=config,
                 info=info,
                 emit=self._events.put,
@@ -172,7 +172,7 @@ class Server:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._connections.wake, node_id)
 
-    async def _start(self, parts: Callable[[TrafficBook], Parts], tls: Tls | None) -> None:
+    async def _start(self, parts: Callable[[TrafficBook], ServerContext], tls: Tls | None) -> None:
         host, port = self._server_config.host, self._server_config.port
         probe(host, port)
         guard = CallGuard()

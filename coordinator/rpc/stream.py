@@ -11,17 +11,17 @@ from typing import Any
 
 import grpc
 
-from fedmore.coordinator.letters import Letter
-from fedmore.coordinator.mailbox import Task
 from fedmore.coordinator.rpc.connections import FINISHED, Connection
-from fedmore.coordinator.rpc.pace import Pace
-from fedmore.coordinator.rpc.parts import Parts
+from fedmore.coordinator.rpc.context import ServerContext
+from fedmore.coordinator.rpc.limits.rate_limit import TokenBucket
+from fedmore.coordinator.tasks.ids import TaskHeader
+from fedmore.coordinator.tasks.queue import Task
 from fedmore.experts.errors import FedmoreError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.logs import TOLD
-from fedmore.protos.status import describe
-from fedmore.protos.terminal import plain
-from fedmore.protos.wire import MAX_REASON
+from fedmore.protos.runtime.logs import TOLD
+from fedmore.protos.system.terminal import plain
+from fedmore.protos.wire.messages import MAX_REASON
+from fedmore.protos.wire.status import describe
 from fedmore.strategies.events import Progress, Received, Refused, Sent
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Stream:
         self,
         connection: Connection,
         context: "grpc.aio.ServicerContext[Any, Any]",
-        parts: Parts,
+        parts: ServerContext,
     ) -> None:
         self._connection = connection
         self._member = connection.member
@@ -56,8 +56,8 @@ class Stream:
         self._writing = asyncio.Lock()
         self._sent: dict[str, int] = {}
         self._cancelled: frozenset[str] = frozenset()
-        self._pace = Pace(rate=10, burst=20)  # our client tells its progress twice a second
-        self._heartbeats = Pace(rate=2 / parts.config.server.heartbeat_s, burst=10)
+        self._pace = TokenBucket(rate=10, burst=20)  # our client tells its progress twice a second
+        self._heartbeats = TokenBucket(rate=2 / parts.config.server.heartbeat_s, burst=10)
 
     async def run(self, welcome: pb.ServerEvent) -> str:
         """Until the client leaves, or the connection is told to end: why, where it is no finish."""
@@ -112,7 +112,7 @@ class Stream:
             return
         self._sent[task.id] = 0
         if await self._write(pb.ServerEvent(task=message)):
-            letter: Letter = task.content
+            letter: TaskHeader = task.content
             self._emit(Sent(self._member.name, task.id, letter.size or message.ByteSize()))
 
     async def _listen(self) -> None:
@@ -169,7 +169,7 @@ class Stream:
         task = self._mailbox.task(message.task_id)
         if task is None or task.node_id != self._member.node_id or not self._pace.allows():
             return
-        letter: Letter = task.content
+        letter: TaskHeader = task.content
         event = Progress(
             name=self._member.name,
             stage=letter.stage,

@@ -1,6 +1,6 @@
 """Who moved how many bytes: joins the socket counts with the members' names."""
 
-from fedmore.coordinator.sockets import SocketMeter, TrafficCounter, parse_peer, supported
+from fedmore.coordinator.rpc.socket_bytes import SocketMeter, TrafficCounter, parse_peer, supported
 
 
 class TrafficBook:

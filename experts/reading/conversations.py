@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fedmore.experts.control import as_text, mark
-from fedmore.experts.documents import Converse
 from fedmore.experts.errors import DataError
+from fedmore.experts.reading.documents import Converse
+from fedmore.experts.text.control_tokens import as_text, mark
 
 
 def chat_template(tokenizer: Any, *, answering: bool = False) -> Converse:
@@ -12,7 +12,7 @@ def chat_template(tokenizer: Any, *, answering: bool = False) -> Converse:
 
     With `answering` up to where the model has its say.
 
-    The control tokens that the template writes are marked (`fedmore.experts.control`); a turn that
+    The control tokens that the template writes are marked (`fedmore.experts.text.control_tokens`); a turn that
     holds one is text. The function raises `DataError` where the base has no template, or the
     template refuses.
     """

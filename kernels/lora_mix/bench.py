@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedmore.kernels.bench import Result, compare
-from fedmore.kernels.choose import KernelError, choose
-from fedmore.kernels.lora_mix import plain
+from fedmore.kernels.benchmarking.comparison import Result, compare
+from fedmore.kernels.dispatch import KernelError, choose
+from fedmore.kernels.lora_mix import torch_fallback
 
 WIDTH, RANKS = 576, (4, 8, 8, 16, 16, 32, 32, 64)
 # Sequences, tokens of each.
@@ -64,13 +64,13 @@ class _Case:
         )  # fmt: skip
 
     def against_torch(self, repeats: int) -> Result:
-        """Two experts a token, forward, against the operators of `plain`."""
+        """Two experts a token, forward, against the operators of `torch_fallback`."""
         gates = (self.gates + self.gates.roll(1, dims=1)) / 2
         return _compare(
             "lora_mix, two adapters a token",
             self.text,
             lambda: self._ours(self.y, gates),
-            lambda: plain.lora_mix(self.y, self.flat, gates, self.adapters),
+            lambda: torch_fallback.lora_mix(self.y, self.flat, gates, self.adapters),
             "torch operators",
             None,
             repeats,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedmore.kernels.lora_mix import by_loops, plain
-from fedmore.kernels.lora_mix.autograd import expand_add, project
-from fedmore.kernels.lora_mix.factors import Factor, Signs, dense, to_train
-from fedmore.kernels.lora_mix.pack import Stack, routed
+from fedmore.kernels.grouped_lowrank import by_loops
+from fedmore.kernels.grouped_lowrank.autograd import expand_add, project
+from fedmore.kernels.grouped_lowrank.factors import Factor, SignTensor, dense, to_train
+from fedmore.kernels.grouped_lowrank.pack import Stack, routed
+from fedmore.kernels.lora_mix import torch_fallback
 
-__all__ = ["Factor", "Prepared", "Signs", "lora_mix", "prepare"]
+__all__ = ["Factor", "Prepared", "SignTensor", "lora_mix", "prepare"]
 
 LowRank = tuple[Factor, Factor]  # B [O, R], A [R, D]
 
@@ -39,7 +40,9 @@ def lora_mix(
     """
     given = adapters.adapters if isinstance(adapters, Prepared) else adapters
     if not (x_TD.dtype == y_TO.dtype == torch.float32):
-        return plain.lora_mix(y_TO, x_TD, gates_TE, [(dense(b), dense(a)) for b, a in given])
+        return torch_fallback.lora_mix(
+            y_TO, x_TD, gates_TE, [(dense(b), dense(a)) for b, a in given]
+        )
     route, weights = routed(gates_TE.to(x_TD.dtype))
     if not len(route.tokens):
         return y_TO

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedmore.kernels.lora_mix import by_triton
-from fedmore.kernels.lora_mix.autograd import expand_add, project
-from fedmore.kernels.lora_mix.by_triton import Stack, routed
-from fedmore.kernels.lora_mix.factors import Factor, Signs, check_dtype, to_train
+from fedmore.kernels.grouped_lowrank import by_triton
+from fedmore.kernels.grouped_lowrank.autograd import expand_add, project
+from fedmore.kernels.grouped_lowrank.by_triton import Stack, routed
+from fedmore.kernels.grouped_lowrank.factors import Factor, SignTensor, check_dtype, to_train
 
-__all__ = ["Factor", "Prepared", "Signs", "lora_mix", "prepare"]
+__all__ = ["Factor", "Prepared", "SignTensor", "lora_mix", "prepare"]
 
 LowRank = tuple[Factor, Factor]  # B [O, R], A [R, D]
 

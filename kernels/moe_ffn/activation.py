@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmore.kernels.compiled import njit
-from fedmore.kernels.lora_mix.simd import (
+from fedmore.kernels.grouped_lowrank.simd import (
     add,
     clamp,
     div,
@@ -19,7 +18,8 @@ from fedmore.kernels.lora_mix.simd import (
     sum_of,
     times_power_of_two,
 )
-from fedmore.kernels.lora_mix.tiles import WIDTH, ZERO
+from fedmore.kernels.grouped_lowrank.tiles import WIDTH, ZERO
+from fedmore.kernels.jit import njit
 
 _F = np.float32
 # 2^r for |r| <= 1/2: Cephes' exp2f.

@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from fedmore.kernels.compiled import njit
-from fedmore.kernels.lora_mix.loops import (
+from fedmore.kernels.grouped_lowrank.loops import (
     Matrices,
     Route,
     Rows,
@@ -14,8 +13,8 @@ from fedmore.kernels.lora_mix.loops import (
     since,
     spread,
 )
-from fedmore.kernels.lora_mix.simd import get, get_int, put
-from fedmore.kernels.lora_mix.tiles import (
+from fedmore.kernels.grouped_lowrank.simd import get, get_int, put
+from fedmore.kernels.grouped_lowrank.tiles import (
     BYTES,
     ROWS,
     TILE,
@@ -27,6 +26,7 @@ from fedmore.kernels.lora_mix.tiles import (
     write,
     zero,
 )
+from fedmore.kernels.jit import njit
 from fedmore.kernels.moe_ffn.activation import swiglu_backward
 from fedmore.kernels.moe_ffn.loops import ONE, Hidden, Into, read_tile, rest
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from fedmore.kernels import peak
-from fedmore.kernels.bench import Result, compare, timed
-from fedmore.kernels.choose import choose
-from fedmore.kernels.moe_ffn import plain
+from fedmore.kernels.benchmarking import roofline
+from fedmore.kernels.benchmarking.comparison import Result, compare, timed
+from fedmore.kernels.dispatch import choose
+from fedmore.kernels.moe_ffn import torch_fallback
 from fedmore.kernels.moe_ffn.reference import Expert
 
 ACTIVE, EXPERTS, RANK = 4, 7, 16
@@ -48,7 +48,7 @@ def results(quick: bool, device: torch.device) -> Iterator[Result]:
     on_gpu, best = device.type == "cuda", None
     there: There = {"device": device, "dtype": torch.bfloat16 if on_gpu else torch.float32}
     if on_gpu:
-        best = peak.matrices(device, torch.bfloat16)
+        best = roofline.matrices(device, torch.bfloat16)
     for size in QUICK if quick else SIZES:
         torch.manual_seed(0)
         tokens = size.tokens * (16 if on_gpu else 1)
@@ -88,7 +88,9 @@ class _Case:
     def plain(self) -> Tensor:
         """The same formula by torch operators."""
         gate, up, down = self.base
-        return plain.mix(self.x, gate(self.x), up(self.x), self.gates, down, self.experts, silu)
+        return torch_fallback.mix(
+            self.x, gate(self.x), up(self.x), self.gates, down, self.experts, silu
+        )
 
     def forward(self) -> Iterator[Result]:
         """Against one dense FFN, dense experts, and plain torch."""
@@ -120,12 +122,12 @@ class _Case:
                 self.ours(), other())), repeats=self.repeats,
         )  # fmt: skip
 
-    def part_of(self, best: peak.Peak) -> Result:
+    def part_of(self, best: roofline.Peak) -> Result:
         """The forward pass's products: the base's three, and two thin ones for each of theirs."""
         d, h, routed = self.size.width, self.size.hidden, ACTIVE * self.size.tokens
         work = 6 * self.size.tokens * d * h + 6 * routed * RANK * (d + h)
         with torch.no_grad():
-            return peak.part_of(
+            return roofline.part_of(
                 best, "moe_ffn forward, part of the matrix peak", f"{self.text}, bfloat16",
                 self.ours, work, verify=lambda: _close(self.ours(), self.plain()),
                 repeats=self.repeats,
@@ -152,7 +154,7 @@ class _Case:
         yield _backward(name, self.text, runs, leaves, who, goal, self.repeats)
 
 
-def _linear(weight: Tensor) -> plain.Linear:
+def _linear(weight: Tensor) -> torch_fallback.Linear:
     return lambda x: linear(x, weight)
 
 

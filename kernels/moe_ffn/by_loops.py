@@ -6,11 +6,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fedmore.kernels.compiled import in_chunks
-from fedmore.kernels.lora_mix.autograd import each
-from fedmore.kernels.lora_mix.by_loops import CHUNK
-from fedmore.kernels.lora_mix.pack import Route, Stack, address, as_rows, empty_rows, matrix
-from fedmore.kernels.lora_mix.tiles import TILE
+from fedmore.kernels.grouped_lowrank.autograd import each
+from fedmore.kernels.grouped_lowrank.by_loops import CHUNK
+from fedmore.kernels.grouped_lowrank.pack import Route, Stack, address, as_rows, empty_rows, matrix
+from fedmore.kernels.grouped_lowrank.tiles import TILE
+from fedmore.kernels.jit import in_chunks
 from fedmore.kernels.moe_ffn import autograd, loops
 from fedmore.kernels.moe_ffn import backward as back_loops
 

@@ -12,8 +12,8 @@ import triton
 from torch import Tensor
 from torch.nn.functional import silu
 
-from fedmore.kernels.lora_mix.autograd import each
-from fedmore.kernels.lora_mix.by_triton import COLUMNS, TOKENS, Route, Stack, widen
+from fedmore.kernels.grouped_lowrank.autograd import each
+from fedmore.kernels.grouped_lowrank.by_triton import COLUMNS, TOKENS, Route, Stack, widen
 from fedmore.kernels.moe_ffn import autograd, triton_kernels
 
 Stacks = autograd.Stacks[Stack]

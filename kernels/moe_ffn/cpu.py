@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedmore.kernels.lora_mix import by_loops as low_by
-from fedmore.kernels.lora_mix.autograd import expand_add, project
-from fedmore.kernels.lora_mix.factors import Signs
-from fedmore.kernels.lora_mix.pack import Stack, routed
-from fedmore.kernels.moe_ffn import by_loops, plain
+from fedmore.kernels.grouped_lowrank import by_loops as low_by
+from fedmore.kernels.grouped_lowrank.autograd import expand_add, project
+from fedmore.kernels.grouped_lowrank.factors import SignTensor
+from fedmore.kernels.grouped_lowrank.pack import Stack, routed
+from fedmore.kernels.moe_ffn import by_loops, torch_fallback
 from fedmore.kernels.moe_ffn.autograd import hidden
 from fedmore.kernels.moe_ffn.by_loops import Stacks
 from fedmore.kernels.moe_ffn.experts import Expert, dense_experts, is_silu, stacked, trained
-from fedmore.kernels.moe_ffn.plain import Act, Linear
+from fedmore.kernels.moe_ffn.torch_fallback import Act, Linear
 
-__all__ = ["Prepared", "Signs", "moe_ffn", "prepare"]
+__all__ = ["Prepared", "SignTensor", "moe_ffn", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def moe_ffn(
     gate, up, down = base
     g_TH, u_TH = gate(x_TD), up(x_TD)
     if not (is_silu(act) and x_TD.dtype == g_TH.dtype == u_TH.dtype == torch.float32):
-        return plain.mix(x_TD, g_TH, u_TH, gates_TE, down, dense_experts(given), act)
+        return torch_fallback.mix(x_TD, g_TH, u_TH, gates_TE, down, dense_experts(given), act)
     route, weights = routed(gates_TE.to(x_TD.dtype))
     if not len(route.tokens):
         return down(act(g_TH) * u_TH)

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from fedmore.kernels.lora_mix.factors import Factor, dense, to_train
+from fedmore.kernels.grouped_lowrank.factors import Factor, dense, to_train
 from fedmore.kernels.moe_ffn.autograd import Stacks
-from fedmore.kernels.moe_ffn.plain import Act
 from fedmore.kernels.moe_ffn.reference import Expert as DenseExpert
+from fedmore.kernels.moe_ffn.torch_fallback import Act
 
 LowRank = tuple[Factor, Factor]  # B [out, R], A [R, in]
 Expert = tuple[LowRank, LowRank, LowRank]  # gate, up, down

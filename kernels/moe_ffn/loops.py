@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedmore.kernels.compiled import njit
-from fedmore.kernels.lora_mix.loops import (
+from fedmore.kernels.grouped_lowrank.loops import (
     Matrices,
     Route,
     Rows,
@@ -21,8 +20,9 @@ from fedmore.kernels.lora_mix.loops import (
     since,
     spread,
 )
-from fedmore.kernels.lora_mix.simd import get, get_int, put
-from fedmore.kernels.lora_mix.tiles import BYTES, ROWS, WIDTH, Matrix, add_to, read, write
+from fedmore.kernels.grouped_lowrank.simd import get, get_int, put
+from fedmore.kernels.grouped_lowrank.tiles import BYTES, ROWS, WIDTH, Matrix, add_to, read, write
+from fedmore.kernels.jit import njit
 from fedmore.kernels.moe_ffn.activation import swiglu
 
 ONE: Any = np.float32(1)

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedmore.kernels.lora_mix import by_triton as low_by
-from fedmore.kernels.lora_mix.autograd import expand_add, project
-from fedmore.kernels.lora_mix.by_triton import Stack, routed
-from fedmore.kernels.lora_mix.factors import Signs, check_dtype
+from fedmore.kernels.grouped_lowrank import by_triton as low_by
+from fedmore.kernels.grouped_lowrank.autograd import expand_add, project
+from fedmore.kernels.grouped_lowrank.by_triton import Stack, routed
+from fedmore.kernels.grouped_lowrank.factors import SignTensor, check_dtype
 from fedmore.kernels.moe_ffn import by_triton
 from fedmore.kernels.moe_ffn.autograd import hidden
 from fedmore.kernels.moe_ffn.by_triton import Stacks
 from fedmore.kernels.moe_ffn.experts import Expert, dense_experts, is_silu, stacked, trained
-from fedmore.kernels.moe_ffn.plain import Act, Linear, mix
+from fedmore.kernels.moe_ffn.torch_fallback import Act, Linear, mix
 
-__all__ = ["Prepared", "Signs", "moe_ffn", "prepare"]
+__all__ = ["Prepared", "SignTensor", "moe_ffn", "prepare"]
 
 
 @dataclass(frozen=True)

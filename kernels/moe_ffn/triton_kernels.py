@@ -8,8 +8,8 @@ from typing import Any
 
 import triton.language as tl
 
-from fedmore.kernels.compiled import triton_jit
-from fedmore.kernels.lora_mix.by_triton import expanded, factor_tile, product
+from fedmore.kernels.grouped_lowrank.by_triton import expanded, factor_tile, product
+from fedmore.kernels.jit import triton_jit
 
 
 @triton_jit

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmore.kernels import peak
-from fedmore.kernels.bench import Result, compare
-from fedmore.kernels.choose import choose
-from fedmore.kernels.sign1.sizes import Encoded
+from fedmore.kernels.benchmarking import roofline
+from fedmore.kernels.benchmarking.comparison import Result, compare
+from fedmore.kernels.dispatch import choose
+from fedmore.kernels.sign1.buffers import Encoded
 
 BLOCK, UPDATES = 256, 16
 COUNT = {"cpu": (1 << 20, 1 << 23), "cuda": (1 << 24, 1 << 26)}  # quick, full
@@ -31,7 +31,7 @@ def results(quick: bool, device: torch.device) -> Iterator[Result]:
     yield from case.encoding()
     yield from case.summing()
     if device.type == "cuda":
-        yield from case.parts_of(peak.memory(device))
+        yield from case.parts_of(roofline.memory(device))
 
 
 class _Case:
@@ -111,14 +111,14 @@ class _Case:
         ours = self.adder(encoded)().cpu().numpy()
         return bool(np.allclose(ours, numpy_sum(encoded, self.count), rtol=1e-5, atol=1e-6))
 
-    def parts_of(self, memory: peak.Peak) -> Iterator[Result]:
+    def parts_of(self, memory: roofline.Peak) -> Iterator[Result]:
         """What of the memory's speed is reached: numbers, bits and scales moved once each."""
         code = self.count / 8 + 2 * self.count / BLOCK
-        yield peak.part_of(
+        yield roofline.part_of(
             memory, "sign1 encode with residual, part of the memory's speed", self.text,
             self.encode, 12 * self.count + code, verify=self.right, repeats=self.repeats,
         )  # fmt: skip
-        yield peak.part_of(
+        yield roofline.part_of(
             memory, f"sign1 weighted sum of {UPDATES}, part of the memory's speed", self.text,
             self.adder(self.encoded), 4 * self.count + UPDATES * code,
             verify=lambda: self.added(self.encoded), repeats=self.repeats,

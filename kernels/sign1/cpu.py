@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmore.kernels.compiled import in_chunks
-from fedmore.kernels.sign1.sizes import Encoded, coefficients, empty, flat, target
+from fedmore.kernels.jit import in_chunks
+from fedmore.kernels.sign1.buffers import Encoded, coefficients, empty, flat, target
 
 # Numbers per call of a loop: few enough for the cache, enough that the calls cost nothing.
 CHUNK = 1 << 18

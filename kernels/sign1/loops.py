@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from fedmore.kernels.compiled import inlined, intrinsic, njit
+from fedmore.kernels.jit import inlined, intrinsic, njit
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -11,8 +11,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from fedmore.kernels.compiled import triton_jit
-from fedmore.kernels.sign1.sizes import Encoded, coefficients, empty, flat, target
+from fedmore.kernels.jit import triton_jit
+from fedmore.kernels.sign1.buffers import Encoded, coefficients, empty, flat, target
 
 TILE = 4096  # numbers per program
 

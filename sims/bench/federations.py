@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedmore.coordinator.config import FederationConfig
-from fedmore.coordinator.federation import open_federation
-from fedmore.coordinator.init import create, new_config
-from fedmore.coordinator.invites import write_invite
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder.create import create, new_config
+from fedmore.coordinator.folder.federation import open_federation
+from fedmore.coordinator.folder.invites import write_invite
 from fedmore.experts.errors import RoundError
 from fedmore.sims.engines.processes import (
     Child,
@@ -86,7 +86,7 @@ class Echo:
 
 def start_coordinator(processes: Processes, echo: Echo) -> Child:
     """`coordinator start`; returns once it listens."""
-    command = [sys.executable, "-m", "fedmore.coordinator.cli", "start", str(echo.directory)]
+    command = [sys.executable, "-m", "fedmore.coordinator.cli.main", "start", str(echo.directory)]
     child = processes.start("the coordinator", command, echo.directory / "coordinator.log")
     wait_for_port(child, HOST, echo.port)
     return child
@@ -95,7 +95,7 @@ def start_coordinator(processes: Processes, echo: Echo) -> Child:
 def start_client(processes: Processes, echo: Echo, index: int) -> Child:
     """`client join --app`."""
     invite, state = echo.directory / f"c{index}.json", echo.directory / f"c{index}"
-    command = [sys.executable, "-m", "fedmore.client.cli", "join", str(invite)]
+    command = [sys.executable, "-m", "fedmore.client.cli.main", "join", str(invite)]
     command += ["--app", f"{echo.app}:client_app", "--state", str(state)]
     return processes.start(f"client {index}", command, echo.directory / f"c{index}.log")
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import track
 
 from fedmore.experts.errors import ConfigError
-from fedmore.kernels.bench import Result, place
-from fedmore.kernels.choose import KernelError
+from fedmore.kernels.benchmarking.comparison import Result, place
+from fedmore.kernels.dispatch import KernelError
 from fedmore.sims.bench.table import Row
 
 

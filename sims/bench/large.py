@@ -17,8 +17,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedmore.experts.errors import RoundError
-from fedmore.protos.records import StoredArray
-from fedmore.protos.stored import digest_of_payload, payload_of, size_of
+from fedmore.protos.wire.payloads import digest_of_payload, payload_of, size_of
+from fedmore.protos.wire.records import StoredArray
 from fedmore.sims.bench.echo import TIMEOUT_S, wait_for
 from fedmore.sims.bench.federations import Echo, finish, running, wait_until
 

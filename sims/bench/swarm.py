@@ -15,13 +15,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
-from fedmore.client.invite import Identity, enrol
-from fedmore.client.outbox import Outbox
-from fedmore.client.patience import persist
-from fedmore.client.rpc import Link
+from fedmore.client.identity.enrolment import Identity, enrol
+from fedmore.client.transport.channel import Link
+from fedmore.client.transport.outbox import Outbox
+from fedmore.client.transport.retry import persist
 from fedmore.experts.errors import TransportError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.invite import read_invite
+from fedmore.protos.enrolment.invite import read_invite
 
 T = TypeVar("T")
 AT_ONCE = 8

@@ -7,9 +7,9 @@ import sys
 import time
 from dataclasses import replace
 
-from fedmore.coordinator.config import FederationConfig, ServerSection
-from fedmore.coordinator.init import create
-from fedmore.coordinator.invites import write_invite
+from fedmore.coordinator.config.schema import FederationConfig, ServerSection
+from fedmore.coordinator.folder.create import create
+from fedmore.coordinator.folder.invites import write_invite
 from fedmore.experts.errors import RoundError
 from fedmore.sims.engines.prepare import Prepared
 from fedmore.sims.engines.processes import (
@@ -65,14 +65,14 @@ def with_port(config: FederationConfig) -> FederationConfig:
 
 def coordinator_command(prepared: Prepared) -> list[str]:
     """`coordinator start DIR` with this Python."""
-    return [sys.executable, "-m", "fedmore.coordinator.cli", "start", str(prepared.directory)]
+    return [sys.executable, "-m", "fedmore.coordinator.cli.main", "start", str(prepared.directory)]
 
 
 def client_command(prepared: Prepared, client: ClientSpec) -> list[str]:
     """`client join INVITE` with the client's text, base and target, with this Python."""
     folder = prepared.folder(client)
     target = "--domain" if client.kind == "expert" else "--language"
-    command = [sys.executable, "-m", "fedmore.client.cli", "join", str(folder / "invite.json")]
+    command = [sys.executable, "-m", "fedmore.client.cli.main", "join", str(folder / "invite.json")]
     command += ["--data", str(prepared.data(client)), "--state", str(folder / "state")]
     command += ["--base", prepared.config.base.model]
     command += ["--policy", str(prepared.policy(client)), "--yes"]

@@ -13,24 +13,24 @@ from typing import Self
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
-from fedmore.client.agreement import Agreement, check_bounds
-from fedmore.client.consent import policy_of
-from fedmore.client.device import choose_device, cores, inspect_machine
-from fedmore.client.owner_policy import dump_policy
-from fedmore.coordinator.agreement import terms_of
-from fedmore.coordinator.checks import check_plan
-from fedmore.coordinator.config import BaseSection
-from fedmore.coordinator.console import Observer, make_observer
-from fedmore.coordinator.federation import Federation, open_federation, running_alone
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.hosted import tracked
-from fedmore.coordinator.init import create
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.start import import_run_plan
-from fedmore.coordinator.tracker import track
-from fedmore.coordinator.tracking import MlflowTracker, Tracker
-from fedmore.protos.flower import RUN
+from fedmore.client.hardware.device import choose_device, cores, inspect_machine
+from fedmore.client.joining.consent import policy_of
+from fedmore.client.owner.agreement import Agreement, check_bounds
+from fedmore.client.owner.policy import dump_policy
+from fedmore.coordinator.config.schema import BaseSection
+from fedmore.coordinator.config.terms import terms_of
+from fedmore.coordinator.config.validation import check_plan
+from fedmore.coordinator.folder.create import create
+from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
+from fedmore.coordinator.monitor.dashboard import Observer, make_observer
+from fedmore.coordinator.monitor.mlflow_tracker import MlflowTracker, Tracker
+from fedmore.coordinator.monitor.tracker import track
+from fedmore.coordinator.run.external_grid import tracked
+from fedmore.coordinator.run.lifecycle import import_run_plan
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.queue import TaskQueue
+from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.engines.prepare import Prepared
 from fedmore.sims.engines.workers import Handler, Node, Workers
 from fedmore.sims.scenarios.scenario import ClientSpec
@@ -55,7 +55,7 @@ def run_plan(
     prepared: Prepared, federation: Federation, observer: Observer, tracker: Tracker
 ) -> None:
     """Enrol the clients, connect them, and carry out the plan as `coordinator start` does."""
-    mailbox = Mailbox()
+    mailbox = TaskQueue()
     nodes = dict(enrol(prepared, client, federation) for client in prepared.scenario.clients)
     for client in prepared.scenario.clients:
         observer(Joined(client.name, client.kind, client.target, client.rank))
@@ -167,8 +167,8 @@ def device() -> str:
 
 def make_handler(base: BaseSection) -> Handler:
     """What a client does with a message, over a base that is loaded here, once for all."""
-    from fedmore.client.app import handle
-    from fedmore.experts.base import load_base
+    from fedmore.client.client_app import handle
+    from fedmore.experts.base.model import load_base
 
     load_base(base.model, base.dtype, device(), base.quantization)
     handler: Handler = handle

@@ -13,8 +13,8 @@ from typing import Any
 
 import tomlkit
 
-from fedmore.client.owner_secret import keep_secret, secret_of
-from fedmore.coordinator.config import FederationConfig, parse_config
+from fedmore.client.owner.secret import keep_secret, secret_of
+from fedmore.coordinator.config.schema import FederationConfig, parse_config
 from fedmore.experts.errors import ConfigError
 from fedmore.sims.data.split import portions
 from fedmore.sims.data.texts import read_documents, write_documents

@@ -19,12 +19,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
-from fedmore.coordinator.federation import open_federation
-from fedmore.coordinator.hosted import carry_out
-from fedmore.coordinator.init import create
+from fedmore.coordinator.folder.create import create
+from fedmore.coordinator.folder.federation import open_federation
+from fedmore.coordinator.run.external_grid import run_over_grid
 from fedmore.experts.errors import ConfigError, RoundError
-from fedmore.protos.flower import simulate
-from fedmore.protos.status import describe
+from fedmore.protos.wire.flower_compat import simulate
+from fedmore.protos.wire.status import describe
 from fedmore.sims.engines.local import enrol, threads_of
 from fedmore.sims.engines.prepare import Prepared
 from fedmore.sims.engines.stoppable import Stoppable
@@ -88,7 +88,7 @@ def client_app(configs: Sequence[dict[str, Any]]) -> ClientApp:
     @app.train()
     @app.train("embed")
     def answer(message: Message, context: Context) -> Message:
-        from fedmore.client.app import handle
+        from fedmore.client.client_app import handle
 
         config = configs[int(context.node_config["partition-id"])]
         run_id, node_id = context.run_id, context.node_id
@@ -104,7 +104,7 @@ def server_app(directory: Path, stopped: threading.Event) -> tuple[ServerApp, li
     @app.main()
     def main(grid: Grid, _context: Context) -> None:
         try:
-            carry_out(directory, Stoppable(grid, stopped), Console(), NODES_COME_S)
+            run_over_grid(directory, Stoppable(grid, stopped), Console(), NODES_COME_S)
         except BaseException as error:
             failed.append(error)
 

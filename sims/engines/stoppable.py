@@ -8,7 +8,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmore.experts.errors import RoundError
-from fedmore.protos.flower import RunType
+from fedmore.protos.wire.flower_compat import RunType
 
 POLL_S = 0.1
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 
 from flwr.app import Context, Message
 
-from fedmore.client.progress import reporting, throttled
-from fedmore.coordinator.mailbox import Mailbox, Task
-from fedmore.protos.flower import CLIENT_RAISED
-from fedmore.protos.status import describe
-from fedmore.protos.wire import (
+from fedmore.client.training.progress import reporting, throttled
+from fedmore.coordinator.tasks.queue import Task, TaskQueue
+from fedmore.protos.wire.flower_compat import CLIENT_RAISED
+from fedmore.protos.wire.messages import (
     PackedReply,
     pack_failure,
     pack_reply,
@@ -23,6 +22,7 @@ from fedmore.protos.wire import (
     unpack_reply,
     unpack_task,
 )
+from fedmore.protos.wire.status import describe
 from fedmore.strategies.events import Event, Received, Report, Sent, Traffic, progress_of
 
 Handler = Callable[[Message, Context], Message]
@@ -45,7 +45,7 @@ class Workers:
 
     def __init__(
         self,
-        mailbox: Mailbox,
+        mailbox: TaskQueue,
         nodes: Mapping[int, Node],
         handler: Handler,
         on_event: Callable[[Event], None],

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from fedmore.coordinator.palette import colour
+from fedmore.coordinator.generation.colours import colour
 from fedmore.sims.report.study import Study, Token
 from fedmore.sims.report.style import SOFT, canvas
 

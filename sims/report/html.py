@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from fedmore.coordinator.page import make_environment, style
+from fedmore.coordinator.generation.page import make_environment, style
 from fedmore.sims.report.plots import Drawn
 from fedmore.sims.report.schema import Client, Expert, Traffic
 from fedmore.sims.report.study import Study

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from fedmore.experts.intervals import Interval
+from fedmore.experts.scoring.intervals import Interval
 
 Outcome = Literal["met", "not met", "undecided", "not measured"]
 

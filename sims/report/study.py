@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedmore.coordinator.config import FederationConfig, load_config
-from fedmore.coordinator.registry import ExpertRow, Member, Registry, RoundRow
+from fedmore.coordinator.config.schema import FederationConfig, load_config
+from fedmore.coordinator.store.registry import ExpertRow, Member, Registry, RoundRow
 from fedmore.experts.errors import RegistryError
 from fedmore.sims.report.schema import (
     Base,

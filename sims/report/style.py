@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from fedmore.coordinator.palette import COLOURS
+from fedmore.coordinator.generation.colours import COLOURS
 
 BASE, OWN, MIXTURE = "#6b6b6b", "#0072B2", "#D55E00"
 CYCLE = (*COLOURS, "#000000")

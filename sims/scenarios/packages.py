@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedmore.sims.base import ensure_base
+from fedmore.sims.data.base_model import ensure_base
 from fedmore.sims.data.texts import TextFiles, ensure_text
 
 

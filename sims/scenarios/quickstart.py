@@ -1,6 +1,6 @@
 """The demo: two owners of legal text, one of medical text, one of Galician; SmolLM2-135M."""
 
-from fedmore.client.device import cores
+from fedmore.client.hardware.device import cores
 from fedmore.sims.scenarios.packages import package_base, package_text
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
 

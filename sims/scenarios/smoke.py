@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fedmore.sims.data.generated import generate_text
 from fedmore.sims.data.texts import TextFiles
+from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
-from fedmore.sims.tiny import make_tiny_base
 
 _SHARED = {
     "steps": 4,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmore.experts.intervals import ratio_interval
+from fedmore.experts.scoring.intervals import ratio_interval
 from fedmore.sims.data.texts import RECIPE
 
 PACKAGES = ("fedmore", "torch", "transformers")

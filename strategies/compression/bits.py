@@ -1,4 +1,4 @@
-"""Codecs `bits1`, `bits2`, `bits4`: weights that were trained as such; see `fedmore.kernels.bits`.
+"""Codecs `bits1`, `bits2`, `bits4`: weights that were trained as such; see `fedmore.kernels.lowbit`.
 
 Unlike the others they are no approximation of what they are given: what they decode to is what the
 training's forward pass used. So they carry factors as a whole, not changes, and what is left over
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.errors import WireError
-from fedmore.kernels.bits import cpu as kernel
 from fedmore.kernels.determinism import one_thread
+from fedmore.kernels.lowbit import cpu as kernel
 from fedmore.strategies.compression import layout
 
 

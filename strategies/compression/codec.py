@@ -14,7 +14,7 @@ them; all numbers are little-endian.
 | `bitdelta` | one float32 scale, then ceil(n / 8) bytes of signs; nothing where n = 0 | 1 |
 | `bits1`, `bits2`, `bits4` | float32 std and mean, ceil(n b / 8) bytes; nothing where n = 0 | b |
 
-`fedmore.kernels.sign1` fixes the order of the signs, `fedmore.kernels.bits` that of the codes.
+`fedmore.kernels.sign1` fixes the order of the signs, `fedmore.kernels.lowbit` that of the codes.
 """
 
 import math

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, mse_loss
 
-from fedmore.experts.lowrank import replace, share
+from fedmore.experts.low_rank_linear import replace, share
 from fedmore.strategies.compression.bitdelta import mean_magnitude
 
 Deltas = Mapping[str, Tensor]  # module path -> D [out, in], a change of that linear layer's weight

@@ -10,7 +10,7 @@ two are one algorithm if the client trains on from theta, not from h, so `send` 
 Training on from h lets the client see and repair what the codec did, but the residual repairs it
 once more. README.md has what both gave.
 
-Towards the clients h is their mirror of an expert's aggregate (`fedmore.strategies.mirror`, which
+Towards the clients h is their mirror of an expert's aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`, which
 also turns the aggregate's factors into h's coordinates), and `gains={}`.
 """
 

@@ -77,7 +77,7 @@ def make_base(directory: Path, family: str) -> Path:
     """Write a base of the family, with a tokenizer of one token per byte."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    from fedmore.sims.tiny import byte_tokenizer
+    from fedmore.sims.data.tiny_model import byte_tokenizer
 
     config = small_config(family)
     auto: Any = AutoModelForCausalLM if family != "qwen2_5_vl" else AutoModelForImageTextToText

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedmore.client.base_choice import check_change
-from fedmore.client.cli import app
-from fedmore.coordinator.init import create, new_config
+from fedmore.client.cli.main import app
+from fedmore.client.joining.base_choice import check_change
+from fedmore.coordinator.folder.create import create, new_config
 from fedmore.experts.errors import BaseError, RankError
 
 Bases = Callable[[str], Path]

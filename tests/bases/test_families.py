@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmore.client.train import Schedule, train
-from fedmore.experts.base import Base, load_base, shapes_of
+from fedmore.client.training.expert import Schedule, train
+from fedmore.experts.base.layer_usage import check_reached
+from fedmore.experts.base.model import Base, load_base, shapes_of
+from fedmore.experts.base.suitability import suitability
 from fedmore.experts.errors import BaseError
 from fedmore.experts.factors import Factors, initial
-from fedmore.experts.lowrank import with_change
-from fedmore.experts.mixture import assemble
-from fedmore.experts.reach import check_reached
-from fedmore.experts.routing.interface import Router
-from fedmore.experts.routing.memory import Memory
-from fedmore.experts.routing.spec import RouterSpec
-from fedmore.experts.spec import ExpertSpec, Site
-from fedmore.experts.suitability import suitability
+from fedmore.experts.low_rank_linear import with_change
+from fedmore.experts.mixture.model import assemble
+from fedmore.experts.routers.base import Router
+from fedmore.experts.routers.context import Memory
+from fedmore.experts.routers.spec import RouterSpec
+from fedmore.experts.spec import ExpertSpec, TargetModule
 
 Bases = Callable[[str], Path]
 IDS = torch.arange(60).view(3, 20) * 7 % 257
@@ -76,7 +76,7 @@ def specs() -> tuple[ExpertSpec, ...]:
     return ExpertSpec("e", "expert", "e", 3), ExpertSpec("a", "adapter", "a", 2, 1, 1)
 
 
-def random_change(sites: tuple[Site, ...], rank: int) -> Factors:
+def random_change(sites: tuple[TargetModule, ...], rank: int) -> Factors:
     return {
         s.path: (torch.randn(s.out, rank) * 0.05, torch.randn(rank, s.inner) * 0.05) for s in sites
     }
@@ -88,7 +88,7 @@ def logits(model: Any, ids: Tensor = IDS) -> Tensor:
     return found
 
 
-def check_training(base: Base, spec: ExpertSpec, sites: tuple[Site, ...]) -> None:
+def check_training(base: Base, spec: ExpertSpec, sites: tuple[TargetModule, ...]) -> None:
     """A gradient reaches every factor: after one step no B is zero any more."""
     windows = torch.arange(34).view(2, 17) * 5 % 257
     trained = train(
@@ -98,7 +98,7 @@ def check_training(base: Base, spec: ExpertSpec, sites: tuple[Site, ...]) -> Non
     assert [path for path, (b, _) in trained.factors.items() if not b.any()] == []
 
 
-def check_mixture(base: Base, spec: ExpertSpec, sites: tuple[Site, ...]) -> None:
+def check_mixture(base: Base, spec: ExpertSpec, sites: tuple[TargetModule, ...]) -> None:
     """Weights of zero give the base exactly; a weight of 1 gives the base with that change."""
     experts = {"one": random_change(sites, spec.rank), "two": random_change(sites, spec.rank + 1)}
     plain = logits(base.model)
@@ -175,4 +175,4 @@ def test_a_layer_that_the_model_does_not_run_is_refused(bases: Bases) -> None:
     base = loaded(bases("gemma3"))  # text alone does not pass through the vision tower
     path = next(n for n, m in base.model.named_modules() if "vision" in n and n.endswith("q_proj"))
     with pytest.raises(BaseError, match=f"gemma3 does not apply {re.escape(path)} once to every"):
-        check_reached(base, [Site(path, 16, 16)])
+        check_reached(base, [TargetModule(path, 16, 16)])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedmore.experts.base import fingerprint_of, load_base
+from fedmore.experts.base.fingerprint import explain
+from fedmore.experts.base.model import fingerprint_of, load_base
 from fedmore.experts.errors import BaseError
-from fedmore.experts.fingerprint import explain
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.sims.data.tiny_model import make_tiny_base
 
 WEIGHTS = "model.safetensors"
 Change = Callable[[Path], None]

@@ -12,17 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedmore.client.preflight import preflight
-from fedmore.coordinator.init import create, new_config
-from fedmore.experts.base import load_base, shapes_of
+from fedmore.client.hardware.preflight import preflight
+from fedmore.coordinator.folder.create import create, new_config
+from fedmore.experts.base.model import load_base, shapes_of
 from fedmore.experts.errors import BaseError
 from fedmore.experts.factors import initial
-from fedmore.experts.generation import Settings, ends, generate
-from fedmore.experts.mixture import assemble
-from fedmore.experts.routing.spec import RouterSpec
-from fedmore.experts.routing.untrained import UniformRouter
+from fedmore.experts.mixture.generation import Settings, ends, generate
+from fedmore.experts.mixture.model import assemble
+from fedmore.experts.routers.spec import RouterSpec
+from fedmore.experts.routers.static import UniformRouter
 from fedmore.experts.spec import ExpertSpec
-from fedmore.sims.tiny import byte_tokenizer, make_tiny_base
+from fedmore.sims.data.tiny_model import byte_tokenizer, make_tiny_base
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LAYER = "model.layers.2.mlp.up_proj.weight"

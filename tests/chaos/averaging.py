@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from fedmore.client.progress import report
+from fedmore.client.training.progress import report
 
 client_app = ClientApp()
 server_app = ServerApp()

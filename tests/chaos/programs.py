@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedmore.coordinator.invites import write_invite
+from fedmore.coordinator.folder.invites import write_invite
 from fedmore.sims.engines.processes import free_port, quiet_environment
 
 HERE = Path(__file__).parent

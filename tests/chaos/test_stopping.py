@@ -9,8 +9,8 @@ import time
 import pytest
 from programs import eventually
 
-from fedmore.client.invite import enrol, read_invite
-from fedmore.client.rpc import OPTIONS
+from fedmore.client.identity.enrolment import enrol, read_invite
+from fedmore.client.transport.channel import OPTIONS
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import FederationStub
 

@@ -7,18 +7,19 @@ import pytest
 from flwr.app import Context, RecordDict
 from owners import owner
 
-from fedmore.coordinator import init as inits
-from fedmore.coordinator.config import FederationConfig
-from fedmore.coordinator.federation import Federation, open_federation
-from fedmore.coordinator.invites import PORT, write_invite
-from fedmore.coordinator.journal import Journal
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.resume import open_journal
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder import create as inits
+from fedmore.coordinator.folder.federation import Federation, open_federation
+from fedmore.coordinator.folder.invites import write_invite
+from fedmore.coordinator.pki.tls_files import read_tls
 from fedmore.coordinator.rpc.server import Server, serve
-from fedmore.coordinator.security import read_tls
-from fedmore.coordinator.start import info_of
-from fedmore.experts.base import Base, fingerprint_of, load_base
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.coordinator.run.lifecycle import info_of
+from fedmore.coordinator.run.recovery import open_journal
+from fedmore.coordinator.store.state_keys import PORT
+from fedmore.coordinator.tasks.journal import Journal
+from fedmore.coordinator.tasks.queue import TaskQueue
+from fedmore.experts.base.model import Base, fingerprint_of, load_base
+from fedmore.sims.data.tiny_model import make_tiny_base
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +65,7 @@ class Hub:
     federation: Federation
     journal: Journal
     server: Server
-    mailbox: Mailbox
+    mailbox: TaskQueue
 
     def invite(self, name: str) -> Path:
         """A fresh invite."""
@@ -83,7 +84,7 @@ def config(tiny: Path) -> FederationConfig:
 @pytest.fixture
 def hub(tmp_path: Path, config: FederationConfig) -> Iterator[Hub]:
     directory = tmp_path / "hub"
-    made, mailbox = inits.create(directory, config), Mailbox()
+    made, mailbox = inits.create(directory, config), TaskQueue()
     with open_federation(directory) as federation:
         tls = read_tls(directory)
         journal = open_journal(federation)

@@ -10,8 +10,8 @@ import typer
 import yaml
 from packaging.requirements import Requirement
 
-from fedmore.client.cli import app as client
-from fedmore.coordinator.cli import app as coordinator
+from fedmore.client.cli.main import app as client
+from fedmore.coordinator.cli.main import app as coordinator
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"

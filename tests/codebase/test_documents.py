@@ -11,8 +11,8 @@ import click
 import pytest
 import typer
 
-from fedmore.client.cli import app as client
-from fedmore.coordinator.cli import app as coordinator
+from fedmore.client.cli.main import app as client
+from fedmore.coordinator.cli.main import app as coordinator
 from fedmore.sims.cli import app as fedmore
 
 ROOT = Path(__file__).resolve().parents[2]

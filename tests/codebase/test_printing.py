@@ -1,4 +1,4 @@
-"""What peers say reaches no terminal by another way than `protos/terminal.py`."""
+"""What peers say reaches no terminal by another way than `protos/system/terminal.py`."""
 
 import ast
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
-    "protos/terminal.py": "the boundary itself",
-    "coordinator/cli_generate.py": "a text of the mixture goes into a file or pipe as it is",
+    "protos/system/terminal.py": "the boundary itself",
+    "coordinator/cli/generate.py": "a text of the mixture goes into a file or pipe as it is",
 }
 """Modules that write by themselves, and why."""
 

@@ -82,8 +82,8 @@ def test_an_sdist_holds_the_packages_and_what_builds_them(built: Path, expected:
 def test_a_program_runs_from_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import fedmore.coordinator.cli as cli; "
-        "print(cli.__file__); import fedmore.sims.cli, fedmore.client.cli"
+        "import sys; sys.path.insert(0, sys.argv[1]); import fedmore.coordinator.cli.main as cli; "
+        "print(cli.__file__); import fedmore.sims.cli, fedmore.client.cli.main"
     )
     command = [sys.executable, "-I", "-c", script, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fedmore.coordinator import init as inits
-from fedmore.coordinator.config import FederationConfig
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder import create as inits
 
 FINGERPRINT = "sha256:" + "ab" * 32
 

@@ -16,20 +16,20 @@ from durable import CLIENTS, TEXTS, config_of
 from flwr.app import Context, Message, RecordDict
 from owners import owner
 
-from fedmore.client.app import handle
-from fedmore.client.invite import Identity, Invite, enrol, read_identity, read_invite
-from fedmore.client.session import Session
-from fedmore.coordinator.config import FederationConfig
-from fedmore.coordinator.init import create
-from fedmore.coordinator.invites import write_invite
-from fedmore.coordinator.journal_tables import TaskRecord
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.store import Store
-from fedmore.experts.base import load_base
+from fedmore.client.client_app import handle
+from fedmore.client.identity.enrolment import Identity, Invite, enrol, read_identity, read_invite
+from fedmore.client.session.runner import Session
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder.create import create
+from fedmore.coordinator.folder.invites import write_invite
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.journal_models import TaskRecord
+from fedmore.coordinator.store.registry import Registry
+from fedmore.experts.base.model import load_base
 from fedmore.experts.errors import MembershipError, TransportError
-from fedmore.protos.flower import RUN
+from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.data.generated import generate_text
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.sims.data.tiny_model import make_tiny_base
 
 Zygote = runpy.run_path(str(Path(__file__).with_name("zygote.py")))["Zygote"]
 WITHDRAWS = ("eve", 2)

@@ -10,8 +10,8 @@ import pytest
 from durable import config_of
 from sqlalchemy import select
 
-from fedmore.coordinator.journal_tables import TaskRecord
-from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.store.journal_models import TaskRecord
+from fedmore.coordinator.store.registry import Registry
 
 SENT, TAKEN = "commit push_messages > send", "commit take > _keep"
 OWNERS, ROUNDS = 3, 3

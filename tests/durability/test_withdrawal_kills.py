@@ -12,10 +12,10 @@ from collections import Counter
 
 import pytest
 
-from fedmore.coordinator import office
-from fedmore.coordinator.recovery import RECOVERY
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.speaker import open_speaker
+from fedmore.coordinator.generation.generator import open_speaker
+from fedmore.coordinator.run import operator_api
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.store.state_keys import RECOVERY
 from fedmore.experts.errors import RegistryError
 
 GONE = "bob"
@@ -56,7 +56,7 @@ def points_of(writes):
 
 def check_half_done(place):
     """What an operator is told, and that nobody is served anything in the meantime."""
-    (line,) = office.status(place.directory)["withdrawals"]
+    (line,) = operator_api.status(place.directory)["withdrawals"]
     assert line.startswith(f"{GONE} has withdrawn")
     assert f"`coordinator withdraw {place.directory} {GONE}`" in line
     with pytest.raises(RegistryError):
@@ -96,7 +96,7 @@ def test_killed_at_every_write(undisturbed, tmp_path, command, by):
         if at[2] == "before" and by != "withdraw":
             assert outcome(place) == untouched
         else:
-            assert office.status(place.directory)["withdrawals"] == []
+            assert operator_api.status(place.directory)["withdrawals"] == []
             assert outcome(place) == wanted, f"killed {at}, then {by}"
         shutil.rmtree(place.folder)
 

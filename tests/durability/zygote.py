@@ -69,17 +69,17 @@ def prepare(base: str) -> None:
 
     torch.set_num_threads(1)
 
-    from fedmore.coordinator import app, start
-    from fedmore.coordinator.tracking import NullTracker
-    from fedmore.experts.base import linear_shapes, load_base
+    from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
+    from fedmore.coordinator.run import lifecycle, stages
+    from fedmore.experts.base.model import linear_shapes, load_base
     from fedmore.strategies.compression.codec import codec_of, decode, encode
 
     codec = codec_of("sign1")
     decode(codec, encode(codec, [torch.ones(8, 8)]), [(8, 8)])  # compiled here, not by each child
     load_base(base, "float32", "cpu", "none")
     linear_shapes(base)
-    start.MlflowTracker = lambda _: NullTracker()
-    assert app
+    lifecycle.MlflowTracker = lambda _: NullTracker()
+    assert stages
     assert threading.active_count() == 1, threading.enumerate()
 
 
@@ -146,18 +146,18 @@ def coordinate(order: dict) -> None:
     """A coordinator's life."""
     from rich.console import Console
 
-    from fedmore.coordinator import start
+    from fedmore.coordinator.run import lifecycle
 
     directory = Path(order["directory"])
     Writes(*order["at"], order["trace"]).install(directory / "blobs")
     if order["until"]:
         threading.Thread(target=until, args=(Path(order["until"]),), daemon=True).start()
-    start.start(directory, Console(file=io.StringIO()), start.Settings(patience_s=60))
+    lifecycle.start(directory, Console(file=io.StringIO()), lifecycle.Settings(patience_s=60))
 
 
 def command(order: dict) -> None:
     """A `coordinator` command's life: every file of the folder that goes or comes is a write."""
-    from fedmore.coordinator import cli
+    from fedmore.coordinator.cli import main as cli
 
     Writes(*order["at"], order["trace"]).install(Path(order["directory"]))
     cli.app(order["argv"], standalone_mode=False)
@@ -174,10 +174,10 @@ def take_part(order: dict) -> None:
     """A client's life; with `dies`, it is killed in the middle of its first training."""
     from flwr.app import Context, RecordDict
 
-    from fedmore.client.app import handle
-    from fedmore.client.invite import read_identity
-    from fedmore.client.progress import reporting
-    from fedmore.client.session import Session
+    from fedmore.client.client_app import handle
+    from fedmore.client.identity.enrolment import read_identity
+    from fedmore.client.session.runner import Session
+    from fedmore.client.training.progress import reporting
 
     identity = read_identity(Path(order["config"]["state"]))
     context = Context(1, identity.node_id, order["config"], RecordDict(), {})

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fedmore.experts.base import load_base, shapes_of
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.experts.base.model import load_base, shapes_of
+from fedmore.sims.data.tiny_model import make_tiny_base
 
 
 @pytest.fixture(autouse=True)

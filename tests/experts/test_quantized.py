@@ -1,53 +1,158 @@
-"""A base at 4 bits (bitsandbytes, on the CPU) trains, mixes and scores like any other."""
+"""Experts kept as sign1: what they stand for, on disk and in a mixture."""
 
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from fedmore.client.train import Schedule, train
-from fedmore.experts import factors as low_rank
-from fedmore.experts.base import linear_shapes, load_base, shapes_of
-from fedmore.experts.evaluate import score
-from fedmore.experts.mixture import assemble
-from fedmore.experts.routing.interface import Router
-from fedmore.experts.routing.spec import RouterSpec
-from fedmore.experts.routing.untrained import UniformRouter
-from fedmore.experts.spec import ExpertSpec
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.experts.base.model import load_base
+from fedmore.experts.errors import RegistryError
+from fedmore.experts.factors import empty, numbers
+from fedmore.experts.mixture.checkpoint import (
+    Entry,
+    Recipe,
+    load_experts,
+    load_mixture,
+    save_mixture,
+)
+from fedmore.experts.mixture.model import assemble
+from fedmore.experts.quantized import dequantize, from_state, quantize, to_state
+from fedmore.experts.routers.spec import RouterSpec
+from fedmore.experts.routers.static import UniformRouter
+from fedmore.experts.spec import ExpertSpec, ExpertStorage
+from fedmore.kernels.grouped_lowrank.factors import SignTensor
+
+IDS = torch.arange(30).view(2, 15) * 7 % 257
+SPECS = (ExpertSpec("legal", "expert", "legal", 5), ExpertSpec("gl", "adapter", "gl", 3, 2, 1))
 
 
-def test_a_base_at_four_bits_trains_and_mixes(tmp_path):
-    path = str(make_tiny_base(tmp_path / "base"))
-    base = load_base(path, "float32", "cpu", "nf4")
-    linear = base.model.get_submodule("model.layers.0.mlp.up_proj")
-    assert type(linear).__name__ == "Linear4bit"
-    assert shapes_of(base.model) == linear_shapes(path)
-    spec = ExpertSpec("gl/a", "adapter", "gl", 4)
-    sites = spec.sites(linear_shapes(path))
-    start = low_rank.initial(spec, sites, 0)
-    windows = torch.randint(0, 250, (8, 33), generator=torch.Generator().manual_seed(0))
-    schedule = Schedule(2, 4, 1e-2, 1, 1)
-    trained = train(base.model, sites, start, None, spec.scale, windows, schedule, ignore)
-    change = {p: (spec.scale * b, a) for p, (b, a) in trained.factors.items()}
-    assert all(bool(b.abs().sum() > 0) for b, _ in change.values())
-    text = ["Ola, mundo: isto é galego."]
-    plain = score(base.model, base.text, text, 32)
-    router = UniformRouter(RouterSpec("uniform", 1, 64))
-    mixed = score(assemble(base.model, {"gl": change}, router).model, base.text, text, 32)
-    assert mixed[0].nats != plain[0].nats
-    nothing = {p: (b * 0, a) for p, (b, a) in change.items()}
-    off = score(assemble(base.model, {"gl": nothing}, router).model, base.text, text, 32)
-    torch.testing.assert_close(off[0].nats, plain[0].nats)
-    silent = assemble(base.model, {"gl": change}, Silent(RouterSpec("uniform", 1, 64)))
-    ids = torch.arange(40).view(2, 20)
+@pytest.fixture
+def experts(changes):
+    return {spec.name: changes(spec) for spec in SPECS}
+
+
+@pytest.fixture
+def as_signs(experts):
+    return {name: quantize(change, ExpertStorage.sign1) for name, change in experts.items()}
+
+
+@pytest.fixture
+def router():
+    return UniformRouter(RouterSpec("uniform", 2, 64))
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for path, pair in one.items():
+        for a, b in zip(pair, other[path], strict=True):
+            assert torch.equal(a, b), path
+
+
+def test_a_number_is_a_sign_and_the_scale_of_256_of_one_rank(as_signs):
+    for b, a in dequantize(as_signs["legal"]).values():
+        for rows in (a, b.T):
+            for block in rows.reshape(-1).split(256):
+                assert len(block.abs().unique()) == 1
+
+
+def closeness(used, exact):
+    """Cosine of all sites' products together."""
+    pairs = [((b @ a), (exact[p][0] @ exact[p][1])) for p, (b, a) in used.items()]
+    inner = sum((one * other).sum() for one, other in pairs)
+    sizes = [sum(each[i].square().sum() for each in pairs).sqrt() for i in (0, 1)]
+    return float(inner / sizes[0] / sizes[1])
+
+
+def test_the_product_is_closer_than_that_of_rounded_factors(shapes):
+    """On factors as an SVD leaves them: the columns of one and the rows of the other get small."""
+    generator, sizes = torch.Generator().manual_seed(0), torch.logspace(0, -1.2, 16)
+    exact = {}
+    for site in SPECS[0].sites(shapes):
+        b, a = (torch.randn(n, 16, generator=generator) for n in (site.out, site.inner))
+        exact[site.path] = (b * sizes, (a * sizes).T.contiguous())
+    rounded = {
+        p: (SignTensor.of(b).dense(), SignTensor.of(a).dense()) for p, (b, a) in exact.items()
+    }
+    used = dequantize(quantize(exact, ExpertStorage.sign1))
+    assert closeness(rounded, exact) < 0.6
+    assert closeness(used, exact) > 0.79  # turned alone, not fitted: 0.77
+    same(dequantize(quantize(exact, ExpertStorage.sign1)), used)
+
+
+def test_fp32_is_as_it_is(experts):
+    assert quantize(experts["gl"], ExpertStorage.fp32) is experts["gl"]
+    same(dequantize(experts["gl"]), experts["gl"])
+
+
+def test_a_mixture_decodes_them_as_it_goes(base, as_signs, router):
+    """The same bits as of the decoded numbers, kept in a thirtieth of the bytes."""
+    kept = assemble(base.model, as_signs, router)
+    decoded = assemble(base.model, {n: dequantize(e) for n, e in as_signs.items()}, router)
     with torch.no_grad():
-        assert torch.equal(silent.model(ids).logits, base.model(ids).logits)
+        assert torch.equal(kept.model(input_ids=IDS).logits, decoded.model(input_ids=IDS).logits)
+    assert kept.params == decoded.params
+    assert kept.active_params(1) == decoded.active_params(1)
 
 
-class Silent(Router):
-    """All for the base, to the last bit."""
+def test_trained_they_are_numbers_again(base, as_signs, router):
+    mixture = assemble(base.model, as_signs, router, trainable=True)
+    mixture.model(input_ids=IDS, labels=IDS).loss.backward()
+    grads = [f.grad for e in mixture.trained.values() for pair in e.values() for f in pair]
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
 
-    def forward(self, x_BTD, _slot, _memory):
-        return x_BTD.new_tensor([1.0, 0.0]).expand(*x_BTD.shape[:2], 2)
+
+def test_over_a_bfloat16_base(folder, as_signs, router):
+    half = load_base(str(folder), "bfloat16")
+    logits = assemble(half.model, as_signs, router).model(input_ids=IDS).logits
+    decoded = {name: dequantize(kept) for name, kept in as_signs.items()}
+    assert logits.dtype == torch.bfloat16
+    assert torch.equal(logits, assemble(half.model, decoded, router).model(input_ids=IDS).logits)
 
 
-def ignore(*_):
-    """No one watches."""
+@pytest.fixture
+def saved(base, as_signs, router, tmp_path):
+    entries = tuple(Entry(s.name, s.kind, s.target, s.rank, 1, "ab") for s in SPECS)
+    recipe = Recipe(base.name, base.fingerprint, router.spec.table(), entries)
+    save_mixture(tmp_path, recipe, as_signs, router)
+    return tmp_path, recipe
+
+
+def test_saved_and_loaded_they_are_the_same(base, as_signs, router, saved):
+    folder, recipe = saved
+    for name, kept in load_experts(folder, recipe).items():
+        same(dequantize(kept), dequantize(as_signs[name]))
+    wanted = assemble(base.model, as_signs, router).model(input_ids=IDS).logits
+    assert torch.equal(load_mixture(folder, base).model(input_ids=IDS).logits, wanted)
+
+
+def test_the_file_has_a_bit_a_number_and_a_scale_a_block(as_signs, saved):
+    tensors = load_file(saved[0] / "experts" / "legal.safetensors")
+    stored = sum(t.nbytes for key, t in tensors.items() if not key.endswith(".shape"))
+    factors = [f for pair in as_signs["legal"].values() for f in pair]
+    assert stored == sum(-(-f.numel() // 8) + 2 * -(-f.numel() // 256) for f in factors)
+    assert stored < numbers(as_signs["legal"]) * 4 / 28
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda t, key: t.pop(f"{key}.bits"),
+        lambda t, key: t.update({f"{key}.bits": t[f"{key}.bits"][:-1].clone()}),
+        lambda t, key: t.update({f"{key}.scales": t[f"{key}.scales"][:-1].clone()}),
+        lambda t, key: t.update({f"{key}.shape": torch.tensor([5])}),
+        lambda t, key: t.update({f"{key}.shape": -t[f"{key}.shape"]}),
+        lambda t, key: t.update({f"{key}.shape": t[f"{key}.shape"] * 1000}),
+    ],
+)
+def test_a_damaged_file_is_named(saved, damage):
+    folder, recipe = saved
+    file = folder / "experts" / "legal.safetensors"
+    tensors = load_file(file)
+    damage(tensors, next(key for key in tensors if key.endswith(".shape")).removesuffix(".shape"))
+    save_file(tensors, file)
+    with pytest.raises(RegistryError, match=r"legal\.safetensors: damaged .*coordinator assemble"):
+        load_experts(folder, recipe)
+
+
+def test_rank_0_too(shapes):
+    nothing = empty(SPECS[1].sites(shapes))
+    same(dequantize(from_state(to_state(quantize(nothing, ExpertStorage.sign1)))), nothing)

@@ -10,9 +10,9 @@ from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.protos.flower import RUN
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.queue import TaskQueue
+from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.engines.workers import Node, Workers
 
 HERE = str(Path(__file__).parent)
@@ -28,7 +28,7 @@ def local_grid(app: ClientApp, nodes: int) -> Iterator[Grid]:
         for i, node_id in enumerate(ids)
     ]
     clients = {c.node_id: Node(f"client-{c.node_id}", c) for c in contexts}
-    mailbox = Mailbox()
+    mailbox = TaskQueue()
     with Workers(mailbox, clients, app, lambda _: None, threads=2):
         yield MailboxGrid(mailbox)
 

@@ -6,7 +6,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fedmore.protos.flower import RUN, EmptyRun, RunType, identify, make_failure, stamp
+from fedmore.protos.wire.flower_compat import RUN, EmptyRun, RunType, identify, make_failure, stamp
 
 
 class DirectGrid(Grid):

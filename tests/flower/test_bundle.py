@@ -12,8 +12,8 @@ from flwr.serverapp import ServerApp
 
 from fedmore.client.flower_app import check_base, node_config
 from fedmore.experts.errors import BaseError, ConfigError
-from fedmore.protos.apps import load_app
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.protos.runtime.flower_apps import load_app
+from fedmore.sims.data.tiny_model import make_tiny_base
 
 ROOT = Path(__file__).parents[2]
 SAID = {"name": "ada", "domain": "legal", "data": "text", "base": "base", "device": "cpu"}

@@ -11,7 +11,7 @@ import pytest
 from direct import DirectGrid
 from stock import NODES, client_app, every_case, frozen, hexed, run_case
 
-from fedmore.coordinator.invites import write_invite
+from fedmore.coordinator.folder.invites import write_invite
 from fedmore.sims.engines.processes import Processes, free_port, quiet_environment
 
 HERE = Path(__file__).parent

@@ -12,16 +12,16 @@ from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from test_programs import Programs
 
-from fedmore.client.foreign import RunConfig, make_handler
-from fedmore.coordinator.foreign import make_plan
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.init import create, new_config
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.start import info_of
+from fedmore.client.external_app import RunConfig, make_handler
+from fedmore.coordinator.folder.create import create, new_config
+from fedmore.coordinator.run.external_app import make_plan
+from fedmore.coordinator.run.lifecycle import info_of
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import RoundError
-from fedmore.protos.flower import RUN
-from fedmore.protos.info import FederationInfo
+from fedmore.protos.enrolment.federation_info import FederationInfo
+from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.engines.processes import Processes, quiet_environment
 from fedmore.sims.engines.workers import Node, Workers
 
@@ -58,7 +58,7 @@ class Folder:
 
     def run(self, client_app=None):
         app = client_app or importlib.import_module(self.app).client_app
-        mailbox = Mailbox()
+        mailbox = TaskQueue()
         with Registry.open(self.directory) as registry:
             nodes = dict(self.node(registry, part, app) for part in range(NODES))
             with Workers(mailbox, nodes, lambda m, c: c.run_config["handler"](m), lambda _: None):

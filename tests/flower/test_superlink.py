@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fedmore.coordinator.federation import open_federation
-from fedmore.coordinator.init import create
+from fedmore.coordinator.folder.create import create
+from fedmore.coordinator.folder.federation import open_federation
 from fedmore.sims.engines import local
 from fedmore.sims.engines.local import agree
 from fedmore.sims.engines.prepare import prepare

@@ -16,25 +16,25 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from google.protobuf.message import DecodeError
 
-from fedmore.client.audit import FILE, HEAD, Audit
-from fedmore.client.checkpoint import Checkpoints, Position
-from fedmore.client.invite import read_identity
-from fedmore.client.ledger import read_ledger
-from fedmore.client.memory import Embedding, Memory, Remembered
+from fedmore.client.egress.audit_log import FILE, HEAD, Audit
+from fedmore.client.egress.audit_report import read_ledger
+from fedmore.client.identity.enrolment import read_identity
+from fedmore.client.state.memory import Embedding, Memory, Remembered
+from fedmore.client.training.checkpoint import Checkpoints, Position
 from fedmore.experts.errors import FedmoreError
-from fedmore.experts.spec import Site
+from fedmore.experts.spec import TargetModule
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.flower import make_reply, make_task
-from fedmore.protos.invite import read_invite
-from fedmore.protos.records import dumps, loads, unpack
-from fedmore.protos.scan import parse_request
-from fedmore.protos.status import KEY, from_rpc
-from fedmore.protos.wire import unpack_reply, unpack_task
+from fedmore.protos.enrolment.invite import read_invite
+from fedmore.protos.wire.flower_compat import make_reply, make_task
+from fedmore.protos.wire.messages import unpack_reply, unpack_task
+from fedmore.protos.wire.parse_budget import parse_request
+from fedmore.protos.wire.records import dumps, loads, unpack
+from fedmore.protos.wire.status import KEY, from_rpc
 from fedmore.strategies.compression.codec import CODECS, codecs_of, decode, encode
+from fedmore.strategies.embedding_stage.strategy import read_embed_task, read_embedding
+from fedmore.strategies.expert_stage.aggregate_mirror import received
 from fedmore.strategies.members import member_of
-from fedmore.strategies.mirror import received
-from fedmore.strategies.router import read_embed_task, read_embedding
-from fedmore.strategies.tasks import (
+from fedmore.strategies.tasks.train import (
     METRICS,
     read_aggregate,
     read_metrics,
@@ -46,7 +46,10 @@ from fedmore.strategies.tasks import (
 Target = Callable[[bytes], object]
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
-SITES = (Site("model.layers.0.mlp.gate_proj", 6, 5), Site("model.layers.0.mlp.down_proj", 5, 6))
+SITES = (
+    TargetModule("model.layers.0.mlp.gate_proj", 6, 5),
+    TargetModule("model.layers.0.mlp.down_proj", 5, 6),
+)
 SHAPES = [(2, 5), (6, 2), (2, 6), (5, 2)]
 MIRROR = {s.path: (torch.zeros(s.out, 2), torch.zeros(2, s.inner)) for s in SITES}
 ODD = [(2, 5), (0, 3), (1, 300)]

@@ -17,18 +17,18 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedmore.client.invite import Identity
+from fedmore.client.identity.enrolment import Identity
 from fedmore.experts.factors import Factors
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import digest_of
 from fedmore.protos.federation_pb2_grpc import FederationStub
-from fedmore.protos.records import dumps
+from fedmore.protos.wire.blobs import digest_of
+from fedmore.protos.wire.records import dumps
 from fedmore.strategies.compression.codec import CODECS, encode
 from fedmore.strategies.events import Refused
-from fedmore.strategies.experts import ExpertStrategy
+from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.members import HELLO, Member, hello
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.tasks import METRICS, read_task, update_content
+from fedmore.strategies.tasks.train import METRICS, read_task, update_content
 
 _TRANSPORT = runpy.run_path(str(Path(__file__).parents[1] / "transport" / "conftest.py"))
 authority, federation = _TRANSPORT["authority"], _TRANSPORT["federation"]

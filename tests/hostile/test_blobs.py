@@ -4,11 +4,12 @@ import grpc
 import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
-from fedmore.client.keys import invite_keys, own_key, signing_request
+from fedmore.client.identity.keys import own_key, signing_request
+from fedmore.client.transport.credentials import invite_keys
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import MAX_BLOB, digest_of
 from fedmore.protos.federation_pb2_grpc import FederationStub
-from fedmore.strategies.tasks import METRICS
+from fedmore.protos.wire.blobs import MAX_BLOB, digest_of
+from fedmore.strategies.tasks.train import METRICS
 
 DATA = b"change" * 1000
 

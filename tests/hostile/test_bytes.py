@@ -7,12 +7,12 @@ from contextlib import suppress
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from fedmore.client.audit import Audit
-from fedmore.client.egress import Foreign
-from fedmore.client.invite import describe, enrol
-from fedmore.client.ledger import read_ledger
-from fedmore.client.session import Session
-from fedmore.protos.flower import make_reply
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.egress.audit_report import read_ledger
+from fedmore.client.egress.guard import AuditOnlyGuard
+from fedmore.client.identity.enrolment import describe, enrol
+from fedmore.client.session.runner import Session
+from fedmore.protos.wire.flower_compat import make_reply
 
 HANDSHAKE = 6_000  # bytes of certificates and settings, a connection
 CALL = 200  # bytes of headers, a call
@@ -81,7 +81,7 @@ def test_the_audit_is_what_the_socket_saw(federation, run_session, counter, tmp_
         array = Array("uint8", (len(payload),), "fedmore.fp32", payload)
         return make_reply(message, RecordDict({"update": ArrayRecord({"change": array})}))
 
-    session = Session(identity, guard=Foreign(audit), audit=audit)
+    session = Session(identity, guard=AuditOnlyGuard(audit), audit=audit)
     thread = run_session(session, answer)
     federation.running.append(thread)
     federation.eventually(federation.mailbox.nodes)

@@ -8,13 +8,13 @@ enough bring it there. So the client derives its start from the aggregate in a f
 import pytest
 import torch
 
-from fedmore.client.component import find_at
-from fedmore.client.train import Schedule, train
-from fedmore.experts.base import linear_shapes, load_base
+from fedmore.client.training.component import find_at
+from fedmore.client.training.expert import Schedule, train
+from fedmore.experts.base.model import linear_shapes, load_base
 from fedmore.experts.factors import difference, initial
 from fedmore.experts.spec import ExpertSpec
-from fedmore.sims.tiny import make_tiny_base
-from fedmore.strategies.asked import task_of
+from fedmore.sims.data.tiny_model import make_tiny_base
+from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
 from fedmore.strategies.plan import Stage
 

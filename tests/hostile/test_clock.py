@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedmore.coordinator import recorder, tables
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.rpc import identity
-from fedmore.coordinator.store import Store
+from fedmore.coordinator.rpc import auth
+from fedmore.coordinator.run import recorder
+from fedmore.coordinator.store import models
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.strategies.events import Left
 
 HOURS = {"forwards": (6,), "backwards": (-6,), "to and fro": (6, -6, 0, 3)}
@@ -49,7 +50,7 @@ def undisturbed(federation, round_of, update, tmp_path):
     folder.mkdir()
     other = replace(
         federation, directory=folder, registry=Registry.open(folder), store=Store(folder / "blobs"),
-        mailbox=Mailbox(), events=[], running=[],
+        mailbox=TaskQueue(), events=[], running=[],
     )  # fmt: skip
     other.serve()
     plain = type(round_of)(other).begin()
@@ -64,7 +65,7 @@ def undisturbed(federation, round_of, update, tmp_path):
 def test_a_round_has_the_same_result(undisturbed, round_of, update, monkeypatch, jump):
     real, hours = time.time, itertools.cycle(HOURS[jump])
     monkeypatch.setattr(time, "time", lambda: real() + 3600 * next(hours))
-    for module in (tables, recorder, identity):
+    for module in (models, recorder, auth):
         monkeypatch.setattr(module, "datetime", Clock(HOURS[jump]))
     found = result(round_of, update)
     assert found.keys() == undisturbed.keys()

@@ -10,15 +10,22 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from owners import owner
 
-from fedmore.client.audit import Audit
-from fedmore.client.guard import guard_of
-from fedmore.client.join_node import make_handler
-from fedmore.client.ledger import read_ledger
-from fedmore.client.session import Session
-from fedmore.experts.base import load_base, shapes_of
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.egress.audit_report import read_ledger
+from fedmore.client.egress.policy_guard import guard_of
+from fedmore.client.joining.node_options import make_handler
+from fedmore.client.session.runner import Session
+from fedmore.experts.base.model import load_base, shapes_of
+from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.members import HELLO
-from fedmore.strategies.tasks import EMBED, METRICS, TRAIN, TrainTask, read_metrics, train_content
+from fedmore.strategies.tasks.train import (
+    EMBED,
+    METRICS,
+    TRAIN,
+    TrainTask,
+    read_metrics,
+    train_content,
+)
 
 SECRET = "Mrs Example was admitted on 3 May. "
 TASK = TrainTask(
@@ -140,26 +147,26 @@ def test_endless_embeddings(ask, victim):
 
 
 def test_a_crash_of_the_app_tells_nothing_of_the_text(ask, victim, monkeypatch):
-    from fedmore.client import app
+    from fedmore.client import client_app
 
     def fail(*_):
         raise ValueError(f"cannot read {SECRET}")
 
-    monkeypatch.setattr(app, "train", fail)
+    monkeypatch.setattr(client_app, "train", fail)
     reply = ask(TRAIN, train())
     assert reply.error.reason.startswith("ValueError (test_coordinator.py:")
     assert "Example" not in reply.error.reason
 
 
 def test_the_app_says_more_than_it_was_asked(ask, victim, monkeypatch):
-    from fedmore.client import app
+    from fedmore.client import client_app
 
-    true = app.update_content
+    true = client_app.update_content
 
     def chatty(*given):
         return RecordDict({**true(*given), "notes": ConfigRecord({"text": SECRET})})
 
-    monkeypatch.setattr(app, "update_content", chatty)
+    monkeypatch.setattr(client_app, "update_content", chatty)
     reply = ask(TRAIN, train())
     assert "EgressError" in reply.error.reason
     assert "Example" not in reply.error.reason

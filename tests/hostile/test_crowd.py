@@ -9,14 +9,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fedmore.client.keys import invite_keys
-from fedmore.coordinator.certificates import Role, make_pair
-from fedmore.coordinator.rpc import call_guard, crowd
-from fedmore.coordinator.rpc.crowd import ALLOWANCES, Standing
-from fedmore.coordinator.security import OPERATOR
+from fedmore.client.transport.credentials import invite_keys
+from fedmore.coordinator.pki.certificates import Role, make_pair
+from fedmore.coordinator.pki.tls_files import OPERATOR
+from fedmore.coordinator.rpc.limits import call_interceptor, call_limits
+from fedmore.coordinator.rpc.limits.call_limits import ALLOWANCES, Standing
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import digest_of
 from fedmore.protos.federation_pb2_grpc import FederationStub
+from fedmore.protos.wire.blobs import digest_of
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_certificate_has_so_many_calls_and_others_are_not_held_up(
 
 
 def test_a_call_that_brings_no_request_ends(peer, silent_call, told, monkeypatch):
-    monkeypatch.setattr(call_guard, "FIRST_S", 0.2)
+    monkeypatch.setattr(call_interceptor, "FIRST_S", 0.2)
     error = silent_call(peer("eve").channel).exception(10)
     assert "the call brought no request for 0.2 s" in error.details()
     assert "brought no request" in told("eve", "Describe")
@@ -119,7 +119,7 @@ def test_a_revoked_member_has_the_least(federation, peer, silent_call, opened):
 def test_health_and_operators_answer_when_all_other_slots_are_taken(
     federation, peer, silent_call, monkeypatch, told, opened
 ):
-    monkeypatch.setattr(crowd, "TOTAL", 2)
+    monkeypatch.setattr(call_limits, "TOTAL", 2)
     expires = datetime.now(UTC) + timedelta(hours=1)
     pair = make_pair(federation.ca, Role.OPERATOR, OPERATOR, expires)
     eve, bob = peer("eve"), peer("bob")

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from fedmore.client import decoding
-from fedmore.client.decoding import check_decoding, decoded_bytes
+from fedmore.client.ingress import decoding
+from fedmore.client.ingress.decoding import check_decoding, decoded_bytes
 from fedmore.experts.errors import EgressError, WireError
-from fedmore.experts.spec import Site
-from fedmore.protos.flower import make_task
+from fedmore.experts.spec import TargetModule
+from fedmore.protos.wire.flower_compat import make_task
 from fedmore.strategies.compression.codec import CODECS
-from fedmore.strategies.tasks import TRAIN, TrainTask, read_aggregate
+from fedmore.strategies.tasks.train import TRAIN, TrainTask, read_aggregate
 
-SITES = (Site("model.layers.0.mlp.up_proj", 96, 32), Site("model.layers.0.mlp.down_proj", 32, 96))
+SITES = (
+    TargetModule("model.layers.0.mlp.up_proj", 96, 32),
+    TargetModule("model.layers.0.mlp.down_proj", 32, 96),
+)
 SHAPES = {site.path: (site.out, site.inner) for site in SITES}
 FULL = 4 * 2 * 32 * (96 + 32)
 

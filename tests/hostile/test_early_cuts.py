@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from fedmore.coordinator import sockets
-from fedmore.coordinator.rpc.doorkeeper import Limits
+from fedmore.coordinator.rpc import socket_bytes
+from fedmore.coordinator.rpc.limits.connection_limits import Limits
 from fedmore.protos import federation_pb2 as pb
 
 
@@ -34,7 +34,7 @@ def test_streams_that_are_cut_at_any_moment_are_detached(federation, peer):
     over.set()
 
 
-@pytest.mark.skipif(not sockets.supported(), reason="sockets are found on Linux only")
+@pytest.mark.skipif(not socket_bytes.supported(), reason="sockets are found on Linux only")
 @pytest.mark.parametrize("kind", ["tls", "plain"])
 def test_bytes_that_trickle_do_not_keep_a_connection(federation, peer, kind):
     """As a slow loris does: a byte now and then, of a handshake or of anything."""

@@ -13,19 +13,20 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from fedmore.client import cli as client_cli
-from fedmore.coordinator import cli as coordinator_cli
-from fedmore.coordinator import cli_operators
-from fedmore.coordinator import status as statuses
-from fedmore.coordinator.console import make_observer
+from fedmore.client.cli import main as client_cli
+from fedmore.coordinator.cli import main as coordinator_cli
+from fedmore.coordinator.cli import operators
+from fedmore.coordinator.monitor import status as statuses
+from fedmore.coordinator.monitor.dashboard import make_observer
+from fedmore.coordinator.store import state_keys
 from fedmore.experts.errors import ConfigError, DataError, FedmoreError, WireError
-from fedmore.protos import exits
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.info import FederationInfo
-from fedmore.protos.invite import parse_invite
-from fedmore.protos.logs import also, logged
-from fedmore.protos.status import KEY, from_rpc
-from fedmore.protos.terminal import console, show_traceback, visible
+from fedmore.protos.enrolment.federation_info import FederationInfo
+from fedmore.protos.enrolment.invite import parse_invite
+from fedmore.protos.runtime import exits
+from fedmore.protos.runtime.logs import also, logged
+from fedmore.protos.system.terminal import console, show_traceback, visible
+from fedmore.protos.wire.status import KEY, from_rpc
 from fedmore.strategies import events
 
 ESCAPES = {
@@ -159,7 +160,7 @@ def test_nothing_reaches_a_table_of_a_remote_coordinator(text: str) -> None:
     table = Table(text, title=text)
     table.add_row(Text(text))
     status = {
-        "federation": text, "phase": statuses.FAILED, "failure": text, "expected": 2,
+        "federation": text, "phase": state_keys.FAILED, "failure": text, "expected": 2,
         "base": {"model": text, "fingerprint": text}, "members": [], "invited": [text],
         "stages": [{"kind": text, "done": 0, "rounds": 1, "failures": [text], "ended": text}],
         "left_out": {text: text},
@@ -174,7 +175,7 @@ def test_nothing_reaches_the_terminal_by_a_command_of_the_operators(
 ) -> None:
     coordinator_cli.say(text)
     coordinator_cli.show({"failure": text}, as_json=True)
-    cli_operators.echo(text)
+    operators.echo(text)
     out, err = capsys.readouterr()
     harmless(out + err)
 

@@ -13,20 +13,20 @@ from flwr.app import Context, RecordDict
 from owners import owner
 from victim import SECRET, TERMS, Victim, ask_for, embed, train_message
 
-from fedmore.client import invite as invites
-from fedmore.client.agreement import Agreement
-from fedmore.client.audit import Audit
-from fedmore.client.consent import accept, agree
-from fedmore.client.guard import guard_of
-from fedmore.client.join import check_told
-from fedmore.client.join_node import node_config
-from fedmore.client.join_options import JoinOptions
-from fedmore.client.owner_policy import OwnerPolicy, dump_policy
-from fedmore.experts.base import load_base
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.egress.policy_guard import guard_of
+from fedmore.client.identity import enrolment as invites
+from fedmore.client.joining.consent import accept, agree
+from fedmore.client.joining.join import check_told
+from fedmore.client.joining.node_options import node_config
+from fedmore.client.joining.options import JoinOptions
+from fedmore.client.owner.agreement import Agreement
+from fedmore.client.owner.policy import OwnerPolicy, dump_policy
+from fedmore.experts.base.model import load_base
 from fedmore.experts.errors import ConfigError, EgressError, WireError
-from fedmore.protos.info import FederationInfo
-from fedmore.sims.tiny import make_tiny_base
-from fedmore.strategies.tasks import EMBED, TRAIN
+from fedmore.protos.enrolment.federation_info import FederationInfo
+from fedmore.sims.data.tiny_model import make_tiny_base
+from fedmore.strategies.tasks.train import EMBED, TRAIN
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,17 @@ from owners import owner
 from reading import SIZE, make_trap, read_token
 from victim import NODE, PUBLIC, SECRET, TERMS, Victim, ask_for, embed, sites_of, train_message
 
-from fedmore.client.agreement import Agreement
-from fedmore.client.audit import Audit
-from fedmore.client.guard import guard_of
-from fedmore.client.owner_policy import OwnerPolicy, dump_policy
-from fedmore.client.trap import loss_of
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.egress.policy_guard import guard_of
+from fedmore.client.ingress.weights import loss_of
+from fedmore.client.owner.agreement import Agreement
+from fedmore.client.owner.policy import OwnerPolicy, dump_policy
 from fedmore.experts import factors as low_rank
-from fedmore.experts.base import load_base
+from fedmore.experts.base.model import load_base
 from fedmore.experts.errors import EgressError, FedmoreError
-from fedmore.experts.lowrank import with_change
-from fedmore.sims.tiny import make_tiny_base
-from fedmore.strategies.tasks import EMBED, TRAIN, pack, read_update
+from fedmore.experts.low_rank_linear import with_change
+from fedmore.sims.data.tiny_model import make_tiny_base
+from fedmore.strategies.tasks.train import EMBED, TRAIN, pack, read_update
 
 TOKENS = 24
 
@@ -57,15 +57,15 @@ ONE_TOKEN = {
 
 def windows_seen(monkeypatch):
     """The truth that the attacker does not have: every window that the client trained on."""
-    from fedmore.client import app
+    from fedmore.client import client_app
 
-    seen, true = [], app.train
+    seen, true = [], client_app.train
 
     def watched(model, sites, start, frozen, scale, windows_WT, *rest):
         seen.append(windows_WT.clone())
         return true(model, sites, start, frozen, scale, windows_WT, *rest)
 
-    monkeypatch.setattr(app, "train", watched)
+    monkeypatch.setattr(client_app, "train", watched)
     return seen
 
 

@@ -5,8 +5,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import digest_of
-from fedmore.strategies.tasks import METRICS
+from fedmore.protos.wire.blobs import digest_of
+from fedmore.strategies.tasks.train import METRICS
 
 NUMBERS = dict.fromkeys(METRICS, 1.0)
 SIZE = 4 * 3 * 4 * (8 + 12)

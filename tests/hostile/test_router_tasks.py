@@ -11,17 +11,23 @@ from owners import owner
 from reading import make_trap
 from victim import PUBLIC, ROUTER, SECRET, TERMS, Victim, sites_of
 
-from fedmore.client.agreement import Agreement
-from fedmore.client.trap import loss_of
-from fedmore.experts.base import load_base, shapes_of
+from fedmore.client.ingress.weights import loss_of
+from fedmore.client.owner.agreement import Agreement
+from fedmore.experts.base.model import load_base, shapes_of
 from fedmore.experts.errors import EgressError, FedmoreError
-from fedmore.experts.lowrank import with_change
-from fedmore.experts.routing.saved import make_router
-from fedmore.experts.routing.spec import RouterSpec
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.experts.low_rank_linear import with_change
+from fedmore.experts.routers.serialization import make_router
+from fedmore.experts.routers.spec import RouterSpec
+from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.routes import ROUTE, RouteTask, ranks_of, route_arrays, route_content
-from fedmore.strategies.work import work_of
+from fedmore.strategies.router_stage.tasks import (
+    ROUTE,
+    RouteTask,
+    ranks_of,
+    route_arrays,
+    route_content,
+)
+from fedmore.strategies.tasks.base import work_of
 
 STAGE = Stage("routing", rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
 LEARNED = replace(ROUTER, kind="softmax")
@@ -85,9 +91,9 @@ def router_with(**numbers):
 
 def strict(victim, **rules):
     """The same owner with other bounds."""
-    from fedmore.client.audit import Audit
-    from fedmore.client.guard import guard_of
-    from fedmore.client.owner_policy import OwnerPolicy, dump_policy
+    from fedmore.client.egress.audit_log import Audit
+    from fedmore.client.egress.policy_guard import guard_of
+    from fedmore.client.owner.policy import OwnerPolicy, dump_policy
 
     victim.context.node_config["policy"] = dump_policy(OwnerPolicy(**rules))
     victim.guard = guard_of(

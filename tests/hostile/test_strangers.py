@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from fedmore.coordinator import sockets
-from fedmore.coordinator.rpc import doorkeeper
-from fedmore.coordinator.rpc.crowd import Crowd, Standing, Who
-from fedmore.coordinator.rpc.doorkeeper import Doorkeeper, Limits
+from fedmore.coordinator.rpc import socket_bytes
+from fedmore.coordinator.rpc.limits import connection_limits
+from fedmore.coordinator.rpc.limits.call_limits import CallLimiter, Standing, Who
+from fedmore.coordinator.rpc.limits.connection_limits import Doorkeeper, Limits
 from fedmore.protos import federation_pb2 as pb
 
-pytestmark = pytest.mark.skipif(not sockets.supported(), reason="sockets are found on Linux only")
+pytestmark = pytest.mark.skipif(
+    not socket_bytes.supported(), reason="sockets are found on Linux only"
+)
 
 
 class Meter:
@@ -33,7 +35,7 @@ class Meter:
 
 class World:
     def __init__(self, **limits):
-        self.now, self.meter, self.crowd = 0.0, Meter(), Crowd(lambda _: None)
+        self.now, self.meter, self.crowd = 0.0, Meter(), CallLimiter(lambda _: None)
         made = Limits(**{"each": 3, "total": 5, "grace_s": 3, "stranger_s": 20} | limits)
         self.door = Doorkeeper(self.meter, self.crowd, made, clock=lambda: self.now)
 
@@ -88,7 +90,7 @@ def test_who_has_made_a_call_is_no_stranger_whatever_its_number():
 
 
 def test_short_of_descriptors_strangers_go_first_and_then_the_idle(monkeypatch, caplog):
-    monkeypatch.setattr(doorkeeper, "limit_of_descriptors", lambda: 100)
+    monkeypatch.setattr(connection_limits, "limit_of_descriptors", lambda: 100)
     world = World()
     asyncio.run(world.call("k:1"))
     asyncio.run(world.call("k:2", over=True))

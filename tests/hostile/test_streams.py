@@ -8,7 +8,7 @@ import grpc
 import pytest
 from flwr.app import Message, RecordDict
 
-from fedmore.coordinator.rpc import service
+from fedmore.coordinator.rpc import federation_service
 from fedmore.protos import federation_pb2 as pb
 from fedmore.strategies.events import Left, Progress, Refused
 
@@ -129,7 +129,7 @@ def test_a_second_hello_and_garbage_in_between_change_nothing(round_of, update):
 
 def test_a_silent_stream_is_ended(peer, told, monkeypatch):
     """Slow-loris: a call that is opened and says nothing."""
-    monkeypatch.setattr(service, "FIRST_S", 0.2)
+    monkeypatch.setattr(federation_service, "FIRST_S", 0.2)
     release = threading.Event()
     began = time.monotonic()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedmore.kernels import bench
+from fedmore.kernels.benchmarking import comparison
 
 
 def never():
@@ -11,7 +11,7 @@ def never():
 
 
 def test_what_is_not_equal_is_not_timed():
-    result = bench.compare(
+    result = comparison.compare(
         "op", "case", never, never, opponent_name="x", verify=lambda: False, goal=2
     )
     assert not result.verified
@@ -21,17 +21,17 @@ def test_what_is_not_equal_is_not_timed():
 
 def test_runs_alternate_and_a_slow_opponent_runs_less_often():
     runs = []
-    bench.in_turn(lambda: runs.append("o"), lambda: runs.append("x"), 3, 3)
+    comparison.in_turn(lambda: runs.append("o"), lambda: runs.append("x"), 3, 3)
     assert "".join(runs) == "ox" + "oxoxox"
     runs.clear()
-    bench.in_turn(lambda: runs.append("o"), lambda: runs.append("x"), 3, 1)
+    comparison.in_turn(lambda: runs.append("o"), lambda: runs.append("x"), 3, 1)
     assert "".join(runs) == "o" + "oxoo"
 
 
 def test_the_ratio_says_how_many_times_better_ours_is(monkeypatch):
     clock = iter([0, 1, 0, 4, 0, 3, 0, 5, 0, 2, 0, 9])  # ours 1, 3, 2; the opponent 4, 5, 9
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
-    result = bench.compare(
+    monkeypatch.setattr(comparison.time, "perf_counter", lambda: next(clock))
+    result = comparison.compare(
         "op", "case", int, int, opponent_name="x", verify=lambda: True, repeats=3
     )
     assert (result.ours, result.opponent) == (2000, 5000)
@@ -39,7 +39,7 @@ def test_the_ratio_says_how_many_times_better_ours_is(monkeypatch):
     assert result.goal is None
 
 
-@pytest.mark.skipif(bench.peak_memory(int) is None, reason="only Linux tells it")
+@pytest.mark.skipif(comparison.peak_memory(int) is None, reason="only Linux tells it")
 def test_peak_memory_is_what_a_call_holds_at_its_highest():
     mib = 1 << 20
 
@@ -48,12 +48,12 @@ def test_peak_memory_is_what_a_call_holds_at_its_highest():
         del first
         torch.ones(16 * mib, dtype=torch.uint8)
 
-    assert bench.peak_memory(call) == pytest.approx(48, abs=6)
-    assert bench.peak_memory(call) == pytest.approx(48, abs=6)
-    assert bench.peak_memory(int) == pytest.approx(1, abs=3)
+    assert comparison.peak_memory(call) == pytest.approx(48, abs=6)
+    assert comparison.peak_memory(call) == pytest.approx(48, abs=6)
+    assert comparison.peak_memory(int) == pytest.approx(1, abs=3)
 
 
 def test_memory_is_compared_only_where_it_is_known():
-    assert bench.compare_memory("op", "case", None, 3.0, "x", 2) is None
-    result = bench.compare_memory("op", "case", 2.0, 30.0, "x", 20)
+    assert comparison.compare_memory("op", "case", None, 3.0, "x", 2) is None
+    result = comparison.compare_memory("op", "case", 2.0, 30.0, "x", 20)
     assert (result.ratio, result.unit) == (15, "MiB")

@@ -5,11 +5,11 @@ from importlib import import_module
 import pytest
 import torch
 
-from fedmore.kernels import bench, peak
-from fedmore.kernels.bits import bench as bits
-from fedmore.kernels.choose import FORMS, KernelError, choose
-from fedmore.kernels.delta import bench as delta
+from fedmore.kernels.benchmarking import comparison, roofline
+from fedmore.kernels.dispatch import FORMS, KernelError, choose
 from fedmore.kernels.lora_mix import bench as lora_mix
+from fedmore.kernels.lowbit import bench as bits
+from fedmore.kernels.lowrank_sum import bench as delta
 from fedmore.kernels.moe_ffn import bench as moe_ffn
 from fedmore.kernels.sign1 import bench as sign1
 
@@ -46,7 +46,7 @@ def on_gpu(monkeypatch):
     for module in (bits, delta, lora_mix, moe_ffn, sign1):
         monkeypatch.setattr(module, "choose", lambda op, _: choose(op, "cuda"))
     for name in ("memory", "matrices"):
-        monkeypatch.setattr(peak, name, lambda *_: peak.Peak("one", 1.0))
+        monkeypatch.setattr(roofline, name, lambda *_: roofline.Peak("one", 1.0))
 
 
 @pytest.mark.parametrize("op", [op for op in FORMS if op != "moe_ffn"])
@@ -150,43 +150,43 @@ def test_the_dense_sum_is_one_matrix(monkeypatch):
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(KernelError, match=r"--device cuda: torch finds no CUDA device"):
-        bench.place("cuda")
-    assert bench.place("cpu") == CPU
+        comparison.place("cuda")
+    assert comparison.place("cpu") == CPU
 
 
 def test_a_gpu_is_waited_for_before_and_after_a_call(monkeypatch):
     seen = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: seen.append("wait"))
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: seen.append("clock") or 0.0)
-    bench.timed(lambda: seen.append("call"))
+    monkeypatch.setattr(comparison.time, "perf_counter", lambda: seen.append("clock") or 0.0)
+    comparison.timed(lambda: seen.append("call"))
     assert seen == ["wait", "clock", "call", "wait", "clock"]
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Every call takes 2 ms."""
-    monkeypatch.setattr(peak, "timed", lambda call: call() or 2.0)
+    monkeypatch.setattr(roofline, "timed", lambda call: call() or 2.0)
 
 
 def test_the_part_of_a_peak_that_is_reached(clock):
-    best = peak.Peak("a copy", 1000.0)
-    row = peak.part_of(best, "op", "case", lambda: None, 1500.0, verify=lambda: True, repeats=3)
+    best = roofline.Peak("a copy", 1000.0)
+    row = roofline.part_of(best, "op", "case", lambda: None, 1500.0, verify=lambda: True, repeats=3)
     assert (row.ours, row.opponent, row.ratio, row.goal) == (2.0, 1.5, 0.75, 0.7)
-    row = peak.part_of(best, "op", "case", lambda: 1 / 0, 1500.0, verify=lambda: False)
+    row = roofline.part_of(best, "op", "case", lambda: 1 / 0, 1500.0, verify=lambda: False)
     assert (row.verified, row.ours, row.ratio, row.goal) == (False, None, None, 0.7)
 
 
 def test_peaks_count_bytes_both_ways_and_two_operations_a_product(monkeypatch):
-    monkeypatch.setattr(peak, "median", lambda call, _: call() is None or 2.0)
-    assert peak.memory(CPU, 1000).per_ms == 4000
-    assert peak.matrices(CPU, torch.float32, 10).per_ms == 1000
+    monkeypatch.setattr(roofline, "median", lambda call, _: call() is None or 2.0)
+    assert roofline.memory(CPU, 1000).per_ms == 4000
+    assert roofline.matrices(CPU, torch.float32, 10).per_ms == 1000
 
 
 def test_the_rows_of_a_gpu(monkeypatch):
     """Bytes and operations of tiny cases; a call takes 2 ms, the peak is 1 a millisecond."""
-    monkeypatch.setattr(peak, "median", lambda *_: 2.0)
-    one = peak.Peak("one", 1.0)
+    monkeypatch.setattr(roofline, "median", lambda *_: 2.0)
+    one = roofline.Peak("one", 1.0)
     case = sign1._Case(1 << 12, 1, CPU)
     feedback, added = case.parts_of(one)
     code = 4096 / 8 + 2 * 4096 / 256

@@ -15,7 +15,7 @@ sys.path += [str(HERE), str(HERE.parent / "chaos")]  # of `programs`: processes 
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base, and with text that anybody may read."""
     from fedmore.sims.data.generated import generate_text
-    from fedmore.sims.tiny import make_tiny_base
+    from fedmore.sims.data.tiny_model import make_tiny_base
 
     folder = tmp_path_factory.mktemp("tiny")
     make_tiny_base(folder / "base")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from command_lines import PATIENCE_S
 
-from fedmore.client.ledger import read_ledger
-from fedmore.client.owner_policy import OwnerPolicy
-from fedmore.coordinator.registry import Registry
+from fedmore.client.egress.audit_report import read_ledger
+from fedmore.client.owner.policy import OwnerPolicy
+from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import EgressError
-from fedmore.protos.status import exit_code
+from fedmore.protos.wire.status import exit_code
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 CASES = Path(__file__).parents[1] / "experts" / "cases"

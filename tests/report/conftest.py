@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.store.registry import Registry
 from fedmore.sims.report.study import Study, read_study
 
 PARAMS = 134_515_008

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from fedmore.coordinator.palette import colour
+from fedmore.coordinator.generation.colours import colour
 from fedmore.sims.report.build import write_report
 from fedmore.sims.report.draw_tokens import COLUMNS, draw_tokens, label
 from fedmore.sims.report.plots import PLOTS

@@ -126,7 +126,7 @@ def test_payload_is_not_what_a_socket_counts(make: Make, engine: str) -> None:
 
 @pytest.mark.parametrize(("factor", "word"), [(1, "met"), (2, "not met")])
 def test_times_smaller(make: Make, study_of: Read, factor: int, word: str) -> None:
-    from fedmore.coordinator.registry import Registry
+    from fedmore.coordinator.store.registry import Registry
 
     directory = make()
     with Registry.open(directory) as registry:
@@ -139,7 +139,7 @@ def test_times_smaller(make: Make, study_of: Read, factor: int, word: str) -> No
     ("error", "word"), [(9e-6, "met"), (2e-5, "not met"), (None, "not measured")]
 )
 def test_rounding_level(make: Make, study_of: Read, error: float | None, word: str) -> None:
-    from fedmore.coordinator.registry import Registry
+    from fedmore.coordinator.store.registry import Registry
 
     directory = make()
     with Registry.open(directory) as registry:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from fedmore.sims.scenarios.catalogue import SCENARIOS, STUDIES
+from fedmore.sims.catalogue import SCENARIOS, STUDIES
 
 LIGHT = """
 import sys

@@ -9,14 +9,14 @@ from flwr.serverapp import Grid
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import FedmoreError
 from fedmore.experts.spec import ExpertSpec
-from fedmore.protos.flower import identify, make_failure, make_reply, stamp
+from fedmore.protos.wire.flower_compat import identify, make_failure, make_reply, stamp
 from fedmore.strategies.compression.codec import codec_of
 from fedmore.strategies.compression.error_feedback import send
+from fedmore.strategies.embedding_stage.strategy import embedding_content
+from fedmore.strategies.expert_stage.aggregate_mirror import fingerprint, received
+from fedmore.strategies.expert_stage.round_start import rotated, start_of
 from fedmore.strategies.members import HELLO, Member, hello
-from fedmore.strategies.mirror import mark, received
-from fedmore.strategies.round_start import rotated, start_of
-from fedmore.strategies.router import embedding_content
-from fedmore.strategies.tasks import (
+from fedmore.strategies.tasks.train import (
     EMBED,
     METRICS,
     TRAIN,
@@ -148,7 +148,7 @@ class FakeClient:
     def member(self):
         known = [self.target] if self.updates else []
         counts = [self.updates] if self.updates else []
-        marks = [mark(self.mirror)] if self.updates else []
+        marks = [fingerprint(self.mirror)] if self.updates else []
         return Member(self.name, self.kind, self.target, self.rank, self.size, known, counts, marks)
 
     def forget(self):

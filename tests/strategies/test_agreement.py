@@ -5,8 +5,8 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
-from fedmore.coordinator.agreement import terms_of
-from fedmore.coordinator.init import new_config
+from fedmore.coordinator.config.terms import terms_of
+from fedmore.coordinator.folder.create import new_config
 from fedmore.experts.errors import WireError
 from fedmore.strategies.agreement import (
     VARYING,
@@ -15,12 +15,13 @@ from fedmore.strategies.agreement import (
     route_differences,
     train_differences,
 )
-from fedmore.strategies.asked import task_of
+from fedmore.strategies.embedding_stage.strategy import EmbedTask
+from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.router import EmbedTask
-from fedmore.strategies.routes import RouteTask
-from fedmore.strategies.tasks import TrainTask
+from fedmore.strategies.router_stage.tasks import RouteTask
+from fedmore.strategies.tasks.base import work_of
+from fedmore.strategies.tasks.train import TrainTask
 from fedmore.strategies.terms import (
     COORDINATORS_OWN,
     Terms,
@@ -29,7 +30,6 @@ from fedmore.strategies.terms import (
     read_terms,
     rows,
 )
-from fedmore.strategies.work import work_of
 
 MEMBER = Member("a", "expert", "legal", 4, 100, [], [])
 STAGES = (

@@ -2,14 +2,14 @@
 
 import torch
 
-from fedmore.coordinator.versions import STATE, keep_version
-from fedmore.experts.routing.spec import RouterSpec
-from fedmore.experts.spec import Site
-from fedmore.strategies.changes import Change
-from fedmore.strategies.snapshot import dump
+from fedmore.coordinator.mixture.versions import STATE, keep_version
+from fedmore.experts.routers.spec import RouterSpec
+from fedmore.experts.spec import TargetModule
+from fedmore.strategies.expert_stage.changes import Change
+from fedmore.strategies.expert_stage.snapshot import dump
 
 SPEC = RouterSpec("uniform", 0, 64)
-SITES = (Site("model.layers.0.mlp.up_proj", 14, 9),)
+SITES = (TargetModule("model.layers.0.mlp.up_proj", 14, 9),)
 
 
 def contribution(name, seed, rank=2):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedmore.coordinator.config import FederationConfig, parse_config
+from fedmore.coordinator.config.schema import FederationConfig, parse_config
 from fedmore.sims.engines.processes import free_port
 
 TEXTS = ("kitchen", "foreign", "plain", "sums")

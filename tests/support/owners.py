@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fedmore.client.owner_policy import OwnerPolicy, dump_policy
-from fedmore.client.owner_secret import keep_secret, secret_of
+from fedmore.client.owner.policy import OwnerPolicy, dump_policy
+from fedmore.client.owner.secret import keep_secret, secret_of
 from fedmore.strategies.compression.policy import TAGS
 
 

@@ -6,20 +6,19 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 from owners import owner
 
-from fedmore.client.app import handle
-from fedmore.coordinator.app import STATE, run_plan
-from fedmore.coordinator.assemble import EMBEDDINGS
-from fedmore.coordinator.config import FederationConfig, parse_config
-from fedmore.coordinator.evaluate import FORGETTING
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.store import Store
-from fedmore.coordinator.tracking import NullTracker
-from fedmore.protos.flower import RUN
+from fedmore.client.client_app import handle
+from fedmore.coordinator.config.schema import FederationConfig, parse_config
+from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
+from fedmore.coordinator.run.stages import STATE, run_plan
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.store.state_keys import EMBEDDINGS, FORGETTING
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.queue import TaskQueue
+from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.data.generated import generate_text
+from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.sims.engines.workers import Node, Workers
-from fedmore.sims.tiny import make_tiny_base
 
 CLIENTS = (  # name, kind, target, rank, text
     ("kitchen-a", "expert", "kitchen", 2, "kitchen"),
@@ -56,7 +55,7 @@ class Place:
     def run(self, observer=lambda _: None, prepare=lambda _: None, clients=CLIENTS):
         """One life of the coordinator and its clients."""
         with Registry.open(self.directory) as registry:
-            mailbox, nodes = Mailbox(), dict(self.node(registry, *c) for c in clients)
+            mailbox, nodes = TaskQueue(), dict(self.node(registry, *c) for c in clients)
             prepare(registry)
             with Workers(mailbox, nodes, handle, lambda _: None):
                 run_plan(

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.factors import Factors
-from fedmore.experts.lowrank import with_change
-from fedmore.experts.spec import Site
+from fedmore.experts.low_rank_linear import with_change
+from fedmore.experts.spec import TargetModule
 
 SIZE = 1e4
 """How much larger than the base's own matrix the change of the reported attack is."""
@@ -33,7 +33,9 @@ class Trap:
     deltas: Tensor  # [V, D]
 
 
-def make_trap(model: Any, sites: tuple[Site, ...], public_WT: Tensor, size: float = SIZE) -> Trap:
+def make_trap(
+    model: Any, sites: tuple[TargetModule, ...], public_WT: Tensor, size: float = SIZE
+) -> Trap:
     """A trap of rank 1 in the last block; `size` is its spectral norm over the base's own."""
     path = sites[-1].path
     site, layer = sites[-1], model.get_submodule(path)

@@ -4,17 +4,17 @@ import json
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
-from fedmore.client.app import handle
-from fedmore.client.audit import Audit
-from fedmore.client.guard import guard_of
-from fedmore.client.ledger import read_ledger
-from fedmore.experts.base import shapes_of
+from fedmore.client.client_app import handle
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.egress.audit_report import read_ledger
+from fedmore.client.egress.policy_guard import guard_of
+from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import FedmoreError
-from fedmore.protos.flower import make_task
-from fedmore.strategies.asked import task_of
+from fedmore.protos.wire.flower_compat import make_task
+from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
 from fedmore.strategies.plan import Stage
-from fedmore.strategies.tasks import TrainTask, train_content
+from fedmore.strategies.tasks.train import TrainTask, train_content
 from fedmore.strategies.terms import RouterTerms, Terms
 
 NODE = 5

@@ -11,31 +11,31 @@ from typing import TypeVar
 import pytest
 from flwr.app import Message, RecordDict
 
-from fedmore.client.invite import Identity, Invite, enrol
-from fedmore.client.session import Session
-from fedmore.coordinator.certificates import (
+from fedmore.client.identity.enrolment import Identity, Invite, enrol
+from fedmore.client.session.runner import Session
+from fedmore.coordinator.config.schema import (
+    BaseSection,
+    FederationConfig,
+    FederationSection,
+    ServerSection,
+)
+from fedmore.coordinator.pki.certificates import (
     KeyPair,
     Role,
     make_ca,
     make_pair,
     make_server_certificate,
 )
-from fedmore.coordinator.config import (
-    BaseSection,
-    FederationConfig,
-    FederationSection,
-    ServerSection,
-)
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.journal import Journal
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.rpc.operator import Office
+from fedmore.coordinator.pki.tls_files import Tls
+from fedmore.coordinator.rpc.operator_service import OperatorApi
 from fedmore.coordinator.rpc.server import Server, serve
-from fedmore.coordinator.security import Tls
-from fedmore.coordinator.store import Store
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.journal import Journal
+from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.info import FederationInfo
+from fedmore.protos.enrolment.federation_info import FederationInfo
 from fedmore.strategies.events import Event
 
 T = TypeVar("T")
@@ -86,11 +86,11 @@ class Federation:
     tls: Tls | None
     registry: Registry
     store: Store
-    mailbox: Mailbox = field(default_factory=Mailbox)
+    mailbox: TaskQueue = field(default_factory=TaskQueue)
     journal: Journal = field(init=False)
     events: list[Event] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)
-    office: Office | None = None
+    office: OperatorApi | None = None
     news: pb.News | None = None
     heartbeat_s: float = 0.1
     dead_after_s: float = 10.0

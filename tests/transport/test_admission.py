@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedmore.coordinator.config import BaseSection, FederationConfig, FederationSection
+from fedmore.coordinator.config.schema import BaseSection, FederationConfig, FederationSection
 from fedmore.coordinator.rpc.admission import check_enrolment, check_unmixed
 from fedmore.experts.errors import BaseError, ConfigError, RankError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.info import FederationInfo
+from fedmore.protos.enrolment.federation_info import FederationInfo
 
 INFO = FederationInfo("fed", "base", fingerprint="f" * 64)
 OPEN = FederationConfig(FederationSection("fed"), BaseSection("base"))

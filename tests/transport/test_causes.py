@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from fedmore.client.keys import Keys
-from fedmore.client.rpc import Link
-from fedmore.coordinator import certificates
-from fedmore.coordinator.certificates import KeyPair, Role, make_ca, make_pair
-from fedmore.coordinator.security import Tls
+from fedmore.client.transport.channel import Link
+from fedmore.client.transport.credentials import Keys
+from fedmore.coordinator.pki import certificates
+from fedmore.coordinator.pki.certificates import KeyPair, Role, make_ca, make_pair
+from fedmore.coordinator.pki.tls_files import Tls
 from fedmore.experts.errors import PeerError, TransportError
 
 HOUR = dt.timedelta(hours=1)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fedmore.client.progress import report, reporting, throttled
+from fedmore.client.training.progress import report, reporting, throttled
 from fedmore.strategies.events import Report
 
 
@@ -33,7 +33,7 @@ def test_throttling_keeps_the_first_the_last_and_two_a_second():
     ("module", "others"),
     [
         ("fedmore.coordinator.rpc.server", ("torch", "transformers", "fedmore.client")),
-        ("fedmore.client.session", ("torch", "transformers", "fedmore.coordinator")),
+        ("fedmore.client.session.runner", ("torch", "transformers", "fedmore.coordinator")),
     ],
 )
 def test_neither_end_imports_torch_or_the_other(module, others):

@@ -9,15 +9,15 @@ import grpc
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from fedmore.client.invite import describe
-from fedmore.client.patience import Patience
-from fedmore.client.progress import report
-from fedmore.client.rpc import Link
-from fedmore.client.session import Session
-from fedmore.coordinator.security import Tls
+from fedmore.client.identity.enrolment import describe
+from fedmore.client.session.runner import Session
+from fedmore.client.training.progress import report
+from fedmore.client.transport.channel import Link
+from fedmore.client.transport.retry import Backoff
+from fedmore.coordinator.pki.tls_files import Tls
 from fedmore.experts.errors import EgressError, PeerError
-from fedmore.protos.chunks import CHUNK, MAX_MESSAGE
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.blobs import CHUNK, MAX_MESSAGE
+from fedmore.protos.wire.flower_compat import make_reply
 
 BIG = os.urandom(5 * CHUNK + 17)
 
@@ -123,7 +123,7 @@ def test_a_download_goes_on_in_the_next_process(federation, tmp_path, monkeypatc
 
     asked = ThreadPoolExecutor(1)
     monkeypatch.setattr(Link, "download", stall)
-    monkeypatch.setattr("fedmore.client.courier.Courier.bring", lambda *_: None)
+    monkeypatch.setattr("fedmore.client.session.reply_sender.ReplySender.bring", lambda *_: None)
     session, result = run(federation, identity, echo, downloads=tmp_path / "d")
     reply = asked.submit(ask, federation, w=big())
     assert stuck.wait(10)
@@ -155,7 +155,7 @@ def stranger(authority: Tls):
 
 
 def test_a_coordinator_of_another_version_is_said_at_once(federation, stranger, monkeypatch):
-    monkeypatch.setattr(Patience, "next_delay", None)
+    monkeypatch.setattr(Backoff, "next_delay", None)
     with pytest.raises(PeerError, match="not a fedmore coordinator of this version"):
         describe(replace(federation.invite("ada"), address=stranger))
     identity = replace(federation.enrol("ada"), address=stranger)

@@ -1,8 +1,8 @@
 import pytest
 
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.rows import Member
 from fedmore.coordinator.rpc.connections import OUSTED, REPLACED, Connections
+from fedmore.coordinator.store.records import Member
+from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import NameTakenError
 from fedmore.strategies.events import Joined, Left
 
@@ -15,7 +15,7 @@ class World:
     def __init__(self):
         self.now = 0.0
         self.events = []
-        self.mailbox = Mailbox()
+        self.mailbox = TaskQueue()
         self.connections = Connections(
             self.mailbox, self.events.append, DEAD_AFTER_S, clock=lambda: self.now
         )
@@ -34,7 +34,7 @@ def world():
 
 @pytest.fixture
 def member(tmp_path):
-    from fedmore.coordinator.registry import Registry
+    from fedmore.coordinator.store.registry import Registry
 
     with Registry.open(tmp_path) as registry:
         found = registry.enrol(registry.invite("ada"), "ada", "expert", "legal", 4)

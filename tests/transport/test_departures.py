@@ -5,12 +5,12 @@ import threading
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedmore.client.progress import CancelledError, report
-from fedmore.coordinator.journal_tables import TaskRecord
-from fedmore.protos.flower import make_reply
+from fedmore.client.training.progress import CancelledError, report
+from fedmore.coordinator.store.journal_models import TaskRecord
+from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.strategies.events import Left, Refused
-from fedmore.strategies.patience import RoundGrid
 from fedmore.strategies.plan import Stage
+from fedmore.strategies.rounds.quorum_grid import RoundGrid
 
 
 class Departure:

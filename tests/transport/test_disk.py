@@ -12,12 +12,12 @@ import threading
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.rpc.uploads import Limits
-from fedmore.coordinator.store import Store
+from fedmore.coordinator.rpc.blobs.uploads import Limits
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import RegistryError, StoreError, TransportError
-from fedmore.protos.chunks import digest_of
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.blobs import digest_of
+from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.strategies.events import Received, Refused
 
 SIZE = 8 << 20

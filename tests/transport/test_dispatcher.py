@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from fedmore.coordinator.rpc.dispatcher import Dispatcher
+from fedmore.coordinator.rpc.event_dispatcher import Dispatcher
 from fedmore.strategies.events import Joined, Left, Progress, Traffic
 
 

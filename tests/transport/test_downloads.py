@@ -6,7 +6,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from fedmore.experts.errors import RegistryError
-from fedmore.protos.chunks import CHUNK, digest_of
+from fedmore.protos.wire.blobs import CHUNK, digest_of
 
 BIG = random.Random(0).randbytes(2 * CHUNK + 5)
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 from flwr.app import RecordDict
 
-from fedmore.client.invite import FILE, describe, enrol, read_identity
-from fedmore.client.keys import Keys, own_key, secret_digest, signing_request
-from fedmore.client.rpc import Link
-from fedmore.coordinator.certificates import make_ca, make_server_certificate
+from fedmore.client.identity.enrolment import FILE, describe, enrol, read_identity
+from fedmore.client.identity.keys import own_key, secret_digest, signing_request
+from fedmore.client.transport.channel import Link
+from fedmore.client.transport.credentials import Keys
+from fedmore.coordinator.pki.certificates import make_ca, make_server_certificate
+from fedmore.coordinator.pki.tls_files import Tls
 from fedmore.coordinator.rpc import enrolment
-from fedmore.coordinator.security import Tls
 from fedmore.experts.errors import (
     BaseError,
     ConfigError,
@@ -21,7 +22,7 @@ from fedmore.experts.errors import (
     WireError,
 )
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.flower_compat import make_reply
 
 ENROL = {"kind": "expert", "target": "legal", "rank": 4}
 

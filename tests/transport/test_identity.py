@@ -10,15 +10,16 @@ from flwr.app import Message, RecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from fedmore.client.invite import describe, enrol
-from fedmore.client.keys import Keys, invite_keys, own_key, secret_digest, signing_request
-from fedmore.client.rpc import Link
-from fedmore.client.session import Session
-from fedmore.coordinator.access import OPERATORS
-from fedmore.coordinator.certificates import Role, make_ca, make_pair, sign_client, subject_of
+from fedmore.client.identity.enrolment import describe, enrol
+from fedmore.client.identity.keys import own_key, secret_digest, signing_request
+from fedmore.client.session.runner import Session
+from fedmore.client.transport.channel import Link
+from fedmore.client.transport.credentials import Keys, invite_keys
+from fedmore.coordinator.pki.certificates import Role, make_ca, make_pair, sign_client, subject_of
+from fedmore.coordinator.store.state_keys import OPERATORS
 from fedmore.experts.errors import MembershipError, TokenError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.strategies.events import Left, Refused, Withdrawn
 
 ENROL = {"kind": "expert", "target": "legal", "rank": 4}
@@ -85,7 +86,7 @@ def test_an_expired_certificate_opens_nothing(federation):
 
 
 def test_a_client_knows_by_itself_that_its_certificate_expired(federation, monkeypatch):
-    from fedmore.coordinator import certificates
+    from fedmore.coordinator.pki import certificates
 
     monkeypatch.setattr(certificates, "_in", lambda days: dt.datetime.now(dt.UTC))
     identity = federation.enrol("ada")

@@ -5,10 +5,10 @@ import threading
 import pytest
 from flwr.app import RecordDict
 
-from fedmore.client.invite import describe, enrol
-from fedmore.client.join import patiently
+from fedmore.client.identity.enrolment import describe, enrol
+from fedmore.client.joining.join import patiently
 from fedmore.experts.errors import TokenError, TransportError
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.flower_compat import make_reply
 
 CALLS = {
     "what is it": lambda invite, state: describe(invite),

@@ -5,14 +5,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.mailbox import Mailbox, Task
-from fedmore.protos.flower import NODE_UNAVAILABLE, make_reply
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.queue import Task, TaskQueue
+from fedmore.protos.wire.flower_compat import NODE_UNAVAILABLE, make_reply
 
 
 @pytest.fixture
 def mailbox():
-    return Mailbox()
+    return TaskQueue()
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_an_answer_that_is_known_is_not_asked_for(mailbox):
 
 @given(st.lists(st.sampled_from(["join", "leave", "take", "reply", "fail", "push"]), max_size=30))
 def test_whatever_happens_every_task_is_answered_once(steps):
-    mailbox, pushed, handed = Mailbox(), [], []
+    mailbox, pushed, handed = TaskQueue(), [], []
     grid = MailboxGrid(mailbox)
     mailbox.join(1)
     for step in steps:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fedmore.client.invite import Identity, Invite, enrol
+from fedmore.client.identity.enrolment import Identity, Invite, enrol
 from fedmore.experts.errors import ConfigError
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.flower_compat import make_reply
 
 
 def come(federation: Any, invite: Invite, address: str = "") -> Identity:

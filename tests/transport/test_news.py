@@ -5,7 +5,7 @@ import threading
 from flwr.app import RecordDict
 
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.flower_compat import make_reply
 
 
 def test_a_client_that_waits_is_told_when_something_changes(federation):

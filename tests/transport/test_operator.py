@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from fedmore.client.invite import enrol
-from fedmore.coordinator.access import OPERATORS, Access
-from fedmore.coordinator.certificates import Role, make_ca, make_pair, subject_of
-from fedmore.coordinator.rpc.remote import Remote
+from fedmore.client.identity.enrolment import enrol
+from fedmore.coordinator.folder.operator_access import Access
+from fedmore.coordinator.pki.certificates import Role, make_ca, make_pair, subject_of
+from fedmore.coordinator.rpc.operator_client import Remote
+from fedmore.coordinator.store.state_keys import OPERATORS
 from fedmore.experts.errors import (
     ConfigError,
     MembershipError,
@@ -19,7 +20,7 @@ from fedmore.experts.errors import (
     TokenError,
     TransportError,
 )
-from fedmore.protos.invite import parse_invite
+from fedmore.protos.enrolment.invite import parse_invite
 
 ENROL = {"kind": "expert", "target": "legal", "rank": 4}
 

@@ -9,14 +9,14 @@ import grpc
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from fedmore.coordinator.journal_tables import UploadRecord
-from fedmore.coordinator.rpc.uploads import Limits
-from fedmore.coordinator.tables import now
+from fedmore.coordinator.rpc.blobs.uploads import Limits
+from fedmore.coordinator.store.journal_models import UploadRecord
+from fedmore.coordinator.store.models import now
 from fedmore.experts.errors import MembershipError, TransportError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import CHUNK, digest_of
 from fedmore.protos.federation_pb2_grpc import FederationStub
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.blobs import CHUNK, digest_of
+from fedmore.protos.wire.flower_compat import make_reply
 
 BIG = random.Random(3).randbytes(3 * CHUNK)
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 from flwr.app import Message, RecordDict
 
-from fedmore.client import renewal
-from fedmore.client.invite import read_identity
-from fedmore.client.keys import expiry
-from fedmore.client.renewal import Renewal, is_due
-from fedmore.client.session import Session
-from fedmore.coordinator import certificates
-from fedmore.coordinator.certificates import Role, make_ca, make_pair
-from fedmore.coordinator.rpc import identity as gates
+from fedmore.client.identity import renewal
+from fedmore.client.identity.enrolment import read_identity
+from fedmore.client.identity.keys import expiry
+from fedmore.client.identity.renewal import Renewal, is_due
+from fedmore.client.session.runner import Session
+from fedmore.coordinator.pki import certificates
+from fedmore.coordinator.pki.certificates import Role, make_ca, make_pair
+from fedmore.coordinator.rpc import auth as gates
 from fedmore.experts.errors import TransportError
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.flower_compat import make_reply
 
 NOW = dt.datetime.now(dt.UTC)
 

@@ -2,16 +2,16 @@
 
 import pytest
 
-from fedmore.coordinator.mailbox import Mailbox, Task
-from fedmore.coordinator.registry import Registry
 from fedmore.coordinator.rpc.connections import Connections
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.tasks.queue import Task, TaskQueue
 
 
 @pytest.mark.parametrize(("session", "found"), [("first", []), ("second", ["t"])])
 def test_the_session_of_a_stream_tells(tmp_path, session, found):
     with Registry.open(tmp_path) as registry:
         member = registry.enrol(registry.invite("ada"), "ada", "expert", "legal", 4)
-    mailbox = Mailbox()
+    mailbox = TaskQueue()
     connections = Connections(mailbox, lambda _: None, 10.0, clock=lambda: 0.0)
     connection = connections.admit(member, "first")
     mailbox.push([Task("t", member.node_id)])

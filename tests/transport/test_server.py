@@ -11,15 +11,15 @@ from flwr.app import RecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from fedmore.coordinator.access import OPERATORS
-from fedmore.coordinator.certificates import Role, make_pair, subject_of
-from fedmore.coordinator.config import ServerSection
-from fedmore.coordinator.rpc.binding import listen_address, probe
+from fedmore.coordinator.config.schema import ServerSection
+from fedmore.coordinator.pki.certificates import Role, make_pair, subject_of
+from fedmore.coordinator.pki.tls_files import OPERATOR
+from fedmore.coordinator.rpc.listen import listen_address, probe
 from fedmore.coordinator.rpc.server import SERVICE, serve
-from fedmore.coordinator.security import OPERATOR
+from fedmore.coordinator.store.state_keys import OPERATORS
 from fedmore.experts.errors import ConfigError, TransportError
-from fedmore.protos.chunks import MAX_MESSAGE
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.blobs import MAX_MESSAGE
+from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.strategies.events import Left, Refused
 
 

@@ -11,15 +11,15 @@ from dataclasses import replace
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedmore.client.invite import describe, read_identity
-from fedmore.client.progress import report
-from fedmore.client.session import Session
+from fedmore.client.identity.enrolment import describe, read_identity
+from fedmore.client.session.runner import Session
+from fedmore.client.training.progress import report
 from fedmore.experts.errors import (
     BaseError,
     NameTakenError,
     TransportError,
 )
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.strategies.events import Joined, Left, Progress, Received, Sent
 
 
@@ -259,8 +259,8 @@ def test_ctrl_c_closes_the_stream_promptly(federation):
     federation.enrol("ada")
     code = (
         "import sys, pathlib, time\n"
-        "from fedmore.client.invite import read_identity\n"
-        "from fedmore.client.session import Session\n"
+        "from fedmore.client.identity.enrolment import read_identity\n"
+        "from fedmore.client.session.runner import Session\n"
         "identity = read_identity(pathlib.Path(sys.argv[1]))\n"
         "Session(identity).run(lambda message: time.sleep(60))\n"
     )

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fedmore.client.invite import describe, enrol
-from fedmore.coordinator import sockets
-from fedmore.coordinator.sockets import SocketMeter, TrafficCounter, parse_peer
+from fedmore.client.identity.enrolment import describe, enrol
+from fedmore.coordinator.rpc import socket_bytes
+from fedmore.coordinator.rpc.socket_bytes import SocketMeter, TrafficCounter, parse_peer
 from fedmore.experts.errors import TransportError
-from fedmore.protos.chunks import digest_of
+from fedmore.protos.wire.blobs import digest_of
 from fedmore.strategies.events import Traffic
 
-pytestmark = pytest.mark.skipif(not sockets.supported(), reason="counts exist on Linux only")
+pytestmark = pytest.mark.skipif(not socket_bytes.supported(), reason="counts exist on Linux only")
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_grpcs_peers_are_understood(peer, address):
 
 
 def test_where_nobody_counts_it_says_so(monkeypatch):
-    monkeypatch.setattr(sockets, "supported", lambda: False)
+    monkeypatch.setattr(socket_bytes, "supported", lambda: False)
     with pytest.raises(TransportError, match="Linux only"):
         SocketMeter(1)
 

@@ -8,20 +8,22 @@ import time
 
 import pytest
 
-from fedmore.client import rpc
-from fedmore.coordinator import sockets
-from fedmore.protos.flower import make_reply
+from fedmore.client.transport import channel
+from fedmore.coordinator.rpc import socket_bytes
+from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.strategies.events import Joined, Left, Received
 
 DEAD_AFTER_S = 5.0
-pytestmark = pytest.mark.skipif(not sockets.supported(), reason="bytes are counted on Linux only")
+pytestmark = pytest.mark.skipif(
+    not socket_bytes.supported(), reason="bytes are counted on Linux only"
+)
 
 STARVED = """
 import ctypes, pathlib, sys
 from flwr.app import RecordDict
-from fedmore.client.invite import read_identity
-from fedmore.client.session import Session
-from fedmore.protos.flower import make_reply
+from fedmore.client.identity.enrolment import read_identity
+from fedmore.client.session.runner import Session
+from fedmore.protos.wire.flower_compat import make_reply
 
 def work(message):
     ctypes.PyDLL(None).sleep(int(sys.argv[2]))  # of a PyDLL a call holds the interpreter's lock
@@ -89,8 +91,8 @@ def test_a_coordinator_whose_loop_stalls_loses_nobody(impatient):
 
 def test_pings_that_come_in_bunches_end_no_connection(impatient, monkeypatch):
     """Twenty, ten times as close as the server counts as proper."""
-    options = dict(rpc.OPTIONS) | {"grpc.keepalive_time_ms": 100}
-    monkeypatch.setattr(rpc, "OPTIONS", tuple(options.items()))
+    options = dict(channel.OPTIONS) | {"grpc.keepalive_time_ms": 100}
+    monkeypatch.setattr(channel, "OPTIONS", tuple(options.items()))
     impatient.server.stop()
     impatient.heartbeat_s, impatient.dead_after_s = 4.0, 10.0
     impatient.serve()
@@ -106,9 +108,9 @@ def test_pings_that_come_in_bunches_end_no_connection(impatient, monkeypatch):
 
 
 def test_the_ends_agree_on_how_often_a_ping_may_come():
-    from fedmore.coordinator.rpc.options import OPTIONS
+    from fedmore.coordinator.rpc.server_options import OPTIONS
 
-    server, client = dict(OPTIONS), dict(rpc.OPTIONS)
+    server, client = dict(OPTIONS), dict(channel.OPTIONS)
     least = server["grpc.http2.min_recv_ping_interval_without_data_ms"]
     assert client["grpc.keepalive_time_ms"] >= 2 * least
     assert client["grpc.http2.max_pings_without_data"] == 0

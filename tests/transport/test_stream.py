@@ -7,10 +7,10 @@ import threading
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedmore.coordinator.rpc import service, stream
+from fedmore.coordinator.rpc import federation_service, stream
 from fedmore.experts.errors import StoreError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import digest_of
+from fedmore.protos.wire.blobs import digest_of
 from fedmore.strategies.events import Progress, Received, Refused, Sent
 
 
@@ -227,7 +227,7 @@ def test_a_stream_must_begin_with_hello(federation):
 
 
 def test_a_stream_that_says_nothing_is_ended(federation, monkeypatch):
-    monkeypatch.setattr(service, "FIRST_S", 0.3)
+    monkeypatch.setattr(federation_service, "FIRST_S", 0.3)
     over = threading.Event()
 
     def silence():

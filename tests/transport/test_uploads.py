@@ -10,14 +10,14 @@ import time
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from fedmore.coordinator.rpc import quota
-from fedmore.coordinator.rpc.partial import to_the_end
-from fedmore.coordinator.rpc.uploads import Limits, Uploads
+from fedmore.coordinator.rpc.blobs import upload_quota
+from fedmore.coordinator.rpc.blobs.upload_file import to_the_end
+from fedmore.coordinator.rpc.blobs.uploads import Limits, Uploads
 from fedmore.experts.errors import RegistryError, TransportError, WireError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import CHUNK, digest_of
 from fedmore.protos.federation_pb2_grpc import FederationStub
-from fedmore.protos.flower import make_reply
+from fedmore.protos.wire.blobs import CHUNK, digest_of
+from fedmore.protos.wire.flower_compat import make_reply
 
 BIG = random.Random(0).randbytes(5 * CHUNK + 123)
 
@@ -262,7 +262,7 @@ def test_what_no_reply_names_is_limited_for_each_member(federation, link):
 
 
 def test_a_member_leaves_so_many_files_unfinished(federation, link, monkeypatch):
-    monkeypatch.setattr(quota, "UNFINISHED", 3)
+    monkeypatch.setattr(upload_quota, "UNFINISHED", 3)
     for number in range(3):
         with pytest.raises(WireError, match="ended after"):
             upload(link, upload_start(bytes([number]) * 9))

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedmore.client.embedding import clip_norm, noised_mean
-from fedmore.client.owner_policy import OwnerPolicy
-from fedmore.experts.base import Base, load_base
-from fedmore.experts.passages import Passage, passages
+from fedmore.client.owner.policy import OwnerPolicy
+from fedmore.client.training.embedding import clip_norm, noised_mean
+from fedmore.experts.base.model import Base, load_base
+from fedmore.experts.text.passages import Passage, passages
 from fedmore.sims.data.generated import generate_text
 from fedmore.sims.data.texts import TextFiles, ensure_text, read_documents
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.sims.data.tiny_model import make_tiny_base
 
 GENERAL = "general"
 """The name of the text that every attacker has."""
@@ -73,7 +73,7 @@ def _mean(rows_VD: Tensor, passage: Passage) -> Tensor:
 
 def smollm() -> Material:
     """SmolLM2-135M-Instruct over medical and legal text; general is interface text and code."""
-    from fedmore.sims.base import ensure_base
+    from fedmore.sims.data.base_model import ensure_base
 
     base = load_base(str(ensure_base()), "auto")
     texts = {name: _read(ensure_text(name)) for name in ("medical", "legal", "galician")}

@@ -10,11 +10,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from fedmore.client.owner_policy import OwnerPolicy
+from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.routing.memory import Memory
-from fedmore.experts.routing.spec import RouterSpec
-from fedmore.experts.routing.untrained import DomainRouter, domain_router
+from fedmore.experts.routers.context import Memory
+from fedmore.experts.routers.spec import RouterSpec
+from fedmore.experts.routers.static import DomainRouter, domain_router
 from fedmore.sims.studies.embedding_inversion.attack import (
     expected,
     invert,

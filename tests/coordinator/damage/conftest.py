@@ -8,16 +8,17 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from fedmore.coordinator import init as inits
-from fedmore.coordinator import status as states
-from fedmore.coordinator.assemble import assemble, base_of
-from fedmore.coordinator.evaluate import evaluate
-from fedmore.coordinator.federation import open_federation
-from fedmore.coordinator.resume import DISMISSED
-from fedmore.experts.base import shapes_of
+from fedmore.coordinator.folder import create as inits
+from fedmore.coordinator.folder.federation import open_federation
+from fedmore.coordinator.folder.shared_base import base_of
+from fedmore.coordinator.mixture.assemble import assemble
+from fedmore.coordinator.mixture.evaluate import evaluate
+from fedmore.coordinator.store import state_keys
+from fedmore.coordinator.store.state_keys import DISMISSED
+from fedmore.experts.base.model import shapes_of
 from fedmore.experts.factors import numbers, to_state
 from fedmore.experts.spec import ExpertSpec
-from fedmore.sims.tiny import make_tiny_base
+from fedmore.sims.data.tiny_model import make_tiny_base
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,7 @@ def fill(opened, config) -> None:
     where = {"config": config, "directory": opened.directory, "registry": registry, "store": store}
     assemble(**where, experts=["legal"])
     evaluate(**where)
-    registry.set_state(states.PHASE, states.FINISHED)
+    registry.set_state(state_keys.PHASE, state_keys.FINISHED)
     registry.set_state(DISMISSED, True)
 
 

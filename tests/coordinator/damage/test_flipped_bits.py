@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fedmore.coordinator.cli import app
-from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.cli.main import app
+from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import FedmoreError, RegistryError
 
 COMMANDS = {

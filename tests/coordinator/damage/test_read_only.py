@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedmore.coordinator.registry import FILE, Registry
+from fedmore.coordinator.store.registry import FILE, Registry
 
 ROOT = os.geteuid() == 0
 POWERLESS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -48,7 +48,7 @@ def ask(place: Path, command: str, *options: str) -> "subprocess.CompletedProces
     """A command as somebody whom the modes hold up."""
     paths = os.pathsep.join(part for part in sys.path if part)
     environment = os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
-    program = [sys.executable, "-m", "fedmore.coordinator.cli", command, str(place), *options]
+    program = [sys.executable, "-m", "fedmore.coordinator.cli.main", command, str(place), *options]
     program = [*POWERLESS, *program] if ROOT else program
     return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=240)
 

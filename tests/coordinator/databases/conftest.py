@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from fedmore.coordinator.journal import Journal
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.store import Store
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.tasks.journal import Journal
 
 FOLDER = Path("/usr/lib/postgresql")
 USER = "nobody"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fedmore.coordinator.registry import FILE, Registry
+from fedmore.coordinator.store.registry import FILE, Registry
 from fedmore.experts.errors import RegistryError
 
 

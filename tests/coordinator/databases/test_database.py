@@ -9,14 +9,14 @@ from datetime import UTC
 import pytest
 from sqlalchemy import create_engine, text
 
-from fedmore.coordinator.alone import Lock
-from fedmore.coordinator.database import VERSION, Database
-from fedmore.coordinator.database_url import check_url
-from fedmore.coordinator.registry import Registry
+from fedmore.coordinator.store.advisory_lock import Lock
+from fedmore.coordinator.store.database import VERSION, Database
+from fedmore.coordinator.store.database_url import check_url
+from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import ConfigError, FedmoreError, RegistryError, TransportError
 
 SHARED = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-"""A file has its folder's lock instead: tests/coordinator/test_start.py."""
+"""A file has its folder's lock instead: tests/coordinator/run/test_lifecycle.py."""
 
 
 def test_what_is_kept_is_there_for_another_process(url, registry):
@@ -84,7 +84,7 @@ def test_writers_in_two_processes_lose_nothing(url, registry):
     registry.invite("ada")
     code = (
         "import sys\n"
-        "from fedmore.coordinator.registry import Registry\n"
+        "from fedmore.coordinator.store.registry import Registry\n"
         "with Registry(sys.argv[1]) as registry:\n"
         "    for _ in range(20):\n"
         "        registry.add_tokens('ada', 1)\n"
@@ -107,7 +107,7 @@ def test_one_coordinator_at_a_time(url, registry):
 def test_a_coordinator_that_was_killed_is_no_longer_alone(url, registry):
     code = (
         "import sys, os, signal\n"
-        "from fedmore.coordinator.registry import Registry\n"
+        "from fedmore.coordinator.store.registry import Registry\n"
         "with Registry(sys.argv[1]).database.alone():\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fedmore.coordinator import init as inits
-from fedmore.coordinator.federation import DATABASE, open_federation
-from fedmore.coordinator.registry import FILE, Registry
+from fedmore.coordinator.folder import create as inits
+from fedmore.coordinator.folder.federation import DATABASE, open_federation
+from fedmore.coordinator.store.registry import FILE, Registry
 from fedmore.experts.errors import ConfigError
 
 POSTGRES = pytest.mark.parametrize("url", ["postgresql"], indirect=True)

@@ -7,15 +7,15 @@ import threading
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.journal import Journal
-from fedmore.coordinator.mailbox import Mailbox
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.journal import Journal
+from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import RegistryError, StoreError
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.chunks import digest_of
-from fedmore.protos.flower import make_reply
-from fedmore.protos.stored import StoredArray
-from fedmore.protos.wire import pack_failure, pack_reply, unpack_task
+from fedmore.protos.wire.blobs import digest_of
+from fedmore.protos.wire.flower_compat import make_reply
+from fedmore.protos.wire.messages import pack_failure, pack_reply, unpack_task
+from fedmore.protos.wire.payloads import StoredArray
 
 BIG = random.Random(0).randbytes(100_000)
 
@@ -28,7 +28,7 @@ class World:
         self.start()
 
     def start(self, nodes=(1, 2), **resume):
-        self.mailbox = Mailbox()
+        self.mailbox = TaskQueue()
         self.journal = Journal(
             self.registry.database, self.store, self.registry.digests, self.group
         )

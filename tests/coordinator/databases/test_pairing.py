@@ -7,23 +7,25 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedmore.coordinator import init as inits
-from fedmore.coordinator import office
-from fedmore.coordinator.commit_mark import SUFFIX
-from fedmore.coordinator.federation import BLOBS, DATABASE, open_federation
-from fedmore.coordinator.pairing import KEY, check_pair
-from fedmore.coordinator.registry import FILE, Registry
-from fedmore.coordinator.results import Wanted, assemble_mixture
-from fedmore.coordinator.resume import open_journal
-from fedmore.coordinator.start import start
-from fedmore.coordinator.store import GRACE_S, OWNER, TRASH, Store
+from fedmore.coordinator.folder import create as inits
+from fedmore.coordinator.folder.federation import DATABASE, open_federation
+from fedmore.coordinator.folder.layout import BLOBS
+from fedmore.coordinator.folder.pairing import check_pair
+from fedmore.coordinator.mixture.commands import AssembleOptions, assemble_mixture
+from fedmore.coordinator.run import operator_api
+from fedmore.coordinator.run.lifecycle import start
+from fedmore.coordinator.run.recovery import open_journal
+from fedmore.coordinator.store.blobs import GRACE_S, OWNER, TRASH, Store
+from fedmore.coordinator.store.commit_mark import SUFFIX
+from fedmore.coordinator.store.registry import FILE, Registry
+from fedmore.coordinator.store.state_keys import STORE_ID
 from fedmore.experts.errors import ConfigError, RegistryError
 
 COMMANDS = {
     "start": lambda place: start(place, Console(quiet=True)),
-    "status": office.status,
-    "withdraw": lambda place: office.withdraw(place, "ada", ""),
-    "assemble": lambda place: assemble_mixture(place, Wanted()),
+    "status": operator_api.status,
+    "withdraw": lambda place: operator_api.withdraw(place, "ada", ""),
+    "assemble": lambda place: assemble_mixture(place, AssembleOptions()),
 }
 
 
@@ -97,27 +99,27 @@ def test_the_blobs_of_another_federation_are_refused(trained, base, tmp_path):
     (trained / BLOBS).rename(tmp_path / "aside")
     (tmp_path / "two" / BLOBS).rename(trained / BLOBS)
     with pytest.raises(RegistryError, match="has another id than its blobs"):
-        office.status(trained)
+        operator_api.status(trained)
 
 
 def test_a_registry_whose_blobs_are_gone_is_refused(trained, tmp_path):
     (trained / BLOBS).rename(tmp_path / "aside")
     with pytest.raises(RegistryError, match="not the registry of"):
-        office.status(trained)
+        operator_api.status(trained)
 
 
 @pytest.mark.parametrize("blobs", [True, False])
 def test_a_folder_from_before_there_were_ids_gets_one(trained, blobs):
     (trained / BLOBS / OWNER).unlink()
     with Registry.open(trained) as registry:
-        registry.set_state(KEY, None)
+        registry.set_state(STORE_ID, None)
         if not blobs:
             registry.set_state("embeddings", None)
             store = Store(trained / BLOBS)
             for digest in store.digests():
                 store.discard(digest)
         check_pair(registry, Store(trained / BLOBS))
-        assert registry.get_state(KEY) == Store(trained / BLOBS).owner() != ""
+        assert registry.get_state(STORE_ID) == Store(trained / BLOBS).owner() != ""
 
 
 def test_init_that_was_killed_half_way_can_be_tried_again(base, tmp_path, monkeypatch):
@@ -131,7 +133,7 @@ def test_init_that_was_killed_half_way_can_be_tried_again(base, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             inits.create(tmp_path / "hub", config)
     inits.create(tmp_path / "hub", config)
-    office.status(tmp_path / "hub")
+    operator_api.status(tmp_path / "hub")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -140,7 +142,7 @@ def test_one_database_is_not_given_to_two_new_federations(base, tmp_path, url):
     inits.create(tmp_path / "one", config)
     with pytest.raises(ConfigError, match="holds a federation already"):
         inits.create(tmp_path / "two", config)
-    office.status(tmp_path / "one")
+    operator_api.status(tmp_path / "one")
 
 
 def test_what_is_swept_out_waits_in_the_trash(trained):

@@ -14,13 +14,13 @@ from dataclasses import replace
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from fedmore.client.invite import enrol
-from fedmore.client.session import Session
-from fedmore.coordinator import init as inits
-from fedmore.coordinator.federation import open_federation
-from fedmore.coordinator.invites import write_invite
-from fedmore.protos.flower import make_reply
-from fedmore.protos.invite import read_invite
+from fedmore.client.identity.enrolment import enrol
+from fedmore.client.session.runner import Session
+from fedmore.coordinator.folder import create as inits
+from fedmore.coordinator.folder.federation import open_federation
+from fedmore.coordinator.folder.invites import write_invite
+from fedmore.protos.enrolment.invite import read_invite
+from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.sims.engines.processes import free_port
 
 pytestmark = [
@@ -34,8 +34,8 @@ from pathlib import Path
 from flwr.app import Message, RecordDict
 from rich.console import Console
 from fedmore.coordinator import start
-from fedmore.coordinator.tracking import NullTracker
-from fedmore.protos.exits import run
+from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
+from fedmore.protos.runtime.exits import run
 
 
 def plan(*, grid, directory, settle, **_):

@@ -8,24 +8,24 @@ from flwr.app import Context, RecordDict
 from owners import owner
 from rich.console import Console
 
-from fedmore.client.app import handle
-from fedmore.coordinator.app import run_plan
-from fedmore.coordinator.assemble import EMBEDDINGS
-from fedmore.coordinator.config import parse_config
-from fedmore.coordinator.federation import Federation
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.init import create
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.coordinator.registry import Registry
-from fedmore.coordinator.results import Wanted, assemble_mixture
-from fedmore.coordinator.status import status, status_view
-from fedmore.coordinator.store import Store
-from fedmore.coordinator.tracking import NullTracker
-from fedmore.protos.flower import RUN
+from fedmore.client.client_app import handle
+from fedmore.coordinator.config.schema import parse_config
+from fedmore.coordinator.folder.create import create
+from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.mixture.commands import AssembleOptions, assemble_mixture
+from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
+from fedmore.coordinator.monitor.status import status, status_view
+from fedmore.coordinator.run.stages import run_plan
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.store.state_keys import EMBEDDINGS
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.queue import TaskQueue
+from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.data.generated import generate_text
+from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.sims.engines.workers import Node, Workers
-from fedmore.sims.tiny import make_tiny_base
-from fedmore.strategies.embeddings import dump, restore
+from fedmore.strategies.embedding_stage.embeddings import dump, restore
 
 CLIENTS = (  # name, kind, target, text
     ("kitchen", "expert", "kitchen", "kitchen"),
@@ -77,7 +77,7 @@ class Place:
         create(directory, self.config)
         self.registry = Registry.open(directory)
         self.store = Store(directory / "blobs")
-        self.mailbox, self.members = Mailbox(), {}
+        self.mailbox, self.members = TaskQueue(), {}
         for name, kind, target, _ in clients:
             token = self.registry.invite(name)
             self.members[name] = self.registry.enrol(token, name, kind, target, 2)
@@ -127,7 +127,7 @@ class Place:
 
     def assemble(self, router, *names):
         """What `coordinator assemble --router …` does."""
-        assemble_mixture(self.directory, Wanted(router=router, experts=names or None))
+        assemble_mixture(self.directory, AssembleOptions(router=router, experts=names or None))
 
     def shows(self, text):
         """Whether `coordinator status` shows this text."""

@@ -9,12 +9,11 @@ from functools import partial
 import pytest
 from flwr.app import Message, RecordDict
 
-from fedmore.client.app import handle
-from fedmore.coordinator.assemble import ROUTER
-from fedmore.coordinator.status import LEFT_OUT
+from fedmore.client.client_app import handle
+from fedmore.coordinator.store.state_keys import LEFT_OUT, ROUTER
 from fedmore.experts.errors import EgressError, RegistryError, RoundError
-from fedmore.experts.routing.saved import load_router
-from fedmore.experts.saved import read_recipe
+from fedmore.experts.mixture.checkpoint import read_recipe
+from fedmore.experts.routers.serialization import load_router
 from fedmore.strategies.events import LeftOut, StageSkipped, Waiting
 from fedmore.strategies.members import HELLO
 

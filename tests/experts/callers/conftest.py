@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedmore.experts.base import Base
-from fedmore.experts.lowrank import replace
-from fedmore.experts.mixture import assemble, routed_blocks
-from fedmore.experts.routing.memory import Memory
-from fedmore.experts.routing.saved import make_router
-from fedmore.experts.routing.spec import RouterSpec
+from fedmore.experts.base.model import Base
+from fedmore.experts.low_rank_linear import replace
+from fedmore.experts.mixture.model import assemble, routed_blocks
+from fedmore.experts.routers.context import Memory
+from fedmore.experts.routers.serialization import make_router
+from fedmore.experts.routers.spec import RouterSpec
 from fedmore.experts.spec import ExpertSpec
 
 ROUTERS = [

@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 
-from fedmore.experts.mixture import assemble
+from fedmore.experts.mixture.model import assemble
 
 IDS = torch.arange(4 * 16).view(4, 16) * 29 % 251
 T = IDS.shape[1]

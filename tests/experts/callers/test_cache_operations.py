@@ -8,8 +8,8 @@ import torch
 from transformers.cache_utils import DummyLayer, DynamicCache, StaticCache
 
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.routing.cache_layer import RouterLayer
-from fedmore.experts.routing.past import Past
+from fedmore.experts.mixture.routing.cache_layer import RouterLayer
+from fedmore.experts.routers.past import Past
 
 IDS = torch.arange(4 * 16).view(4, 16) * 29 % 251
 SEEN = 10

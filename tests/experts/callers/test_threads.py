@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from fedmore.experts.generation import Settings
-from fedmore.experts.generation import generate as make
-from fedmore.experts.routing.gates import Wishes
+from fedmore.experts.mixture.generation import Settings
+from fedmore.experts.mixture.generation import generate as make
+from fedmore.experts.mixture.routing.state import Wishes
 
 THREADS = 16
 IDS = torch.arange(THREADS * 16).view(THREADS, 16) * 29 % 251

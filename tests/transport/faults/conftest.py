@@ -17,15 +17,15 @@ from typing import TypeVar
 import pytest
 from hypothesis import strategies as st
 
-from fedmore.client import rpc
-from fedmore.client.outbox import Outbox
-from fedmore.client.patience import Patience
-from fedmore.client.rpc import Call, Link
-from fedmore.coordinator.journal import Journal
-from fedmore.coordinator.rpc import downloads
-from fedmore.protos import chunks
+from fedmore.client.transport import channel
+from fedmore.client.transport.channel import Call, Link
+from fedmore.client.transport.outbox import Outbox
+from fedmore.client.transport.retry import Backoff
+from fedmore.coordinator.rpc.blobs import downloads
+from fedmore.coordinator.tasks.journal import Journal
 from fedmore.protos import federation_pb2 as pb
-from fedmore.protos.stored import Payload
+from fedmore.protos.wire import blobs
+from fedmore.protos.wire.payloads import Payload
 
 T = TypeVar("T")
 CONNECTION_FAULTS = ("cut", "corrupt", "truncate", "half-close", "delay")
@@ -180,14 +180,14 @@ class FaultyBlobs:
         download = Link.download
 
         def faulty_split(payload: Payload, offset: int) -> Iterator[bytes]:
-            return disturbed(chunks.split(payload, offset), UP, schedule)
+            return disturbed(blobs.split(payload, offset), UP, schedule)
 
         def faulty_download(link: Link, digest: str, offset: int) -> Iterator[bytes]:
             return disturbed(download(link, digest, offset), DOWN, schedule)
 
-        patch.setattr(chunks, "CHUNK", BLOB_PIECE)
+        patch.setattr(blobs, "CHUNK", BLOB_PIECE)
         patch.setattr(downloads, "CHUNK", BLOB_PIECE)
-        patch.setattr(rpc, "split", faulty_split)
+        patch.setattr(channel, "split", faulty_split)
         patch.setattr(Link, "download", faulty_download)
 
 
@@ -229,11 +229,11 @@ class Faults:
 
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> type[Faults]:
-    monkeypatch.setattr(Patience, "FIRST_S", 0.02)
-    monkeypatch.setattr(Patience, "LARGEST_S", 0.2)
+    monkeypatch.setattr(Backoff, "FIRST_S", 0.02)
+    monkeypatch.setattr(Backoff, "LARGEST_S", 0.2)
     # hypothesis minds whoever draws from the global generator while it does
     own = (time.monotonic, random.Random(0).random)
-    monkeypatch.setattr(Patience.__init__, "__defaults__", own)
+    monkeypatch.setattr(Backoff.__init__, "__defaults__", own)
     return Faults
 
 

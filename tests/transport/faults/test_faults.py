@@ -20,10 +20,10 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import HealthCheck, Phase, event, given, note, seed, settings
 from hypothesis import strategies as st
 
-from fedmore.client.session import Session
-from fedmore.coordinator.grid import MailboxGrid
-from fedmore.coordinator.mailbox import Mailbox
-from fedmore.protos.flower import stamp
+from fedmore.client.session.runner import Session
+from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.queue import TaskQueue
+from fedmore.protos.wire.flower_compat import stamp
 from fedmore.strategies.events import Received, Refused
 
 EXAMPLES = int(os.environ.get("FEDMORE_FAULT_EXAMPLES", "8"))
@@ -62,7 +62,7 @@ class Undisturbed(MailboxGrid):
     """The apps called in place of a network."""
 
     def __init__(self, apps):
-        super().__init__(Mailbox())
+        super().__init__(TaskQueue())
         self._apps = apps
 
     def get_node_ids(self):

@@ -1,0 +1,1 @@
+"""The owner's text: read, measured, and partly held out."""

@@ -1,0 +1,1 @@
+"""What may leave this machine, and the record of what has left it."""

@@ -1,0 +1,1 @@
+"""Who this client is: key, enrolment, and the renewal of its certificate."""

@@ -1,0 +1,1 @@
+"""What the coordinator sends, checked before it is used."""

@@ -1,0 +1,181 @@
+"""`client join`: everything is checked before the invite is used up, then tasks are done.
+
+In order: the options, the device, the private text, the federation's base and the rank; then
+enrolment, and the session until the federation is finished.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedmore.client.data.owner_text import documents_of, look_at
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.hardware.device import choose_device, inspect_machine
+from fedmore.client.identity.enrolment import (
+    Identity,
+    at_address,
+    describe,
+    enrol,
+    keep_plan,
+    read_identity,
+    read_member,
+)
+from fedmore.client.joining.base_choice import check_base, check_change, choose_base, load
+from fedmore.client.joining.consent import agree, agree_again, asker, tell_offer, terms_in
+from fedmore.client.joining.finished_federation import (
+    finished_line,
+    is_finished,
+    longer_plan,
+    note_finished,
+)
+from fedmore.client.joining.node_options import check_floors, make_guard, make_handler, node_config
+from fedmore.client.joining.options import DEFAULT_RANK, JoinOptions
+from fedmore.client.owner.agreement import Agreement
+from fedmore.client.owner.policy import OwnerPolicy
+from fedmore.client.session.runner import Session
+from fedmore.client.state.joined_texts import twin_of
+from fedmore.client.state.paths import check_state, default_state
+from fedmore.client.transport.retry import persist
+from fedmore.experts.errors import ConfigError, TransportError
+from fedmore.protos.enrolment.federation_info import FederationInfo
+from fedmore.protos.enrolment.invite import Invite, read_invite
+from fedmore.protos.runtime.exits import interruptible
+from fedmore.protos.runtime.logs import also, logged
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+DOWNLOADS, LOG = "downloads", "client.log"
+
+
+def join(options: JoinOptions, say: Say) -> None:
+    """Take part until the federation is finished, or Ctrl-C."""
+    with interruptible("the same `client join` goes on where this one stopped"):
+        take_part(options, say)
+
+
+def take_part(options: JoinOptions, say: Say) -> None:
+    """Check, enrol, and do tasks until the federation is finished."""
+    invite = read_invite(options.invite)
+    state = options.state or default_state(invite)
+    check_state(state, invite)
+    if is_finished(invite, state):
+        info = longer_plan(invite, state, options.address)
+        if info is None:
+            say(finished_line(invite))
+            return
+        say(f"{invite.federation} was finished and goes on with another plan")
+        agree_again(info, Agreement(state), options.rules, say, asker(options.yes), options.plan)
+        keep_plan(state, info.plan)
+    device = prepare_device(options, say)
+    look_at(options.data, options.form, say)
+    with Audit(state) as audit, logged(state / LOG) as log:
+        say = also(log, say)
+        identity, fingerprint, config = enter(options, invite, state, device, audit, say)
+        session = Session(
+            identity,
+            fingerprint=fingerprint,
+            patience_s=options.patience_s,
+            on_status=say,
+            guard=make_guard(identity.node_id, config, audit),
+            audit=audit,
+            downloads=state / DOWNLOADS,
+            on_info=watch(state, options.rules, say),
+        )
+        if session.run(make_handler(identity.node_id, config)):
+            note_finished(identity)
+            say("the federation is finished; thank you")
+
+
+def watch(state: Path, rules: OwnerPolicy, say: Say) -> Callable[[FederationInfo], None]:
+    """What to do with the federation's word on itself, each time that this client connects."""
+
+    def told(info: FederationInfo) -> None:
+        tell_offer(Agreement(state).offer(terms_in(info), rules), state, say)
+        keep_plan(state, info.plan)
+
+    return told
+
+
+def prepare_device(options: JoinOptions, say: Say) -> str:
+    """Choose the device and say which; raises `DeviceError` when the GPU is not there."""
+    import torch
+
+    machine = inspect_machine()
+    device = choose_device(machine, options.gpu, options.cpu)
+    say(f"training on {device} ({machine.describe()})")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return device
+
+
+def enter(
+    options: JoinOptions, invite: Invite, state: Path, device: str, audit: Audit, say: Say
+) -> tuple[Identity, str, dict[str, Any]]:
+    """Check base and rank, then enrol: who it is, the base's fingerprint, the node's config."""
+    known = read_member(state, invite)
+    before = read_identity(state) if invite.again else known
+    rank = options.rank or (before.rank if before else DEFAULT_RANK[options.kind])
+
+    def ask() -> FederationInfo:
+        there = at_address(invite, options.address, known)
+        return describe(there, insecure=options.insecure, audit=audit)
+
+    info = known.info if known else patiently(ask, options.patience_s, say)
+    base = choose_base(options.base, info, say)
+    fingerprint = check_base(base, info)
+    check_change(base, invite.name, options.kind, options.target, rank, say)
+    load(base, info, device, options.kind, rank)
+    chosen = (base, info.dtype, device, info.quantization)
+    documents = documents_of(options.data.resolve(), options.form, *chosen)
+    if twin := twin_of(invite, documents):
+        say(
+            f"this text has joined {invite.federation} as {twin!r} already; under two names every "
+            "round is answered twice from one text, which tells more of it"
+        )
+    check_floors(options, info, base, rank, device, state)
+    agree(info, Agreement(state), options.rules, say, asker(options.yes), options.plan)
+
+    def ask_in() -> Identity:
+        return enrol(
+            invite,
+            state,
+            kind=options.kind,
+            target=options.target,
+            rank=rank,
+            fingerprint=fingerprint,
+            insecure=options.insecure,
+            audit=audit,
+            address=options.address,
+        )
+
+    identity = patiently(ask_in, options.patience_s, say)
+    say(
+        f"joined {invite.federation} as {invite.name}: {options.kind} {options.target}, rank {rank}"
+    )
+    check_told(info, identity.info)
+    config = node_config(options, info, identity.name, identity.rank, base, device, state)
+    return identity, fingerprint, config
+
+
+def check_told(before: FederationInfo, after: FederationInfo) -> None:
+    """Raise `ConfigError` if the federation is another one than was shown and checked.
+
+    A plan that has changed meanwhile waits for the owner as any later one.
+    """
+    told = {k: v for k, v in vars(before).items() if k not in ("plan", "run_config")}
+    changed = [name for name, value in told.items() if value != vars(after)[name]]
+    if changed:
+        raise ConfigError(
+            f"the federation's {', '.join(changed)} changed between what was checked and your "
+            "enrolment; nothing was trained. The same `client join` checks what it is now"
+        )
+
+
+def patiently(action: Callable[[], T], patience_s: float, say: Say) -> T:
+    """Do `action`, again and again while the coordinator cannot be reached; says so once."""
+    try:
+        return action()
+    except TransportError as error:
+        say(f"{error}; trying for up to {patience_s:g} s")
+        return persist(action, patience_s, threading.Event())

@@ -1,0 +1,66 @@
+"""What the command line of `client join` says, checked as far as needs nothing heavy."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fedmore.client.joining.consent import policy_of
+from fedmore.client.owner.policy import OwnerPolicy
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.reading.documents import Format
+from fedmore.strategies.compression.policy import TAGS
+
+Kind = Literal["expert", "adapter"]
+DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """What the command line says; `rank` None is the default, or that of an earlier start."""
+
+    invite: Path
+    data: Path
+    kind: Kind
+    target: str
+    rank: int | None = None
+    gpu: int | None = None
+    cpu: bool = False
+    state: Path | None = None
+    base: str | None = None
+    threads: int = 0
+    patience_s: float = 300.0
+    codecs: tuple[str, ...] = ()
+    min_tokens: int | None = None
+    policy: Path | None = None
+    plan: Path | None = None
+    yes: bool = False
+    insecure: bool = False
+    address: str = ""
+    form: Format = field(default_factory=Format)
+
+    @property
+    def rules(self) -> OwnerPolicy:
+        """What the owner lets a federation do."""
+        return policy_of(self.policy, self.codecs, self.min_tokens)
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a codec that there is not."""
+        unknown = set(self.codecs) - set(TAGS)
+        if unknown:
+            raise ConfigError(f"--codec {min(unknown)}: there is none; known are {', '.join(TAGS)}")
+
+
+def training(domain: str | None, language: str | None) -> tuple[Kind, str]:
+    """What is trained; raises `ConfigError` unless exactly one of the two is given."""
+    if domain and not language:
+        return "expert", domain
+    if language and not domain:
+        return "adapter", language
+    raise ConfigError("give exactly one of --domain NAME (an expert) and --language CODE")
+
+
+def text_of(data: Path | None) -> Path:
+    """Where the private text is; raises `ConfigError` where that is not said."""
+    if data is None:
+        raise ConfigError("give --data PATH: your text, a file or a folder")
+    return data

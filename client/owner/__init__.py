@@ -1,0 +1,1 @@
+"""What the owner has decided: its policy, the agreed plan, its secret, the choices at `join`."""

@@ -1,0 +1,1 @@
+"""A client's time in a federation: connected, working, sending, reconnecting."""

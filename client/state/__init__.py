@@ -1,0 +1,1 @@
+"""What the client keeps on disk between tasks and runs."""

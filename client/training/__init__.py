@@ -1,0 +1,1 @@
+"""The work of one task: an expert, an adapter, a router or an embedding."""

@@ -1,0 +1,116 @@
+"""What must be right before a plan begins, so that nothing fails for it at the end."""
+
+from pathlib import Path
+
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.experts.errors import BaseError, ConfigError
+from fedmore.experts.routers.spec import LEARNED
+from fedmore.strategies.plan import TRAINED_BY
+
+
+def check_plan(config: FederationConfig) -> None:
+    """Raise `ConfigError` or `BaseError`, naming the key, for what the plan needs and lacks."""
+    if config.federation.app:
+        return
+    check_base(config)
+    for name, path in config.evaluation.texts.items():
+        check_text(f"evaluation.texts.{name}", path)
+    check_stages(config)
+    if config.router.embeds:
+        check_domain_router(config)
+
+
+def check_base(config: FederationConfig) -> None:
+    """A base that is a path must be there."""
+    model = config.base.model
+    if Path(model).is_absolute() and not Path(model).exists():
+        raise BaseError(f"base.model: {model} is not there; put it back or change the path")
+
+
+def check_domain_router(config: FederationConfig) -> None:
+    """The domain router needs every owner's embedding and public text to tell them from."""
+    if not any(stage.kind == "router" for stage in config.stages):
+        raise ConfigError(
+            'router: domain embeddings (as kind or start) need a stage of kind "router"; add one, '
+            'or take router.kind = "uniform"'
+        )
+    if not config.router.public_text:
+        raise ConfigError(
+            "router.public_text: name a file of public text (.txt or .jsonl) that the router tells "
+            'the domains from, or take router.kind = "uniform"'
+        )
+    check_text("router.public_text", config.router.public_text)
+
+
+def check_stages(config: FederationConfig) -> None:
+    """Some stage trains an expert, and a learned router is trained in one place."""
+    kinds, section = [stage.kind for stage in config.stages], config.router
+    if not TRAINED_BY.keys() & set(kinds):
+        raise ConfigError(f"stages: none trains an expert; add one of {', '.join(TRAINED_BY)}")
+    if section.trained_at == "clients":
+        check_at_clients(config)
+    elif "routing" in kinds:
+        raise ConfigError(
+            f'stages[{kinds.index("routing")}].kind: a stage of kind "routing" trains the '
+            'router at the clients; set router.trained_at = "clients" or take the stage out'
+        )
+    elif section.kind in LEARNED:
+        check_at_coordinator(config)
+
+
+def check_at_clients(config: FederationConfig) -> None:
+    """A router that clients train needs its stage, after all that it is made from."""
+    kinds, section = [stage.kind for stage in config.stages], config.router
+    if section.kind not in LEARNED:
+        raise ConfigError(
+            f"router.trained_at: {section.kind} is set, not trained; take one of "
+            f"{', '.join(LEARNED)} as router.kind"
+        )
+    if "routing" not in kinds:
+        raise ConfigError(
+            'router.trained_at: "clients" needs a stage of kind "routing" after the experts\''
+        )
+    place = kinds.index("routing")
+    if any(kind in TRAINED_BY for kind in kinds[place:]):
+        raise ConfigError(
+            f'stages[{place}].kind: "routing" comes after every stage that '
+            "trains experts or adapters; move it to the end"
+        )
+    if section.embeds and "router" in kinds[place:]:
+        raise ConfigError(
+            f'stages[{place}].kind: "routing" starts from what the stage "router" collects; '
+            "move it to the end"
+        )
+    check_public_text(config)
+    if section.experts_rate:
+        raise ConfigError(
+            "router.experts_rate: clients train the router alone; set it to 0, or "
+            'router.trained_at = "coordinator"'
+        )
+
+
+def check_at_coordinator(config: FederationConfig) -> None:
+    """A router that the coordinator trains needs text like the domains', and public text."""
+    if not config.router.proxy_texts:
+        raise ConfigError(
+            "router.proxy_texts: name public text that is like each domain's, to train the router "
+            'on, or set router.trained_at = "clients"'
+        )
+    for name, path in config.router.proxy_texts.items():
+        check_text(f"router.proxy_texts.{name}", path)
+    check_public_text(config)
+
+
+def check_public_text(config: FederationConfig) -> None:
+    """A learned router looks at hidden states less what they are on public text."""
+    if not config.router.public_text:
+        raise ConfigError(
+            "router.public_text: name public text; a router's features are centred by it"
+        )
+    check_text("router.public_text", config.router.public_text)
+
+
+def check_text(key: str, path: str) -> None:
+    """A text that the configuration names must be there."""
+    if not Path(path).exists():
+        raise ConfigError(f"{key}: {path} is not there")

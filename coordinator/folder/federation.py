@@ -1,0 +1,125 @@
+"""A federation's folder, opened: the one way in for every command but `init`."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from fedmore.coordinator.config.schema import FederationConfig, load_config
+from fedmore.coordinator.config.terms import terms_of
+from fedmore.coordinator.folder.layout import BLOBS, LOCK
+from fedmore.coordinator.folder.pairing import check_pair
+from fedmore.coordinator.folder.recovery_rounds import with_recovery
+from fedmore.coordinator.store import read_only
+from fedmore.coordinator.store import registry as registries
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.database_url import check_url
+from fedmore.coordinator.store.registry import Registry
+from fedmore.experts.errors import RegistryError, StoreError, TransportError
+from fedmore.protos.enrolment.federation_info import FederationInfo
+
+DATABASE = "FEDMORE_DATABASE"
+"""Environment variable with the URL of the database, in place of `server.database`."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One federation: its folder, configuration, registry and store."""
+
+    directory: Path
+    config: FederationConfig
+    registry: Registry
+    store: Store
+
+
+@contextmanager
+def open_federation(directory: Path) -> Iterator[Federation]:
+    """The federation in `directory`; `ConfigError` or `RegistryError` where there is none.
+
+    Its registry is whole, and shown to be that of its store. From a folder that may not be written
+    to it can be read.
+    """
+    config = load_config(directory)
+    url, database = database_url(config), directory / registries.FILE
+    if not url and not database.is_file():
+        raise RegistryError(
+            f"{database} is missing, and with it every member and expert; restore it from a copy"
+        )
+    store, frozen = Store(directory / BLOBS), not read_only.writable(directory, database)
+    with Registry.open(directory, url, make=False, frozen=frozen) as registry:
+        registry.database.check()
+        check_pair(registry, store)
+        yield Federation(directory, with_recovery(config, registry), registry, store)
+
+
+def database_url(config: FederationConfig) -> str:
+    """Where the registry is, if not in the folder: by the environment, or the configuration."""
+    url = os.environ.get(DATABASE, "") or config.server.database
+    if url:
+        check_url(url)
+    return url
+
+
+@contextmanager
+def running_alone(directory: Path, patience_s: float = 1.0) -> Iterator[None]:
+    """Hold the folder's lock; the system lets go of it when the process dies, however it dies.
+
+    Raises `TransportError` when another coordinator holds it. `status` looks at the lock for a
+    moment, hence the patience.
+    """
+    deadline = time.monotonic() + patience_s
+    with _lock_file(directory) as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TransportError(
+                        f"{directory}: another `coordinator start` is running on this federation"
+                    ) from None
+                time.sleep(0.02)
+        yield
+
+
+def _lock_file(directory: Path) -> TextIO:
+    try:
+        return (directory / LOCK).open("a")
+    except OSError as error:
+        raise StoreError(
+            f"{directory / LOCK}: cannot be written: {error.strerror}; a coordinator needs a "
+            "folder that it may write to"
+        ) from error
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a `coordinator start` holds the folder's lock."""
+    try:
+        with (directory / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def info_of(config: FederationConfig) -> FederationInfo:
+    """What clients are told."""
+    base = config.base
+    return FederationInfo(
+        name=config.federation.name,
+        base=base.model,
+        fingerprint=base.fingerprint,
+        dtype=base.dtype,
+        quantization=base.quantization,
+        seed=config.federation.seed,
+        plan="" if config.federation.app else terms_of(config).dump(),
+        run_config=config.federation.run_config,
+        opener=base.opener,
+        open_windows=base.open_windows,
+    )

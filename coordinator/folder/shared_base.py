@@ -1,0 +1,24 @@
+"""The federation's base, as the coordinator loads it for all that it does with a model."""
+
+import torch
+
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.experts.base.fingerprint import explain
+from fedmore.experts.base.model import Base, load_base
+from fedmore.experts.errors import BaseError
+
+
+def base_of(config: FederationConfig) -> Base:
+    """The federation's base, loaded once a process, on the GPU where there is one.
+
+    Raises `BaseError` when it is no longer the one that the federation was made over.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    section = config.base
+    base = load_base(section.model, section.dtype, device, section.quantization)
+    if section.fingerprint not in ("", base.fingerprint):
+        raise BaseError(
+            f"{section.model} has fingerprint {base.fingerprint}, the federation was made over "
+            f"{section.fingerprint}{explain(base.fingerprint, section.fingerprint)}"
+        )
+    return base.opened(section.opener, section.open_windows)

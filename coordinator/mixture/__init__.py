@@ -1,0 +1,1 @@
+"""From expert versions to a mixture: assembled, scored, made anew after a withdrawal."""

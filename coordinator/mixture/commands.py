@@ -1,0 +1,103 @@
+"""`coordinator assemble` and `coordinator evaluate`: checks first, then the heavy part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedmore.coordinator import unfinished
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder import recovery_rounds
+from fedmore.coordinator.folder.federation import Federation, is_running, open_federation
+from fedmore.experts.errors import ConfigError, RegistryError
+from fedmore.experts.routers.spec import KINDS
+from fedmore.experts.spec import ExpertStorage
+
+
+@dataclass(frozen=True)
+class AssembleOptions:
+    """What a mixture is to be; what is None is as federation.toml says, of `experts` all.
+
+    With `keep_router` it goes on from the router of the mixture that is there. Experts are kept
+    as `keeping` says.
+    """
+
+    router: str | None = None
+    top_k: int | None = None
+    experts: tuple[str, ...] | None = None
+    keep_router: bool = False
+    keeping: ExpertStorage = ExpertStorage.fp32
+
+    def configured(self, config: FederationConfig) -> FederationConfig:
+        """`config` with these choices; raises `ConfigError` for a router that there is not."""
+        section = config.router
+        kind = section.kind if self.router is None else self.router
+        if kind not in KINDS:
+            raise ConfigError(f"--router {kind}: there are {', '.join(KINDS)}")
+        top_k = section.top_k if self.top_k is None else self.top_k
+        return replace(config, router=replace(section, kind=kind, top_k=top_k))
+
+
+def assemble_mixture(directory: Path, wanted: AssembleOptions) -> Path:
+    """Put the latest versions of experts together; returns where the mixture is."""
+    with open_federation(directory) as federation:
+        federation.registry.database.check_writable()
+        if federation.registry.withdrawn():
+            _leave_out(federation)
+        config = wanted.configured(federation.config)
+        names = known_experts(federation, wanted.experts)
+        from fedmore.coordinator.mixture.assemble import assemble
+
+        if wanted.experts is None:
+            from fedmore.coordinator.mixture.exclusions import keep_routable
+
+            where = (config, federation.registry, federation.store)
+            names = tuple(keep_routable(*where, names))
+        assemble(
+            config=config,
+            directory=directory,
+            registry=federation.registry,
+            store=federation.store,
+            experts=names,
+            keep_router=wanted.keep_router,
+            keeping=wanted.keeping,
+        )
+    return directory / "mixture"
+
+
+def _leave_out(federation: Federation) -> None:
+    """Take the part of withdrawn owners out; what is in the store stays while a plan runs."""
+    if not is_running(federation.directory):
+        unfinished.finish(federation, forget=False)
+        return
+    from fedmore.coordinator.mixture.withdrawal import leave_out
+
+    config = recovery_rounds.asked_for(federation.config, federation.registry)
+    leave_out(config, federation.registry, federation.store)
+
+
+def evaluate_mixture(directory: Path) -> Mapping[str, Any]:
+    """Score base, experts and mixture; returns what is in evaluation.json then."""
+    with open_federation(directory) as federation:
+        known_experts(federation, None)
+        from fedmore.coordinator.mixture.evaluate import evaluate
+
+        found: Mapping[str, Any] = evaluate(
+            config=federation.config,
+            directory=directory,
+            registry=federation.registry,
+            store=federation.store,
+        )
+        return found
+
+
+def known_experts(federation: Federation, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names to use; raises `RegistryError` where one, or any at all, is missing."""
+    known = tuple(sorted({e.name for e in federation.registry.experts()}))
+    if not known:
+        raise RegistryError(
+            f"{federation.directory}: no expert yet; `coordinator start` trains them"
+        )
+    for name in wanted or ():
+        federation.registry.latest(name)
+    return wanted or known

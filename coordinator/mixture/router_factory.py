@@ -1,0 +1,164 @@
+"""The router that the configuration asks for, over the experts that there are."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.experts.base.model import Base
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.factors import Factors
+from fedmore.experts.mixture.model import assemble, routed_blocks
+from fedmore.experts.reading.conversations import chat_template
+from fedmore.experts.reading.documents import read_documents
+from fedmore.experts.router_training.gradient import Trace, Training, fit_features, train_router
+from fedmore.experts.routers.base import Router
+from fedmore.experts.routers.serialization import make_router
+from fedmore.experts.routers.spec import PER_LAYER, RouterSpec
+from fedmore.experts.routers.static import DomainRouter, arrow_router, domain_router
+from fedmore.experts.text.passages import passages
+from fedmore.experts.text.windows import windows
+from fedmore.strategies.terms import EMBED_DOCUMENTS, EMBED_TOKENS
+
+PUBLIC_WINDOWS = 32
+
+
+def router_spec(config: FederationConfig, base: Base, experts: Mapping[str, Factors]) -> RouterSpec:
+    """What `router.*` of the configuration says, for these experts.
+
+    ReMix chooses from as many arms as there are: owners may withdraw.
+    """
+    section, arms = config.router, len(experts) + 1
+    layered = section.per_layer or section.kind in PER_LAYER
+    top_k = min(section.top_k, arms) if section.kind == "remix" else section.top_k
+    return RouterSpec(
+        kind=section.kind,
+        experts=len(experts),
+        width=int(base.model.get_input_embeddings().weight.shape[1]),
+        layers=len(routed_blocks(experts)) if layered else 1,
+        level=section.level,
+        prefix=section.prefix,
+        top_k=top_k,
+        scaling=section.scaling,
+        start=section.start,
+    )
+
+
+def initial_router(
+    config: FederationConfig,
+    base: Base,
+    experts: Mapping[str, Factors],
+    means: Mapping[str, Tensor] | None = None,
+) -> Router:
+    """The router before any training; `means` are the domain embeddings [D] by expert."""
+    spec = router_spec(config, base, experts)
+    if spec.kind == "arrow":
+        return arrow_router(spec, experts, routed_blocks(experts))
+    if spec.kind == "domain":
+        return _domain_router(config, base, spec, experts, means)
+    router: Any = make_router(spec)
+    if hasattr(router, "features"):
+        ids = public_windows(config, base)
+        fit_features(router, base.model, ids, routed_blocks(experts))
+    if spec.start == "domain":
+        known = _domain_router(config, base, router.domain.spec, experts, means)
+        router.domain.load_state_dict(known.state_dict())
+    started: Router = router
+    return started
+
+
+def _domain_router(
+    config: FederationConfig,
+    base: Base,
+    spec: RouterSpec,
+    experts: Iterable[str],
+    means: Mapping[str, Tensor] | None,
+) -> DomainRouter:
+    if means is None:
+        raise ConfigError("the router needs the clients' domain embeddings")
+    public = public_embeddings(config, base)
+    return domain_router(spec, [means[name] for name in experts], public)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A router, the experts as they are with it, and how its training went."""
+
+    router: Router
+    experts: dict[str, Factors]
+    trace: Trace | None = None
+
+
+def train_at_coordinator(
+    config: FederationConfig, base: Base, experts: Mapping[str, Factors], router: Router
+) -> Trained:
+    """Train `router` on the proxy texts; with `router.experts_rate`, copies of the experts too."""
+    training = training_of(config)
+    mixture = assemble(base.model, experts, router, trainable=training.experts_rate > 0)
+    trace = train_router(mixture, proxy_windows(config, base), training)
+    changed = {
+        name: {path: (b.detach().cpu(), a.detach().cpu()) for path, (b, a) in factors.items()}
+        for name, factors in mixture.trained.items()
+    }
+    return Trained(router.cpu(), changed or dict(experts), trace)
+
+
+def training_of(config: FederationConfig) -> Training:
+    """What `router.*` says of a training at the coordinator."""
+    section = config.router
+    return Training(
+        steps=section.steps,
+        batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        samples=section.samples,
+        entropy=section.entropy,
+        balance=section.balance,
+        z_loss=section.z_loss,
+        experts_rate=section.experts_rate,
+        seed=config.federation.seed,
+    )
+
+
+def proxy_windows(config: FederationConfig, base: Base) -> Tensor:
+    """Windows [W, T + 1] of the proxy texts in turn, as many as the training goes through."""
+    section = config.router
+    if not section.proxy_texts:
+        raise ConfigError("router.proxy_texts: name public text that is like each domain's")
+    each = -(-section.steps * section.batch_size // len(section.proxy_texts))
+    length, seed = section.sequence_length, config.federation.seed
+    texts = [_documents(path, base) for path in section.proxy_texts.values()]
+    rows = [windows(documents, base.text, length, each, seed) for documents in texts]
+    return torch.stack(rows, dim=1).flatten(0, 1)
+
+
+def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
+    """Input embeddings [N, D] of the tokens of the public text that `router.public_text` names."""
+    documents, seed = _public(config, base), config.federation.seed
+    found = passages(documents, base.text, EMBED_DOCUMENTS, EMBED_TOKENS, seed)
+    tokens = [token for passage in found for token in passage.ids]
+    ids = torch.tensor(tokens, device=base.model.device)
+    embedded: Tensor = base.model.get_input_embeddings()(ids).float().cpu()
+    return embedded
+
+
+def public_windows(config: FederationConfig, base: Base) -> Tensor:
+    """Windows [W, T] of public text, to centre a learned router's features by."""
+    seed, length = config.federation.seed, config.router.sequence_length
+    found = windows(_public(config, base), base.text, length, PUBLIC_WINDOWS, seed)
+    return found[:, :-1].to(base.model.device)
+
+
+def _public(config: FederationConfig, base: Base) -> list[str]:
+    if not config.router.public_text:
+        raise ConfigError(
+            f"router.public_text: the {config.router.kind} router needs a file of public text"
+        )
+    return _documents(config.router.public_text, base)
+
+
+def _documents(path: str, base: Base) -> list[str]:
+    return read_documents(Path(path), converse=chat_template(base.tokenizer))

@@ -1,0 +1,70 @@
+"""What a round, or a withdrawal, makes of experts and router, in store and registry."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from safetensors.torch import save
+
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.records import ExpertRow, Kind
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.store.state_keys import ROUTER
+from fedmore.experts.factors import numbers, to_state
+from fedmore.experts.routers.serialization import dump_router
+from fedmore.strategies.expert_stage.state import ExpertState
+from fedmore.strategies.router_stage.state import RouterState
+
+STATE = "state"
+"""Key of a round's metrics: digest of the blob that the next round goes on from."""
+
+
+def keep_version(
+    registry: Registry,
+    store: Store,
+    state: ExpertState,
+    at: tuple[int, int],
+    metrics: dict[str, Any],
+) -> str:
+    """Keep the expert as it is after the stage and round `at`; the digest of its factors."""
+    digest = store.put(save(to_state(state.aggregate)))
+    kind: Kind = "adapter" if state.kind == "adapter" else "expert"
+    registry.add_expert(
+        name=state.name,
+        kind=kind,
+        target=state.name,
+        rank=state.rank,
+        params=numbers(state.aggregate),
+        stage=at[0],
+        round=at[1],
+        digest=digest,
+        metrics=metrics,
+    )
+    return digest
+
+
+def keep_router(registry: Registry, store: Store, state: RouterState) -> None:
+    """Make this the router of the clients that assembly takes; the one before is no more."""
+    before = registry.get_state(ROUTER)
+    digest = store.put(dump_router(state.router(), state.experts))
+    registry.set_state(ROUTER, digest)
+    if before and before != digest:
+        store.delete(before)
+
+
+def drop_versions(registry: Registry, store: Store, owners: AbstractSet[str]) -> None:
+    """Forget every version that one of `owners` has a part in; blobs that others share stay."""
+    rows = registry.experts()
+    _drop(registry, store, [row for row in rows if owners & set(row.metrics.get("owners", ()))])
+
+
+def drop_expert(registry: Registry, store: Store, name: str) -> None:
+    """Forget every version of an expert; blobs that others share stay."""
+    _drop(registry, store, [row for row in registry.experts() if row.name == name])
+
+
+def _drop(registry: Registry, store: Store, dropped: Sequence[ExpertRow]) -> None:
+    registry.drop_versions([row.id for row in dropped])
+    kept = {row.digest for row in registry.experts()}
+    for digest in {row.digest for row in dropped} - kept:
+        store.delete(digest)

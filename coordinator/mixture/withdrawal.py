@@ -1,0 +1,149 @@
+"""Withdrawn owners: their part is taken out of experts and router, its traces out of the store."""
+
+import logging
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.mixture import held_back_experts
+from fedmore.coordinator.mixture.assemble import load_factors
+from fedmore.coordinator.mixture.versions import (
+    STATE,
+    drop_versions,
+    keep_router,
+    keep_version,
+)
+from fedmore.coordinator.mixture.withdrawal_scoring import HELD_BACK, RECOVERS, Outcome, settle
+from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.store.records import RoundRow
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.store.state_keys import EMBEDDINGS
+from fedmore.strategies.embedding_stage import embeddings
+from fedmore.strategies.expert_stage.snapshot import dump, restore
+from fedmore.strategies.expert_stage.state import without
+from fedmore.strategies.plan import TRAINED_BY, Stage
+from fedmore.strategies.router_stage.state import dump as dump_routing
+from fedmore.strategies.router_stage.state import restore as restore_routing
+
+log = logging.getLogger(__name__)
+
+
+def leave_out(config: FederationConfig, registry: Registry, store: Store) -> list[str]:
+    """Make every expert anew that a withdrawn client has a part in; the names of those.
+
+    Versions that hold its part go, from the registry and from the store, and so does its domain
+    embedding. An expert of withdrawn clients alone is no more, nor is its row in a router that
+    clients trained. Doing it twice changes nothing.
+    """
+    gone = registry.withdrawn()
+    drop_versions(registry, store, gone)
+    changed: list[str] = []
+    for index, stage in enumerate(config.stages):
+        rows = [row for row in registry.rounds() if row.stage == index]
+        if rows and stage.kind in TRAINED_BY:
+            changed += _leave_out(config, stage, rows[-1], gone, registry, store)
+    _leave_out_of_embeddings(gone, registry, store)
+    for row in [row for row in registry.rounds() if row.kind == "routing"][-1:]:
+        _leave_out_of_router(row, gone, registry, store)
+    return changed
+
+
+def _leave_out_of_embeddings(gone: AbstractSet[str], registry: Registry, store: Store) -> None:
+    digest = registry.get_state(EMBEDDINGS)
+    sent = embeddings.restore(store.get(digest)) if digest else {}
+    if not gone & sent.keys():
+        return
+    left = {name: one for name, one in sent.items() if name not in gone}
+    new = store.put(embeddings.dump(left))
+    for row in registry.rounds():
+        if row.metrics.get(STATE) == digest:
+            _replace(row, {**row.metrics, STATE: new}, registry)
+    registry.set_state(EMBEDDINGS, new)
+    store.delete(digest)
+
+
+def _leave_out(
+    config: FederationConfig,
+    stage: Stage,
+    row: RoundRow,
+    gone: AbstractSet[str],
+    registry: Registry,
+    store: Store,
+) -> list[str]:
+    states = restore(store.get(row.metrics[STATE]), stage)
+    entries = dict(row.metrics["experts"])
+    touched = sorted(name for name, s in states.items() if gone & set(s.owners))
+    for name in touched:
+        left, error = without(states[name], gone, stage.max_rank)
+        outcome = settle(config, states[name], left, error, stage.max_rank)
+        held_back_experts.note(registry, store, stage, row.stage, outcome)
+        states[name], entries[name] = outcome.state, _kept(outcome, row, registry, store)
+        log.warning("%s: %s", name, "; ".join(told_of(entries[name])))
+    if touched:
+        old, new = row.metrics[STATE], store.put(dump(states))
+        _replace(row, {**row.metrics, "experts": entries, STATE: new}, registry)
+        store.delete(old)
+    return touched
+
+
+def outcomes(registry: Registry, names: Collection[str]) -> dict[str, list[str]]:
+    """What an operator is told of each of these experts, which `leave_out` has made anew."""
+    entries = {
+        name: entry
+        for row in registry.rounds()
+        for name, entry in row.metrics.get("experts", {}).items()
+        if name in names
+    }
+    return {name: told_of(entry) for name, entry in sorted(entries.items())}
+
+
+def told_of(entry: Mapping[str, Any]) -> list[str]:
+    """What an operator is told of an expert that a withdrawal has changed."""
+    if not entry["owners"]:
+        return ["gone, nobody else has a part in it"]
+    held, done = HELD_BACK in entry, entry.get("withdrawal", "")
+    exact = [] if entry["exact_withdrawal"] else ["not exact: its rule does not tell owners apart"]
+    made = f"held back, {done}" if held else f"made anew without it; {done}" if done else ""
+    rounds = entry.get(RECOVERS)
+    recovers = [f"{rounds} recovery rounds of its remaining owners"] if rounds else []
+    return [made or "made anew without it", *recovers, *exact]
+
+
+def _leave_out_of_router(
+    row: RoundRow, gone: AbstractSet[str], registry: Registry, store: Store
+) -> None:
+    """The clients' router without the changes of `gone` and rows of experts that are no more."""
+    state = restore_routing(store.get(row.metrics[STATE]))
+    there = {known.name for known in registry.experts()}
+    left = [name for name in state.experts if name in there]
+    # Where no expert is left there is nothing to route, and nobody to ask for it.
+    if tuple(left) in ((), state.experts) and not gone & state.parts.keys():
+        return
+    experts = {name: load_factors(store, registry.latest(name)) for name in left}
+    kept = state.without(gone)
+    kept = kept.of(experts) if experts else kept
+    keep_router(registry, store, kept)
+    old, new = row.metrics[STATE], store.put(dump_routing(kept))
+    _replace(row, {**row.metrics, STATE: new}, registry)
+    store.delete(old)
+
+
+def _kept(outcome: Outcome, row: RoundRow, registry: Registry, store: Store) -> dict[str, Any]:
+    state = outcome.state
+    entry = {**state.summary(outcome.error), **outcome.told}
+    if not entry["owners"] or HELD_BACK in entry:
+        return entry
+    at = (row.stage, row.round)
+    return {**entry, "digest": keep_version(registry, store, state, at, entry)}
+
+
+def _replace(row: RoundRow, metrics: dict[str, Any], registry: Registry) -> None:
+    registry.add_round(
+        stage=row.stage,
+        kind=row.kind,
+        round=row.round,
+        metrics=metrics,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

@@ -1,0 +1,140 @@
+"""What is left of an expert after a withdrawal: scored before it is kept, and what is then done.
+
+An owner's part goes exactly; quality is not promised, since what is left was trained beside what
+went. So the new version is scored on the coordinator's held-out text of that name. If it is worse
+than before by more than `withdrawal.margin`, or worse than the base, `withdrawal.when_worse`
+decides: the remaining contributions are scaled by one factor that is fitted to that text, or the
+expert is held back, or held back until its owners have trained for some rounds more, or kept as it
+is. What cannot be scored is kept, and trained on if that is the choice.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedmore.coordinator.config.schema import FederationConfig, WithdrawalSection
+from fedmore.experts.factors import Factors
+from fedmore.experts.low_rank_linear import with_change
+from fedmore.experts.scoring.bits_per_byte import mean_bits_per_byte
+from fedmore.strategies.expert_stage.state import ExpertState, scaled
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.mixture.evaluate import Scorer
+
+Score = Callable[[Factors | None], float]
+"""Bits per byte of the base with a change laid over it; None is the base itself."""
+
+STEPS = 6
+"""Golden-section steps to the factor: it is then known to within 0.06."""
+GOLDEN = (5**0.5 - 1) / 2
+
+HELD_BACK = "held_back"
+"""Key of an expert's metrics: why no version of it is kept."""
+
+RECOVERS = "recovery_rounds"
+"""Key of an expert's metrics: the number of rounds that its remaining owners are to train on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The state to go on with, its error, and what is told: `scores` are bits per byte."""
+
+    state: ExpertState
+    error: float
+    told: Mapping[str, Any]
+
+
+def settle(
+    config: FederationConfig,
+    before: ExpertState,
+    after: ExpertState,
+    error: float,
+    max_rank: int,
+    scorer: Callable[[], "Scorer"] | None = None,
+) -> Outcome:
+    """Score what is left where there is text for it, and do what the configuration says.
+
+    The scorer is that of a coordinator that runs, or a new one.
+    """
+    section = config.withdrawal
+    if not after.owners:
+        return Outcome(after, error, {})
+    if after.name not in config.evaluation.texts:
+        told = {"withdrawal": f"not scored: evaluation.texts names no text for {after.name}"}
+        return Outcome(after, error, {**told, **_recovery(section)})
+    score = scorer_of(config, after.name, scorer)
+    return judged(section, score, before, after, error, max_rank)
+
+
+def scorer_of(
+    config: FederationConfig, text: str, make: Callable[[], "Scorer"] | None = None
+) -> Score:
+    """Scores on the held-out text of a name; loads the base unless `make` has it."""
+    from fedmore.coordinator.mixture.evaluate import Scorer
+
+    scorer = make() if make else Scorer(config)
+
+    def score(change: Factors | None) -> float:
+        if change is None:
+            return mean_bits_per_byte(scorer.of_base(text))
+        return mean_bits_per_byte(scorer.score(with_change(scorer.base.model, change), text))
+
+    return score
+
+
+def judged(
+    section: WithdrawalSection,
+    score: Score,
+    before: ExpertState,
+    after: ExpertState,
+    error: float,
+    max_rank: int,
+) -> Outcome:
+    """What becomes of an expert of which `after` is left, given how it scores."""
+    was, left, base = (score(each) for each in (before.aggregate, after.aggregate, None))
+    scores = {"before": was, "after": left, "base": base}
+    if is_good(section, left, scores):
+        return Outcome(after, error, {"scores": scores, "withdrawal": "kept"})
+    worse = f"{left:.3f} bits per byte after {was:.3f} before (base {base:.3f})"
+    if section.when_worse == "keep":
+        return Outcome(after, error, {"scores": scores, "withdrawal": f"kept though {worse}"})
+    if section.when_worse == "scale":
+        factor = fitted(score, after.aggregate)
+        made, error = scaled(after, factor, max_rank)
+        best = score(made.aggregate)
+        if best < base:
+            told = f"scaled by {factor:.2f} to {best:.3f}: {worse}"
+            return Outcome(made, error, {"scores": {**scores, "scaled": best}, "withdrawal": told})
+    held = {"scores": scores, "withdrawal": worse, HELD_BACK: worse}
+    return Outcome(after, error, {**held, **_recovery(section)})
+
+
+def is_good(section: WithdrawalSection, score: float, scores: Mapping[str, float]) -> bool:
+    """Whether an expert scores as before the withdrawal, within the margin, and as the base."""
+    return score <= min(scores["before"] * (1 + section.margin), scores["base"])
+
+
+def _recovery(section: WithdrawalSection) -> dict[str, int]:
+    recovers = section.when_worse == "recover"
+    return {RECOVERS: section.recovery_rounds} if recovers else {}
+
+
+def fitted(score: Score, aggregate: Factors) -> float:
+    """The factor from 0 to 1 by which the aggregate scores best, by golden-section search."""
+
+    def at(factor: float) -> float:
+        return score({path: (factor * b, a) for path, (b, a) in aggregate.items()})
+
+    low, high = 0.0, 1.0
+    left, right = high - GOLDEN, low + GOLDEN
+    at_left, at_right = at(left), at(right)
+    for _ in range(STEPS):
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - GOLDEN * (high - low)
+            at_left = at(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + GOLDEN * (high - low)
+            at_right = at(right)
+    return left if at_left < at_right else right

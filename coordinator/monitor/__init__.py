@@ -1,0 +1,1 @@
+"""What people and trackers are told of a run."""

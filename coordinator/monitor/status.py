@@ -1,0 +1,246 @@
+"""`coordinator status` and `coordinator experts`: the registry as data and as tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fedmore.coordinator import unfinished
+from fedmore.coordinator.folder import layout
+from fedmore.coordinator.folder.evaluation_file import read_scores
+from fedmore.coordinator.folder.federation import Federation, is_running
+from fedmore.coordinator.folder.layout import EVALUATION, MIXTURE
+from fedmore.coordinator.monitor.dashboard import cell, size
+from fedmore.coordinator.store.registry import FILE, ExpertRow, Member, Registry
+from fedmore.coordinator.store.state_keys import (
+    FAILED,
+    HELD,
+    INTERRUPTED,
+    LEFT_OUT,
+    NEW,
+    PHASE,
+    RUNNING,
+    SKIPPED,
+    WAITING,
+)
+from fedmore.protos.system.terminal import plain
+
+LONGEST = 1_000
+
+
+def status(federation: Federation) -> dict[str, Any]:
+    """Everything that `coordinator status --json` prints."""
+    config, registry = federation.config, federation.registry
+    return {
+        "federation": config.federation.name,
+        "directory": str(federation.directory),
+        "phase": phase(federation),
+        "failure": registry.get_state("failure"),
+        "app": config.federation.app,
+        "run_config": config.federation.run_config,
+        "base": {"model": config.base.model, "fingerprint": config.base.fingerprint},
+        "expected": config.federation.clients,
+        "members": member_rows(registry),
+        "invited": [m.name for m in registry.invited()],
+        "stages": stages(federation),
+        "experts": len({e.name for e in registry.experts()}),
+        "left_out": registry.get_state(LEFT_OUT, {})
+        | {n: f"held back, {e['why']}" for n, e in registry.get_state(HELD, {}).items()},
+        "withdrawals": unfinished.told(federation),
+    }
+
+
+def phase(federation: Federation) -> str:
+    """Where the federation stands; one whose coordinator was killed is interrupted."""
+    known = str(federation.registry.get_state(PHASE, NEW))
+    if known in (WAITING, RUNNING) and not is_running(federation.directory):
+        return INTERRUPTED
+    return known
+
+
+def member_row(member: Member) -> dict[str, Any]:
+    """A member as JSON; the node id stays inside."""
+    return {k: jsonable(v) for k, v in asdict(member).items() if k != "node_id"}
+
+
+def member_rows(registry: Registry) -> list[dict[str, Any]]:
+    """All members, each with the `epochs` of its text that it has been trained on so far."""
+    epochs = epochs_of(registry)
+    return [{**member_row(m), "epochs": epochs.get(m.name, 0.0)} for m in registry.members()]
+
+
+def epochs_of(registry: Registry) -> dict[str, float]:
+    """How often each client's text has been trained on, by what it said in its last round."""
+    return {
+        name: float(said["epochs"])
+        for row in registry.rounds()
+        for name, said in row.metrics.get("clients", {}).items()
+        if "epochs" in said
+    }
+
+
+def stages(federation: Federation) -> list[dict[str, Any]]:
+    """For each stage its kind, rounds, how many of them are done, and who failed in the last.
+
+    A foreign app has no stages of ours.
+    """
+    if federation.config.federation.app:
+        return []
+    rounds, skipped = federation.registry.rounds(), federation.registry.get_state(SKIPPED, {})
+    found = []
+    for index, stage in enumerate(federation.config.stages):
+        done = [row for row in rounds if row.stage == index]
+        failures = [text for row in done[-1:] for text in row.metrics.get("failures", ())]
+        entry = {"kind": stage.kind, "rounds": stage.rounds, "done": len(done)}
+        found.append(entry | {"failures": failures, "ended": skipped.get(stage.kind)})
+    return found
+
+
+def experts(federation: Federation) -> list[dict[str, Any]]:
+    """Every version of every expert as `coordinator experts --json` prints them."""
+    return [expert_row(e) for e in federation.registry.experts()]
+
+
+def expert_row(expert: ExpertRow) -> dict[str, Any]:
+    """A version as JSON."""
+    return {k: jsonable(v) for k, v in asdict(expert).items() if k != "id"}
+
+
+def jsonable(value: Any) -> Any:
+    """A moment as ISO 8601; everything else as it is."""
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
+
+
+def status_view(status: Mapping[str, Any]) -> RenderableType:
+    """The status for a person."""
+    parts: list[RenderableType] = [
+        Text(f"{status['federation']}: {status['phase']}", style="bold"),
+        Text(_runs(status)),
+        Text(members_line(status)),
+    ]
+    if status["failure"] and status["phase"] == FAILED:
+        parts.append(Text(f"last failure: {status['failure']}", style="red"))
+    parts += [Text(plain(text, LONGEST), style="red") for text in status.get("withdrawals", ())]
+    if status["members"]:
+        parts.append(members_table(status["members"]))
+    if status["invited"]:
+        parts.append(Text(f"invited, not yet here: {', '.join(status['invited'])}"))
+    for i, stage in enumerate(status["stages"], 1):
+        done = f"{stage['done']} of {stage['rounds']} rounds done"
+        parts.append(Text(f"stage {i}: {stage['kind']}, {done}"))
+        parts += [Text(f"  went on without {plain(f, LONGEST)}") for f in stage["failures"]]
+        if stage["ended"]:
+            parts.append(Text(f"  ended early: {plain(stage['ended'], LONGEST)}", style="yellow"))
+    parts += [
+        Text(f"left out of the mixture: {plain(f'{name}: {why}', LONGEST)}", style="yellow")
+        for name, why in status["left_out"].items()
+    ]
+    return Group(*parts)
+
+
+def members_line(status: Mapping[str, Any]) -> str:
+    """How many of those expected take part, and how many do so no more."""
+    barred = [last_seen(m) for m in status["members"] if m["revoked_at"] or m["withdrawn_at"]]
+    here = len(status["members"]) - len(barred)
+    more = [f"{barred.count(how)} {how}" for how in sorted(set(barred))]
+    return f"members: {here} of {status['expected']}" + (f" ({', '.join(more)})" if more else "")
+
+
+def _runs(status: Mapping[str, Any]) -> str:
+    """What the federation is about: its base, or a foreign app with its values."""
+    if not status.get("app"):
+        return f"base {status['base']['model']} ({status['base']['fingerprint'][:19]}…)"
+    values = ", ".join(f"{key}={value!r}" for key, value in status["run_config"].items())
+    return plain(f"Flower app {status['app']}" + (values and f" with {values}"), LONGEST)
+
+
+def narrow_table(*headings: str) -> Table:
+    """A table without lines whose cells stay whole in 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a member."""
+    table = narrow_table("client", "trains", "rank", "up", "down", "tokens", "epochs", "last seen")
+    for m in members:
+        table.add_row(
+            cell(m["name"]),
+            cell(f"{m['kind']} {m['target']}"),
+            str(m["rank"]),
+            size(m["bytes_up"]),
+            size(m["bytes_down"]),
+            str(m["train_tokens"]),
+            f"{m.get('epochs', 0.0):.2f}",
+            last_seen(m),
+        )
+    return table
+
+
+def last_seen(member: Mapping[str, Any]) -> str:
+    """When a member was here last, or that it takes part no more."""
+    barred = [word for word in ("revoked", "withdrawn") if member[f"{word}_at"]]
+    return barred[0] if barred else clock_time(member["last_seen"])
+
+
+def clock_time(moment: str | None) -> str:
+    """An ISO 8601 moment in local time, for a narrow column."""
+    return f"{datetime.fromisoformat(moment).astimezone():%d %b %H:%M:%S}" if moment else ""
+
+
+def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The versions for a person."""
+    if not versions:
+        return Text("no expert yet; the first round makes the first version of each")
+    headings = ("name", "kind", "target", "rank", "parameters", "stage", "round", "digest")
+    table = narrow_table(*headings)
+    for v in versions:
+        table.add_row(
+            cell(v["name"]),
+            cell(v["kind"]),
+            cell(v["target"]),
+            str(v["rank"]),
+            f"{v['params']:,}",
+            str(v["stage"] + 1),
+            str(v["round"]),
+            v["digest"][:12],
+        )
+    return table
+
+
+def evaluation_view(evaluation: Mapping[str, Any]) -> Table:
+    """Bits per byte of held-out text: the base, who trained for it, and the mixture."""
+    table = narrow_table("bits/byte", "base", "own expert", "mixture")
+    for text, scores in evaluation["bits_per_byte"].items():
+        columns = (scores.get(k) for k in ("base", "own_expert", "mixture"))
+        table.add_row(cell(text), *(score(s) for s in columns))
+    return table
+
+
+def score(value: Mapping[str, Any] | None) -> str:
+    """A mean and its 95 % interval, which one document alone does not have."""
+    if value is None:
+        return "–"
+    if value["ci95"] is None:
+        return f"{value['mean']:.3f}"
+    low, high = value["ci95"]
+    return f"{value['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def show_result(federation: Federation, console: Console) -> None:
+    """The table of results, and where the files are."""
+    directory = federation.directory
+    if members := member_rows(federation.registry):
+        console.print(members_table(members))
+    if scores := read_scores(directory, federation.registry):
+        console.print(evaluation_view(scores))
+    names = (MIXTURE, EVALUATION, layout.APP_LOG, layout.APP_STATE, "mlflow.db")
+    files = [directory / name for name in names if (directory / name).exists()]
+    for path in (*files, directory / FILE):
+        console.print(str(path), soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,1 @@
+"""The federation's certificate authority and the certificates that it signs."""

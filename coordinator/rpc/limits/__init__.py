@@ -1,0 +1,1 @@
+"""How much of the server a caller may have."""

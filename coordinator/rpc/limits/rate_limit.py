@@ -1,0 +1,36 @@
+"""How often a client may say something that costs the coordinator work and nobody waits for."""
+
+import time
+from collections.abc import Callable
+
+
+class TokenBucket:
+    """`rate` times a second, and `burst` times at once after a silence (a token bucket)."""
+
+    def __init__(
+        self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._left = burst
+        self._at = clock()
+
+    @property
+    def rested(self) -> bool:
+        """Whether all of the burst is there again."""
+        self._fill()
+        return self._left >= self._burst
+
+    def allows(self) -> bool:
+        """Whether it may be said now; counts it."""
+        self._fill()
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now

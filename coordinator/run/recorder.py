@@ -1,0 +1,129 @@
+"""What a plan's rounds leave: blobs, versions, rows."""
+
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fedmore.coordinator.mixture.exclusions import warnings_of
+from fedmore.coordinator.mixture.held_back_experts import is_released
+from fedmore.coordinator.mixture.versions import STATE, keep_router, keep_version
+from fedmore.coordinator.run.recovery import LATE, count_tokens
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.store.state_keys import EMBEDDINGS
+from fedmore.experts.errors import RoundError
+from fedmore.protos.system.terminal import plain
+from fedmore.strategies.embedding_stage.embeddings import Embedding
+from fedmore.strategies.embedding_stage.embeddings import dump as dump_embeddings
+from fedmore.strategies.events import RoundFinished, RoundStarted
+from fedmore.strategies.expert_stage.snapshot import dump
+from fedmore.strategies.expert_stage.state import ExpertState
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.router_stage.state import RouterState
+from fedmore.strategies.router_stage.state import dump as dump_routing
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.run.stages import PlanRun
+
+log = logging.getLogger(__name__)
+LONGEST_REASON = 1_000
+_NODE = re.compile(r"\bnode (\d+)\b")
+
+
+class Recorder:
+    """Writes a stage's rounds down: blobs, expert versions, then the round itself."""
+
+    def __init__(self, run: "PlanRun", index: int, stage: Stage) -> None:
+        self.run, self.index, self.stage = run, index, stage
+        self._started = datetime.now(UTC)
+
+    def begin(self, number: int) -> None:
+        """Round `number` (from 1) begins."""
+        self._started = datetime.now(UTC)
+        self.run.observer(RoundStarted(self.index, number - 1))
+
+    def trained(
+        self, number: int, metrics: dict[str, Any], states: Mapping[str, ExpertState]
+    ) -> None:
+        """A training round is aggregated."""
+        run = self.run
+        for name, entry in metrics["experts"].items():
+            if not is_released(run.config, run.registry, states[name], entry, lambda: run.scorer):
+                continue
+            at, known = (self.index, number), dict(entry)
+            entry["digest"] = keep_version(
+                self.run.registry, self.run.store, states[name], at, known
+            )
+        self._finish(number, metrics | {STATE: self.run.store.put(dump(states))})
+
+    def embedded(
+        self, number: int, metrics: dict[str, Any], embeddings: Mapping[str, Embedding]
+    ) -> None:
+        """The domain embeddings are here; an expert without one is a warning."""
+        registry, store = self.run.registry, self.run.store
+        digest = store.put(dump_embeddings(embeddings))
+        registry.set_state(EMBEDDINGS, digest)
+        warnings = warnings_of(self.run.config, registry, store)
+        self._finish(number, metrics | {STATE: digest, "warnings": warnings})
+
+    def routed(self, number: int, metrics: dict[str, Any], state: RouterState) -> None:
+        """The clients have moved the router."""
+        keep_router(self.run.registry, self.run.store, state)
+        digest = self.run.store.put(dump_routing(state))
+        self._finish(number, metrics | {STATE: digest})
+
+    def _finish(self, number: int, metrics: dict[str, Any]) -> None:
+        names = {m.node_id: m.name for m in self.run.registry.members()}
+        failures = [with_name(text, names) for text in metrics.get("failures", ())]
+        metrics = {**metrics, "failures": failures}
+        self.run.registry.add_round(
+            stage=self.index,
+            kind=self.stage.kind,
+            round=number,
+            metrics=metrics,
+            started_at=self._started,
+        )
+        if self.stage.kind != "router":
+            count_tokens(self.run.registry)
+        self._clear(number, [task["id"] for task in metrics.get(LATE, ())])
+        log.info("round %d of %s is done", number, self.stage.kind)
+        self._note(number, failures, metrics.get("warnings", ()))
+        self.run.tracker.round(self.index, number, metrics)
+        self.run.observer(RoundFinished(self.index, number - 1, metrics))
+        if number < self.stage.rounds:
+            self.begin(number + 1)
+
+    def _note(self, number: int, failures: Sequence[str], warnings: Sequence[str]) -> None:
+        """Whom the round went on without, and what it warns of: in the log and the registry."""
+        for failure in failures:
+            log.warning("round %d went on without: %s", number, plain(failure, LONGEST_REASON))
+        for warning in warnings:
+            log.warning("round %d: %s", number, plain(warning, LONGEST_REASON))
+        if failures or warnings:
+            about = {"stage": self.stage.kind, "round": number}
+            payload = about | {"failures": list(failures), "warnings": list(warnings)}
+            self.run.registry.add_event("incomplete", payload=payload)
+
+    def _clear(self, number: int, late: Collection[str]) -> None:
+        """What only this round needed: its tasks, and the state that it went on from."""
+        self.run.settle(f"{self.stage.kind}/{number}", late)
+        for row in self.run.registry.rounds():
+            if (row.stage, row.round) == (self.index, number - 1):
+                self.run.store.delete(row.metrics[STATE])
+
+
+@contextmanager
+def named(registry: Registry) -> Iterator[None]:
+    """A `RoundError` that is raised inside names members, not nodes."""
+    try:
+        yield
+    except RoundError as error:
+        names = {member.node_id: member.name for member in registry.members()}
+        raise RoundError(with_name(str(error), names), nobody=error.nobody) from error
+
+
+def with_name(text: str, names: Mapping[int, str]) -> str:
+    """A failure with the member's name in place of "node" and its number, as strategies know it."""
+    return _NODE.sub(lambda found: names.get(int(found[1]), found[0]), text)

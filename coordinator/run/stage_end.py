@@ -1,0 +1,87 @@
+"""What becomes of a stage in which nobody is left: wait for its owners, try again, go on without.
+
+The rule is that no single owner's failure ends the others' plan. A quorum that was set and missed
+still ends it, and so does a stage without which there is no mixture.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flwr.serverapp import Grid
+
+from fedmore.coordinator.store.registry import Member, Registry
+from fedmore.coordinator.store.state_keys import ROUTER, SKIPPED
+from fedmore.strategies.events import StageSkipped, Waiting
+from fedmore.strategies.plan import TRAINED_BY, Stage
+
+if TYPE_CHECKING:
+    from fedmore.coordinator.run.stages import PlanRun
+
+log = logging.getLogger(__name__)
+POLL_S = 0.5
+
+
+def owners_of(registry: Registry, stage: Stage) -> list[Member]:
+    """The members who take part in `stage` and are neither revoked nor withdrawn."""
+    kind = TRAINED_BY.get(stage.kind)
+    members = [member for member in registry.members() if not member.barred]
+    return [member for member in members if kind in (None, member.kind)]
+
+
+def has_owner(
+    run: "PlanRun",
+    grid: Grid,
+    stage: Stage,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Whether an owner of `stage` is here to be asked again, or comes back within `timeout_s`.
+
+    A stage that was given up before a restart is not waited for again.
+    """
+    deadline, told = clock() + stage.timeout_s, False
+    while owners := owners_of(run.registry, stage):
+        if stage.kind in run.registry.get_state(SKIPPED, {}):
+            return False
+        if {member.node_id for member in owners} & set(grid.get_node_ids()):
+            return True
+        if not told:
+            run.observer(Waiting(tuple(member.name for member in owners), stage.timeout_s))
+            told = True
+        if clock() >= deadline:
+            return False
+        sleep(POLL_S)
+    return False
+
+
+def goes_on_without(run: "PlanRun", index: int, stage: Stage) -> bool:
+    """Whether the plan can end with a mixture although this stage is not finished."""
+    if stage.kind == "router":
+        return not run.config.router.embeds
+    if stage.kind == "routing":
+        return run.registry.get_state(ROUTER) is not None
+    own = TRAINED_BY[stage.kind]
+    if any(expert.kind != own for expert in run.registry.experts()):
+        return True
+    later = [each for each in run.config.stages[index + 1 :] if each.kind in TRAINED_BY]
+    return any(owners_of(run.registry, each) for each in later)
+
+
+def carried_out(registry: Registry, stage: Stage) -> None:
+    """Note that a stage is finished, also one that was given up before a restart."""
+    known = registry.get_state(SKIPPED, {})
+    if stage.kind in known:
+        registry.set_state(SKIPPED, {k: v for k, v in known.items() if k != stage.kind})
+
+
+def skip(run: "PlanRun", index: int, stage: Stage, reason: str) -> None:
+    """Note that a stage ended early; the next one may begin."""
+    registry = run.registry
+    known = registry.get_state(SKIPPED, {})
+    if known.get(stage.kind) != reason:
+        registry.add_event("skipped", stage.kind, {"reason": reason})
+        registry.set_state(SKIPPED, {**known, stage.kind: reason})
+    log.warning("stage %s ends early: %s", stage.kind, reason)
+    run.observer(StageSkipped(index, stage.kind, reason))

@@ -1,0 +1,1 @@
+"""The registry and its database, and the content-addressed store of blobs."""

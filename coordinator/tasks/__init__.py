@@ -1,0 +1,1 @@
+"""Tasks for the clients and their replies: queued, journalled, accepted."""

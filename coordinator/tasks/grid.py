@@ -1,0 +1,117 @@
+"""Flower's Grid over a Mailbox: what a strategy talks to, in every engine of ours."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedmore.coordinator.tasks.backend import InMemoryBackend, TaskBackend
+from fedmore.coordinator.tasks.queue import Failed, TaskQueue
+from fedmore.protos.wire.flower_compat import RUN, EmptyRun, RunType, identify
+
+
+class MailboxGrid(Grid):
+    """Waits for replies, never for ever: a node that left, or `timeout`, gives an Error reply.
+
+    Replies come in the order of the messages, so an aggregate does not depend on who was faster.
+    With a `Journal` as its carrier everything is on disk: a program that was killed, started again
+    and pushes the same messages gets the replies that had come, and goes on with the tasks that
+    are open. A late reply can be pulled by its id rounds later, also after a restart. `names` gives
+    the member behind a node id.
+    """
+
+    def __init__(
+        self,
+        mailbox: TaskQueue,
+        carrier: TaskBackend | None = None,
+        run_id: int = RUN,
+        names: Callable[[int], str] = "node {}".format,
+    ) -> None:
+        self.mailbox = mailbox
+        self.carrier: TaskBackend = carrier or InMemoryBackend()
+        self._run = EmptyRun(run_id)
+        self._names = names
+        identify(run_id)
+
+    def set_run(self, run: RunType) -> None:
+        """Replace the run."""
+        self._run = run
+        identify(run.run_id)
+
+    @property
+    def run(self) -> RunType:
+        """The run; a federation has one."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Flower's older way of `Message(content, dst_node_id, message_type)`."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def name_of(self, node_id: int) -> str:
+        """The member behind a node id, for whoever reads of it."""
+        return self._names(node_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes that are there, sorted."""
+        return self.mailbox.nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; each is stamped with the id that is returned for it."""
+        tasks = self.carrier.send(list(messages))
+        task_ids = [task.id for task in tasks]
+        self.mailbox.push(tasks, lambda: self.carrier.answers(task_ids))
+        return task_ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies that have come by now; each is given once."""
+        task_ids = list(message_ids)
+        self._recall(task_ids)
+        return [self.carrier.receive(*found) for found in self.mailbox.collect(task_ids)]
+
+    def keep(self, message_ids: Iterable[str]) -> None:
+        """Have tasks stay open while their nodes are away; a reply may come when they are back."""
+        task_ids = list(message_ids)
+        self.mailbox.keep(task_ids)
+        self._recall(task_ids)
+
+    def away(self, message_ids: Iterable[str]) -> Mapping[str, str]:
+        """The open tasks among them whose nodes are away, and why."""
+        return self.mailbox.away(message_ids)
+
+    def interrupted(self, message_ids: Iterable[str]) -> Collection[str]:
+        """The open tasks among them that were given to an earlier process of a node now here."""
+        return self.mailbox.interrupted(message_ids)
+
+    def _recall(self, task_ids: Collection[str]) -> None:
+        if unknown := self.mailbox.unknown(task_ids):
+            tasks = self.carrier.recall(unknown)
+            self.mailbox.push(tasks, lambda: self.carrier.answers([task.id for task in tasks]))
+
+    def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
+        """Answer tasks with an Error and tell their nodes to stop; what they still say is dropped.
+
+        One that is answered already stays so.
+        """
+        task_ids = [i for i in message_ids if self.mailbox.task(i) is not None]
+        closed = set(self.carrier.close(task_ids, Failed(reason)))
+        for task_id in task_ids:
+            if task_id in closed:
+                self.mailbox.withdraw(task_id, reason)
+        for task_id, answer in self.carrier.answers(set(task_ids) - closed).items():
+            self.mailbox.reply(task_id, answer)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """One reply for each message; an Error for what was not answered in `timeout` seconds."""
+        task_ids = list(self.push_messages(messages))
+        if not self.mailbox.wait(task_ids, timeout):
+            self.withdraw(task_ids, f"no reply within {timeout:g} s")
+        return self.pull_messages(task_ids)

@@ -1,0 +1,1 @@
+"""The base: the frozen public model that all members share."""

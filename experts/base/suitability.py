@@ -1,0 +1,83 @@
+"""What of a base can be trained: found from its configuration and the heads of its weight files.
+
+Nothing of the weights is read, so `init`, `preflight` and `join` can say it before anything else.
+"""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fedmore.experts.base.blocks import Parts, parts_of
+from fedmore.experts.base.files import Stamp, check_folder, folder_of, stamp_of
+from fedmore.experts.base.loading import read_model
+from fedmore.experts.base.parts import check_vocabulary, tokenizer_of
+from fedmore.experts.errors import BaseError
+
+Kind = Literal["expert", "adapter"]
+
+
+@dataclass(frozen=True)
+class Suitability:
+    """A base without its weights: `model` is on the meta device."""
+
+    name: str
+    family: str
+    model: Any
+    parts: Parts
+
+    def why_not(self, kind: Kind) -> str:
+        """Why nothing of this kind can be trained, in one line; empty if it can be."""
+        no_ffn, no_attention = self.parts.no_ffn, self.parts.no_attention
+        if not no_ffn or (kind == "adapter" and not no_attention):
+            return ""
+        if kind == "expert":
+            fits = "" if no_attention else "; a language adapter fits, in the attention alone"
+            return f"no expert fits {self.family}: {no_ffn}{fits}"
+        reasons = dict.fromkeys((no_ffn, no_attention))
+        return f"no adapter fits {self.family}: {'; '.join(reasons)}"
+
+    def reach(self, kind: Kind) -> str:
+        """What a change of this kind leaves alone although it is meant for it; mostly empty."""
+        if kind == "expert" or self.why_not(kind):
+            return ""
+        if self.parts.no_ffn:
+            return f"an adapter of {self.family} changes the attention alone: {self.parts.no_ffn}"
+        if self.parts.no_attention:
+            return f"an adapter of {self.family} changes the FFN alone: {self.parts.no_attention}"
+        return ""
+
+    def check(self, kind: Kind) -> None:
+        """Raise `BaseError` if nothing of this kind can be trained."""
+        if why := self.why_not(kind):
+            raise BaseError(f"base {self.name!r}: {why}")
+
+
+def kind_of(kind: str) -> Kind:
+    """The kind that a text names; raises `ValueError` for another one."""
+    if kind not in ("expert", "adapter"):
+        raise ValueError(f"{kind!r} is neither expert nor adapter")
+    return "expert" if kind == "expert" else "adapter"
+
+
+def suitability(name: str) -> Suitability:
+    """Look at a base by path or hub name.
+
+    Raises `BaseError` for one that is missing, incomplete, of an unknown family, or whose tokenizer
+    does not belong to it.
+    """
+    folder = folder_of(name)
+    return _look(name, folder, stamp_of(folder))
+
+
+@functools.lru_cache(maxsize=4)
+def _look(name: str, folder: Path, _stamp: Stamp) -> Suitability:
+    check_folder(name, folder)
+    model = read_model(name, folder)
+    check_vocabulary(name, tokenizer_of(folder), model.get_input_embeddings().weight.shape[0])
+    return Suitability(name, str(model.config.model_type), model, parts_of(model))
+
+
+def linear_shapes(name: str) -> dict[str, tuple[int, int]]:
+    """`{module path: (out, in)}` of the layers that can be changed; loads no weights."""
+    return dict(suitability(name).parts.shapes)

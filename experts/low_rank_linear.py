@@ -1,0 +1,108 @@
+"""Low-rank changes laid over a frozen model that may be shared between threads."""
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmore.experts.factors import Factors
+from fedmore.experts.spec import TargetModule
+from fedmore.kernels.dispatch import choose
+
+
+class LowRankLinear(nn.Module):
+    """``y = W x + B_f A_f x + scale B A x``: `W` and the pair f frozen, A and B trainable.
+
+    With `bits` A and B are quantised to so many in every forward pass (`fedmore.kernels.lowbit`), and
+    what is trained are the latent numbers behind them.
+    """
+
+    def __init__(self, base: nn.Module, frozen: tuple[Tensor, Tensor] | None = None) -> None:
+        super().__init__()
+        self.base = base
+        self.frozen = frozen
+        self.scale = 0.0
+        self.a: nn.Parameter | None = None
+        self.b: nn.Parameter | None = None
+        self._used: Callable[[Tensor], Tensor] = _as_is
+
+    def trainable(self, b: Tensor, a: Tensor, scale: float, bits: int = 0) -> None:
+        """Add a trainable pair, starting at copies of `b` and `a`; with `bits` 0 used as it is."""
+        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+        self.scale = scale
+        if bits:
+            self._used = functools.partial(choose("bits", a.device).quantise, bits=bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The changed linear layer; factors are cast to x's dtype."""
+        rows = x.flatten(0, -2)
+        y: Tensor = self.base(rows)
+        # In place on the fresh y: no second [rows, out] tensor is written and read again.
+        if self.frozen is not None and self.frozen[1].shape[0]:
+            b, a = self.frozen
+            y.addmm_(rows @ a.T.to(x.dtype), b.T.to(x.dtype))
+        if self.a is not None and self.b is not None:
+            b, a = self._used(self.b), self._used(self.a)
+            y.addmm_(rows @ a.T.to(x.dtype), (self.scale * b.T).to(x.dtype))
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _as_is(factor: Tensor) -> Tensor:
+    return factor
+
+
+def share(model: nn.Module) -> Any:
+    """A copy of the module tree over the same parameters and buffers.
+
+    Changing layers of one copy leaves the others alone, and no weight is held twice.
+    """
+    kept = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
+
+
+def replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` where `path` points to."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def overlay(
+    model: nn.Module, frozen: Factors | None, sites: Sequence[TargetModule]
+) -> dict[str, LowRankLinear]:
+    """Wrap every site of `model` in place, with the frozen change if there is one."""
+    layers = {}
+    for site in sites:
+        pair = None if frozen is None else frozen[site.path]
+        layers[site.path] = _wrap(model, site.path, pair)
+    return layers
+
+
+def _wrap(model: nn.Module, path: str, pair: tuple[Tensor, Tensor] | None) -> LowRankLinear:
+    linear = model.get_submodule(path)
+    device = next(linear.parameters()).device
+    wrapped = LowRankLinear(linear, pair and (pair[0].to(device), pair[1].to(device)))
+    replace(model, path, wrapped)
+    return wrapped
+
+
+def with_change(model: nn.Module, factors: Factors) -> Any:
+    """A copy of `model` (weights shared) with a frozen low-rank change in it."""
+    copied = share(model)
+    for path, pair in factors.items():
+        _wrap(copied, path, pair)
+    return copied
+
+
+def combine(terms: Sequence[tuple[Factors, float]]) -> Factors:
+    """The weighted sum of several changes as one stack of factors, nothing rounded away."""
+    paths = terms[0][0]
+    return {
+        path: (
+            torch.cat([weight * f[path][0] for f, weight in terms], dim=1),
+            torch.cat([f[path][1] for f, _ in terms], dim=0),
+        )
+        for path in paths
+    }

@@ -1,0 +1,1 @@
+"""The mixture: base, experts, adapters and router in one model."""

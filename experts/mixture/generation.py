@@ -1,0 +1,181 @@
+"""Text from a mixture, token by token, and the weights of all arms at every token.
+
+The weights of a token are those of the position before it: by them it was made or, in a prompt,
+would have been. The first token has none.
+
+Shape suffixes: L decisions (layers), T tokens, A arms (the public expert, then the experts).
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.mixture.model import Mixture
+from fedmore.experts.text.tokenization import pad_token
+
+SEEDS = 2**63
+"""A seed is from 0 to below this."""
+
+COLDEST = 1e-3
+"""Temperature below which logits that are divided by it may overflow."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How text is made: `temperature` 0 takes the likeliest token, above 0 draws by `seed`.
+
+    Of a draw only the likeliest tokens take part whose probabilities make up `top_p`. There are no
+    beams: every token is told as soon as it is made.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    use_cache: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for what nobody can mean."""
+        if self.max_tokens < 1:
+            raise ConfigError(f"max-tokens must be 1 or more, not {self.max_tokens}")
+        if self.temperature != 0 and not COLDEST <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature must be 0 or from {COLDEST} up, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.seed < SEEDS:
+            raise ConfigError(f"seed must be from 0 to {SEEDS - 1}, not {self.seed}")
+
+    def options(self) -> dict[str, Any]:
+        """For transformers' `generate`; what is not here the base's own configuration says."""
+        chosen = {"max_new_tokens": self.max_tokens, "num_beams": 1, "use_cache": self.use_cache}
+        if self.temperature == 0:
+            return {**chosen, "do_sample": False}
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return {**chosen, "do_sample": True, **drawn}
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A text: its first `prompt` tokens were given. `weights_LTA` are of all tokens but the first.
+
+    `ended` says that the model itself made an end, before there was no more room.
+    """
+
+    ids: tuple[int, ...]
+    prompt: int
+    weights_LTA: Tensor
+    ended: bool
+
+    @property
+    def mean(self) -> Tensor:
+        """Weights [T - 1, A]: the mean over the decisions."""
+        return self.weights_LTA.mean(0)
+
+    @property
+    def used(self) -> Tensor:
+        """Weights [A]: the mean over the decisions and the tokens that were made."""
+        return self.mean[self.prompt - 1 :].mean(0)
+
+
+_DRAWING = threading.Lock()
+
+OnToken = Callable[[int, Tensor], None]
+"""Is told every new token with its weights [L, A]."""
+
+
+def generate(
+    mixture: Mixture,
+    tokenizer: Any,
+    ids: Sequence[int],
+    settings: Settings,
+    on_token: OnToken | None = None,
+) -> Generated:
+    """Go on with `ids` as `settings` say; the end token, where there is one, is kept.
+
+    Raises `ConfigError` where there is no token at all, or more than the base has positions for.
+    """
+    check_room(mixture, len(ids), settings.max_tokens)
+    gates, model = mixture.gates, mixture.model
+    stream = Stream(1 if mixture.router.shared else len(gates.blocks), on_token)
+    drawing = _seeded(settings.seed, model.device) if settings.temperature else nullcontext()
+    with gates.asking(watch=stream.watched), drawing, torch.inference_mode():
+        given = torch.tensor([list(ids)], device=model.device)
+        model.generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            pad_token_id=pad_token(tokenizer),
+            streamer=stream,
+            **settings.options(),
+        )
+    weights_LTA = torch.cat(stream.weights, dim=1)
+    return Generated((*ids, *stream.ids), len(ids), weights_LTA, stream.ids[-1] in ends(model))
+
+
+class Stream:
+    """What transformers' `generate` tells of its tokens, beside what the gates have watched."""
+
+    def __init__(self, decisions: int, on_token: OnToken | None) -> None:
+        self.watched: list[Tensor] = []
+        self.ids: list[int] = []
+        self.weights: list[Tensor] = []
+        self._decisions, self._on_token = decisions, on_token
+        self._begun = False
+
+    def put(self, tokens: Tensor) -> None:
+        """The prompt at first, then token by token."""
+        if not self._begun:
+            self._begun = True
+            return
+        # Of one forward pass alone: where stopping is decided late, the next has run already.
+        passed, self.watched[: self._decisions] = self.watched[: self._decisions], []
+        weights_LTA = torch.stack([weights[0].float().cpu() for weights in passed])
+        if self.weights:  # without a cache every pass goes over all tokens
+            weights_LTA = weights_LTA[:, -1:]
+        self.ids.append(int(tokens[0]))
+        self.weights.append(weights_LTA)
+        if self._on_token is not None:
+            self._on_token(self.ids[-1], weights_LTA[:, -1])
+
+    def end(self) -> None:
+        """Nothing is left to say."""
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of `seed` inside; whatever else draws some is not touched.
+
+    PyTorch has one source of them for all threads, so one text is drawn after another.
+    """
+    with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def positions(mixture: Mixture) -> int | None:
+    """How many tokens the base can read; None where it knows no limit."""
+    limit: int | None = getattr(mixture.model.config, "max_position_embeddings", None)
+    return limit
+
+
+def check_room(mixture: Mixture, given: int, wanted: int) -> None:
+    """Raise `ConfigError` unless there is something to go on from, and room for `wanted` tokens."""
+    if given < 1:
+        raise ConfigError("nothing to go on from: give at least one token")
+    limit = positions(mixture)
+    if limit is not None and given + wanted > limit:
+        raise ConfigError(
+            f"{given} tokens and max-tokens {wanted} are more than the {limit} positions of the "
+            "base; give less text, or ask for fewer tokens"
+        )
+
+
+def ends(model: Any) -> set[int]:
+    """The tokens that end a text."""
+    found = model.generation_config.eos_token_id
+    return set(found) if isinstance(found, list) else {found}

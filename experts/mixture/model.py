@@ -1,0 +1,123 @@
+"""The mixture: base + experts + adapters + router in one model.
+
+Domain experts and the FFN part of language adapters go through `moe_ffn` if the FFN has a gate,
+else through `routed_ffn`; the attention part of adapters goes through `lora_mix`. Every weight at
+zero gives the base exactly. The experts are frozen: their factors are prepared once, and gradients
+go to the router's weights and to the inputs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fedmore.experts.factors import Factors, Kept, numbers
+from fedmore.experts.low_rank_linear import replace, share
+from fedmore.experts.mixture.ffn_layer import mixture_ffn
+from fedmore.experts.mixture.layers import LowRank, MixtureLinear
+from fedmore.experts.mixture.routing.hooks import routing
+from fedmore.experts.mixture.routing.state import RoutingState
+from fedmore.experts.quantized import dequantize
+from fedmore.experts.routers.base import Router
+from fedmore.experts.spec import FFN_PARENTS, layer_of
+
+
+@dataclass
+class Mixture:
+    """An assembled mixture: `model` is a Hugging Face causal LM with the experts built in.
+
+    `trained` are the experts' factors as the model uses them, where they are to be trained.
+    """
+
+    model: Any
+    experts: dict[str, Kept]
+    router: Router
+    gates: RoutingState
+    trained: dict[str, Factors] = field(default_factory=dict)
+
+    @property
+    def params(self) -> int:
+        """Parameters of base, experts and router."""
+        router = sum(tensor.numel() for tensor in self.router.state_dict().values())
+        return int(self.base_params + sum(map(numbers, self.experts.values())) + router)
+
+    @property
+    def base_params(self) -> int:
+        """Parameters of the base alone."""
+        return int(self.model.num_parameters())
+
+    def active_params(self, top_k: int) -> int:
+        """Parameters that one token uses at most: the base and the `top_k` largest experts.
+
+        All of them where `top_k` is 0.
+        """
+        sizes = sorted(map(numbers, self.experts.values()), reverse=True)
+        return self.base_params + sum(sizes[: top_k or None])
+
+
+def routed_blocks(experts: Mapping[str, Kept]) -> tuple[int, ...]:
+    """Indices of the blocks that any of the experts changes."""
+    return tuple(sorted({layer_of(path) for factors in experts.values() for path in factors}))
+
+
+def assemble(
+    model: Any, experts: Mapping[str, Kept], router: Router, trainable: bool = False
+) -> Mixture:
+    """Build the mixture over a copy of `model` (weights shared, `model` itself unchanged).
+
+    `experts` holds each one's change of every site, scale folded in; their order is the router's.
+    With `trainable`, copies of them are trained together with the router. Raises `ConfigError` for
+    a router of another number of experts or blocks.
+    """
+    blocks = routed_blocks(experts)
+    gates = RoutingState(router, blocks)
+    gates.check(len(experts))
+    copied = share(model)
+    trained = {name: _to_train(kept, model) for name, kept in experts.items() if trainable}
+    used: Mapping[str, Kept] = trained or {
+        name: _moved(kept, model) for name, kept in experts.items()
+    }
+    for parent, changes in _by_module(used).items():
+        _install(copied, parent, changes, gates)
+    router.to(model.device)
+    routing(copied, gates)
+    return Mixture(copied, dict(experts), router, gates, trained)
+
+
+def _moved(kept: Kept, model: Any) -> Kept:
+    """Factors where the model is."""
+    place = model.device, model.dtype
+    return {path: (b.to(*place), a.to(*place)) for path, (b, a) in kept.items()}
+
+
+def _to_train(kept: Kept, model: Any) -> Factors:
+    """Copies there that collect gradients."""
+    there = dequantize(_moved(kept, model))
+    return {
+        path: (b.detach().clone().requires_grad_(), a.detach().clone().requires_grad_())
+        for path, (b, a) in there.items()
+    }
+
+
+def _by_module(experts: Mapping[str, Kept]) -> dict[str, dict[int, dict[str, LowRank]]]:
+    """`{parent path: {expert index: {projection: (B, A)}}}`."""
+    grouped: dict[str, dict[int, dict[str, LowRank]]] = {}
+    for index, factors in enumerate(experts.values()):
+        for path, pair in factors.items():
+            parent, _, name = path.rpartition(".")
+            grouped.setdefault(parent, {}).setdefault(index, {})[name] = pair
+    return grouped
+
+
+def _install(
+    model: Any, parent: str, changes: dict[int, dict[str, LowRank]], gates: RoutingState
+) -> None:
+    module: nn.Module = model.get_submodule(parent)
+    if parent.rpartition(".")[2] in FFN_PARENTS:
+        replace(model, parent, mixture_ffn(module, gates, changes))
+        return
+    for name in {name for change in changes.values() for name in change}:
+        among = {i: change[name] for i, change in changes.items() if name in change}
+        linear = module.get_submodule(name)
+        replace(model, f"{parent}.{name}", MixtureLinear(linear, gates, among))

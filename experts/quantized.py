@@ -1,0 +1,84 @@
+"""An expert as a mixture keeps it: float32, or sign1, which is decoded whenever it is used.
+
+sign1 is one bit a number and a scale for every 256 (`kernels/sign1`): a 26th of the bytes. Of all
+``B Q`` and ``Q^T A``, whose product is the same, one with Q drawn at random is taken: what an SVD
+leaves, few large numbers among small ones, has no use for one scale (incoherence, as in QuIP,
+arXiv 2307.13304). Then each factor is fitted in turn to what the other has become.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedmore.experts.factors import Factors, Kept
+from fedmore.experts.spec import ExpertStorage
+from fedmore.kernels.grouped_lowrank.factors import Factor, SignTensor, dense
+
+TURNS = 3
+"""Fits of each factor; more win less than a hundredth of the cosine each."""
+
+
+def quantize(factors: Factors, keeping: ExpertStorage) -> Kept:
+    """The factors so kept; the same every time."""
+    if keeping == ExpertStorage.fp32:
+        return factors
+    return {path: _signs(b.double(), a.double()) for path, (b, a) in factors.items()}
+
+
+def _signs(b_OR: Tensor, a_RI: Tensor) -> tuple[SignTensor, SignTensor]:
+    """Signs whose product is close to ``b a``; a scale belongs to one rank in either."""
+    turn_RR = _turn(len(a_RI)).to(a_RI.device)
+    b_OR, a_RI = b_OR @ turn_RR, turn_RR.T @ a_RI
+    a = SignTensor.of(a_RI)
+    for _ in range(TURNS):
+        used_RI = a.dense().double()
+        fit_RR = a_RI @ used_RI.T @ torch.linalg.pinv(used_RI @ used_RI.T)
+        b = SignTensor.of(b_OR @ fit_RR, by_columns=True)
+        used_OR = b.dense().double()
+        fit_RR = torch.linalg.pinv(used_OR.T @ used_OR) @ used_OR.T @ b_OR
+        a = SignTensor.of(fit_RR @ a_RI)
+    return b, a
+
+
+def _turn(rank: int) -> Tensor:
+    """A rotation at random, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(rank, rank, generator=generator, dtype=torch.float64)
+    turn: Tensor = torch.linalg.qr(drawn).Q
+    return turn
+
+
+def dequantize(kept: Kept) -> Factors:
+    """The numbers that are used."""
+    return {path: (dense(b), dense(a)) for path, (b, a) in kept.items()}
+
+
+def to_state(kept: Kept) -> dict[str, Tensor]:
+    """For a safetensors file: `PATH.A`, or `PATH.A.bits`, `PATH.A.scales` and `PATH.A.shape`."""
+    out: dict[str, Tensor] = {}
+    for path, (b, a) in kept.items():
+        for name, factor in ((f"{path}.A", a), (f"{path}.B", b)):
+            if isinstance(factor, SignTensor):
+                out[f"{name}.bits"], out[f"{name}.scales"] = factor.bits, factor.scales
+                out[f"{name}.shape"] = torch.tensor(factor.shape)
+            else:
+                out[name] = factor.float().contiguous()
+    return out
+
+
+def from_state(state: Mapping[str, Tensor]) -> Kept:
+    """The inverse of `to_state`; raises `KeyError` or `ValueError` for what is none."""
+    names = [key.removesuffix(".shape") for key in state]
+    paths = [name.removesuffix(".A") for name in names if name.endswith(".A")]
+    return {path: (_factor(state, f"{path}.B"), _factor(state, f"{path}.A")) for path in paths}
+
+
+def _factor(state: Mapping[str, Tensor], name: str) -> Factor:
+    if name in state:
+        return state[name]
+    rows, columns = map(int, state[f"{name}.shape"])
+    parts = state[f"{name}.bits"], state[f"{name}.scales"]
+    factor = SignTensor(*parts, (rows, columns), by_columns=name.endswith(".B"))
+    factor.dense()  # raises where its parts do not fit
+    return factor

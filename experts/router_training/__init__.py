@@ -1,0 +1,1 @@
+"""Training a router: by gradient, or by REINFORCE (ReMix)."""

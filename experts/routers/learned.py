@@ -1,0 +1,148 @@
+"""Routers that are trained: softmax (dense or top-k), X-LoRA's gate, ReMix.
+
+Shape suffixes: B sequences, T tokens, D width, A arms, L decisions (layers), K chosen.
+"""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedmore.experts.routers.base import Router, keep_top, largest
+from fedmore.experts.routers.context import Memory
+from fedmore.experts.routers.features import Features
+from fedmore.experts.routers.spec import RouterSpec
+from fedmore.experts.routers.static import TEMPERATURE, DomainRouter
+
+
+class LinearRouter(Router):
+    """A row and a bias per arm and decision, all zero at the start: every arm alike.
+
+    One that starts from domain embeddings adds the domain router's logits, and decides as that one
+    does before any training (FlexOlmo's router tuning, arXiv 2507.07024, section 3). What is
+    trained then is also how far evidence is trusted, and what every token more speaks for an arm
+    whatever it is: the domain router's temperature and threshold.
+    """
+
+    arm_axes: ClassVar[dict[str, int]] = {"rows_LAD": 1, "bias_LA": 1, "lean_A": 0}
+    expert_axes: ClassVar[dict[str, int]] = {"domain.rows_ED": 0, "domain.bias_E": 0}
+
+    def __init__(self, spec: RouterSpec) -> None:
+        super().__init__(spec)
+        self.features = Features(spec)
+        self.rows_LAD = nn.Parameter(torch.zeros(spec.layers, spec.arms, spec.width))
+        self.bias_LA = nn.Parameter(torch.zeros(spec.layers, spec.arms))
+        self.domain: DomainRouter | None = None
+        if spec.start == "domain":
+            self.domain = DomainRouter(replace(spec, kind="domain", start="zero"))
+            self.trust = nn.Parameter(torch.full((1,), TEMPERATURE))
+            self.lean_A = nn.Parameter(torch.zeros(spec.arms))
+
+    def inputs(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
+        """What a decision is made from [B, T, …]: features, then the number of tokens, evidence."""
+        features: Tensor = self.features(x_BTD, slot, memory)
+        if self.domain is None:
+            return features
+        evidence_BTE, count_BT1 = self.domain.evidence(x_BTD, memory)
+        counts = count_BT1.float().expand(*evidence_BTE.shape[:-1], 1)
+        return torch.cat([features, counts, evidence_BTE], dim=-1)
+
+    def logits(self, inputs: Tensor, slot: int) -> Tensor:
+        """Of every arm [..., A], float32."""
+        width = self.spec.width
+        rows, bias = self.rows_LAD[slot], self.bias_LA[slot]
+        logits: Tensor = width**-0.5 * inputs[..., :width] @ rows.T + bias
+        if self.domain is None:
+            return logits
+        count, evidence = inputs[..., width : width + 1], inputs[..., width + 1 :]
+        known = nn.functional.pad(self.trust * evidence, (1, 0))
+        return logits + known + TEMPERATURE * count * self.lean_A
+
+
+class SoftmaxRouter(LinearRouter):
+    """A softmax over all arms, of which the `top_k` experts are kept (0: all, dense).
+
+    As HF's FlexOlmo and MixLoRA do: softmax first, then top-k; what the others had goes to the
+    public expert (`keep_top`).
+    """
+
+    def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
+        """Weights of one decision."""
+        logits = self.logits(self.inputs(x_BTD, slot, memory), slot)
+        if memory.recorded is not None:
+            memory.recorded.append(logits)
+        return keep_top(torch.softmax(logits, dim=-1), self.spec.top_k).to(x_BTD.dtype)
+
+
+class XLoraRouter(Router):
+    """X-LoRA's gate (arXiv 2402.07148): a small MLP on hidden states, two forward passes.
+
+    The first pass is the base's alone; its last hidden states give the weights of every layer in
+    the second. Its last layer starts at zero: every arm alike.
+    """
+
+    two_pass: ClassVar[bool] = True
+    arm_axes: ClassVar[dict[str, int]] = {"out_LAH": 1, "bias_LA": 1}
+
+    def __init__(self, spec: RouterSpec) -> None:
+        super().__init__(spec)
+        self.features = Features(spec)
+        self.inner = nn.Linear(spec.width, spec.hidden)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            limit = spec.width**-0.5
+            self.inner.weight.uniform_(-limit, limit, generator=generator)
+            self.inner.bias.zero_()
+        self.out_LAH = nn.Parameter(torch.zeros(spec.layers, spec.arms, spec.hidden))
+        self.bias_LA = nn.Parameter(torch.zeros(spec.layers, spec.arms))
+
+    def plan(self, hidden_BTD: Tensor, memory: Memory) -> None:
+        """Keep the gate's hidden numbers [B, T, H] of these tokens."""
+        features = self.features(hidden_BTD, 0, memory)
+        memory.planned = nn.functional.silu(self.inner(features))
+
+    def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
+        """Weights of one block, as planned."""
+        if memory.planned is None:
+            raise RuntimeError("X-LoRA's first pass has not been made")
+        logits = memory.planned @ self.out_LAH[slot].T + self.bias_LA[slot]
+        if memory.recorded is not None:
+            memory.recorded.append(logits)
+        return keep_top(torch.softmax(logits, dim=-1), self.spec.top_k).to(x_BTD.dtype)
+
+
+class RemixRouter(LinearRouter):
+    """ReMix (arXiv 2603.10160): constant weights, so the effective sample size is k.
+
+    ``q = softmax(P x)``. `top_k` distinct arms are used, each with the same weight: at inference
+    the most probable, in training an ordered draw (`fedmore.experts.routers.sampling`). The paper's
+    weights 2 / (k r) and 2 / sqrt(k r) hold the adapter's own scale 2 / r or 2 / sqrt(r), which our
+    factors have in them already: what is left is 1 / k (`scaling` lora) or 1 / sqrt(k)
+    (rank_stabilised). The public expert is an arm like the others, whose change is nothing.
+    """
+
+    def log_q(self, inputs: Tensor, slot: int) -> Tensor:
+        """Log probabilities of a single draw [..., A]."""
+        return torch.log_softmax(self.logits(inputs, slot), dim=-1)
+
+    @property
+    def weight(self) -> float:
+        """Of every chosen arm."""
+        k = self.spec.top_k
+        return 1 / k if self.spec.scaling == "lora" else k**-0.5
+
+    def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
+        """Weights of one decision; drawn where the memory says so."""
+        inputs = self.inputs(x_BTD, slot, memory)
+        log_q = self.log_q(inputs, slot)
+        if memory.draw is None:
+            chosen = largest(log_q, self.spec.top_k)
+        else:
+            chosen = memory.draw(slot, inputs, log_q)
+        return self.weights_of(chosen).to(x_BTD.dtype)
+
+    def weights_of(self, chosen_K: Tensor) -> Tensor:
+        """Weights [..., A] of chosen arms."""
+        arms = torch.zeros(*chosen_K.shape[:-1], self.spec.arms, device=chosen_K.device)
+        return arms.scatter_(-1, chosen_K, self.weight)

@@ -1,0 +1,57 @@
+"""A router as a table and tensors, and back."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedmore.experts.errors import RegistryError
+from fedmore.experts.routers.base import Router
+from fedmore.experts.routers.learned import RemixRouter, SoftmaxRouter, XLoraRouter
+from fedmore.experts.routers.spec import Kind, RouterSpec
+from fedmore.experts.routers.static import ArrowRouter, DomainRouter, UniformRouter
+
+CLASSES: Mapping[Kind, type[Router]] = {
+    "uniform": UniformRouter,
+    "domain": DomainRouter,
+    "arrow": ArrowRouter,
+    "softmax": SoftmaxRouter,
+    "xlora": XLoraRouter,
+    "remix": RemixRouter,
+}
+
+ABOUT = "about"
+
+
+def make_router(spec: RouterSpec) -> Router:
+    """A router before any training."""
+    return CLASSES[spec.kind](spec)
+
+
+def restore_router(table: Mapping[str, Any], state: Mapping[str, Tensor]) -> Router:
+    """The router of `spec.table()` and `state_dict()`; raises `RegistryError` if they disagree."""
+    try:
+        router = make_router(RouterSpec(**table))
+        router.load_state_dict(state)
+    except (TypeError, RuntimeError) as error:
+        raise RegistryError(f"the router's numbers do not fit it ({error})") from error
+    return router.train(False)
+
+
+def dump_router(router: Router, experts: Sequence[str]) -> bytes:
+    """A router, and the names of its experts in their order, as one safetensors file."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in router.state_dict().items()}
+    about = json.dumps({"spec": router.spec.table(), "experts": list(experts)})
+    tensors[ABOUT] = torch.tensor(list(about.encode()), dtype=torch.uint8)
+    blob: bytes = save(tensors)
+    return blob
+
+
+def load_router(data: bytes) -> tuple[Router, list[str]]:
+    """The inverse of `dump_router`."""
+    tensors: dict[str, Tensor] = load(data)
+    about = json.loads(bytes(tensors.pop(ABOUT).tolist()))
+    return restore_router(about["spec"], tensors), about["experts"]

@@ -1,0 +1,1 @@
+"""Text as tokens: openers, windows, passages, control tokens."""

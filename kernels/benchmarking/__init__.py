@@ -1,0 +1,1 @@
+"""How kernels are measured: against an opponent, and against the device's limits."""

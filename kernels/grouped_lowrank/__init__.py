@@ -1,0 +1,1 @@
+"""Routed products with low-rank factors, which `lora_mix` and `moe_ffn` share."""

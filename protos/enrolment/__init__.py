@@ -1,0 +1,1 @@
+"""The invite, and what a federation tells a client about itself."""

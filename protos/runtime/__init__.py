@@ -1,0 +1,1 @@
+"""How our programs run: exit codes, logs, and Flower apps by name."""

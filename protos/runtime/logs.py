@@ -1,0 +1,90 @@
+"""A program's own log: a file beside its state, with times, that does not grow without a limit."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from fedmore.protos.system.files import PRIVATE
+from fedmore.protos.system.terminal import LineFormatter
+
+ROOT = "fedmore"
+SIZE, FILES = 4 << 20, 3
+"""Bytes of one file, and how many earlier ones stay."""
+
+LIBRARIES = ("grpc", "asyncio")
+
+TOLD = {"told": True}
+"""`extra` of a record whose event is shown to the operator anyway: it goes to the file alone."""
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[logging.Logger]:
+    """What our code logs, from INFO on, also goes to the file at `path`, which is private.
+
+    Warnings go to stderr as they do without, except for those that are `TOLD`.
+    """
+    path.touch(mode=PRIVATE)
+    file = RotatingFileHandler(path, maxBytes=SIZE, backupCount=FILES, encoding="utf-8")
+    form = LineFormatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    form.converter = time.gmtime
+    file.setFormatter(form)
+    root, stderr = logging.getLogger(ROOT), _stderr()
+    handlers = [file, stderr]
+    level = root.level
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        with _kept_from_people(file):
+            yield root
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+        root.setLevel(level)
+        file.close()
+
+
+@contextmanager
+def _kept_from_people(file: logging.Handler) -> Iterator[None]:
+    """What gRPC and asyncio say of themselves goes to the file alone.
+
+    Not even there goes that a call was cancelled: that is how every stop ends them.
+    """
+    file.addFilter(_is_no_cancellation)
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(file)
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.propagate = propagate
+            logger.removeHandler(file)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)
+
+
+def _stderr() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: not getattr(record, "told", False))
+    return handler
+
+
+def also(log: logging.Logger, say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` that writes down, too, what it says."""
+
+    def both(text: str) -> None:
+        log.info("%s", text)
+        say(text)
+
+    return both

@@ -1,0 +1,1 @@
+"""Files, hosts and terminals, as both programs use them."""

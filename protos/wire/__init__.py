@@ -1,0 +1,1 @@
+"""Messages, records and blobs as bytes, and back."""

@@ -1,0 +1,97 @@
+"""Payloads that lie in a file: arrays of gigabytes that cost no memory until they are read."""
+
+import hashlib
+from pathlib import Path
+
+from flwr.app import Array
+
+from fedmore.experts.errors import StoreError
+from fedmore.protos.wire.blobs import digest_of
+
+Payload = bytes | Path
+"""The bytes of a blob: in memory or, where there are many, in a file."""
+
+
+class StoredArray(Array):
+    """A Flower Array whose `data` is read from `path` each time it is asked for.
+
+    With a `digest`, what is read is checked against it. Raises `StoreError` where the file is
+    missing or damaged. Setting `data` turns it into an ordinary array.
+    """
+
+    def __init__(
+        self, dtype: str, shape: tuple[int, ...], stype: str, path: Path, digest: str = ""
+    ) -> None:
+        # Not `Array.__init__`, which wants the bytes.
+        self.dtype, self.shape, self.stype = dtype, shape, stype
+        self.digest = digest
+        self._payload: Payload = path
+
+    @property
+    def payload(self) -> Payload:
+        """The file, or the bytes that were set in its place."""
+        return self._payload
+
+    @property
+    def data(self) -> bytes:
+        """The array's bytes."""
+        if isinstance(self._payload, bytes):
+            return self._payload
+        data = read_payload(self._payload)
+        if self.digest and digest_of(data) != self.digest:
+            raise StoreError(f"{self._payload}: damaged, its content has another digest")
+        return data
+
+    @data.setter
+    def data(self, data: bytes) -> None:
+        self._payload, self.digest = data, ""
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to any Array of the same bytes, stored or not."""
+        if not isinstance(other, Array):
+            return NotImplemented
+        mine = (self.dtype, self.shape, self.stype)
+        return mine == (other.dtype, other.shape, other.stype) and self.data == other.data
+
+    __hash__ = None  # type: ignore[assignment]  # as Array
+
+    def __repr__(self) -> str:
+        """Where the data is, not what it is."""
+        what = self._payload if isinstance(self._payload, Path) else f"{len(self._payload)} bytes"
+        return f"StoredArray({self.dtype!r}, {self.shape}, {self.stype!r}, {what})"
+
+
+def payload_of(array: Array) -> Payload:
+    """The bytes of an array, or the file that they lie in."""
+    return array.payload if isinstance(array, StoredArray) else array.data
+
+
+def size_of(payload: Payload) -> int:
+    """Bytes of a payload; raises `StoreError` for a file that is missing."""
+    if isinstance(payload, bytes):
+        return len(payload)
+    try:
+        return payload.stat().st_size
+    except OSError as error:
+        raise StoreError(f"{payload}: cannot be read: {error}") from error
+
+
+def read_payload(payload: Payload) -> bytes:
+    """All of a payload, in memory; raises `StoreError` for a file that cannot be read."""
+    if isinstance(payload, bytes):
+        return payload
+    try:
+        return payload.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{payload}: cannot be read: {error}") from error
+
+
+def digest_of_payload(payload: Payload) -> str:
+    """The name of a payload as a blob; a file is read in pieces."""
+    if isinstance(payload, bytes):
+        return digest_of(payload)
+    try:
+        with payload.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{payload}: cannot be read: {error}") from error

@@ -1,0 +1,68 @@
+"""Every scenario by name; adding one is adding a row."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fedmore.experts.errors import ConfigError
+from fedmore.sims.scenarios.quickstart import quickstart
+from fedmore.sims.scenarios.routing import routing
+from fedmore.sims.scenarios.scenario import Scenario
+from fedmore.sims.scenarios.smoke import smoke
+
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
+    "quickstart": quickstart,
+    "routing": routing,
+    "smoke": smoke,
+}
+
+
+def _routing_study() -> Callable[..., Path]:
+    """The routing study: five experts of SmolLM2-135M, every router, three seeds."""
+    from fedmore.sims.studies.routing.study import run  # imports torch
+
+    return run
+
+
+def _participation() -> Callable[..., Path]:
+    """Owners who join, stay away, are late or withdraw, beside FedAvg of the changes."""
+    from fedmore.sims.studies.rounds.participation import STUDY
+
+    return STUDY.run
+
+
+def _round_start() -> Callable[..., Path]:
+    """Where a round begins, and outer momentum, beside all text in one place."""
+    from fedmore.sims.studies.rounds.round_start import STUDY
+
+    return STUDY.run
+
+
+def _rank_scaling() -> Callable[..., Path]:
+    """How factors are scaled by rank, at three learning rates."""
+    from fedmore.sims.studies.rounds.rank_scaling import STUDY
+
+    return STUDY.run
+
+
+def _embedding_inversion() -> Callable[..., Path]:
+    from fedmore.sims.studies.embedding_inversion.study import run
+
+    return run
+
+
+STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {
+    "routing": _routing_study,
+    "participation": _participation,
+    "round-start": _round_start,
+    "rank-scaling": _rank_scaling,
+    "embedding-inversion": _embedding_inversion,
+}
+"""What `fedmore sim run` does for a study of many runs; the docstring of each says which."""
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario called `name`; raises `ConfigError` that lists those there are."""
+    if name not in SCENARIOS:
+        known = ", ".join(SCENARIOS | STUDIES)
+        raise ConfigError(f"no scenario or study is called {name!r}; there are {known}")
+    return SCENARIOS[name]()

@@ -1,0 +1,153 @@
+"""One router of the study: made, trained, scored."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fedmore.experts.low_rank_linear import with_change
+from fedmore.experts.mixture.model import Mixture, assemble
+from fedmore.experts.router_training.gradient import Trace, Training, fit_features, train_router
+from fedmore.experts.router_training.usage import by_decision
+from fedmore.experts.routers.base import Router
+from fedmore.experts.routers.sampling import effective_size
+from fedmore.experts.routers.serialization import make_router
+from fedmore.experts.routers.spec import RouterSpec
+from fedmore.experts.routers.static import arrow_router, domain_router
+from fedmore.experts.scoring import bits_per_byte as scoring
+from fedmore.sims.studies.routing.material import Material
+from fedmore.sims.studies.routing.tables import ChargedTable, Shared
+from fedmore.sims.studies.routing.variants import Size, Variant
+
+Nats = dict[str, list[float]]
+"""What every document of every text cost."""
+
+
+@dataclass
+class Trial:
+    """What one router gave in one seed: what every document cost, ESS, cost and training.
+
+    `steps_per_s` is null for a router that is set, and for one that clients train, who do so at
+    the same time; of these `losses` has one number a round.
+    """
+
+    variant: dict[str, Any]
+    nats: Nats
+    ess: list[float]
+    active_params: int
+    router_params: int
+    steps_per_s: float | None = None
+    losses: list[float] = field(default_factory=list)
+    ess_steps: list[list[float]] = field(default_factory=list)
+
+
+def run(
+    material: Material, variant: Variant, size: Size, seed: int, shared: Shared | None = None
+) -> Trial:
+    """Make the router, train it unless it is set, and score the mixture."""
+    mixture = mixed(material, fresh(material, variant))
+    trace = fit(mixture, material, variant, size, seed, shared) if variant.trained_at else None
+    return measured(mixture, material, variant, size, trace)
+
+
+def mixed(material: Material, router: Router) -> Mixture:
+    """The mixture of all experts under `router`."""
+    return assemble(material.base.model, material.experts, router)
+
+
+def fresh(material: Material, variant: Variant) -> Router:
+    """A router before any training."""
+    spec = variant.spec(len(material.experts), material.width, len(material.blocks))
+    if variant.kind == "arrow":
+        return arrow_router(spec, material.experts, material.blocks)
+    if variant.kind == "domain":
+        return _domain_router(material, spec)
+    router: Any = make_router(spec)
+    fit_features(router, material.base.model, material.public_windows, material.blocks)
+    if spec.start == "domain":
+        router.domain.load_state_dict(_domain_router(material, router.domain.spec).state_dict())
+    started: Router = router
+    return started
+
+
+def _domain_router(material: Material, spec: RouterSpec) -> Router:
+    means = [material.means[name] for name in material.experts]
+    return domain_router(spec, means, material.public)
+
+
+def fit(
+    mixture: Mixture,
+    material: Material,
+    variant: Variant,
+    size: Size,
+    seed: int,
+    shared: Shared | None = None,
+) -> Trace:
+    """Train the mixture's router as the variant says; with losses that others have computed."""
+    training = Training(
+        steps=size.table_steps if variant.tabled else size.steps,
+        batch_size=size.batch,
+        learning_rate=variant.rate,
+        samples=variant.samples,
+        seed=seed,
+    )
+    if not variant.tabled:
+        return train_router(mixture, material.windows, training)
+    table = ChargedTable(mixture, material.windows, shared or Shared())
+    trace = train_router(mixture, material.windows, training, table=table)
+    trace.seconds[0] += table.charged
+    return trace
+
+
+def measured(
+    mixture: Mixture, material: Material, variant: Variant, size: Size, trace: Trace | None
+) -> Trial:
+    """What every document cost, and how the router spreads its weights."""
+    spec = mixture.router.spec
+    return Trial(
+        variant=asdict(variant),
+        nats=score_all(mixture.model, material, size),
+        ess=_ess(mixture, material, size),
+        active_params=mixture.active_params(spec.top_k),
+        router_params=sum(p.numel() for p in mixture.router.parameters()),
+        steps_per_s=trace.steps_per_s if trace else None,
+        losses=trace.losses if trace else [],
+        ess_steps=trace.ess if trace else [],
+    )
+
+
+def score_all(model: Any, material: Material, size: Size) -> Nats:
+    """Every document of every text."""
+    return {text: score_text(model, material, text, size) for text in material.texts}
+
+
+def score_text(model: Any, material: Material, text: str, size: Size) -> list[float]:
+    """The nats of one text's documents, to the sixth digit."""
+    scores = scoring.score(model, material.base.text, material.texts[text], size.tokens)
+    return [round(each.nats, 6) for each in scores]
+
+
+def sizes(material: Material, size: Size) -> dict[str, list[int]]:
+    """The bytes that are scored of every document of every text."""
+    text = material.base.text
+    return {
+        name: [text.cut(document, size.tokens).size for document in documents]
+        for name, documents in material.texts.items()
+    }
+
+
+def oracle(material: Material, size: Size) -> Nats:
+    """Every domain under its own expert alone."""
+    return {
+        name: score_text(with_change(material.base.model, factors), material, name, size)
+        for name, factors in material.experts.items()
+    }
+
+
+def _ess(mixture: Mixture, material: Material, size: Size) -> list[float]:
+    """Mean effective sample size of each decision, over one document a domain."""
+    import torch
+
+    rows = []
+    for name in material.experts:
+        ids = material.base.text.document(material.texts[name][0])[: size.tokens]
+        rows.append(effective_size(by_decision(mixture, torch.tensor([ids])))[:, 1:].mean(1))
+    return [float(x) for x in torch.stack(rows).mean(0)]

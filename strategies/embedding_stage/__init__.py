@@ -1,0 +1,1 @@
+"""The stage in which clients give a domain embedding."""

@@ -1,0 +1,159 @@
+"""The Flower strategy of the router stage: clients send a domain embedding, nothing else."""
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, replace
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedmore.experts.errors import RoundError, WireError
+from fedmore.strategies.embedding_stage.embeddings import Embedding, by_expert
+from fedmore.strategies.members import Member, ask_members, nobody
+from fedmore.strategies.plan import STRICT, Stage
+from fedmore.strategies.rounds.quorum_grid import NO_ANSWER, RoundGrid, quorum
+from fedmore.strategies.rounds.returning_clients import last_of_each
+from fedmore.strategies.rounds.train_only import TrainOnly
+from fedmore.strategies.tasks.base import read_settings
+from fedmore.strategies.tasks.train import EMBED, pack, read_metrics, unpack
+from fedmore.strategies.terms import EMBED_DOCUMENTS, EMBED_TOKENS
+
+METRICS = ("documents", "tokens")
+
+OnEmbeddings = Callable[[int, dict[str, Any], Mapping[str, Embedding]], None]
+
+
+@dataclass(frozen=True, config=STRICT)
+class EmbedTask:
+    """Embed the first `tokens` tokens of each of `documents` documents, drawn by `seed`."""
+
+    documents: int
+    tokens: int
+    seed: int
+    stage: str
+    round: int
+
+
+_TASK = TypeAdapter(EmbedTask)
+
+
+class EmbeddingStrategy(TrainOnly):
+    """Collects the mean input embedding of every client's text (`strategies.embeddings`).
+
+    A client that fails is left out and named in the metrics. `RoundError` is raised if fewer than
+    the quorum answer, or nobody does.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        width: int,
+        seed: int,
+        on_round: OnEmbeddings,
+        withdrawn: Callable[[], AbstractSet[str]] = nobody,
+    ) -> None:
+        self.stage, self.width, self.seed = replace(stage, late="refuse"), width, seed
+        self.on_round, self.withdrawn = on_round, withdrawn
+        self._members: dict[int, Member] = {}
+        self._missing: list[str] = []
+
+    def patient(self, grid: Grid) -> RoundGrid:
+        """`grid` as this stage waits on it; give it to `start`."""
+        return RoundGrid(grid, self.stage)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every client."""
+        group = f"{self.stage.kind}/{server_round}"
+        patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
+        here = set(patient.grid.get_node_ids())
+        members, self._missing = ask_members(patient.grid, self.stage.timeout_s, group)
+        if not members:
+            no_one = "no client sends a domain embedding"
+            raise RoundError("; ".join([no_one, *self._missing]), nobody=True)
+        self._members = {}
+        task: Any = asdict(
+            EmbedTask(EMBED_DOCUMENTS, EMBED_TOKENS, self.seed, "router", server_round)
+        )
+        content = RecordDict({"task": ConfigRecord(task)})
+
+        def ask(node: int, member: Member) -> Message:
+            self._members[node] = member
+            return Message(content, dst_node_id=node, message_type=EMBED, group_id=group)
+
+        patient.let_in(group, ask, here | {node for node, _ in members}, self._missing)
+        return [ask(node, member) for node, member in members]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The embeddings that came; the same for any order of replies."""
+        answers, clients, failures = self._read(replies)
+        if len(answers) < quorum(self.stage, len(self._members)):
+            causes = "; ".join(failures)
+            raise RoundError(f"no domain embedding: {causes}", nobody=not answers)
+        found = {m.name: Embedding(m.target, m.size, mean) for m, mean in answers}
+        metrics = {
+            "stage": "router",
+            "round": server_round,
+            "clients": clients,
+            "experts": {},
+            "failures": failures,
+        }
+        self.on_round(server_round, metrics, found)
+        arrays = {name: Array(mean.numpy()) for name, mean in by_expert(found).items()}
+        return ArrayRecord(arrays), MetricRecord()
+
+    def _read(
+        self, replies: Iterable[Message]
+    ) -> tuple[list[tuple[Member, Tensor]], dict[str, Any], list[str]]:
+        """Embeddings in order of client name, their metrics, and why the others sent none."""
+        answers: list[tuple[Member, Tensor]] = []
+        clients: dict[str, Any] = {}
+        waiting, failures = dict(self._members), list(self._missing)
+        for reply in last_of_each(replies):
+            member = waiting.pop(reply.metadata.src_node_id)
+            try:
+                mean = self._embedding(reply, member)
+                clients[member.name] = read_metrics(reply.content, METRICS)
+            except WireError as error:
+                failures.append(f"{member.name}: {error}")
+                continue
+            answers.append((member, mean))
+        failures += [f"{member.name}: {NO_ANSWER}" for member in waiting.values()]
+        by_name = sorted(answers, key=lambda pair: pair[0].name)
+        return by_name, dict(sorted(clients.items())), sorted(failures)
+
+    def _embedding(self, reply: Message, member: Member) -> Tensor:
+        mean = read_embedding(reply, self.width)
+        if member.name in self.withdrawn():
+            raise WireError("withdrawn")
+        if not member.size:
+            raise WireError("says that it has no text")
+        return mean
+
+
+def embedding_content(mean_D: Tensor, metrics: Mapping[str, int]) -> RecordDict:
+    """A client's answer to `EMBED`: one vector at full precision and what it was made of."""
+    record = ArrayRecord({"mean": pack("fp32", [mean_D])})
+    return RecordDict({"embedding": record, "metrics": MetricRecord(dict(metrics))})
+
+
+def read_embed_task(content: RecordDict) -> EmbedTask:
+    """The settings in an `EMBED` message; raises `WireError` when they are not an `EmbedTask`."""
+    return read_settings(content, _TASK, "an embedding task")
+
+
+def read_embedding(reply: Message, width: int) -> Tensor:
+    """The vector [`width`] in a client's answer; raises `WireError` when there is none."""
+    if reply.has_error():
+        raise WireError(reply.error.reason)
+    record = reply.content.array_records.get("embedding", ArrayRecord())
+    if list(record) != ["mean"]:
+        raise WireError(f"the embedding holds {list(record)}, not one array named mean")
+    return unpack(record["mean"], [(width, 1)])[0].view(-1)

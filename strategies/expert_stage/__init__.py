@@ -1,0 +1,1 @@
+"""The stages that train domain experts and language adapters."""

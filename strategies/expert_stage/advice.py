@@ -1,0 +1,59 @@
+"""What an operator is told of a stage: before it starts, and with a round."""
+
+from collections.abc import Mapping
+
+from fedmore.experts.spec import Shapes, depth
+from fedmore.strategies.expert_stage.state import ExpertState
+from fedmore.strategies.plan import SEPARABLE, Stage
+
+
+def before(stage: Stage, shapes: Shapes) -> list[str]:
+    """What is worth a word before the stage starts over a base of these matrices."""
+    return inexact(stage) + unselective(stage, shapes)
+
+
+def unselective(stage: Stage, shapes: Shapes) -> list[str]:
+    """What to tell an operator whose language adapters change every layer."""
+    first, last, layers = stage.first_layers, stage.last_layers, depth(shapes)
+    if stage.kind != "language" or first + last < layers:
+        return []
+    return [
+        f"first_layers {first} and last_layers {last} are all {layers} layers of the base: the "
+        "adapter is not selective; lower them to leave the middle as it is"
+    ]
+
+
+def inexact(stage: Stage) -> list[str]:
+    """What to tell an operator before a stage whose rule does not tell owners apart."""
+    if stage.aggregation in SEPARABLE:
+        return []
+    return [
+        f"withdrawal is not exact under {stage.aggregation}: what it makes of a round cannot be "
+        f"told apart by owner; {', '.join(SEPARABLE)} can be"
+    ]
+
+
+PATIENCE = 3
+"""A rule that has chosen the same owners in so many rounds running says so."""
+
+
+def stuck(stage: Stage, states: Mapping[str, ExpertState]) -> list[str]:
+    """What to tell an operator whose rule has left out the same owners again and again."""
+    return [
+        f"{name}: {stage.aggregation} has chosen {', '.join(state.chosen)} in {state.streak} "
+        "rounds running; the other owners' work is not used"
+        for name, state in sorted(states.items())
+        if state.streak >= PATIENCE
+    ]
+
+
+def unguarded(stage: Stage, owners: Mapping[str, int]) -> list[str]:
+    """What to tell an operator whose rule has too few owners of an expert to cut anybody off."""
+    if stage.aggregation in ("mean", "clipped", "median") or not stage.hostile:
+        return []
+    return [
+        f"{name}: {stage.aggregation} withstands no hostile owner: {count} "
+        f"{'owner is' if count == 1 else 'owners are'} fewer than 1 / hostile ({stage.hostile})"
+        for name, count in sorted(owners.items())
+        if not int(stage.hostile * count)
+    ]

@@ -1,0 +1,173 @@
+"""The aggregate as an expert's owners hold it: a mirrored state, moved by few bits (EF21).
+
+Coordinator and clients hold the *mirror* ``h = (B_h, A_h)`` of the aggregate ``D = B A``. In a
+round ``C(theta - h)`` travels and both ends add what it decodes to (arXiv 2106.05203), so what the
+codec loses in one round is in the next one's difference. That needs theta in h's coordinates. The
+factors of D are not, since ``(B Q, Q^T A)`` is the same D for every rotation Q; of all these theta
+is the one that lies nearest to h (orthogonal Procrustes, Schönemann 1966):
+
+    min_Q |B Q - B_h|^2 + |Q^T A - A_h|^2    is    Q = U V^T,  U S V^T = B^T B_h + A A_h^T
+
+The mirror's numbers are bfloat16's: whoever lacks it, or holds another, is sent it whole in `bf16`
+and has the same bits. Who holds which is known by the mirror's *mark*, a number made of its bits.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from flwr.app import RecordDict
+from torch import Tensor
+
+from fedmore.experts import factors as low_rank
+from fedmore.experts.errors import WireError
+from fedmore.experts.factors import Factors
+from fedmore.experts.spec import TargetModule
+from fedmore.kernels.determinism import one_thread
+from fedmore.kernels.lowrank_sum import cpu as delta
+from fedmore.strategies.compression import layout, mirrored
+from fedmore.strategies.compression.codec import codecs_of
+from fedmore.strategies.tasks.train import (
+    TrainTask,
+    read_aggregate,
+    read_move,
+    read_task,
+    train_content,
+)
+
+WHOLE = "bf16"
+"""How a mirror travels whole: without loss."""
+
+MOST_LEFT = 0.5
+"""The largest part of theta's norm that a move may leave; one bit of all of it leaves about 0.6."""
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What the owners of an expert are sent in one round.
+
+    `mirror` is what they hold after it; `move` brings there whoever holds the mirror of the mark
+    `upon`, with the codec or policy `codec`; where `upon` is 0 nobody does. `error` is the relative
+    Frobenius error of the mirror's products.
+    """
+
+    mirror: Factors
+    error: float
+    codec: str = WHOLE
+    move: bytes = b""
+    upon: int = 0
+
+    @cached_property
+    def mark(self) -> int:
+        """The mark of what the owners hold after it."""
+        return fingerprint(self.mirror)
+
+    def content(self, task: TrainTask, sites: Sequence[TargetModule], holds: int) -> RecordDict:
+        """The message to a client that holds the mirror of the mark `holds`, 0 for none."""
+        task = replace(task, mirror=self.mark)
+        moved = self.upon and holds == self.upon
+        codec, move = (self.codec, self.move) if moved else (WHOLE, None)
+        return train_content(task, sites, codec, self.mirror, move)
+
+
+def broadcast(
+    aggregate: Factors, held: Factors, codec: str, sites: Sequence[TargetModule]
+) -> Broadcast:
+    """The next send after that which made the mirror `held`, empty before the first.
+
+    All is sent anew where a move would leave too much (`MOST_LEFT`), such as after an owner came or
+    where Krum chose another one.
+    """
+    if not held:
+        return _whole(aggregate)
+    start = {path: _widened(*held[path], aggregate[path][1].shape[0]) for path in held}
+    target = low_rank.tensors(nearest(aggregate, start), sites)
+    codecs = codecs_of(codec, [tuple(tensor.shape) for tensor in target])
+    # No gain: it makes up for a last send, and what counts here is how near every one comes.
+    moved = mirrored.send(codecs, target, low_rank.tensors(start, sites), gains={})
+    if _size(t - h for t, h in zip(target, moved.held, strict=True)) > MOST_LEFT * _size(target):
+        return _whole(aggregate)
+    mirror = _rounded(low_rank.from_tensors(moved.held, sites))
+    return Broadcast(mirror, _error(mirror, aggregate), codec, moved.data, fingerprint(held))
+
+
+def _whole(aggregate: Factors) -> Broadcast:
+    mirror = _rounded(aggregate)
+    return Broadcast(mirror, _error(mirror, aggregate))
+
+
+def received(content: RecordDict, sites: Sequence[TargetModule], held: Factors) -> Factors | None:
+    """The aggregate that a task trains over, None for none; `held` is the client's mirror.
+
+    Raises `WireError` where it is not what the coordinator holds.
+    """
+    task, move = read_task(content), read_move(content, sites)
+    if move is None:
+        found = read_aggregate(content, sites)
+    else:
+        start = {p: _widened(*held[p], a.shape[0]) for p, (_, a) in move.items() if p in held}
+        if low_rank.ranks(start) != low_rank.ranks(move):
+            raise WireError(f"{task.expert}: no mirror is held here that could be moved so")
+        found = _rounded(low_rank.total(start, move))
+    if found is not None and task.mirror not in (0, fingerprint(found)):
+        raise WireError(f"{task.expert}: the mirror of the aggregate is not the coordinator's")
+    return found
+
+
+def nearest(aggregate: Factors, held: Factors) -> Factors:
+    """The factors of `aggregate`'s product that are nearest to `held`.
+
+    In `held`'s ranks, which may be larger but not smaller than those of `aggregate`.
+    """
+    with one_thread():
+        return {
+            path: _rotated(*_widened(*pair, held[path][1].shape[0]), *held[path])
+            for path, pair in aggregate.items()
+        }
+
+
+def _widened(b_OR: Tensor, a_RI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The same product with a rank of at least `rank`, filled up with zeros."""
+    more = max(0, rank - a_RI.shape[0])
+    pad = torch.nn.functional.pad
+    return pad(b_OR, (0, more)), pad(a_RI, (0, 0, 0, more))
+
+
+def _rotated(b_OR: Tensor, a_RI: Tensor, b_h_OR: Tensor, a_h_RI: Tensor) -> tuple[Tensor, Tensor]:
+    b, a = b_OR.double(), a_RI.double()
+    u_RR, _, vh_RR = torch.linalg.svd(b.T @ b_h_OR.double() + a @ a_h_RI.double().T)
+    q_RR = u_RR @ vh_RR
+    return (b @ q_RR).float(), (q_RR.T @ a).float()
+
+
+def fingerprint(mirror: Factors) -> int:
+    """A number below 2^48 that tells mirrors apart; 0 for none."""
+    if not mirror:
+        return 0
+    total = hashlib.sha256()
+    for path, pair in sorted(mirror.items()):
+        for tensor in pair:
+            total.update(f"{path} {tuple(tensor.shape)}\n".encode())
+            total.update(layout.raw(tensor.bfloat16()))
+    return int.from_bytes(total.digest()[:6], "little")
+
+
+def _error(mirror: Factors, aggregate: Factors) -> float:
+    """The relative Frobenius error over all matrices, 0 where there is nothing."""
+    wrong, exact = 0.0, 0.0
+    with one_thread():
+        for path, pair in aggregate.items():
+            wrong += delta.norm([(*mirror[path], 1.0), (*pair, -1.0)]) ** 2
+            exact += delta.norm([(*pair, 1.0)]) ** 2
+    return math.sqrt(wrong / exact) if exact else 0.0
+
+
+def _size(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+
+
+def _rounded(factors: Factors) -> Factors:
+    return {path: (b.bfloat16().float(), a.bfloat16().float()) for path, (b, a) in factors.items()}

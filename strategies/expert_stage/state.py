@@ -1,0 +1,182 @@
+"""What the coordinator keeps of an expert between rounds; the step from one to the next is `step`.
+
+Every owner k has a *contribution* W_k, a low-rank matrix, and the expert's *aggregate* is their sum
+``D = sum_k W_k``. A round's answer moves its owner's contribution and nobody else's::
+
+    W_k += w_k s_k (B_k' A_k' - B_k A_k),    w_k = staleness^delay n_k / sum_j n_j
+
+with n_j the size of the text of each owner who answered in that round. A share belongs to a change,
+not to an owner's whole past: an owner who joins, is absent or comes late rescales nothing of what
+was learned before, and a withdrawal takes out W_k and leaves the others as they are.
+
+Where an owner goes on with its own factors, both ends hold them (its *component*), and
+``W_k = S_k + weight s_k B_k A_k``: as long as its weight stays the same, the settled part S_k is
+empty and W_k costs nothing beside the component. Otherwise what settles is folded by QR and SVD
+(`fedmore.kernels.lowrank_sum`), to a part of its norm.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedmore.experts.factors import Factors, empty, numbers
+from fedmore.experts.spec import TargetModule
+from fedmore.kernels.determinism import one_thread
+from fedmore.kernels.lowrank_sum import cpu as delta
+from fedmore.strategies.expert_stage.changes import COMMON, Term, Terms, folded, product, summed
+
+
+@dataclass(frozen=True)
+class Component:
+    """A client's mirrored factors, the updates that made them, and the s of its rank.
+
+    `weight` is what they count in the aggregate now. `factors` is empty where every round begins
+    from the aggregate: then both ends derive a start from that.
+    """
+
+    factors: Factors
+    updates: int = 0
+    weight: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ExpertState:
+    """One expert at the coordinator: the aggregate, and every owner's part in it.
+
+    `settled` holds what an owner's contribution has beside its component, `momentum` its outer
+    momentum, each also under `COMMON`. `starts` are the factors from which owners began who are
+    still to answer, where they were derived. `mirror` is what the clients were last sent of the
+    aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`), empty if it travels whole. `chosen` are the owners that
+    the rule chose in the last `streak` rounds, if it chose the same ones. `lost` bounds the
+    Frobenius norm of all that folds have left out.
+    """
+
+    name: str
+    kind: str
+    aggregate: Factors
+    components: Mapping[str, Component] = field(default_factory=dict)
+    mirror: Factors = field(default_factory=dict)
+    settled: Mapping[str, Factors] = field(default_factory=dict)
+    momentum: Mapping[str, Factors] = field(default_factory=dict)
+    starts: Mapping[str, Factors] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
+    streak: int = 0
+    lost: float = 0.0
+
+    @property
+    def rank(self) -> int:
+        """Largest rank of the aggregate over its matrices."""
+        return max(a.shape[0] for _, a in self.aggregate.values())
+
+    @property
+    def exact(self) -> bool:
+        """Whether an owner's part can be taken out exactly."""
+        return not any(a.shape[0] for _, a in self.settled.get(COMMON, {}).values())
+
+    def terms(self) -> Terms:
+        """The contributions as a sum, in order of the owners' names."""
+        parts = [part for _, part in sorted(self.components.items())]
+        held = [product(part.factors, part.weight * part.scale) for part in parts]
+        return summed(*held, *(product(each, 1.0) for _, each in sorted(self.settled.items())))
+
+    @property
+    def owners(self) -> list[str]:
+        """Who has a part in it."""
+        return sorted({*self.components, *self.settled} - {COMMON})
+
+    def is_of_alone(self, client: str) -> bool:
+        """Whether the aggregate is nothing but this client's component."""
+        parts = self.components
+        return set(parts) == {client} and parts[client].weight == 1 and not self.settled
+
+    def size(self) -> dict[str, float]:
+        """Rank, bytes and relative error of what is kept beside components, for a round's metrics.
+
+        The error is all that folds have left out, against the aggregate.
+        """
+        kept = [*self.settled.values(), *self.momentum.values()]
+        ranks = [a.shape[0] for factors in self.settled.values() for _, a in factors.values()]
+        terms = [[(b, a, 1.0)] for b, a in self.aggregate.values()]
+        norm = sum(delta.norm(each) ** 2 for each in terms) ** 0.5 if self.lost else 1.0
+        return {
+            "contribution_rank": max(ranks, default=0),
+            "contribution_bytes": 4 * sum(map(numbers, kept)),
+            "contribution_error": self.lost / norm if norm else 0.0,
+        }
+
+    def summary(self, error: float) -> dict[str, Any]:
+        """What a round's metrics say of it; `error` is that of its aggregate."""
+        shared = {"aggregation_error": error, "rank": self.rank, "owners": self.owners}
+        return {**shared, **self.size(), "exact_withdrawal": self.exact}
+
+
+def fresh(name: str, kind: str, sites: Sequence[TargetModule]) -> ExpertState:
+    """An expert that changes nothing yet."""
+    return ExpertState(name, kind, empty(sites))
+
+
+def begun_anew(state: ExpertState, client: str, tolerance: float) -> ExpertState:
+    """The state once a client's factors are no more at both ends: its contribution stays."""
+    part = state.components[client]
+    added = {client: product(part.factors, part.weight * part.scale)}
+    with one_thread():
+        settled, lost = folded(state.settled, added, 1.0, tolerance)
+    components = {name: each for name, each in state.components.items() if name != client}
+    return replace(state, components=components, settled=settled, lost=state.lost + lost)
+
+
+def without(
+    state: ExpertState, clients: Collection[str], max_rank: int
+) -> tuple[ExpertState, float]:
+    """The state without the contributions of `clients`, and the error of its aggregate.
+
+    Nor are they in the mirror, which lags behind the aggregate: the next one is sent whole.
+    """
+
+    def left(parts: Mapping[str, Factors]) -> dict[str, Factors]:
+        return {name: part for name, part in parts.items() if name not in clients}
+
+    components = {name: part for name, part in state.components.items() if name not in clients}
+    settled, momentum = left(state.settled), left(state.momentum)
+    if not components:  # what was made of nobody in particular is nobody's then
+        settled, momentum = {}, {}
+    kept = replace(
+        state, components=components, mirror={}, settled=settled, momentum=momentum,
+        starts=left(state.starts),
+    )  # fmt: skip
+    with one_thread():
+        return aggregated(kept, max_rank)
+
+
+def scaled(state: ExpertState, factor: float, max_rank: int) -> tuple[ExpertState, float]:
+    """The state with every contribution multiplied by `factor`, and the error of its aggregate."""
+
+    def by_factor(parts: Mapping[str, Factors]) -> dict[str, Factors]:
+        return {
+            name: {path: (factor * b, a) for path, (b, a) in part.items()}
+            for name, part in parts.items()
+        }
+
+    components = {
+        name: replace(part, weight=factor * part.weight) for name, part in state.components.items()
+    }
+    made = replace(
+        state, components=components, mirror={}, settled=by_factor(state.settled),
+        momentum=by_factor(state.momentum),
+    )  # fmt: skip
+    with one_thread():
+        return aggregated(made, max_rank)
+
+
+def aggregated(state: ExpertState, max_rank: int) -> tuple[ExpertState, float]:
+    """The state with its aggregate formed anew from the contributions, and its error."""
+    total, aggregate = state.terms(), Factors()
+    wrong, exact = 0.0, 0.0
+    for path, (old_b, old_a) in sorted(state.aggregate.items()):
+        terms: list[Term] = total.get(path, [(old_b[:, :0], old_a[:0], 1.0)])
+        b, a = (factor.float() for factor in delta.aggregate(terms, max_rank))
+        aggregate[path] = (b, a)
+        wrong += delta.norm([*terms, (b, a, -1.0)]) ** 2
+        exact += delta.norm(terms) ** 2
+    return replace(state, aggregate=aggregate), (wrong / exact) ** 0.5 if exact else 0.0

@@ -1,0 +1,1 @@
+"""The stage in which clients train the router of the mixture."""

@@ -1,0 +1,199 @@
+"""The Flower strategy of the routing stage: clients train the mixture's router on their own text.
+
+Every client receives the experts of all, frozen, and the router; it sends the change of the
+router's parameters (`fedmore.strategies.router_stage.tasks`, `fedmore.strategies.router_stage.state`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from fedmore.experts.errors import RoundError, WireError
+from fedmore.experts.factors import Factors
+from fedmore.experts.routers.base import Router
+from fedmore.experts.spec import Shapes
+from fedmore.strategies.members import Member, ask_members, nobody
+from fedmore.strategies.plan import Stage
+from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
+from fedmore.strategies.rounds.returning_clients import last_of_each
+from fedmore.strategies.rounds.train_only import TrainOnly
+from fedmore.strategies.rounds.update_limits import check_size
+from fedmore.strategies.router_stage.state import Change, RouterState, fresh
+from fedmore.strategies.router_stage.tasks import (
+    ROUTE,
+    RouteTask,
+    ranks_of,
+    read_change,
+    route_arrays,
+    route_content,
+)
+from fedmore.strategies.tasks.base import work_of
+from fedmore.strategies.tasks.train import METRICS, read_metrics
+
+OnRouting = Callable[[int, dict[str, Any], RouterState], None]
+
+
+@dataclass(frozen=True)
+class RoutingSource:
+    """Where the stage has what it works on; asked anew in every round.
+
+    `experts` are those of owners who have not withdrawn, `initial` makes their router before any
+    training. `samples`, `entropy` and `z_loss` are `fedmore.experts.router_training.gradient.Training`'s.
+    """
+
+    shapes: Shapes
+    experts: Callable[[], Mapping[str, Factors]]
+    initial: Callable[[Mapping[str, Factors]], Router]
+    samples: int = 4
+    entropy: float = 0.0
+    z_loss: float = 1e-3
+    withdrawn: Callable[[], AbstractSet[str]] = nobody
+
+
+class RoutingStrategy(TrainOnly):
+    """Moves the router by the mean of the clients' changes.
+
+    All train on as many windows, and count alike: by the size of their texts, as experts are
+    weighted, a router would hardly learn of an owner who has little.
+
+    `done` rounds have left `state`. A client that fails or is late is left out of its round and
+    named in the metrics; a round without its quorum raises `RoundError`.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        source: RoutingSource,
+        seed: int,
+        on_round: OnRouting,
+        done: int = 0,
+        state: RouterState | None = None,
+    ) -> None:
+        # A change is of the router that it was made from: one that comes late is not kept.
+        self.stage, self.source, self.seed = replace(stage, late="refuse"), source, seed
+        self.on_round, self.done = on_round, done
+        self._state = state
+        self._router: Router | None = None
+        self._asked: dict[int, Member] = {}
+        self._missing: list[str] = []
+
+    @property
+    def state(self) -> RouterState:
+        """The router as the last round left it."""
+        if self._state is None:
+            raise RoundError("the routing stage has not begun")
+        return self._state
+
+    def patient(self, grid: Grid) -> RoundGrid:
+        """`grid` as this stage waits on it; give it to `start`."""
+        return RoundGrid(grid, self.stage)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every client, whatever it has trained."""
+        number = server_round + self.done
+        group = f"{self.stage.kind}/{number}"
+        gone, experts = self.source.withdrawn(), self.source.experts()
+        if not experts:
+            raise RoundError("there is no expert to route; every owner has withdrawn")
+        started = self._state or fresh(experts, self.source.initial(experts))
+        self._state = started.without(gone).of(experts)
+        patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
+        here = set(patient.grid.get_node_ids())
+        members, self._missing = ask_members(patient.grid, self.stage.timeout_s, group)
+        wanted = [(node, member) for node, member in members if member.name not in gone]
+        if not wanted:
+            no_one = "no client trains the router"
+            raise RoundError("; ".join([no_one, *self._missing]), nobody=True)
+        router, shapes = self._state.router(), self.source.shapes
+        self._router = router
+        state = route_arrays(router, experts, shapes, self.stage.download_codec)
+        ranks = ranks_of(experts, shapes)
+        self._asked = {}
+
+        def ask(node: int, member: Member) -> Message:
+            self._asked[node] = member
+            content = route_content(self._task(member, ranks, number), state)
+            return Message(content, dst_node_id=node, message_type=ROUTE, group_id=group)
+
+        patient.let_in(group, ask, here | {node for node, _ in members}, self._missing)
+        return [ask(node, member) for node, member in wanted]
+
+    def _task(self, member: Member, ranks: tuple[int, ...], number: int) -> RouteTask:
+        source, spec = self.source, self.state.initial.spec
+        return RouteTask(
+            kind=spec.kind,
+            experts=self.state.experts,
+            ranks=ranks,
+            width=spec.width,
+            layers=spec.layers,
+            level=spec.level,
+            prefix=spec.prefix,
+            top_k=spec.top_k,
+            scaling=spec.scaling,
+            hidden=spec.hidden,
+            samples=source.samples,
+            entropy=source.entropy,
+            z_loss=source.z_loss,
+            start=spec.start,
+            **work_of(self.stage, number, self.state.updates(member.name), self.seed),
+        )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Move the router by what came; the same for any order of replies."""
+        number, asked = server_round + self.done, len(self._asked)
+        changes, clients, failures = self._read(replies)
+        if len(changes) < quorum(self.stage, asked):
+            causes = "; ".join(failures)
+            raise RoundError(
+                f"round {number}: {len(changes)} of {asked} clients succeeded: {causes}",
+                nobody=not changes,
+            )
+        self._state = self.state.without(self.source.withdrawn()).advanced(changes)
+        metrics = {
+            "stage": self.stage.kind,
+            "round": number,
+            "clients": clients,
+            "experts": {},
+            "failures": failures,
+        }
+        self.on_round(number, metrics, self._state)
+        return ArrayRecord(), MetricRecord()
+
+    def _read(
+        self, replies: Iterable[Message]
+    ) -> tuple[dict[str, Change], dict[str, Any], list[str]]:
+        """Changes and metrics in order of client name, and why the others gave none."""
+        waiting, failures = dict(self._asked), list(self._missing)
+        changes: dict[str, Change] = {}
+        clients: dict[str, Any] = {}
+        for reply in last_of_each(replies):
+            member = waiting.pop(reply.metadata.src_node_id)
+            try:
+                change = self._change(reply, member)
+                clients[member.name] = read_metrics(reply.content, METRICS)
+            except WireError as error:
+                failures.append(f"{member.name}: {error}")
+                continue
+            changes[member.name] = change
+        failures += [f"{member.name}: no answer in time" for member in waiting.values()]
+        return dict(sorted(changes.items())), dict(sorted(clients.items())), sorted(failures)
+
+    def _change(self, reply: Message, member: Member) -> Change:
+        if reply.has_error():
+            raise WireError(reply.error.reason)
+        if member.name in self.source.withdrawn():
+            raise WireError("withdrawn")
+        if not member.size or self._router is None:
+            raise WireError("says that it has no text")
+        change = read_change(reply.content, self._router, self.stage.codec)
+        limit = self.stage.max_rms or 4 * self.stage.learning_rate * self.stage.steps
+        check_size({name: (tensor,) for name, tensor in change.items()}, limit)
+        return change

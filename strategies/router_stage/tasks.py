@@ -1,0 +1,196 @@
+"""What a routing task says and what its answer holds.
+
+A task carries the router at full precision, and the low-rank changes of all experts in the stage's
+`download_codec`. The answer carries one array, the encoded change of the router's parameters, and
+the numbers of every training (`fedmore.strategies.tasks.train.METRICS`).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from fedmore.experts import factors as low_rank
+from fedmore.experts.errors import ConfigError, RegistryError, WireError
+from fedmore.experts.factors import Factors
+from fedmore.experts.router_training.gradient import Training
+from fedmore.experts.routers.base import Router
+from fedmore.experts.routers.serialization import make_router, restore_router
+from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start
+from fedmore.experts.spec import Shapes, TargetModule
+from fedmore.strategies.compression.codec import Codec, codecs_of, decode
+from fedmore.strategies.plan import STRICT
+from fedmore.strategies.router_stage.state import Change
+from fedmore.strategies.tasks.base import Work, read_settings
+from fedmore.strategies.tasks.train import STYPE, pack, unpack
+
+ROUTE = "train.route"
+
+ABSENT = -1
+"""In `RouteTask.ranks`: the expert does not change this matrix."""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class RouteTask(Work):
+    """Settings of one client's part in one round of a routing stage.
+
+    The fields of `RouterSpec`, and those of a router's training. `ranks` holds for every expert in
+    turn the rank of its change in each of the base's matrices, or `ABSENT`.
+    """
+
+    kind: Kind
+    experts: tuple[str, ...]
+    ranks: tuple[int, ...]
+    width: int
+    layers: int
+    level: Level
+    prefix: int
+    top_k: int
+    scaling: Scaling
+    hidden: int
+    samples: int
+    entropy: float
+    z_loss: float
+    start: Start = "zero"
+
+    def spec(self) -> RouterSpec:
+        """The router's; raises `WireError` for what no router can be."""
+        try:
+            return RouterSpec(
+                self.kind, len(self.experts), self.width, self.layers, self.level, self.prefix,
+                self.top_k, self.scaling, self.hidden, self.start,
+            )  # fmt: skip
+        except ConfigError as error:
+            raise WireError(f"not a router of this version: {error}") from error
+
+    def training(self, client: str) -> Training:
+        """How `client` trains. Its text is of one domain, so there is nothing to balance.
+
+        What ReMix draws differs between clients, so that its noise averages out.
+        """
+        drawn = hashlib.sha256(f"{client}/{self.seed}/{self.round}".encode()).digest()
+        return Training(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            samples=self.samples,
+            entropy=self.entropy,
+            balance=0.0,
+            z_loss=self.z_loss,
+            seed=int.from_bytes(drawn[:7], "little"),
+        )
+
+    def sites(self, shapes: Shapes) -> list[list[tuple[TargetModule, int]]]:
+        """Every expert's matrices, each with the rank of its change; raises `WireError`."""
+        count = len(shapes)
+        if len(self.ranks) != count * len(self.experts):
+            raise WireError(
+                f"{len(self.ranks)} ranks for {len(self.experts)} experts and {count} matrices"
+            )
+        sites = [TargetModule(path, *shape) for path, shape in shapes.items()]
+        found = []
+        for index in range(len(self.experts)):
+            ranks = self.ranks[index * count : (index + 1) * count]
+            pairs = zip(sites, ranks, strict=True)
+            found.append([(site, rank) for site, rank in pairs if rank != ABSENT])
+        return found
+
+
+_TASK = TypeAdapter(RouteTask)
+
+
+def ranks_of(experts: Mapping[str, Factors], shapes: Shapes) -> tuple[int, ...]:
+    """`RouteTask.ranks` of these experts over a base."""
+    found = (low_rank.ranks(factors) for factors in experts.values())
+    return tuple(ranks.get(path, ABSENT) for ranks in found for path in shapes)
+
+
+def route_arrays(
+    router: Router, experts: Mapping[str, Factors], shapes: Shapes, codec: str
+) -> ArrayRecord:
+    """What goes to every client of a round alike."""
+    state = [tensor.float() for tensor in router.state_dict().values()]
+    flat = [
+        tensor
+        for factors in experts.values()
+        for path in shapes
+        if path in factors
+        for tensor in reversed(factors[path])
+    ]
+    return ArrayRecord({"router": pack("fp32", state), "experts": pack(codec, flat)})
+
+
+def route_content(task: RouteTask, arrays: ArrayRecord) -> RecordDict:
+    """The content of a routing message."""
+    config: Any = asdict(task)
+    config |= {name: list(config[name]) for name in ("experts", "ranks")}
+    return RecordDict({"task": ConfigRecord(config), "state": arrays})
+
+
+def read_route_task(content: RecordDict) -> RouteTask:
+    """The settings in a routing message; raises `WireError` when they are not a `RouteTask`."""
+    return read_settings(content, _TASK, "a routing task")
+
+
+def read_router(content: RecordDict, task: RouteTask) -> Router:
+    """The router that the task is about; raises `WireError`."""
+    state = make_router(task.spec()).state_dict()
+    found = unpack(_array(content, "router"), [tuple(t.shape) for t in state.values()])
+    try:
+        return restore_router(task.spec().table(), dict(zip(state, found, strict=True)))
+    except RegistryError as error:
+        raise WireError(str(error)) from error
+
+
+def read_experts(content: RecordDict, task: RouteTask, shapes: Shapes) -> dict[str, Factors]:
+    """Every expert's change, in the task's order; raises `WireError`."""
+    sites = task.sites(shapes)
+    sizes = [
+        shape
+        for pairs in sites
+        for site, rank in pairs
+        for shape in ((rank, site.inner), (site.out, rank))
+    ]
+    flat = iter(unpack(_array(content, "experts"), sizes))
+    experts: dict[str, Factors] = {}
+    for name, pairs in zip(task.experts, sites, strict=True):
+        count = 2 * len(pairs)
+        own = [next(flat) for _ in range(count)]
+        experts[name] = low_rank.from_tensors(own, [site for site, _ in pairs])
+    return experts
+
+
+def _array(content: RecordDict, name: str) -> Array:
+    record = content.array_records.get("state", ArrayRecord())
+    if name not in record:
+        raise WireError(f"the routing task holds no {name}")
+    return record[name]
+
+
+def trained_shapes(router: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The parameters that a client trains, by name, in the order in which they travel."""
+    return {name: tuple(parameter.shape) for name, parameter in router.named_parameters()}
+
+
+def change_codecs(codec: str, shapes: Sequence[Sequence[int]]) -> list[Codec]:
+    """A codec for each of a router's parameters; raises `WireError`."""
+    return codecs_of(codec, shapes, ["router"] * len(shapes))
+
+
+def read_change(content: RecordDict, router: Router, codec: str) -> Change:
+    """The change in an answer; raises `WireError` unless it is just what was asked."""
+    record = content.array_records.get("update", ArrayRecord())
+    if list(record) != ["change"]:
+        raise WireError(f"the update holds {list(record)}, not one array named change")
+    array = record["change"]
+    if array.stype != STYPE + codec:
+        raise WireError(f"the update is {array.stype}, the task asked for {codec}")
+    shapes = trained_shapes(router)
+    sizes = list(shapes.values())
+    found: list[Tensor] = decode(change_codecs(codec, sizes), array.data, sizes)
+    return dict(zip(shapes, found, strict=True))

@@ -1,0 +1,204 @@
+"""What a training task says and what its answer holds: the contract of what may leave a client.
+
+A task carries the stage's settings and, where an expert has several owners, the aggregate, or what
+moves the client's mirror of it (`fedmore.strategies.expert_stage.aggregate_mirror`). The answer carries one array, the
+encoded change of the client's own factors (or the factors, where they are trained as weights of
+few bits), and scalar metrics.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedmore.experts import factors as low_rank
+from fedmore.experts.errors import WireError
+from fedmore.experts.factors import Factors
+from fedmore.experts.spec import ExpertSpec, TargetModule, alpha_of
+from fedmore.strategies.compression.codec import codecs_of, decode, encode
+from fedmore.strategies.compression.policy import WEIGHT_TAGS
+from fedmore.strategies.plan import STRICT
+from fedmore.strategies.tasks.base import Work, read_settings
+
+TRAIN = "train"
+EMBED = "train.embed"
+
+STYPE = "fedmore."
+
+METRICS = ("loss", "tokens", "tokens_per_s", "documents", "epochs", "numbers", "payload_bytes")
+"""What a training answer says beside its one array.
+
+`documents` are those that this training read, `epochs` how often the text has been read so far.
+"""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class TrainTask(Work):
+    """Settings of one client's part in one round of a stage that trains experts or adapters.
+
+    `aggregate_ranks` gives the rank of every site of the aggregate, where one is
+    sent; `mirror` is its mark if the client is to keep it as its mirror, or 0.
+    With `weight_bits` the factors are trained as weights of so many bits, and the answer
+    holds them whole, in the codec of such weights.
+    """
+
+    expert: str
+    kind: Literal["expert", "adapter"]
+    target: str
+    rank: int
+    first_layers: int
+    last_layers: int
+    aggregate_ranks: tuple[int, ...] = ()
+    mirror: int = 0
+    weight_bits: Literal[0, 1, 2, 4] = 0
+    rank_scaling: Literal["constant", "rslora"] = "constant"
+    warm_up: Literal["once", "every_round"] = "every_round"
+    round_start: Literal["own", "aggregate"] = "own"
+
+    def __post_init__(self) -> None:
+        """Weights of so many bits travel as such, and changes do not."""
+        if self.weight_bits and self.codec != WEIGHT_TAGS[self.weight_bits]:
+            raise ValueError(f"weights of {self.weight_bits} bits do not travel as {self.codec}")
+        if not self.weight_bits and self.codec in WEIGHT_TAGS.values():
+            raise ValueError(f"{self.codec} is for weights that are trained as bits")
+
+    def spec(self, client: str) -> ExpertSpec:
+        """The share of the expert that `client` trains."""
+        name = f"{self.expert}/{client}"
+        first, last = self.first_layers, self.last_layers
+        alpha = alpha_of(self.rank_scaling, self.rank)
+        return ExpertSpec(name, self.kind, self.target, self.rank, first, last, alpha)
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the learning rate warms up in this round."""
+        return self.warm_up == "every_round" or self.updates == 0
+
+
+_TASK = TypeAdapter(TrainTask)
+
+
+def train_content(
+    task: TrainTask,
+    sites: Sequence[TargetModule],
+    codec: str,
+    aggregate: Factors | None,
+    move: bytes | None = None,
+) -> RecordDict:
+    """The content of a training message.
+
+    `aggregate` is sent, with `codec`, unless the client has all of it in its own factors. With a
+    `move` that is sent in its place; the client gets the aggregate by adding it to its mirror.
+    Nothing that a client lost is sent back: what it begins from is not the coordinator's to choose.
+    """
+    arrays: dict[str, Array] = {}
+    config: Any = asdict(task)
+    config["aggregate_ranks"] = []
+    if aggregate is not None:
+        if move is None:
+            arrays["aggregate"] = pack(codec, low_rank.tensors(aggregate, sites))
+        else:
+            arrays["move"] = _array(move, codec)
+        config["aggregate_ranks"] = [low_rank.ranks(aggregate)[site.path] for site in sites]
+    return RecordDict({"task": ConfigRecord(config), "state": ArrayRecord(arrays)})
+
+
+def read_task(content: RecordDict) -> TrainTask:
+    """The settings in a training message; raises `WireError` when they are not a `TrainTask`.
+
+    Nor may it bring an array that no training task brings.
+    """
+    arrays = set(content.array_records.get("state", ArrayRecord()))
+    if unknown := sorted(arrays - {"aggregate", "move"}):
+        raise WireError(f"not a training task of this version: it brings {unknown[0]!r}")
+    return read_settings(content, _TASK, "a training task")
+
+
+def read_aggregate(content: RecordDict, sites: Sequence[TargetModule]) -> Factors | None:
+    """The aggregate in a training message, None where there is none; raises `WireError`."""
+    return _read_shared(content, "aggregate", sites)
+
+
+def read_move(content: RecordDict, sites: Sequence[TargetModule]) -> Factors | None:
+    """What a training message moves the mirror by, None for nothing; raises `WireError`."""
+    return _read_shared(content, "move", sites)
+
+
+def _read_shared(content: RecordDict, name: str, sites: Sequence[TargetModule]) -> Factors | None:
+    listed = read_task(content).aggregate_ranks
+    if not listed:
+        return None
+    if len(listed) != len(sites):
+        raise WireError(f"the aggregate has {len(listed)} ranks for {len(sites)} matrices")
+    if min(listed) < 0:
+        raise WireError(f"the aggregate has a rank of {min(listed)}")
+    for site, rank in zip(sites, listed, strict=True):
+        if rank > min(site.out, site.inner):
+            raise WireError(
+                f"the aggregate has a rank of {rank} in {site.path}, above its full one"
+            )
+    by_path = {site.path: rank for site, rank in zip(sites, listed, strict=True)}
+    return _read(content, name, sites, by_path)
+
+
+def _read(
+    content: RecordDict, name: str, sites: Sequence[TargetModule], by_path: Mapping[str, int]
+) -> Factors | None:
+    record = content.array_records.get("state", ArrayRecord())
+    if name not in record:
+        return None
+    return low_rank.from_tensors(unpack(record[name], low_rank.shapes(sites, by_path)), sites)
+
+
+def update_content(data: bytes, codec: str, metrics: Mapping[str, float | int]) -> RecordDict:
+    """The answer to a training task."""
+    array = _array(data, codec)
+    return RecordDict(
+        {"update": ArrayRecord({"change": array}), "metrics": MetricRecord(dict(metrics))}
+    )
+
+
+def read_update(
+    content: RecordDict, sites: Sequence[TargetModule], rank: int, codec: str
+) -> Factors:
+    """The change of factors in an answer; raises `WireError` unless it is just what was asked."""
+    record = content.array_records.get("update", ArrayRecord())
+    if list(record) != ["change"]:
+        raise WireError(f"the update holds {list(record)}, not one array named change")
+    if record["change"].stype != STYPE + codec:
+        raise WireError(f"the update is {record['change'].stype}, the task asked for {codec}")
+    ranks = {site.path: rank for site in sites}
+    return low_rank.from_tensors(unpack(record["change"], low_rank.shapes(sites, ranks)), sites)
+
+
+def read_metrics(content: RecordDict, names: Collection[str]) -> dict[str, float | int]:
+    """The metrics in an answer; raises `WireError` unless they are finite and named so."""
+    record = content.metric_records.get("metrics", MetricRecord())
+    if set(record) != set(names):
+        raise WireError(f"the metrics are {sorted(record)}, not {sorted(names)}")
+    metrics: dict[str, float | int] = {}
+    for name, value in record.items():
+        if isinstance(value, list) or not math.isfinite(value):
+            raise WireError(f"the metric {name} is {value}, not a finite number")
+        metrics[name] = value
+    return metrics
+
+
+def pack(codec: str, tensors: Sequence[Tensor]) -> Array:
+    """Tensors as one Flower array whose `stype` names the codec."""
+    codecs = codecs_of(codec, [tuple(tensor.shape) for tensor in tensors])
+    return _array(encode(codecs, tensors), codec)
+
+
+def unpack(array: Array, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The inverse of `pack`; raises `WireError`."""
+    return decode(codecs_of(array.stype.removeprefix(STYPE), shapes), array.data, shapes)
+
+
+def _array(data: bytes, codec: str) -> Array:
+    return Array(dtype="uint8", shape=(len(data),), stype=STYPE + codec, data=data)
