@@ -1,7 +1,7 @@
 """The client's work as a Flower ClientApp; the same under every engine.
 
-`Context.node_config` holds what the owner chose (`fedmore.client.owner.node_config`). Every task and every
-answer passes the contract (`fedmore.client.egress.policy`), under every engine.
+`Context.node_config` holds what the owner chose (`fedmore.client.owner.node_config`). Every task
+and every answer passes the contract (`fedmore.client.egress.policy`), under every engine.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ app = ClientApp(mods=[guarded])
 
 
 def handle(message: Message, context: Context) -> Message:
-    """Do one task."""
+    """Do one task and return its answer."""
     return app(message, context)
 
 
@@ -162,7 +162,7 @@ def _metrics(trained: Trained, moved: components.Moved, text: Drawn) -> dict[str
         "tokens_per_s": float(round(trained.tokens_per_s)),
         "documents": text.documents,
         "epochs": round(text.reading.epochs, EPOCH_DECIMALS),
-        "numbers": low_rank.numbers(trained.factors),
+        "numbers": low_rank.num_parameters(trained.factors),
         "payload_bytes": len(moved.data),
     }
 

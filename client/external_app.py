@@ -1,8 +1,8 @@
 """Somebody else's Flower ClientApp, run by `client join INVITE --app module:object`.
 
-Only the code that the owner named here runs; nothing of it comes over the wire. What the app keeps
-in its `Context.state` is written down after each task, with the answer, before the answer leaves:
-a client that was killed neither loses it nor does a task twice. Answers pass the guard of foreign
+Only the code that the owner named here runs; nothing of it comes over the wire. The app's
+`Context.state` is written down after each task, with the answer, before the answer leaves. So a
+client that was killed neither loses it nor does a task twice. Answers pass the guard of foreign
 apps: they are let through and noted in the audit.
 """
 

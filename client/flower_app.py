@@ -5,10 +5,10 @@ The owner says on the SuperNode's command line what `client join` would be told:
     flower-supernode … --node-config 'name="hospital" domain="medicine" data="/text" base="/base"'
 
 Keys: name, domain or language, data, base; rank, dtype, device, quantization, state (a folder),
-column and encoding as `fedmore.client.owner.node_config` has them; `plan`, the file of `coordinator plan` that
-the owner agrees to, and `policy`, a file as `client join --policy` takes it. The answers pass the
-same guard, and what was let out is in `audit.jsonl` of the state folder; the bytes that Flower
-sends around them are not.
+column and encoding as `fedmore.client.owner.node_config` has them; `plan`, the file of `coordinator
+plan` that the owner agrees to, and `policy`, a file as `client join --policy` takes it. The answers
+pass the same guard, and what was let out is in `audit.jsonl` of the state folder; the bytes that
+Flower sends around them are not.
 """
 
 import functools
@@ -54,7 +54,10 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def node_config(said: dict[str, Any]) -> dict[str, Any]:
-    """The config of `fedmore.client.owner.node_config` from what the owner said; raises `ConfigError`."""
+    """The node config (`client.owner.node_config`) from what the owner said.
+
+    Raises `ConfigError` if a needed key is missing.
+    """
     missing = [key for key in NEEDED if not said.get(key)]
     if missing:
         raise ConfigError(f"--node-config: {', '.join(missing)} missing")
@@ -105,7 +108,7 @@ def audit_in(folder: Path) -> Audit:
 
 
 def check_base(base: str, fingerprint: str) -> None:
-    """Raise `BaseError` unless the base is the federation's, where the run config says which."""
+    """Raise `BaseError` if the run config names a base and this is another."""
     if fingerprint and (found := fingerprint_of(base)) != fingerprint:
         raise BaseError(
             f"the base {base} has fingerprint {found}, the run's is {fingerprint}"

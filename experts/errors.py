@@ -3,6 +3,7 @@
 ::
 
     FedmoreError
+    ├── KernelError          a kernel has no form for the device, or lacks a library
     ├── ConfigError          a configuration or option is wrong
     │   └── RankError        a rank above what the matrix allows
     ├── DataError            private text cannot be read, or there is none
@@ -23,9 +24,8 @@ A message says what, where, and what to do. `fedmore.protos.wire.status` maps ev
 status and an exit code.
 """
 
-
-class FedmoreError(Exception):
-    """The root: every error that a user can cause or must act on."""
+from fedmore.kernels.errors import FedmoreError as FedmoreError
+from fedmore.kernels.errors import KernelError as KernelError
 
 
 class ConfigError(FedmoreError):

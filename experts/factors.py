@@ -25,8 +25,10 @@ def initial(spec: ExpertSpec, sites: Sequence[TargetModule], seed: int) -> Facto
     generator = torch.Generator().manual_seed(seed_of(spec.name, spec.rank, seed))
     factors: Factors = {}
     for site in sites:
-        a_RI = (torch.rand(spec.rank, site.inner, generator=generator) * 2 - 1) / site.inner**0.5
-        factors[site.path] = (torch.zeros(site.out, spec.rank), a_RI)
+        a_RI = (
+            torch.rand(spec.rank, site.in_features, generator=generator) * 2 - 1
+        ) / site.in_features**0.5
+        factors[site.path] = (torch.zeros(site.out_features, spec.rank), a_RI)
     return factors
 
 
@@ -43,7 +45,7 @@ def tensors(factors: Factors, sites: Sequence[TargetModule]) -> list[Tensor]:
 
 def shapes(sites: Sequence[TargetModule], ranks: Mapping[str, int]) -> list[tuple[int, int]]:
     """Shapes of `tensors` for the given rank of every site."""
-    pairs = (((ranks[s.path], s.inner), (s.out, ranks[s.path])) for s in sites)
+    pairs = (((ranks[s.path], s.in_features), (s.out_features, ranks[s.path])) for s in sites)
     return [shape for pair in pairs for shape in pair]
 
 
@@ -76,14 +78,14 @@ def zeros(factors: Factors) -> Factors:
     return {path: (torch.zeros_like(b), torch.zeros_like(a)) for path, (b, a) in factors.items()}
 
 
-def numbers(factors: Kept) -> int:
+def num_parameters(factors: Kept) -> int:
     """How many numbers the factors hold."""
     return sum(b.numel() + a.numel() for b, a in factors.values())
 
 
 def empty(sites: Sequence[TargetModule]) -> Factors:
     """Factors of rank 0: no change."""
-    return {s.path: (torch.zeros(s.out, 0), torch.zeros(0, s.inner)) for s in sites}
+    return {s.path: (torch.zeros(s.out_features, 0), torch.zeros(0, s.in_features)) for s in sites}
 
 
 def to_state(factors: Factors) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from fedmore.kernels.dispatch import choose
 class LowRankLinear(nn.Module):
     """``y = W x + B_f A_f x + scale B A x``: `W` and the pair f frozen, A and B trainable.
 
-    With `bits` A and B are quantised to so many in every forward pass (`fedmore.kernels.lowbit`), and
-    what is trained are the latent numbers behind them.
+    With `bits` A and B are quantised to so many in every forward pass (`fedmore.kernels.lowbit`),
+    and what is trained are the latent numbers behind them.
     """
 
     def __init__(self, base: nn.Module, frozen: tuple[Tensor, Tensor] | None = None) -> None:
@@ -25,16 +25,16 @@ class LowRankLinear(nn.Module):
         self.base = base
         self.frozen = frozen
         self.scale = 0.0
-        self.a: nn.Parameter | None = None
-        self.b: nn.Parameter | None = None
+        self.lora_A: nn.Parameter | None = None
+        self.lora_B: nn.Parameter | None = None
         self._used: Callable[[Tensor], Tensor] = _as_is
 
     def trainable(self, b: Tensor, a: Tensor, scale: float, bits: int = 0) -> None:
         """Add a trainable pair, starting at copies of `b` and `a`; with `bits` 0 used as it is."""
-        self.a, self.b = nn.Parameter(a.clone()), nn.Parameter(b.clone())
+        self.lora_A, self.lora_B = nn.Parameter(a.clone()), nn.Parameter(b.clone())
         self.scale = scale
         if bits:
-            self._used = functools.partial(choose("bits", a.device).quantise, bits=bits)
+            self._used = functools.partial(choose("lowbit", a.device).quantise, bits=bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """The changed linear layer; factors are cast to x's dtype."""
@@ -44,8 +44,8 @@ class LowRankLinear(nn.Module):
         if self.frozen is not None and self.frozen[1].shape[0]:
             b, a = self.frozen
             y.addmm_(rows @ a.T.to(x.dtype), b.T.to(x.dtype))
-        if self.a is not None and self.b is not None:
-            b, a = self._used(self.b), self._used(self.a)
+        if self.lora_A is not None and self.lora_B is not None:
+            b, a = self._used(self.lora_B), self._used(self.lora_A)
             y.addmm_(rows @ a.T.to(x.dtype), (self.scale * b.T).to(x.dtype))
         return y.view(*x.shape[:-1], y.shape[-1])
 

@@ -68,7 +68,7 @@ def to_state(kept: Kept) -> dict[str, Tensor]:
 
 
 def from_state(state: Mapping[str, Tensor]) -> Kept:
-    """The inverse of `to_state`; raises `KeyError` or `ValueError` for what is none."""
+    """The inverse of `to_state`; raises `KeyError` or `ValueError` for any other state."""
     names = [key.removesuffix(".shape") for key in state]
     paths = [name.removesuffix(".A") for name in names if name.endswith(".A")]
     return {path: (_factor(state, f"{path}.B"), _factor(state, f"{path}.A")) for path in paths}
@@ -80,5 +80,5 @@ def _factor(state: Mapping[str, Tensor], name: str) -> Factor:
     rows, columns = map(int, state[f"{name}.shape"])
     parts = state[f"{name}.bits"], state[f"{name}.scales"]
     factor = SignTensor(*parts, (rows, columns), by_columns=name.endswith(".B"))
-    factor.dense()  # raises where its parts do not fit
+    factor.dense()  # raises if its parts do not fit
     return factor

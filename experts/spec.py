@@ -28,8 +28,8 @@ class TargetModule:
     """One matrix that an expert changes: module path and its (out, in) shape."""
 
     path: str
-    out: int
-    inner: int
+    out_features: int
+    in_features: int
 
 
 def alpha_of(scaling: str, rank: int) -> float | None:
@@ -94,12 +94,12 @@ class ExpertSpec:
         return first | set(range(max(count - self.last_layers, 0), count))
 
     def _check_rank(self, sites: list[TargetModule]) -> None:
-        smallest = min(sites, key=lambda site: min(site.out, site.inner))
-        limit = min(smallest.out, smallest.inner)
+        smallest = min(sites, key=lambda site: min(site.out_features, site.in_features))
+        limit = min(smallest.out_features, smallest.in_features)
         if self.rank > limit:
             raise RankError(
-                f"rank {self.rank} of {self.name}: {smallest.path} is {smallest.out} x "
-                f"{smallest.inner} and allows at most {limit}; ask for a lower --rank"
+                f"rank {self.rank} of {self.name}: {smallest.path} is {smallest.out_features} x "
+                f"{smallest.in_features} and allows at most {limit}; ask for a lower --rank"
             )
 
 

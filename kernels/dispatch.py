@@ -6,25 +6,23 @@ from types import ModuleType
 
 import torch
 
-# An op's form by the type of the device. Only torch is behind `delta` (QR and SVD are cuSOLVER's on
-# an NVIDIA GPU), so one module is the form of both.
+from fedmore.kernels.errors import KernelError
+
+# An op's form by the type of the device. Only torch is behind `lowrank_sum` (QR and SVD are
+# cuSOLVER's on an NVIDIA GPU), so one module is the form of both.
 FORMS: dict[str, dict[str, str]] = {
-    "bits": {"cpu": "cpu", "cuda": "triton"},
-    "delta": {"cpu": "cpu", "cuda": "cpu"},
     "lora_mix": {"cpu": "cpu", "cuda": "triton"},
+    "lowbit": {"cpu": "cpu", "cuda": "triton"},
+    "lowrank_sum": {"cpu": "cpu", "cuda": "cpu"},
     "moe_ffn": {"cpu": "cpu", "cuda": "triton"},
     "sign1": {"cpu": "cpu", "cuda": "triton"},
 }
 
 
-class KernelError(RuntimeError):
-    """An op has no form for the device, or what the form needs is not installed."""
-
-
 def choose(op: str, device: torch.device | str) -> ModuleType:
     """The module that computes `op` on `device`, such as `fedmore.kernels.sign1.cpu`.
 
-    Raises `KernelError` where there is none; it never gives a form of another device.
+    Raises `KernelError` if there is none; it never gives a form of another device.
     """
     kind = torch.device(device).type
     forms = FORMS.get(op)

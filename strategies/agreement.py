@@ -6,8 +6,11 @@ from dataclasses import asdict
 from fedmore.strategies.embedding_stage.strategy import EmbedTask
 from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
-from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.router_stage.tasks import RouteTask
+from fedmore.strategies.stages.base import Stage
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import FactorStage
+from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.base import work_of
 from fedmore.strategies.tasks.train import TrainTask
 from fedmore.strategies.terms import Terms, differing
@@ -22,7 +25,7 @@ VARYING_ROUTE = frozenset({"updates", "experts", "ranks", "width", "layers", "to
 def train_differences(terms: Terms, task: TrainTask) -> list[str]:
     """In what a training task differs from the terms; nothing if it does not."""
     stage = terms.stage(task.stage)
-    if stage is None:
+    if not isinstance(stage, FactorStage):
         return [_no_stage(task.stage)]
     member = Member(
         "", task.kind, task.expert, task.rank, size=1, experts=[], updates=[], mirrors=[]
@@ -38,19 +41,19 @@ def train_differences(terms: Terms, task: TrainTask) -> list[str]:
 def route_differences(terms: Terms, task: RouteTask) -> list[str]:
     """In what a routing task differs from the terms; nothing if it does not."""
     stage = terms.stage(task.stage)
-    if stage is None:
+    if not isinstance(stage, RouterStage):
         return [_no_stage(task.stage)]
     agreed = {**work_of(stage, task.round, task.updates, terms.seed), **asdict(terms.router)}
     found = [*_out_of_rounds(stage, task.round), *differing(agreed, asdict(task), VARYING_ROUTE)]
     if task.top_k > terms.router.top_k:  # a router of fewer experts chooses fewer
         found.append(f"top_k is {task.top_k}, agreed was {terms.router.top_k}")
-    ranks = [each.max_rank for each in terms.stages if each.kind in TRAINED_BY]
-    return [*found, *_of_rank("an expert", task.ranks, max(ranks, default=Stage.max_rank))]
+    ranks = [each.max_rank for each in terms.stages if isinstance(each, FactorStage)]
+    return [*found, *_of_rank("an expert", task.ranks, max(ranks, default=FactorStage.max_rank))]
 
 
 def embed_differences(terms: Terms, task: EmbedTask) -> list[str]:
     """In what an embedding task differs from the terms; nothing if it does not."""
-    if terms.stage(task.stage) is None:
+    if not isinstance(terms.stage(task.stage), EmbeddingStage):
         return [_no_stage(task.stage)]
     agreed = {"documents": terms.embed_documents, "tokens": terms.embed_tokens, "seed": terms.seed}
     return differing(agreed | {"round": 1, "stage": "router"}, asdict(task), frozenset())

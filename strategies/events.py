@@ -75,7 +75,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Received:
-    """A reply came from a client; `failure` is its reason where the task failed."""
+    """A reply came from a client; `failure` is the reason if the task failed."""
 
     name: str
     task_id: str
@@ -87,8 +87,8 @@ class Received:
 class Refused:
     """Something that a client sent, or asked for, was refused; the round goes on.
 
-    `name` is the client's or, where who it is was not known, what its certificate or address says.
-    `task_id` is empty where it was no reply.
+    `name` is the client's or, if that was not known, what its certificate or address says.
+    `task_id` is empty if it was no reply.
     """
 
     name: str

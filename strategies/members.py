@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.strategies.plan import STRICT, parse
+from fedmore.strategies.settings import STRICT, parse
 
 HELLO = "query.hello"
 
@@ -21,7 +21,8 @@ class Member:
     """One client as it describes itself; `size` is the bytes of text that it trains on.
 
     `updates[i]` is how many of its own updates of `experts[i]` its mirrored state holds, and
-    `mirrors[i]` the mark of its mirror of that aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`), 0 for none.
+    `mirrors[i]` the mark of its mirror of that aggregate
+    (`fedmore.strategies.expert_stage.aggregate_mirror`), 0 for none.
     """
 
     name: str

@@ -16,7 +16,9 @@ from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
 from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start
-from fedmore.strategies.plan import STRICT, Stage, parse
+from fedmore.strategies.settings import STRICT, parse
+from fedmore.strategies.stages.base import Stage
+from fedmore.strategies.stages.kinds import AnyStage
 
 EMBED_DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
 EMBED_TOKENS = 128
@@ -54,7 +56,7 @@ class Terms:
     """
 
     seed: int
-    stages: tuple[Stage, ...]
+    stages: tuple[AnyStage, ...]
     router: RouterTerms
     opener: str = "auto"
     open_windows: bool = False
@@ -66,8 +68,12 @@ class Terms:
         return next((stage for stage in self.stages if stage.kind == kind), None)
 
     def dump(self) -> str:
-        """As JSON; equal terms give equal text."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """As JSON; equal terms give equal text.
+
+        The rounds are said of every stage: a client of an earlier version takes three by default.
+        """
+        stages = [{"rounds": stage.rounds, **asdict(stage)} for stage in self.stages]
+        return json.dumps(asdict(self) | {"stages": stages}, sort_keys=True)
 
 
 _TERMS = TypeAdapter(Terms)
@@ -116,21 +122,7 @@ def changes(old: Terms, new: Terms) -> list[str]:
 def rows(terms: Terms) -> Iterator[tuple[str, str]]:
     """What an owner is shown of the terms: a heading and a line for each stage."""
     for stage in terms.stages:
-        yield stage.kind, _summary(terms, stage)
-
-
-def _summary(terms: Terms, stage: Stage) -> str:
-    if stage.kind == "router":
-        return (
-            f"one mean embedding of up to {terms.embed_documents} documents, "
-            f"{terms.embed_tokens} tokens of each"
-        )
-    tokens = stage.steps * stage.batch_size * stage.sequence_length
-    return (
-        f"{stage.rounds} rounds of {stage.steps} steps x {stage.batch_size} windows of "
-        f"{stage.sequence_length} tokens ({tokens:,} tokens a round), learning rate "
-        f"{stage.learning_rate:g}, sent as {stage.update_codec}"
-    )
+        yield stage.kind, stage.summary(terms)
 
 
 def differing(

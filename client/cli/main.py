@@ -204,7 +204,7 @@ def withdraw(
 
 
 def refuse_beside_app(*options: object) -> None:
-    """Raise `ConfigError` where an option of our own training is given."""
+    """Raise `ConfigError` if an option of our own training is given."""
     from fedmore.experts.errors import ConfigError
 
     if any(option is not None for option in options):

@@ -22,7 +22,7 @@ MOST = 16
 """Most windows that are set aside."""
 
 PART = 16
-"""One in so many documents or windows is set aside."""
+"""One in this many documents or windows is set aside."""
 
 DOCUMENTS = 32
 """With fewer documents than this, windows are set aside in place of documents."""

@@ -1,11 +1,11 @@
 """The record of what has left this machine: `audit.jsonl` in the client's state folder.
 
 One JSON object a line, each with the SHA-256 of itself and of the line before it, so that a line
-that is changed, moved or taken out shows. Two kinds of line: `allowed` and `refused` are the
-guard's (`fedmore.client.egress.guard`) and say what an answer held; all others are messages as they were
-handed to gRPC, and their `bytes` add up to all that was. What comes often (`SUMMED`) is added up
-into one line; sums that are still open are in `audit.head`, with the number and hash of the
-last line, so that lines cut off at the end show too.
+that is changed, moved or taken out shows. There are two kinds of line. `allowed` and `refused` are
+the guard's (`fedmore.client.egress.guard`) and say what an answer held. All others are messages as
+they were handed to gRPC, and their `bytes` add up to all that was handed to it. Frequent messages
+(`SUMMED`) are added up into one line. Open sums are in `audit.head`, with the number and hash of
+the last line, so that lines cut off at the end show too.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ Line = dict[str, Any]
 class Audit:
     """Appends to the record below `folder`; safe between threads and between processes.
 
-    A message is recorded before it is sent: raises `EgressError` where that cannot be written, and
+    A message is recorded before it is sent: raises `EgressError` if that cannot be written, and
     then it must not go out.
     """
 
@@ -166,7 +166,7 @@ def _add(sums: dict[str, Line], line: Line, now: float) -> bool:
 def whole_head(known: Line) -> Line:
     """Number and hash of the last line, bytes of all, and open sums; of an empty record: none.
 
-    Raises `EgressError` where `known` is something else.
+    Raises `EgressError` if `known` is something else.
     """
     empty: Line = {"lines": 0, "hash": START, "size": 0, "open": {}}
     head = empty | known

@@ -60,7 +60,7 @@ def state_of(where: Path) -> Path:
 
 
 def read_ledger(folder: Path) -> AuditReport:
-    """The record in a state folder; raises `EgressError` where it was tampered with."""
+    """The record in a state folder; raises `EgressError` if it was tampered with."""
     path = folder / FILE
     if not path.is_file() and not (folder / HEAD).is_file():
         raise ConfigError(f"{path}: there is none; give the client's state folder or its invite")
@@ -141,7 +141,7 @@ def _shapes(array: dict[str, Any]) -> list[str]:
 
 
 def shape_of(array: dict[str, Any]) -> str:
-    """The shape of an array or, where it holds factors, theirs and how many of each there are."""
+    """The shape of an array; for factors, their shapes and how many there are of each."""
     if factors := array.get("factors"):
         return ", ".join(f"{times} of {shape}" for shape, times in factors.items())
     return "x".join(map(str, array["shape"]))

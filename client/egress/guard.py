@@ -1,8 +1,9 @@
 """The guard: every message that leaves passes here, and whatever is not declared stays.
 
-What may be in an answer is declared in `fedmore.client.egress.policy`. Here is what holds for every
-client: which words an error may carry, how exact a progress number is, and the guard of a foreign
-app (`client join --app`), whose answers only its owner can judge. Imports nothing heavy.
+What may be in an answer is declared in `fedmore.client.egress.policy`. This module holds the rules
+for every client: which words an error may carry and how exact a progress number is. It also has the
+guard of a foreign app (`client join --app`), whose answers only its owner can judge. Imports
+nothing heavy.
 """
 
 import traceback
@@ -75,11 +76,11 @@ class AuditOnlyGuard:
         return reply
 
     def progress(self, report: Report) -> Report:
-        """Rounded."""
+        """The report with its numbers rounded."""
         return rounded(report)
 
     def reason(self, task_id: str, error: BaseException) -> str:
-        """Class and place; no message of a foreign app is known to be harmless."""
+        """The error's class and place; no message of a foreign app is known to be harmless."""
         return noted_reason(self.audit, task_id, error, speaking=())
 
 
@@ -92,7 +93,7 @@ def rounded(report: Report) -> Report:
 def reason_of(error: BaseException, speaking: tuple[type[Exception], ...] = SPEAKING) -> str:
     """What the operator learns of a failure; the owner's own log has all of it.
 
-    The class and where it was raised; the message only where the class is one of `speaking`.
+    The class and where it was raised; the message only if the class is one of `speaking`.
     """
     if isinstance(error, speaking):
         return describe(error)

@@ -30,7 +30,6 @@ from fedmore.strategies.compression.codec import Codec, codecs_of
 from fedmore.strategies.embedding_stage.strategy import EmbedTask, read_embed_task
 from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import HELLO, Member
-from fedmore.strategies.plan import TRAINED_BY
 from fedmore.strategies.router_stage.tasks import (
     ROUTE,
     RouteTask,
@@ -38,12 +37,16 @@ from fedmore.strategies.router_stage.tasks import (
     read_route_task,
     trained_shapes,
 )
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import FactorStage
+from fedmore.strategies.stages.kinds import expert_kinds
+from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.base import Work
 from fedmore.strategies.tasks.train import EMBED, TRAIN, TrainTask, read_task
 from fedmore.strategies.terms import Terms
 
 MIN_DOCUMENTS = 16
-"""An embedding must be asked of so many documents, so that it is not the picture of one."""
+"""Number of documents that an embedding is made of at least, so that it shows no single one."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,13 @@ class EgressPolicy:
         node = self.node
         member = Member(node.name, node.kind, node.target, node.rank, 1, [], [])
         for stage in terms.stages:
-            if TRAINED_BY.get(stage.kind) == node.kind:
+            if isinstance(stage, FactorStage) and stage.trains == node.kind:
                 task = task_of(stage, member, 1, 0, terms.seed)
                 self._check_amount(task)
                 self.check_text(self.tokens_needed(task))
-            elif stage.kind == "router":
+            elif isinstance(stage, EmbeddingStage):
                 self.check_text(node.rules.min_embedding_tokens)
-            elif stage.kind == "routing":
+            elif isinstance(stage, RouterStage):
                 self.check_text(node.rules.min_tokens)
 
     @property
@@ -159,7 +162,7 @@ class EgressPolicy:
         chosen = (node.kind, node.target, node.target, node.rank)
         if asked != chosen:
             raise EgressError(f"asked to train {asked}; the owner of this client chose {chosen}")
-        kinds = [kind for kind, by in TRAINED_BY.items() if by == node.kind]
+        kinds = [kind for kind, by in expert_kinds().items() if by == node.kind]
         self._check_terms(task.stage, kinds, lambda terms: train_differences(terms, task))
         self._check_amount(task)
 

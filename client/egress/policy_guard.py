@@ -64,7 +64,7 @@ class PolicyGuard:
         return reply
 
     def progress(self, report: Report) -> Report:
-        """Rounded."""
+        """The report with its numbers rounded."""
         return rounded(report)
 
     def reason(self, task_id: str, error: BaseException) -> str:

@@ -13,7 +13,7 @@ MAX_HIDDEN = 4096
 def check_route(task: RouteTask, width: int, shapes: Shapes, rules: OwnerPolicy) -> None:
     """Raise `EgressError` for a router of another base, none that learns, or of absurd size.
 
-    Raises `WireError` where the experts' ranks are not one for each of the base's matrices.
+    Raises `WireError` if the experts' ranks are not one for each of the base's matrices.
     """
     _check_size(task, rules.max_samples)
     if task.kind not in LEARNED:
@@ -23,7 +23,7 @@ def check_route(task: RouteTask, width: int, shapes: Shapes, rules: OwnerPolicy)
     blocks = set[int]()
     for expert, pairs in zip(task.experts, task.sites(shapes), strict=True):
         for site, rank in pairs:
-            if not 0 <= rank <= min(site.out, site.inner):
+            if not 0 <= rank <= min(site.out_features, site.in_features):
                 raise EgressError(f"the expert {expert!r} has a rank of {rank} in {site.path}")
             blocks.add(layer_of(site.path))
     if not blocks:

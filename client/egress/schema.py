@@ -49,7 +49,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number of at least 0, of `decimals`; or `exactly` one, where it follows."""
+    """A finite number of at least 0 with `decimals` decimals, or `exactly` one number."""
 
     exactly: int | None = None
     decimals: int = 0

@@ -113,7 +113,7 @@ def memory(
 ) -> tuple[int, int]:
     """Total and free bytes, both within the limit of the container we may be in.
 
-    Where the system does not say what is free (no /proc), free is the total: an upper bound.
+    If the system does not say what is free (no /proc), free is the total: an upper bound.
     """
     try:
         lines = [line.split() for line in info.read_text(encoding="ascii").splitlines()]

@@ -1,7 +1,8 @@
 """How much memory training takes, and so which rank fits.
 
-The base is frozen, so it costs its weights and, for the backward pass, what its layers keep of a
-batch; a trained number costs 16 bytes: itself, its gradient and Adam's two moments, all float32.
+The base is frozen. It costs its weights and, for the backward pass, the numbers that its layers
+keep of a batch. A trained number costs 16 bytes: itself, its gradient and Adam's two moments, all
+float32.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class BaseSize:
 
 @dataclass(frozen=True)
 class Batch:
-    """One optimiser step: so many windows of so many tokens."""
+    """One optimiser step: the number of windows and of tokens in each."""
 
     size: int = 4
     length: int = 128
@@ -45,9 +46,9 @@ class Batch:
 def fixed_bytes(base: BaseSize, batch: Batch) -> int:
     """What training takes whatever the rank: weights, kept activations, logits.
 
-    A block keeps 5.8 d + 4.1 h numbers a token for the backward pass (measured on a Llama block),
-    and the process grows by about half as much again, hence 10 and 6; the loss takes the logits
-    four times in float32 (measured as well).
+    A block keeps 5.8 d + 4.1 h numbers a token for the backward pass (measured on a Llama block).
+    The process grows by about half as much again, hence 10 and 6. The loss takes the logits four
+    times in float32 (measured as well).
     """
     weights = base.parameters * base.bytes_per_number
     kept = base.layers * (10 * base.width + 6 * base.ffn) * max(base.bytes_per_number, 2)
@@ -56,8 +57,8 @@ def fixed_bytes(base: BaseSize, batch: Batch) -> int:
 
 def rank_bytes(base: BaseSize, batch: Batch, sites: tuple[TargetModule, ...]) -> int:
     """What one more rank takes: its factors, a scaled copy of B, and A x for each token."""
-    numbers = sum(site.out + site.inner for site in sites)
-    kept = sum(site.out + batch.tokens for site in sites) * max(base.bytes_per_number, 2)
+    numbers = sum(site.out_features + site.in_features for site in sites)
+    kept = sum(site.out_features + batch.tokens for site in sites) * max(base.bytes_per_number, 2)
     return int(numbers * TRAINED_BYTES + kept)
 
 
@@ -69,7 +70,7 @@ def highest_rank(base: BaseSize, batch: Batch, sites: tuple[TargetModule, ...], 
 
 def rank_limit(sites: tuple[TargetModule, ...]) -> int:
     """The largest rank that every matrix allows."""
-    return min(min(site.out, site.inner) for site in sites)
+    return min(min(site.out_features, site.in_features) for site in sites)
 
 
 def break_even(width: int, ffn: int) -> float:

@@ -66,7 +66,7 @@ class Preflight:
 def preflight(
     base: str | None, *, gpu: int | None = None, cpu: bool = False, dtype: str = "auto"
 ) -> Preflight:
-    """Look at the machine and, where given, at the base; loads no weights."""
+    """Look at the machine, and at the base if one is given; loads no weights."""
     if base is not None:
         reach(base)
     machine = inspect_machine()

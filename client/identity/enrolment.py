@@ -101,8 +101,8 @@ def enrol(
 ) -> Identity:
     """Use the invite's token, for the key in `state`, and keep there who this client is now.
 
-    Where that was done before, come back with what is there. `insecure` is for an invite without
-    TLS, and for no other. `address` is where the coordinator is if not where the invite says: it is
+    If that was done before, come back with what is there. `insecure` is for an invite without TLS,
+    and for no other. `address` is where the coordinator is if not where the invite says: it is
     remembered until another is given, or an invite with another.
     """
     check_state(state, invite)

@@ -23,12 +23,12 @@ SECRET = "secret"  # noqa: S105 - the name of a file
 
 
 def own_key(state: Path) -> str:
-    """The private key (PEM, EC P-256) in `state`, made where there is none yet."""
+    """The private key (PEM, EC P-256) in `state`, made if it is missing."""
     return _kept(state / KEY, _new_key)
 
 
 def own_secret(state: Path) -> str:
-    """What stands for a key where there is no TLS."""
+    """The secret that stands for a key without TLS."""
     return _kept(state / SECRET, lambda: secrets.token_urlsafe(32))
 
 

@@ -43,7 +43,7 @@ def decoded_bytes(task: Message, sites: Sequence[TargetModule], shapes: Shapes) 
     """Bytes of float32 that the factors which `task` brings become; raises `EgressError`."""
     if task.metadata.message_type == TRAIN:
         asked = read_task(task.content)
-        shared = zip(sites, asked.aggregate_ranks, strict=False)  # `read_aggregate` wants as many
+        shared = zip(sites, asked.aggregate_ranks, strict=False)  # `read_aggregate` wants the same
         return _bytes([*shared, *((site, asked.rank) for site in sites)])
     if task.metadata.message_type == ROUTE:
         pairs = [pair for expert in read_route_task(task.content).sites(shapes) for pair in expert]
@@ -54,8 +54,8 @@ def decoded_bytes(task: Message, sites: Sequence[TargetModule], shapes: Shapes) 
 def _bytes(pairs: Iterable[tuple[TargetModule, int]]) -> int:
     numbers = 0
     for site, rank in pairs:
-        if not 0 <= rank <= min(site.out, site.inner):
-            most = min(site.out, site.inner)
+        if not 0 <= rank <= min(site.out_features, site.in_features):
+            most = min(site.out_features, site.in_features)
             raise EgressError(f"{site.path}: a task brings a rank of {rank}, not 0 to {most}")
-        numbers += rank * (site.out + site.inner)
+        numbers += rank * (site.out_features + site.in_features)
     return FLOAT * numbers

@@ -9,7 +9,7 @@ from fedmore.client.owner.agreement import Agreement, check_bounds, read_plan
 from fedmore.client.owner.policy import OwnerPolicy, read_policy
 from fedmore.experts.errors import ConfigError, WireError
 from fedmore.protos.enrolment.federation_info import FederationInfo
-from fedmore.strategies.plan import TRAINED_BY
+from fedmore.strategies.stages.expert import FactorStage
 from fedmore.strategies.terms import Terms, changes, read_terms, rows
 
 Say = Callable[[str], None]
@@ -119,7 +119,7 @@ def show(terms: Terms, say: Say) -> None:
     say("this federation asks of your text:")
     for kind, line in rows(terms):
         say(f"  {kind + ':':<11}{line}")
-    if any(stage.kind in TRAINED_BY for stage in terms.stages):
+    if any(isinstance(stage, FactorStage) for stage in terms.stages):
         say(TWO_OWNERS)
 
 

@@ -52,5 +52,5 @@ def longer_plan(invite: Invite, state: Path, address: str) -> FederationInfo | N
 
 
 def finished_line(invite: Invite) -> str:
-    """What a person is told who comes after the end."""
+    """What a person is told who joins after the end."""
     return f"{invite.federation} is finished; nothing is left to do for {invite.name}"

@@ -60,7 +60,7 @@ def training(domain: str | None, language: str | None) -> tuple[Kind, str]:
 
 
 def text_of(data: Path | None) -> Path:
-    """Where the private text is; raises `ConfigError` where that is not said."""
+    """Where the private text is; raises `ConfigError` if that is not said."""
     if data is None:
         raise ConfigError("give --data PATH: your text, a file or a folder")
     return data

@@ -1,8 +1,8 @@
 """Which tasks this client has taken on: one for each round of a stage, for ever.
 
 The answers to two tasks that differ in one token show that token. So the first task of a round is
-written down before its work begins, and any other task of that round is refused, also after a
-kill, a restart, another node id or a coordinator that was set back.
+written down before its work begins, and any other task of that round is refused. That holds after a
+kill, a restart, another node id, or a coordinator that was set back.
 """
 
 import json

@@ -24,9 +24,9 @@ from fedmore.experts.text.opener import AUTO
 class Node:
     """What the owner chose; `state` is the folder of `fedmore.client.state.memory`.
 
-    `opener` and `open_windows` are the federation's choice (`fedmore.experts.text.opener`). `policy` is
-    an `OwnerPolicy` as JSON; an empty text is the default policy. The agreed plan and the owner's
-    secret lie in `state`. `column` and `encoding` say how the text is written, see
+    `opener` and `open_windows` are the federation's choice (`fedmore.experts.text.opener`).
+    `policy` is an `OwnerPolicy` as JSON; an empty text is the default policy. The agreed plan and
+    the owner's secret lie in `state`. `column` and `encoding` say how the text is written, see
     `fedmore.experts.reading.documents`.
     """
 
@@ -48,7 +48,7 @@ class Node:
 
     @classmethod
     def of(cls, context: Context) -> "Node":
-        """Read `context.node_config`."""
+        """The owner's choices from `context.node_config`."""
         return cls.read(dict(context.node_config))
 
     @classmethod

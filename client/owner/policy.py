@@ -23,7 +23,8 @@ from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import ConfigError
 from fedmore.strategies.compression.policy import TAGS
-from fedmore.strategies.plan import STRICT, Stage, not_negative, parse, positive
+from fedmore.strategies.settings import STRICT, not_negative, parse, positive
+from fedmore.strategies.stages.base import Stage
 from fedmore.strategies.tasks.base import Work
 
 CODECS = ("sign1", "nf4", "int8", "bits1", "bits2", "bits4")
@@ -119,7 +120,10 @@ class OwnerPolicy:
         return max(self.min_tokens, math.ceil(self.tokens_per_direction * rank * (1 + bits / 8)))
 
     def excess(self, kind: str, settings: Stage | Work) -> list[str]:
-        """In what the settings of a stage or task are out of bounds; nothing if they are not."""
+        """In what the settings of a stage or task are out of bounds; nothing if they are not.
+
+        A stage that trains nothing has only some of these settings.
+        """
         limits = {
             "rounds": self.max_rounds,
             "steps": self.max_steps,
@@ -131,7 +135,7 @@ class OwnerPolicy:
         return [
             f"{kind}: {name} is {getattr(settings, name)}, the owner's bound is {most}"
             for name, most in limits.items()
-            if not getattr(settings, name) <= most
+            if hasattr(settings, name) and not getattr(settings, name) <= most
         ]
 
 

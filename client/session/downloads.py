@@ -1,8 +1,7 @@
 """Blobs that a task names, fetched into files.
 
-A blob lies in the folder under its digest, and while it is on its way under its digest and
-`.part`: what has come survives a lost connection and the end of the process, and is not fetched
-again.
+A blob lies in the folder under its digest, and under its digest and `.part` while it is on its way.
+The received part survives a lost connection and the end of the process, and is not fetched again.
 """
 
 import hashlib
@@ -37,7 +36,7 @@ class Downloads:
     def fetch(self, digest: str, size: int, check: Callable[[], None]) -> Path:
         """The blob's file, of `size` bytes and with that digest.
 
-        Calls `check`, which may raise, for every piece. Raises `WireError` where something else
+        Calls `check`, which may raise, for every piece. Raises `WireError` if something else
         comes each time, and `StoreError` where the disk has no room.
         """
         if not _DIGEST.fullmatch(digest):

@@ -1,7 +1,7 @@
 """The thread that brings replies to the coordinator, and again until they are on its disk.
 
 A reply is kept until the coordinator says `Taken`. On each new stream its blobs are offered again,
-of which the coordinator takes what it does not have, and then the reply; while a stream is silent
+and the coordinator takes those that it lacks; then the reply is sent. While a stream is silent
 about it the reply alone is repeated, less and less often. The coordinator takes the first and
 ignores the rest.
 """
@@ -20,14 +20,14 @@ from fedmore.experts.errors import TransportError, WireError
 from fedmore.protos.wire.messages import PackedReply
 
 HEARTBEATS = 4
-"""After so many without `Taken` a reply is repeated; then after twice as many, and so on."""
+"""Seconds without `Taken` after which a reply is repeated; then after twice as many, and so on."""
 
 REPEAT_S = 60.0
 """Longest time between repetitions, in seconds."""
 
 KEPT = 16
 KEPT_BYTES = 256 << 20
-"""Above so many replies, or bytes of them in memory, no further task is begun."""
+"""Number of replies, and of their bytes in memory, above which no further task is begun."""
 
 TRIES = 5
 """How often a blob is offered that the coordinator finds damaged.
@@ -79,7 +79,7 @@ class ReplySender:
         self._thread = threading.Thread(target=self._live, name="courier", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread that sends replies."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -93,7 +93,7 @@ class ReplySender:
         self._thread.join(timeout)
 
     def attach(self, outbox: Outbox | None) -> None:
-        """Speak through this stream from now on; None while there is none."""
+        """Send through this stream from now on; None means that no stream is open."""
         with self._changed:
             self._outbox = outbox
             for parcel in self._parcels.values():
@@ -107,7 +107,7 @@ class ReplySender:
             self._changed.notify_all()
 
     def again(self, task_id: str) -> bool:
-        """The coordinator asks for it once more; False where there is no such reply."""
+        """Send the reply once more, as the coordinator asks; False if there is no such reply."""
         with self._changed:
             parcel = self._parcels.get(task_id)
             if parcel is not None:

@@ -1,10 +1,10 @@
 """The thread that does the tasks, whatever becomes of the stream meanwhile.
 
-A task is in hand from when it is offered until its reply is `Taken`; while it is, offering it again
-has no effect but that its reply, if there is one, is sent again. So nothing is done twice in one
-process, however often the connection is lost. What is done when the process ends before its reply
-is taken is done again after it, and the app decides whether that costs anything: ours remembers
-its last answer (`fedmore.client.state.memory`), somebody else's may not.
+A task is in hand from its offer until its reply is `Taken`. Offering it again in that time only
+sends its reply again, if there is one. So nothing is done twice in one process, however often the
+connection is lost. If the process ends before the reply is taken, the task is done again, and the
+app decides whether that costs anything. Our app remembers its last answer
+(`fedmore.client.state.memory`); a foreign one may not.
 """
 
 import logging
@@ -63,7 +63,7 @@ class Worker:
         self._thread = threading.Thread(target=self._live, name="worker", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the worker's thread and the thread that sends replies."""
         self._courier.start()
         self._thread.start()
 
@@ -107,7 +107,7 @@ class Worker:
                 self._pending[task_id] = True
 
     def taken(self, task_id: str) -> None:
-        """The coordinator has the reply to this task, or wants none."""
+        """The coordinator has the reply to this task, or does not want it."""
         self._courier.taken(task_id)
         with self._lock:
             if task_id not in self._pending and task_id in self._files:

@@ -40,13 +40,13 @@ class Memory:
         return self._load(self._read(files[-1]).state) if files else RecordDict()
 
     def answer(self, task_id: str) -> RecordDict | None:
-        """What was answered to a task; None where that is not known."""
+        """What was answered to a task; None if that is not known."""
         entries = map(self._read, self._files())
         found = next((entry for entry in entries if entry.task_id == task_id), None)
         return None if found is None else self._load(found.answer)
 
     def write(self, task_id: str, state: RecordDict, answer: RecordDict) -> None:
-        """Keep both, or neither where it is cut short; forgets what is older than `ANSWERS`."""
+        """Keep both, or neither if the write is cut short; keeps the last `ANSWERS` answers."""
         private_folder(self._folder)
         parts = [pack(state), pack(answer)]
         for part in parts:

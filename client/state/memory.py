@@ -28,10 +28,10 @@ class Remembered:
     """The mirrored component, what error feedback still owes, and the last answer.
 
     `task` names the task that the last answer was for, so that doing it again gives the same bytes.
-    `mirror` is that of the aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`), empty for none. `before` is the
-    component and the residual that it began with, for when it is asked in another way: the
-    coordinator has not taken the answer then. `reading` is how far the text was read after it,
-    `read_before` how far before it.
+    `mirror` is that of the aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`), empty
+    for none. `before` is the component and the residual that it began with, for when it is asked in
+    another way: the coordinator has not taken the answer then. `reading` is how far the text was
+    read after it, `read_before` how far before it.
     """
 
     component: Factors
@@ -46,7 +46,7 @@ class Remembered:
     read_before: Reading = field(default_factory=Reading)
 
     def reading_at(self, updates: int) -> Reading:
-        """How far the text was read when the coordinator had so many updates."""
+        """How far the text was read when the coordinator had `updates` updates."""
         return self.reading if updates >= self.updates else self.read_before
 
 
@@ -81,7 +81,7 @@ class Routing:
     read_before: Reading = field(default_factory=Reading)
 
     def reading_at(self, updates: int) -> Reading:
-        """How far the text was read when the coordinator had so many updates."""
+        """How far the text was read when the coordinator had `updates` updates."""
         return self.reading if updates >= self.updates else self.read_before
 
 
@@ -105,7 +105,7 @@ class Memory:
         return {name: entry for name in names if (entry := self.read(name))}
 
     def read(self, expert: str) -> Remembered | None:
-        """What is remembered of an expert; None where there is nothing."""
+        """What is remembered of an expert; None if there is nothing."""
         file = self._file(expert)
         if not file.is_file():
             return None
@@ -147,7 +147,7 @@ class Memory:
         save(self._file(expert), tensors, meta)
 
     def routing(self) -> Routing | None:
-        """What is remembered of the router; None where there is nothing."""
+        """What is remembered of the router; None if there is nothing."""
         file = self.directory / ROUTING
         if not file.is_file():
             return None
@@ -175,7 +175,7 @@ class Memory:
         save(self.directory / ROUTING, tensors, meta)
 
     def embedding(self) -> Embedding | None:
-        """The embedding that was given; None where none was."""
+        """The embedding that was given; None if none was."""
         file = self.directory / EMBEDDING
         if not file.is_file():
             return None

@@ -48,7 +48,7 @@ def _of_member(plain: Path, invite: Invite) -> Path:
 
 
 def check_state(state: Path, invite: Invite) -> None:
-    """Raise `ConfigError` where `state` is another member's, or of another federation."""
+    """Raise `ConfigError` if `state` is another member's, or of another federation."""
     owner = _owner(state)
     if owner is None or _belongs(state, invite):
         return
@@ -75,7 +75,7 @@ def _is_free(state: Path, invite: Invite) -> bool:
 
 
 def _owner(state: Path) -> tuple[str, str, str | None] | None:
-    """Federation, name and authority of the identity in `state`; None where there is none yet.
+    """Federation, name and authority of the identity in `state`; None if there is none yet.
 
     A damaged file is for `read_identity` to report.
     """

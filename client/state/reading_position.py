@@ -19,7 +19,7 @@ class Reading:
     epochs: float = 0.0
 
     def dump(self) -> str:
-        """As JSON."""
+        """The position as a value for JSON."""
         return json.dumps(asdict(self))
 
     @classmethod

@@ -42,7 +42,7 @@ class TwoSlotFile:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def read(self) -> dict[str, Any]:
-        """The latest object; empty where there is none. Raises `EgressError` for a damaged file."""
+        """The latest object; empty if there is none. Raises `EgressError` for a damaged file."""
         self._turn, latest = _latest(os.pread(self._file, 2 * SIZE, 0), self._path)
         return latest
 
@@ -56,7 +56,7 @@ class TwoSlotFile:
         os.pwrite(self._file, slot.ljust(SIZE), (self._turn % 2) * SIZE)
 
     def close(self) -> None:
-        """No more."""
+        """Close the file."""
         self._end()
 
 

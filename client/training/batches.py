@@ -17,7 +17,7 @@ from fedmore.strategies.tasks.base import Work
 
 @dataclass(frozen=True)
 class Drawn:
-    """Windows [steps * batch, T + 1] of so many documents, and how far the text is read then."""
+    """Windows [steps * batch, T + 1] from the documents, and how far the text is read then."""
 
     windows: Tensor
     documents: int

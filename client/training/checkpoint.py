@@ -1,9 +1,9 @@
-"""Where a task's training stands, on disk, so that a killed client goes on from there.
+"""Checkpoints of a task's training on disk, so that a killed client goes on from there.
 
-A checkpoint is good for one call of `fedmore.client.training.expert.train` and no other: it carries the
-digest of everything that the result depends on (weights of the base, start, frozen change, text,
-schedule). It holds factors, AdamW's moments and the losses so far, exactly; so the factors at the
-end are the same bit for bit, however often and wherever the training was cut.
+A checkpoint is good for one call of `fedmore.client.training.expert.train` and no other: it carries
+the digest of everything that the result depends on (weights of the base, start, frozen change,
+text, schedule). It holds factors, AdamW's moments and the losses so far, exactly; so the factors at
+the end are the same bit for bit, however often and wherever the training was cut.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class Checkpoints:
         return self._file is not None and self._clock() - self._latest >= wait
 
     def write(self, key: str, position: Position) -> None:
-        """Replace the checkpoint."""
+        """Write a checkpoint in place of the one before."""
         if self._file is None:
             return
         began = self._clock()
@@ -76,9 +76,9 @@ class Checkpoints:
         self._cost = self._latest - began
 
     def read(self, key: str) -> Position | None:
-        """The checkpoint for `key`; None where there is none, or one of another task.
+        """The checkpoint for `key`; None if there is none, or one of another task.
 
-        One that is damaged is none either: it costs time, not truth. The log says so.
+        A damaged checkpoint counts as missing: training restarts and gives the same result.
         """
         if self._file is None or not self._file.is_file():
             return None

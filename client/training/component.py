@@ -2,8 +2,8 @@
 
 Changes: what travels is the change of the factors, both ends add what was decoded, and what the
 codec lost is carried to the next send (EF21, arXiv 2106.05203). Weights of few bits
-(`TrainTask.weight_bits`): what travels are the weights that the training used, whole, and both ends
-hold just these; the latent numbers behind them stay here, as what is beside them.
+(`TrainTask.weight_bits`) travel whole, as the training used them, and both ends hold exactly these.
+The latent numbers behind them stay here.
 """
 
 from collections.abc import Sequence
@@ -59,8 +59,9 @@ def find(task: TrainTask, entry: Remembered | None, initial: Factors) -> Compone
 def find_at(
     aggregate: Factors | None, task: TrainTask, entry: Remembered | None, initial: Factors
 ) -> Component:
-    """The component of a round that begins from the aggregate (`fedmore.strategies.expert_stage.round_start`).
+    """The component of a round that begins from the aggregate.
 
+    Both ends derive it alike (`fedmore.strategies.expert_stage.round_start`).
     What this client owes is turned into the new directions; one that lost its state owes nothing.
     """
     scale = task.spec("").scale

@@ -1,9 +1,9 @@
 """The one domain embedding that a client gives: the mean of many passages, clipped and noised.
 
 The mean of a few short texts gives these texts away to somebody who has others of the domain. So it
-is made of many passages; each passage's mean embedding is clipped to norm C, and Gaussian noise of
-standard deviation ``noise * C / passages`` is added to the mean of them (the Gaussian mechanism for
-one release; unit: a passage). The noise comes from the owner's secret: the same for ever, so that
+is made of many passages. Each passage's mean embedding is clipped to norm C. Gaussian noise of
+standard deviation ``noise * C / passages`` is added to their mean (the Gaussian mechanism for one
+release; its unit is a passage). The noise comes from the owner's secret: the same for ever, so that
 asking again takes none of it away.
 """
 

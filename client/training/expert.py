@@ -169,6 +169,6 @@ def _parts(*factors: Factors | None) -> Iterable[str | Tensor]:
 
 
 def _trained(layer: LowRankLinear) -> tuple[Tensor, Tensor]:
-    if layer.b is None or layer.a is None:
+    if layer.lora_B is None or layer.lora_A is None:
         raise RuntimeError("a layer without trainable factors was trained")
-    return layer.b.detach().float().cpu(), layer.a.detach().float().cpu()
+    return layer.lora_B.detach().float().cpu(), layer.lora_A.detach().float().cpu()

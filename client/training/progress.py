@@ -1,4 +1,4 @@
-"""How training says where it is, without knowing who listens."""
+"""How training reports its progress, without knowing the listener."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -71,9 +71,9 @@ def _work(
 
 
 def _owed(entry: Routing | None, task: RouteTask, router: Router) -> Change:
-    """What error feedback owes: nothing where the coordinator has not all that was sent.
+    """What error feedback owes: nothing if the coordinator lacks part of what was sent.
 
-    Nor after the router has become one of other experts, or of another kind.
+    Nothing is owed either after the router has become one of other experts, or of another kind.
     """
     shapes = trained_shapes(router)
     nothing = {name: torch.zeros(shape) for name, shape in shapes.items()}

@@ -1,8 +1,8 @@
 """What everything that leaves this machine passes: recorded first, sent after.
 
-`AuditedStub` stands in for a gRPC stub, and `fedmore.client.transport.channel` has no other; so there is no way to
-send a message that is not recorded. Here are also the guard and the audit of those who have none:
-tests, and programs that only ask what a federation is.
+`AuditedStub` stands in for a gRPC stub, and `fedmore.client.transport.channel` has no other; so
+there is no way to send a message that is not recorded. Here are also the guard and the audit of
+those who have none: tests, and programs that only ask what a federation is.
 """
 
 import traceback
@@ -30,7 +30,7 @@ class Unrecorded:
     """An audit that keeps nothing."""
 
     def record(self, call: str, size: int, *, task: str = "", digest: str = "") -> None:
-        """Nothing."""
+        """Discard the record."""
 
 
 class Unguarded:
@@ -40,18 +40,18 @@ class Unguarded:
     max_content = MAX_CONTENT
 
     def check_task(self, task: Message) -> None:
-        """Any."""
+        """Accept every task."""
 
     def check_reply(self, task: Message, reply: Message) -> Message:
-        """As it is."""
+        """Return the reply unchanged."""
         return reply
 
     def progress(self, report: Report) -> Report:
-        """As it is."""
+        """Return the report unchanged."""
         return report
 
     def reason(self, task_id: str, error: BaseException) -> str:
-        """Class, message and place."""
+        """The error's class, message and place in the code."""
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         return describe(error) + where
@@ -71,7 +71,7 @@ class AuditedStub:
         return getattr(self._stub, name)(request, **options)
 
     def connect(self, events: Iterator[Any], **options: Any) -> "Sending":
-        """Open the stream."""
+        """Open the stream; every event is recorded before it is sent."""
 
         def tell(event: Any) -> None:
             kind = event.WhichOneof("event")
@@ -81,7 +81,7 @@ class AuditedStub:
         return Sending(self._stub.Connect, events, tell, options)
 
     def upload(self, parts: Iterator[Any], digest: str, **options: Any) -> "Sending":
-        """Begin an upload."""
+        """Begin an upload; every part is recorded before it is sent."""
 
         def tell(part: Any) -> None:
             self._recorder.record("upload", part.ByteSize(), digest=digest)

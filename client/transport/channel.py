@@ -62,7 +62,7 @@ class Link:
         self.use(keys)
 
     def use(self, keys: Keys | None) -> None:
-        """Call with these keys from now on; what is open already goes on as it is."""
+        """Call with these keys from now on; calls that are open go on unchanged."""
         local = is_loopback(host_of(self.address))
         options = [*OPTIONS, ("grpc.enable_http_proxy", int(not local))]
         if keys is None:
@@ -109,7 +109,7 @@ class Link:
             self._call("Withdraw", pb.WithdrawRequest(reason=reason, token=token))
 
     def connect(self, events: Iterator[pb.ClientEvent]) -> "Call":
-        """Open the stream."""
+        """Open the stream of tasks and replies."""
         return Call(self._stub.connect(events, metadata=self._metadata), self._failures)
 
     def upload(self, digest: str, payload: Payload) -> None:

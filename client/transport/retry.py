@@ -37,7 +37,7 @@ class Backoff:
         self._delay = self.FIRST_S
 
     def reset(self) -> None:
-        """It works: the limit counts from when it ceases to."""
+        """Record a success; the retry limit starts anew at the next failure."""
         self._worked = self._clock()
 
     def next_delay(self, error: Exception) -> float:
@@ -72,7 +72,7 @@ class Quiet:
             self._say(f"{error}; trying again for up to {limit_s:g} s")
 
     def connected(self, name: str) -> None:
-        """It is there."""
+        """Record a success; the retry limit starts anew at the next failure."""
         away = "" if self._lost_at is None else f" after {self._clock() - self._lost_at:.0f} s"
         again = " again" if away else ""
         self._say(f"connected to {name}{again}{away}")

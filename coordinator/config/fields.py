@@ -1,4 +1,4 @@
-"""Kinds of values in `federation.toml` that are checked where they stand, so the path is exact."""
+"""Types of values in `federation.toml`; each checks its value, so an error names the exact path."""
 
 from typing import Annotated
 

@@ -15,7 +15,9 @@ from fedmore.experts.routers.spec import STARTED, Kind, Level, Scaling, Start
 from fedmore.experts.text.opener import AUTO
 from fedmore.protos.enrolment.federation_info import fault_of
 from fedmore.protos.system.files import local_name
-from fedmore.strategies.plan import STRICT, Plan, Stage, not_negative, parse, positive
+from fedmore.strategies.plan import Plan
+from fedmore.strategies.settings import STRICT, not_negative, parse, positive
+from fedmore.strategies.stages.kinds import AnyStage
 
 FILE = "federation.toml"
 
@@ -94,8 +96,9 @@ class RouterSection:
     """How the mixture routes; beside the base, `top_k` experts work on a token (0: all).
 
     See `fedmore.experts.routers.spec` for kind, level, prefix and scaling, and
-    `fedmore.experts.router_training.gradient` for the numbers of a training. A router that is learned is
-    `trained_at` the coordinator, on the `proxy_texts`, or at the clients, by a stage of the plan.
+    `fedmore.experts.router_training.gradient` for the numbers of a training. A router that is
+    learned is `trained_at` the coordinator, on the `proxy_texts`, or at the clients, by a stage of
+    the plan.
     """
 
     kind: Kind = "domain"
@@ -182,7 +185,7 @@ class FederationConfig:
     federation: FederationSection
     base: BaseSection = BaseSection()
     server: ServerSection = ServerSection()
-    stages: tuple[Stage, ...] = Plan().stages
+    stages: tuple[AnyStage, ...] = Plan().stages
     router: RouterSection = RouterSection()
     evaluation: EvaluationSection = EvaluationSection()
     withdrawal: WithdrawalSection = WithdrawalSection()

@@ -8,6 +8,8 @@ import tomlkit
 from tomlkit.items import AoT, Table
 
 from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.strategies.settings import descriptions
+from fedmore.strategies.stages.base import Stage
 
 HEAD = """\
 The plan of a federation. Unknown keys and wrong types are errors, so nothing here is ignored.
@@ -40,36 +42,6 @@ COMMENTS: Mapping[str, str] = {
     "server.content_bytes": "of an answer to a Flower app, beside arrays of more than 64 KiB",
     "server.database": "postgresql+psycopg://user@host/name; empty for registry.db in this folder",
     "stages": "The stages, in sequence.",
-    "stages.kind": "experts, language, router (embeddings) or routing (clients train the router)",
-    "stages.rounds": "how often the clients train and the results are aggregated",
-    "stages.steps": "optimiser steps per client and round",
-    "stages.batch_size": "windows per step",
-    "stages.sequence_length": "tokens per window",
-    "stages.learning_rate": "of AdamW",
-    "stages.codec": "fp32, bf16, int8, nf4, sign1 (1 bit per number), auto, or auto,factor_b=nf4",
-    "stages.rank_learning_rates": "[[rank, rate], ...]: the rate of owners from that rank on",
-    "stages.rank_scaling": "s of a product: constant, or rslora (less for large ranks)",
-    "stages.warm_up": "of the learning rate: once, in an owner's first round, or every_round",
-    "stages.round_start": "own: owners go on with their factors; aggregate: with its directions",
-    "stages.server_learning_rate": "how much of a round's mean change is taken",
-    "stages.server_momentum": "Nesterov's, over rounds; 0 for none",
-    "stages.fold_tolerance": "what may be left out of a contribution, as a part of its norm",
-    "stages.weight_bits": "train factors as weights of 1, 2 or 4 bits, sent whole; 0: as they are",
-    "stages.download_codec": "coordinator to client; but for fp32 and bf16 it moves a mirror",
-    "stages.first_layers": "a language adapter changes so many layers from the first",
-    "stages.last_layers": "and so many up to the last",
-    "stages.threads": "CPU threads per client; 0 leaves it to the client",
-    "stages.max_rank": "what the coordinator keeps of an aggregate",
-    "stages.timeout_s": "seconds after which a round does without who has not answered",
-    "stages.deadline_s": "seconds after which a quorum is enough; 0 waits for everybody",
-    "stages.quorum": "part of those asked without whom a round fails; at least one",
-    "stages.late": "an update after its round: keep it for the next one, or refuse it",
-    "stages.staleness": "factor of a late update's weight for every round that it is behind",
-    "stages.aggregation": "mean, clipped, krum, multi_krum, trimmed_mean, median (against harm)",
-    "stages.clip_norm": "clipped: largest norm of an owner's change; 0 takes the round's median",
-    "stages.hostile": "the part of an expert's owners that krum and trimmed_mean withstand",
-    "stages.max_share": "of a round's weight, that one of several owners may have; 1: no limit",
-    "stages.max_rms": "refuse an update with larger numbers than this; 0 for a bound by the steps",
     "router": "How the mixture chooses.",
     "router.kind": "uniform, domain (embeddings), arrow, softmax, xlora or remix (REINFORCE)",
     "router.top_k": "so many experts work on a token, beside the base; 0 for all",
@@ -112,26 +84,33 @@ def render(config: FederationConfig) -> str:
         document.add(tomlkit.nl())
         if section == "stages":
             document.add(tomlkit.comment(COMMENTS[section]))
-            document.add(section, _stages(values))
+            document.add(section, _stages(config.stages))
         else:
-            document.add(section, _table(section, values).comment(COMMENTS[section]))
+            document.add(section, _table(values, _said(section)).comment(COMMENTS[section]))
     return tomlkit.dumps(document)
 
 
-def _stages(stages: Sequence[Mapping[str, Any]]) -> AoT:
-    """Only the first stage is commented: the others have the same keys."""
-    array = tomlkit.aot()
-    for index, stage in enumerate(stages):
-        array.append(_table("stages", stage, commented=index == 0))
+def _stages(stages: Sequence[Stage]) -> AoT:
+    """A key is commented where it stands for the first time."""
+    array, told = tomlkit.aot(), set[str]()
+    for stage in stages:
+        said = {key: text for key, text in descriptions(type(stage)).items() if key not in told}
+        array.append(_table(asdict(stage), said))
+        told |= said.keys()
     return array
 
 
-def _table(section: str, values: Mapping[str, Any], commented: bool = True) -> Table:
+def _said(section: str) -> dict[str, str]:
+    start = f"{section}."
+    return {key.removeprefix(start): text for key, text in COMMENTS.items() if start in key}
+
+
+def _table(values: Mapping[str, Any], comments: Mapping[str, str]) -> Table:
     table = tomlkit.table()
     for key, value in values.items():
         item = tomlkit.item(_listed(value))
-        if commented:
-            item.comment(COMMENTS[f"{section}.{key}"])
+        if key in comments:
+            item.comment(comments[key])
         table.add(key, item)
     return table
 

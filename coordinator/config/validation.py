@@ -5,7 +5,9 @@ from pathlib import Path
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.experts.routers.spec import LEARNED
-from fedmore.strategies.plan import TRAINED_BY
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import FactorStage
+from fedmore.strategies.stages.kinds import expert_kinds
 
 
 def check_plan(config: FederationConfig) -> None:
@@ -29,7 +31,7 @@ def check_base(config: FederationConfig) -> None:
 
 def check_domain_router(config: FederationConfig) -> None:
     """The domain router needs every owner's embedding and public text to tell them from."""
-    if not any(stage.kind == "router" for stage in config.stages):
+    if not any(isinstance(stage, EmbeddingStage) for stage in config.stages):
         raise ConfigError(
             'router: domain embeddings (as kind or start) need a stage of kind "router"; add one, '
             'or take router.kind = "uniform"'
@@ -45,8 +47,8 @@ def check_domain_router(config: FederationConfig) -> None:
 def check_stages(config: FederationConfig) -> None:
     """Some stage trains an expert, and a learned router is trained in one place."""
     kinds, section = [stage.kind for stage in config.stages], config.router
-    if not TRAINED_BY.keys() & set(kinds):
-        raise ConfigError(f"stages: none trains an expert; add one of {', '.join(TRAINED_BY)}")
+    if not expert_kinds().keys() & set(kinds):
+        raise ConfigError(f"stages: none trains an expert; add one of {', '.join(expert_kinds())}")
     if section.trained_at == "clients":
         check_at_clients(config)
     elif "routing" in kinds:
@@ -71,7 +73,7 @@ def check_at_clients(config: FederationConfig) -> None:
             'router.trained_at: "clients" needs a stage of kind "routing" after the experts\''
         )
     place = kinds.index("routing")
-    if any(kind in TRAINED_BY for kind in kinds[place:]):
+    if any(isinstance(stage, FactorStage) for stage in config.stages[place:]):
         raise ConfigError(
             f'stages[{place}].kind: "routing" comes after every stage that '
             "trains experts or adapters; move it to the end"

@@ -26,7 +26,7 @@ DEFAULT_NAME = "federation"
 
 
 def nobody(_line: str) -> None:
-    """Tells no one."""
+    """Discard the line; the default for callers that show nothing."""
 
 
 def create(
@@ -36,7 +36,7 @@ def create(
 
     What opens documents is chosen here, unless it is in `config`; `tell` is told by which figures.
     `federation.toml` comes last: a folder without it is not a federation, so a failure on the way
-    can simply be tried again. Raises `ConfigError` where there is a federation already.
+    can simply be tried again. Raises `ConfigError` if there is a federation already.
     """
     if (directory / configs.FILE).exists():
         raise ConfigError(
@@ -54,7 +54,7 @@ def create(
 
 
 def open_fresh(directory: Path, config: FederationConfig) -> None:
-    """Make the registry; raises `ConfigError` where its database is another federation's."""
+    """Make the registry; raises `ConfigError` if its database is another federation's."""
     with Registry.open(directory, database_url(config)) as registry:
         pair(registry, Store(directory / BLOBS))
         list_own(directory, registry)
@@ -95,12 +95,12 @@ def new_config(
 
 
 def default_name(directory: Path) -> str:
-    """A federation's name where none is given: its folder's, as far as that can be a name."""
+    """The name of a federation without one: its folder's name, made fit to be a name."""
     return tamed(directory.resolve().name) or DEFAULT_NAME
 
 
 def refuse_beside_app(*options: str) -> None:
-    """Raise `ConfigError` where something of our own plan is given."""
+    """Raise `ConfigError` if something of our own plan is given."""
     if any(options):
         raise ConfigError(
             "--app runs a Flower app instead of our plan, so there is no place for "
@@ -128,7 +128,7 @@ def plan_table(
 
 
 def server_table(host: str, port: int, advertise: str) -> dict[str, object]:
-    """Where to listen; raises `ConfigError` where no client could know which host to reach."""
+    """Where to listen; raises `ConfigError` if no client could know which host to reach."""
     if host in EVERY_NETWORK and not advertise:
         raise ConfigError(
             f"--host {host} listens everywhere; name the host that clients reach with --advertise"
@@ -137,7 +137,7 @@ def server_table(host: str, port: int, advertise: str) -> dict[str, object]:
 
 
 def render_text(config: FederationConfig) -> str:
-    """The commented `federation.toml`."""
+    """Write the commented `federation.toml`."""
     from fedmore.coordinator.config.template import render
 
     return render(config)

@@ -31,7 +31,7 @@ def write_scores(directory: Path, registry: Registry, scores: Mapping[str, Any])
 
 
 def read_scores(directory: Path, registry: Registry) -> dict[str, Any] | None:
-    """What the file holds; None where there is none, `RegistryError` where it is damaged."""
+    """What the file holds; None if the file is missing; raises `RegistryError` if it is damaged."""
     file = directory / EVALUATION
     try:
         data = file.read_bytes()

@@ -38,7 +38,7 @@ class Federation:
 
 @contextmanager
 def open_federation(directory: Path) -> Iterator[Federation]:
-    """The federation in `directory`; `ConfigError` or `RegistryError` where there is none.
+    """The federation in `directory`; raises `ConfigError` or `RegistryError` if there is none.
 
     Its registry is whole, and shown to be that of its store. From a folder that may not be written
     to it can be read.
@@ -57,7 +57,7 @@ def open_federation(directory: Path) -> Iterator[Federation]:
 
 
 def database_url(config: FederationConfig) -> str:
-    """Where the registry is, if not in the folder: by the environment, or the configuration."""
+    """The registry's URL by the environment or the configuration; empty if it is in the folder."""
     url = os.environ.get(DATABASE, "") or config.server.database
     if url:
         check_url(url)

@@ -17,7 +17,7 @@ from fedmore.protos.system.hosts import bracketed
 DAY_S = 86_400.0
 LONGEST_S = 366 * DAY_S
 CERTIFICATE_LONGER = timedelta(days=1)
-"""Than the token: who has used it in time, and lost the answer, can ask again."""
+"""Added to the token's time, so that a client whose answer was lost can ask again."""
 TAKEN = "is there already, and is not overwritten; remove it, or give another name"
 
 
@@ -80,7 +80,7 @@ def address_of(config: FederationConfig, registry: Registry) -> str:
 
 
 def port_of(config: FederationConfig, registry: Registry) -> int:
-    """The configured port or, where that is 0, the one that was free at the last start."""
+    """The configured port or, if that is 0, the port that was free at the last start."""
     port = config.server.port or int(registry.get_state(PORT, 0))
     if not port:
         raise ConfigError(
@@ -91,7 +91,7 @@ def port_of(config: FederationConfig, registry: Registry) -> int:
 
 
 def check_out(out: Path) -> None:
-    """Raise `ConfigError` where `--out` cannot be, before anything is made."""
+    """Raise `ConfigError` if `--out` cannot be, before anything is made."""
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
     if os.path.lexists(out):

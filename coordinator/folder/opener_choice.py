@@ -23,7 +23,7 @@ Tell = Callable[[str], None]
 def with_opener(config: FederationConfig, tell: Tell) -> FederationConfig:
     """The configuration with an opener in place of `auto`, and the figures told.
 
-    A chosen one is only looked up. Raises `ConfigError` where the base's tokenizer has none such.
+    A chosen one is only looked up. Raises `ConfigError` if the base's tokenizer has none such.
     """
     if config.federation.app:
         return config
@@ -56,7 +56,7 @@ def check_opener(config: FederationConfig) -> None:
 
 
 def public_documents(config: FederationConfig, base: "Base") -> list[str]:
-    """The federation's public text or, where it has none, the one that comes with the program."""
+    """The federation's public text, or the text that comes with the program if it has none."""
     from fedmore.experts.reading.conversations import chat_template
     from fedmore.experts.reading.documents import read_documents
 

@@ -1,8 +1,8 @@
 """An operator's way to a running coordinator: from its folder, or by an access file.
 
 The file holds a certificate and its key, so it is as good as the operator. The registry lists the
-one certificate of each operator that is let in, the folder's own among them: making another for the
-same name, or revoking the name, ends the earlier one at its next call.
+one certificate that is valid for each operator, the folder's own among them. Another certificate
+for the same name, or revoking the name, ends the earlier one at its next call.
 """
 
 import json
@@ -138,7 +138,7 @@ def _let_in(registry: Registry, subject: Subject) -> None:
 
 
 def read_access(path: Path) -> Access:
-    """Read an access file; raises `ConfigError` for what is none."""
+    """Read an access file; raises `ConfigError` if the file is not one."""
     try:
         return Access(**json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

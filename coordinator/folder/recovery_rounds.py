@@ -12,7 +12,7 @@ from typing import Any
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import RECOVERY, RECOVERY_ASKED
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.base import Stage, TrainingStage
 
 
 def with_recovery(config: FederationConfig, registry: Registry) -> FederationConfig:
@@ -20,7 +20,7 @@ def with_recovery(config: FederationConfig, registry: Registry) -> FederationCon
     entries = registry.get_state(RECOVERY, {})
     stages = tuple(
         replace(stage, rounds=stage.rounds + entries[stage.kind]["rounds"])
-        if stage.kind in entries
+        if isinstance(stage, TrainingStage) and stage.kind in entries
         else stage
         for stage in config.stages
     )
@@ -34,7 +34,7 @@ def asked_for(config: FederationConfig, registry: Registry) -> FederationConfig:
 
 
 def recovering(config: FederationConfig, rounds: int) -> FederationConfig:
-    """The configuration in which an expert that is worse gets so many recovery rounds."""
+    """The configuration in which an expert that became worse gets `rounds` recovery rounds."""
     section = replace(config.withdrawal, when_worse="recover", recovery_rounds=rounds)
     return replace(config, withdrawal=section)
 

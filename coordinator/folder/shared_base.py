@@ -9,7 +9,7 @@ from fedmore.experts.errors import BaseError
 
 
 def base_of(config: FederationConfig) -> Base:
-    """The federation's base, loaded once a process, on the GPU where there is one.
+    """The federation's base, loaded once a process, on the GPU if there is one.
 
     Raises `BaseError` when it is no longer the one that the federation was made over.
     """

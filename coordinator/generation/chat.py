@@ -58,7 +58,7 @@ class Conversation:
         self.turns.append({"role": "assistant", "content": text})
 
     def ids(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
-        """Tokens of `turns`, up to where the model has its say, opened as in training.
+        """Tokens of `turns`, up to the model's turn, opened as in training.
 
         Only the template writes control tokens: what a turn holds is text.
         """
@@ -81,7 +81,7 @@ class Chat:
     show: bool
 
     def __post_init__(self) -> None:
-        """Nothing has been said yet; raises `ConfigError` where an answer fills the base."""
+        """Nothing has been said yet; raises `ConfigError` if an answer fills the base."""
         from fedmore.experts.mixture.generation import check_room, positions
 
         check_room(self.speaker.mixture, 1, self.settings.max_tokens)

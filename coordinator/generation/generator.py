@@ -29,7 +29,7 @@ class MixtureGenerator:
 
     @property
     def tokenizer(self) -> Any:
-        """The base's tokenizer."""
+        """The tokenizer of the mixture's base."""
         return self.text.tokenizer
 
     @property
@@ -39,7 +39,7 @@ class MixtureGenerator:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The block of every decision; none where all layers share one."""
+        """The block of every decision; empty if all layers share one."""
         return () if self.mixture.router.shared else self.mixture.gates.blocks
 
     def speak(
@@ -49,18 +49,18 @@ class MixtureGenerator:
         return generate(self.mixture, self.tokenizer, ids, settings, on_token)
 
     def given(self, text: Generated) -> list[Piece]:
-        """What was there before; not its first token, which has no weights."""
+        """The pieces of the prompt, without its first token, which has no weights."""
         end = text.prompt
         return pieces(self.tokenizer, text.ids[:end], text.weights_LTA[:, : end - 1])
 
     def made(self, text: Generated) -> list[Piece]:
-        """What is new."""
+        """The pieces that the mixture wrote, with the weights that predicted each."""
         start = text.prompt - 1
         return pieces(self.tokenizer, text.ids[start:], text.weights_LTA[:, start:])
 
 
 def open_speaker(directory: Path, folder: Path | None = None) -> MixtureGenerator:
-    """The mixture in `folder`, by default DIR/mixture; raises `RegistryError` where there is none.
+    """The mixture in `folder`, by default DIR/mixture; raises `RegistryError` if there is none.
 
     What is wrong with the folder is said before the base is loaded, and so is a mixture that holds
     the work of an owner who has withdrawn.
@@ -74,7 +74,7 @@ def open_speaker(directory: Path, folder: Path | None = None) -> MixtureGenerato
 
 
 def said(text: str) -> str:
-    """Text as a person gave it; raises `ConfigError` where there is none, or it is not UTF-8.
+    """Text as a person gave it; raises `ConfigError` if there is none, or it is not UTF-8.
 
     The marks of control tokens are left out, so that nobody but a chat template sets any.
     """

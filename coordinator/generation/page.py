@@ -21,7 +21,7 @@ CELL, ROW = 14, 10
 
 
 def make_environment() -> Environment:
-    """Escapes all that comes from data, and takes no name that is not there for nothing."""
+    """A Jinja environment that escapes all values and raises on undefined names."""
     return Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -28,7 +28,7 @@ def colours(console: Console) -> str | None:
 
 
 class TokenRenderer:
-    """Writes the pieces of one text as they come; where no terminal is, the text as it is.
+    """Writes the pieces of one text as they come, and plain text if there is no terminal.
 
     Colours only where `wanted`, and on a terminal that has them.
     """

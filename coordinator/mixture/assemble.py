@@ -97,7 +97,7 @@ def assemble_router(
     store: Store,
     experts: Mapping[str, Factors],
 ) -> Trained:
-    """The router of `experts`, trained where the configuration says so, and the experts then."""
+    """The router, trained if the configuration says so, and the experts that it is for."""
     if config.router.kind in LEARNED and config.router.trained_at == "clients":
         return Trained(from_clients(registry, store, list(experts)), dict(experts))
     fresh = initial_router(config, base, experts, means_for(config, registry, store, experts))
@@ -109,7 +109,7 @@ def assemble_router(
 def means_for(
     config: FederationConfig, registry: Registry, store: Store, experts: Iterable[str]
 ) -> dict[str, Tensor] | None:
-    """The domain embeddings of `experts`, where the configured router needs them."""
+    """The domain embeddings of `experts`; None if the configured router needs none."""
     return domain_means(registry, store, list(experts)) if config.router.embeds else None
 
 
@@ -139,7 +139,7 @@ def sent_means(registry: Registry, store: Store) -> dict[str, Tensor]:
 
 
 def domain_means(registry: Registry, store: Store, names: Sequence[str]) -> dict[str, Tensor]:
-    """The domain embedding [D] of every expert; raises `RegistryError` where one is missing."""
+    """The domain embedding [D] of every expert; raises `RegistryError` if one is missing."""
     known = sent_means(registry, store)
     missing = [name for name in names if name not in known]
     if missing:
@@ -153,7 +153,7 @@ def domain_means(registry: Registry, store: Store, names: Sequence[str]) -> dict
 def from_clients(registry: Registry, store: Store, names: Sequence[str]) -> Router:
     """The router that the clients trained, with its rows for these experts.
 
-    Raises `RegistryError` where there is none, or one of the experts came later.
+    Raises `RegistryError` if there is none, or one of the experts came later.
     """
     digest = registry.get_state(ROUTER)
     if not digest:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedmore.coordinator import unfinished
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.federation import Federation, is_running, open_federation
+from fedmore.coordinator.mixture.unfinished_withdrawal import finish
 from fedmore.experts.errors import ConfigError, RegistryError
 from fedmore.experts.routers.spec import KINDS
 from fedmore.experts.spec import ExpertStorage
@@ -68,7 +68,7 @@ def assemble_mixture(directory: Path, wanted: AssembleOptions) -> Path:
 def _leave_out(federation: Federation) -> None:
     """Take the part of withdrawn owners out; what is in the store stays while a plan runs."""
     if not is_running(federation.directory):
-        unfinished.finish(federation, forget=False)
+        finish(federation, forget=False)
         return
     from fedmore.coordinator.mixture.withdrawal import leave_out
 
@@ -92,7 +92,7 @@ def evaluate_mixture(directory: Path) -> Mapping[str, Any]:
 
 
 def known_experts(federation: Federation, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names to use; raises `RegistryError` where one, or any at all, is missing."""
+    """The names to use; raises `RegistryError` if one, or any at all, is missing."""
     known = tuple(sorted({e.name for e in federation.registry.experts()}))
     if not known:
         raise RegistryError(

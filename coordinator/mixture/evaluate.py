@@ -54,7 +54,7 @@ class Scorer:
         self._base: dict[str, list[Score]] = {}
 
     def begin(self, name: str, passes: int) -> None:
-        """Scoring of a stage or the mixture begins: so many passes over a text."""
+        """Scoring of a stage or of the mixture begins; it takes `passes` passes over a text."""
         self._now = Scoring(name, 0, passes)
         self._tell(self._now)
 
@@ -84,7 +84,7 @@ class Scorer:
         return found
 
     def of_base(self, text: str) -> list[Score]:
-        """The base's scores."""
+        """The base's score of every document of `text`, computed once."""
         if text not in self._base:
             self._base[text] = self.score(self.base.model, text)
         return self._base[text]

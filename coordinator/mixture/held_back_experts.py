@@ -24,7 +24,7 @@ from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import HELD
 from fedmore.strategies.expert_stage.progress import Judge, Told
 from fedmore.strategies.expert_stage.state import ExpertState
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.base import Stage
 
 if TYPE_CHECKING:
     from fedmore.coordinator.mixture.evaluate import Scorer
@@ -52,7 +52,7 @@ def judge_of(
     scorer: Callable[[], "Scorer"],
 ) -> Judge:
     """What a stage of a coordinator that runs does with an expert after a withdrawal."""
-    stage = config.stages[index]
+    stage: Any = config.stages[index]
 
     def judge(
         before: ExpertState, left: ExpertState, error: float

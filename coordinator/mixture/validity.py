@@ -1,4 +1,4 @@
-"""Whether a mixture may still be used: none is that an owner who has withdrawn has a part in."""
+"""Whether a mixture may still be used; one that holds a withdrawn owner's part may not."""
 
 import hashlib
 import json

@@ -10,7 +10,7 @@ from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.records import ExpertRow, Kind
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import ROUTER
-from fedmore.experts.factors import numbers, to_state
+from fedmore.experts.factors import num_parameters, to_state
 from fedmore.experts.routers.serialization import dump_router
 from fedmore.strategies.expert_stage.state import ExpertState
 from fedmore.strategies.router_stage.state import RouterState
@@ -34,7 +34,7 @@ def keep_version(
         kind=kind,
         target=state.name,
         rank=state.rank,
-        params=numbers(state.aggregate),
+        params=num_parameters(state.aggregate),
         stage=at[0],
         round=at[1],
         digest=digest,
@@ -44,7 +44,7 @@ def keep_version(
 
 
 def keep_router(registry: Registry, store: Store, state: RouterState) -> None:
-    """Make this the router of the clients that assembly takes; the one before is no more."""
+    """Store this as the router of the clients that assembly takes; it replaces the one before."""
     before = registry.get_state(ROUTER)
     digest = store.put(dump_router(state.router(), state.experts))
     registry.set_state(ROUTER, digest)

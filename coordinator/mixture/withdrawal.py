@@ -22,9 +22,9 @@ from fedmore.coordinator.store.state_keys import EMBEDDINGS
 from fedmore.strategies.embedding_stage import embeddings
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.state import without
-from fedmore.strategies.plan import TRAINED_BY, Stage
 from fedmore.strategies.router_stage.state import dump as dump_routing
 from fedmore.strategies.router_stage.state import restore as restore_routing
+from fedmore.strategies.stages.expert import FactorStage
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def leave_out(config: FederationConfig, registry: Registry, store: Store) -> lis
     changed: list[str] = []
     for index, stage in enumerate(config.stages):
         rows = [row for row in registry.rounds() if row.stage == index]
-        if rows and stage.kind in TRAINED_BY:
+        if rows and isinstance(stage, FactorStage):
             changed += _leave_out(config, stage, rows[-1], gone, registry, store)
     _leave_out_of_embeddings(gone, registry, store)
     for row in [row for row in registry.rounds() if row.kind == "routing"][-1:]:
@@ -65,7 +65,7 @@ def _leave_out_of_embeddings(gone: AbstractSet[str], registry: Registry, store: 
 
 def _leave_out(
     config: FederationConfig,
-    stage: Stage,
+    stage: FactorStage,
     row: RoundRow,
     gone: AbstractSet[str],
     registry: Registry,

@@ -29,7 +29,7 @@ class Observer(Protocol):
     """Is told what happens; a context manager around the time it shows something."""
 
     def __call__(self, event: Event) -> None:
-        """Something happened."""
+        """Show `event`."""
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
@@ -47,7 +47,7 @@ class Observer(Protocol):
 
 
 def make_observer(console: Console, name: str, expected: int, live: bool = True) -> Observer:
-    """A live display where `console` is a terminal, else plain lines; those too if not `live`."""
+    """A live display if `console` is a terminal and `live` is set, else plain lines."""
     board, live = Board(name, expected), live and console.is_terminal
     return TerminalObserver(console, board) if live else LogObserver(console, board)
 

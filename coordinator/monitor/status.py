@@ -9,8 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedmore.coordinator import unfinished
-from fedmore.coordinator.folder import layout
+from fedmore.coordinator.folder import layout, withdrawals_begun
 from fedmore.coordinator.folder.evaluation_file import read_scores
 from fedmore.coordinator.folder.federation import Federation, is_running
 from fedmore.coordinator.folder.layout import EVALUATION, MIXTURE
@@ -50,7 +49,7 @@ def status(federation: Federation) -> dict[str, Any]:
         "experts": len({e.name for e in registry.experts()}),
         "left_out": registry.get_state(LEFT_OUT, {})
         | {n: f"held back, {e['why']}" for n, e in registry.get_state(HELD, {}).items()},
-        "withdrawals": unfinished.told(federation),
+        "withdrawals": withdrawals_begun.told(federation),
     }
 
 
@@ -111,7 +110,7 @@ def expert_row(expert: ExpertRow) -> dict[str, Any]:
 
 
 def jsonable(value: Any) -> Any:
-    """A moment as ISO 8601; everything else as it is."""
+    """A moment as ISO 8601; every other value unchanged."""
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
 
 

@@ -25,7 +25,7 @@ class Steps:
     reports: tuple[Report, ...]
 
     def __call__(self, run: Any) -> None:
-        """Write them."""
+        """Write the reports to the run."""
         run.steps(self.reports)
 
 

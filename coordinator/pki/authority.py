@@ -71,7 +71,7 @@ def protect(directory: Path) -> Path:
 
 
 def move(directory: Path, target: Path) -> None:
-    """Have the key lie at `target`, and no more where it lay."""
+    """Move the key to `target`; the folder then holds only the path."""
     target, old = target.expanduser().absolute(), key_path(directory)
     if target.exists():
         raise ConfigError(f"{target} is there already; name a file that is not")

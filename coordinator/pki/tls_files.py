@@ -58,7 +58,7 @@ def make_operator(directory: Path, ca: KeyPair) -> None:
 
 
 def read_tls(directory: Path) -> Tls:
-    """What `make_tls` wrote; raises `ConfigError` where it is missing, or does not fit together."""
+    """What `make_tls` wrote; raises `ConfigError` if it is missing, or does not fit together."""
     return Tls(read_authority(directory), _whole(directory, SERVER))
 
 
@@ -81,7 +81,7 @@ def write_pair(directory: Path, stem: str, pair: KeyPair) -> None:
 
 
 def read_pair(directory: Path, stem: str) -> KeyPair:
-    """What `write_pair` wrote; raises `ConfigError` where it is missing."""
+    """What `write_pair` wrote; raises `ConfigError` if it is missing."""
     folder = directory / FOLDER
     try:
         return KeyPair((folder / f"{stem}.pem").read_bytes(), (folder / f"{stem}.key").read_bytes())

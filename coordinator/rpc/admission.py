@@ -41,7 +41,7 @@ def check_enrolment(
 
 
 def check_unmixed(kind: "Kind", target: str, members: "Iterable[Member]") -> None:
-    """Raise `ConfigError` where members train the same name as the other kind, or spelt otherwise.
+    """Raise `ConfigError` if members train the same name as the other kind, or spelt otherwise.
 
     A federation without lists of domains and languages takes any name, but each for one thing.
     """

@@ -31,7 +31,7 @@ STANDINGS = {
 
 
 class Authenticator:
-    """Lets callers in by role; `insecure` where there is no TLS, and so no certificate."""
+    """Lets callers in by role. With `insecure` there is no TLS, and so no certificate."""
 
     def __init__(
         self, registry: "Registry", traffic: TrafficBook, crowd: CallLimiter, *, insecure: bool

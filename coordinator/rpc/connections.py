@@ -2,7 +2,7 @@
 
 Used from the server's loop only. A stream that ends without a word leaves its member present for
 `dead_after_s`, so that it can reconnect and go on with its task. A member is its key, so a newer
-stream is the same owner's and takes over at once; the process that it took over from is told so,
+stream is the same owner's and takes over at once. The process that it took over from is told so,
 and does not come back.
 """
 

@@ -15,9 +15,9 @@ LIMIT = 10_000
 class Dispatcher:
     """Calls the listener from one thread, so that it may block and never holds up the loop.
 
-    Where the listener is slower than what happens, a client's progress waiting to be told is
-    replaced by newer, its traffic is added up, and above `limit` events are left out, with a
-    warning that says how many.
+    If the listener is slower than the events, a client's waiting progress is replaced by newer
+    progress, and its traffic is added up. Above `limit` events are left out, with a warning that
+    says how many.
     """
 
     def __init__(self, listener: Callable[[Event], None], limit: int = LIMIT) -> None:

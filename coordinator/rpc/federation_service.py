@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 FIRST_S = 10.0
-"""A stream must say what it is within so many seconds."""
+"""Seconds within which a stream must say what it is."""
 
 
 class FederationService(FederationServicer):
@@ -91,7 +91,7 @@ class FederationService(FederationServicer):
             try:
                 stream = Stream(connection, context, self._parts)
                 ending = await stream.run(pb.ServerEvent(welcome=welcome))
-            finally:  # also where the call is cut off before, or while, the stream ends
+            finally:  # also if the call is cut off before, or while, the stream ends
                 self._parts.connections.detach(connection)
             if ending == OUSTED:
                 raise NameTakenError(f"{member.name!r}: {OUSTED}")

@@ -1,4 +1,4 @@
-"""Getting hold of the port, with a clear reason where it cannot be had."""
+"""Taking the port, with a clear reason if it cannot be had."""
 
 import errno
 import os

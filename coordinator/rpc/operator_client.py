@@ -68,7 +68,7 @@ class Remote:
             self._stub.Revoke(pb.RevokeRequest(name=name, reason=reason), timeout=TIMEOUT_S)
 
     def stop(self, reason: str) -> None:
-        """End the coordinator."""
+        """Ask the coordinator to stop."""
         with self._failures():
             self._stub.Stop(pb.StopRequest(reason=reason), timeout=TIMEOUT_S)
 

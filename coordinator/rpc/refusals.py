@@ -1,6 +1,6 @@
 """What was refused, and to whom: a line in the log, an event, and the call's status.
 
-Whoever is refused often is told of rarely, with a count: nobody fills the log, or the registry.
+Frequent refusals of one peer are told rarely, with a count, so nobody fills log or registry.
 """
 
 import logging
@@ -21,7 +21,7 @@ from fedmore.strategies.events import Event, Refused
 
 LONGEST = 500
 NAMES = 1_000
-"""Of so many peers it is known how often they were refused lately."""
+"""Number of peers of which it is known how often they were refused lately."""
 
 log = logging.getLogger(__name__)
 

@@ -68,7 +68,7 @@ def serve(
 
     Raises the process's soft limit of descriptors: every connection is one.
     `on_event` is called from one thread, in order; `news` says how far the plan is; `office`
-    answers operators, who need TLS. Raises `TransportError` where the port cannot be had, and
+    answers operators, who need TLS. Raises `TransportError` if the port cannot be had, and
     `ConfigError` without TLS unless `insecure` was asked for and only this machine can connect.
     """
     if tls is None and not insecure:

@@ -9,8 +9,8 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),  # or a second coordinator would quietly share the port
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_receive_message_length", MAX_REQUEST),
-    # A client pings every few seconds (`fedmore.client.transport.channel`). While this process stands still its
-    # pings pile up, and gRPC would hang up on it for too many of them.
+    # A client pings every few seconds (`fedmore.client.transport.channel`). While this process
+    # stands still its pings pile up, and gRPC would hang up on it for too many of them.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 1_000),
     # Whose machine is gone without a word, or who connects and says nothing, is hung up on.

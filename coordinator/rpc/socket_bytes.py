@@ -114,7 +114,7 @@ class _Socket:
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[socket.socket]:
-        """The socket; raises `OSError` where the descriptor is another's by now."""
+        """The socket; raises `OSError` if the descriptor is another's by now."""
         self._check()
         connection = socket.socket(fileno=self.handle)
         try:
@@ -129,7 +129,7 @@ class _Socket:
 
 
 def _handles() -> list[int]:
-    """Descriptors of this process; where none is left to look them up with, each is tried."""
+    """Descriptors of this process; if none is free for looking them up, each number is tried."""
     try:
         return [int(name) for name in os.listdir(_FDS)]  # noqa: PTH208 - there may be thousands
     except OSError as error:

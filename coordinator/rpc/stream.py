@@ -27,11 +27,11 @@ from fedmore.strategies.events import Progress, Received, Refused, Sent
 log = logging.getLogger(__name__)
 GRACE_S = 5.0
 DOUBTFUL = 100
-"""Tasks of a heartbeat that are looked up at a time; our client never has so many in hand."""
+"""Number of a heartbeat's tasks that are looked up at a time; our client never holds more."""
 NEWS_EVERY_S = 15.0
-"""News that has not changed is sent again after so many seconds: the client may not show all."""
+"""Seconds after which unchanged news is sent again, since the client may not show all of it."""
 MISSED = 2
-"""A task that so many heartbeats in a row do not list is lost, and sent again."""
+"""A task that this many heartbeats in a row do not list is lost, and sent again."""
 
 
 class Stream:
@@ -60,7 +60,7 @@ class Stream:
         self._heartbeats = TokenBucket(rate=2 / parts.config.server.heartbeat_s, burst=10)
 
     async def run(self, welcome: pb.ServerEvent) -> str:
-        """Until the client leaves, or the connection is told to end: why, where it is no finish."""
+        """Serve until the client leaves or is told to end; the reason, empty at a finish."""
         listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak(welcome))
         ending = asyncio.create_task(self._connection.ended.wait())

@@ -4,7 +4,7 @@ from fedmore.coordinator.rpc.socket_bytes import SocketMeter, TrafficCounter, pa
 
 
 class TrafficBook:
-    """Used from the server's loop only. Where the system cannot count, there are no counts."""
+    """Used from the server's loop only. If the system cannot count, there are no counts."""
 
     def __init__(self, port: int) -> None:
         self.meter = SocketMeter(port) if supported() else None

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def log_event(registry: Registry, event: Event) -> None:
-    """A row of the registry's events, and a line of the log where there is none yet."""
+    """Write a row of the registry's events, and a line of the log for members who come or leave."""
     if isinstance(event, Joined | Left | Refused):
         payload = {k: v for k, v in asdict(event).items() if k != "name"}
         registry.add_event(type(event).__name__.lower(), event.name, payload)

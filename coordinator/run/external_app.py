@@ -6,8 +6,8 @@ a file. What it says through Flower's log goes to the terminal and to `app.log`,
 whose state it filled is kept in `app-state.bin` (`fedmore.protos.wire.records.loads` reads it).
 
 A coordinator that was killed calls the app again from its start. The journal has the answer to
-every message that the app sends as it did before, so an app that does the same again is soon where
-it was; Python's and NumPy's generators begin at the federation's seed for that.
+every message that the app sends as it did before, so an app that repeats itself is soon where it
+was. Python's and NumPy's generators begin at the federation's seed for that.
 """
 
 import logging
@@ -36,8 +36,6 @@ from fedmore.protos.wire.records import dumps
 from fedmore.protos.wire.status import describe
 
 log = logging.getLogger(__name__)
-GROUP = "app"
-"""The journal's group of messages that name none: all that a stock strategy sends."""
 
 
 def chosen(federation: Federation, app: str, run_config: Mapping[str, Value]) -> Federation:

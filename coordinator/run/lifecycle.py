@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmore.coordinator import unfinished
 from fedmore.coordinator.config.validation import check_plan
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.create import certificate_hosts
@@ -22,7 +21,9 @@ from fedmore.coordinator.folder.federation import (
     running_alone,
 )
 from fedmore.coordinator.folder.layout import BLOBS
+from fedmore.coordinator.folder.open_journal import open_journal
 from fedmore.coordinator.folder.operator_access import tls_of
+from fedmore.coordinator.mixture.unfinished_withdrawal import finish_first
 from fedmore.coordinator.monitor import status
 from fedmore.coordinator.monitor.bulletin import Bulletin
 from fedmore.coordinator.monitor.dashboard import make_observer
@@ -36,7 +37,6 @@ from fedmore.coordinator.run.operator_api import FolderOffice
 from fedmore.coordinator.run.recovery import (
     expected_clients,
     on_same_port,
-    open_journal,
     recover,
     untold,
     wait_for_clients,
@@ -81,7 +81,7 @@ def start(
 ) -> None:
     """Run the federation in `directory` to its end; does nothing to one that is finished."""
     settings = settings or Settings()
-    unfinished.finish_first(directory, state_keys.FINISHED, console)
+    finish_first(directory, state_keys.FINISHED, console)
     with (
         open_federation(directory) as federation,
         running_alone(directory),

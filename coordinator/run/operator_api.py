@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmore.coordinator import unfinished
 from fedmore.coordinator.config.schema import load_config
-from fedmore.coordinator.folder import recovery_rounds
+from fedmore.coordinator.folder import recovery_rounds, withdrawals_begun
 from fedmore.coordinator.folder.federation import (
     Federation,
     is_running,
@@ -19,6 +18,7 @@ from fedmore.coordinator.folder.federation import (
 )
 from fedmore.coordinator.folder.invites import check_out, make_invite, write_invite, write_out
 from fedmore.coordinator.folder.operator_access import list_own, local_access, read_access
+from fedmore.coordinator.mixture.unfinished_withdrawal import finish
 from fedmore.coordinator.monitor import status as states
 from fedmore.coordinator.pki.tls_files import OPERATOR
 from fedmore.coordinator.store import state_keys
@@ -97,12 +97,12 @@ def withdraw(directory: Path, name: str, reason: str, recover: int = 0) -> Withd
     with open_federation(directory) as federation:
         registry = federation.registry
         if is_running(directory) and registry.get_state(state_keys.PHASE) != state_keys.FINISHED:
-            registry.withdraw(name, reason, unfinished.asked(recover))
+            registry.withdraw(name, reason, withdrawals_begun.asked(recover))
             return Withdrawal(running=True)
-        registry.withdraw(name, reason, unfinished.mark(registry, name, recover))
+        registry.withdraw(name, reason, withdrawals_begun.mark(registry, name, recover))
         from fedmore.coordinator.mixture.withdrawal import outcomes
 
-        changed, mixture = unfinished.finish(federation)
+        changed, mixture = finish(federation)
         return Withdrawal(
             told=outcomes(registry, changed),
             recovers=recovery_rounds.ahead(federation.config, registry) if changed else {},

@@ -20,9 +20,9 @@ from fedmore.strategies.embedding_stage.embeddings import dump as dump_embedding
 from fedmore.strategies.events import RoundFinished, RoundStarted
 from fedmore.strategies.expert_stage.snapshot import dump
 from fedmore.strategies.expert_stage.state import ExpertState
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.router_stage.state import RouterState
 from fedmore.strategies.router_stage.state import dump as dump_routing
+from fedmore.strategies.stages.base import Stage, TrainingStage
 
 if TYPE_CHECKING:
     from fedmore.coordinator.run.stages import PlanRun
@@ -85,7 +85,7 @@ class Recorder:
             metrics=metrics,
             started_at=self._started,
         )
-        if self.stage.kind != "router":
+        if isinstance(self.stage, TrainingStage):
             count_tokens(self.run.registry)
         self._clear(number, [task["id"] for task in metrics.get(LATE, ())])
         log.info("round %d of %s is done", number, self.stage.kind)

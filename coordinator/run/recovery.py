@@ -7,25 +7,15 @@ from dataclasses import replace
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.rpc.connections import FINISHED
-from fedmore.coordinator.run.external_app import GROUP
 from fedmore.coordinator.store import state_keys
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import PORT
 from fedmore.coordinator.tasks.journal import Journal
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import RoundError
-from fedmore.protos.wire.records import OUR_CONTENT
 
 LATE = "late"
 """Key of a round's metrics: the tasks that may still be answered, each with its `id`."""
-
-
-def open_journal(federation: Federation) -> Journal:
-    """The federation's journal; a foreign app's messages, which name no group, are in it too."""
-    registry = federation.registry
-    app, limit = federation.config.federation.app, federation.config.server.content_bytes
-    group, limit = (GROUP, limit) if app else ("", OUR_CONTENT)
-    return Journal(registry.database, federation.store, registry.digests, group, limit)
 
 
 def recover(journal: Journal, registry: Registry) -> bool:
@@ -96,7 +86,7 @@ def wait_for_clients(
 
 
 def on_same_port(federation: Federation) -> FederationConfig:
-    """The configuration; where any port will do, with the one that the clients know already."""
+    """The configuration; if any port will do, it names the port that the clients know already."""
     config = federation.config
     port = config.server.port or int(federation.registry.get_state(PORT, 0))
     return replace(config, server=replace(config.server, port=port))

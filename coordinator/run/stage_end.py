@@ -14,7 +14,10 @@ from flwr.serverapp import Grid
 from fedmore.coordinator.store.registry import Member, Registry
 from fedmore.coordinator.store.state_keys import ROUTER, SKIPPED
 from fedmore.strategies.events import StageSkipped, Waiting
-from fedmore.strategies.plan import TRAINED_BY, Stage
+from fedmore.strategies.stages.base import Stage
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import FactorStage
+from fedmore.strategies.stages.router import RouterStage
 
 if TYPE_CHECKING:
     from fedmore.coordinator.run.stages import PlanRun
@@ -25,7 +28,7 @@ POLL_S = 0.5
 
 def owners_of(registry: Registry, stage: Stage) -> list[Member]:
     """The members who take part in `stage` and are neither revoked nor withdrawn."""
-    kind = TRAINED_BY.get(stage.kind)
+    kind = stage.trains
     members = [member for member in registry.members() if not member.barred]
     return [member for member in members if kind in (None, member.kind)]
 
@@ -58,14 +61,14 @@ def has_owner(
 
 def goes_on_without(run: "PlanRun", index: int, stage: Stage) -> bool:
     """Whether the plan can end with a mixture although this stage is not finished."""
-    if stage.kind == "router":
+    if isinstance(stage, EmbeddingStage):
         return not run.config.router.embeds
-    if stage.kind == "routing":
+    if isinstance(stage, RouterStage):
         return run.registry.get_state(ROUTER) is not None
-    own = TRAINED_BY[stage.kind]
+    own = stage.trains
     if any(expert.kind != own for expert in run.registry.experts()):
         return True
-    later = [each for each in run.config.stages[index + 1 :] if each.kind in TRAINED_BY]
+    later = [each for each in run.config.stages[index + 1 :] if isinstance(each, FactorStage)]
     return any(owners_of(run.registry, each) for each in later)
 
 

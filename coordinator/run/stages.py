@@ -39,10 +39,13 @@ from fedmore.strategies.expert_stage.advice import before
 from fedmore.strategies.expert_stage.progress import Progress
 from fedmore.strategies.expert_stage.snapshot import restore
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
-from fedmore.strategies.plan import TRAINED_BY, Stage, client_kind_of
 from fedmore.strategies.rounds.quorum_grid import RoundGrid
 from fedmore.strategies.router_stage.state import restore as restore_routing
 from fedmore.strategies.router_stage.strategy import RoutingStrategy
+from fedmore.strategies.stages.base import Stage
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import FactorStage
+from fedmore.strategies.stages.router import RouterStage
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +110,16 @@ class PlanRun:
     def stages(self, grid: Grid) -> None:
         """Every stage in sequence; one that is done already is passed over."""
         for index, stage in enumerate(self.config.stages):
-            warnings = tuple(before(stage, linear_shapes(self.config.base.model)))
+            warnings = self._advice(stage)
             for warning in warnings:
                 log.warning("stage %s: %s", stage.kind, warning)
             self.observer(StageStarted(index, stage.kind, stage.rounds, warnings))
             self._persist(grid, index, stage)
+
+    def _advice(self, stage: Stage) -> tuple[str, ...]:
+        if not isinstance(stage, FactorStage):
+            return ()
+        return tuple(before(stage, linear_shapes(self.config.base.model)))
 
     def _persist(self, grid: Grid, index: int, stage: Stage) -> None:
         """Carry a stage out; go on without it if nobody in it succeeds, also at a second try."""
@@ -132,21 +140,21 @@ class PlanRun:
                 failed_at = at
 
     def _give_up(self) -> None:
-        """Close what a failed round still asks; who comes back is asked anew."""
+        """Close the open tasks of a failed round; a client that comes back is asked anew."""
         if self._patient is not None:
             self._patient.give_up(sorted(self._patient.pending))
 
     def _stage(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
-        if stage.kind == "router":
+        if isinstance(stage, EmbeddingStage):
             self._embed(grid, index, stage, done)
-        elif stage.kind == "routing":
+        elif isinstance(stage, RouterStage):
             self._route(grid, index, stage, done)
-        else:
+        elif isinstance(stage, FactorStage):
             self._train(grid, index, stage)
             self._forgetting(index, stage)
 
-    def _train(self, grid: Grid, index: int, stage: Stage) -> None:
-        progress = self._progress(index)
+    def _train(self, grid: Grid, index: int, stage: FactorStage) -> None:
+        progress = self._progress(index, stage)
         if progress.done >= stage.rounds:
             return
         recorder = Recorder(self, index, stage)
@@ -165,17 +173,19 @@ class PlanRun:
         self._patient = patient = strategy.patient(grid)
         strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=stage.timeout_s)
 
-    def _progress(self, index: int) -> Progress:
+    def _progress(self, index: int, stage: FactorStage) -> Progress:
         """What the rounds of a stage so far have left; nothing before the first."""
         rows = [row for row in self.registry.rounds() if row.stage == index]
         if not rows:
             return Progress()
         metrics = rows[-1].metrics
-        states = restore(self.store.get(metrics[STATE]), self.config.stages[index])
+        states = restore(self.store.get(metrics[STATE]), stage)
         late, sizes = metrics.get("late", ()), metrics.get("sizes", {})
         return Progress(rows[-1].round, states, late, sizes)
 
-    def _embed(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
+    def _embed(
+        self, grid: Grid, index: int, stage: EmbeddingStage, done: Sequence[RoundRow]
+    ) -> None:
         if done:
             return
         recorder = Recorder(self, index, stage)
@@ -187,7 +197,7 @@ class PlanRun:
         self._patient = patient = strategy.patient(grid)
         strategy.start(patient, ArrayRecord(), num_rounds=1, timeout=stage.timeout_s)
 
-    def _route(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
+    def _route(self, grid: Grid, index: int, stage: RouterStage, done: Sequence[RoundRow]) -> None:
         if len(done) >= stage.rounds:
             return
         recorder = Recorder(self, index, stage)
@@ -205,7 +215,7 @@ class PlanRun:
         if any(entry["stage"] == stage.kind for entry in entries):
             return
         stages = self.config.stages[: index + 1]
-        kinds = [client_kind_of(s.kind) for s in stages if s.kind in TRAINED_BY]
+        kinds = [s.trains for s in stages if isinstance(s, FactorStage)]
         names = sorted({e.name for e in self.registry.experts() if e.kind in kinds})
         entry = after_stage(self.scorer, self.registry, self.store, stage.kind, names)
         self.registry.set_state(FORGETTING, [*entries, entry])

@@ -44,7 +44,7 @@ class WatchedGrid(Grid):
         ]
 
     def set_run(self, run: RunType) -> None:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         self.grid.set_run(run)
 
     @property
@@ -55,15 +55,15 @@ class WatchedGrid(Grid):
     def create_message(  # type: ignore[override]
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str
     ) -> Message:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self.grid.create_message(content, message_type, dst_node_id, group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self.grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self.grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

@@ -22,7 +22,7 @@ _HELD = text(
 class Lock:
     """Held by `connection` as long as the server has it; looked after every `probe_s` seconds.
 
-    `lost` hears why it is gone. Then the main thread, where it is who waits, is interrupted.
+    `lost` hears why it is gone. Then the main thread is interrupted if it is the one that waits.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Lock:
         self._thread = threading.Thread(target=self._watch, name="lock", daemon=True)
 
     def __enter__(self) -> Self:
-        """Take it; raises `TransportError` where another coordinator has it."""
+        """Take it; raises `TransportError` if another coordinator has it."""
         mine = self._connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": KEY})
         self._connection.commit()  # the lock is the connection's, not the transaction's
         if not mine:

@@ -49,7 +49,7 @@ class Store:
     def put(self, data: bytes) -> str:
         """Keep `data` and return its digest; a second time changes nothing.
 
-        Raises `StoreError` where the disk is full or may not be written to.
+        Raises `StoreError` if the disk is full or may not be written to.
         """
         digest = hashlib.sha256(data).hexdigest()
         path = self.path(digest)
@@ -132,7 +132,7 @@ class Store:
         return freed
 
     def owner(self) -> str:
-        """The id of the registry that these blobs belong to; empty where none is known."""
+        """The id of the registry that these blobs belong to; empty if none is known."""
         try:
             return (self.root / OWNER).read_text(encoding="ascii").strip()
         except FileNotFoundError:

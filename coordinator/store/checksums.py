@@ -54,7 +54,7 @@ def changes(connection: Connection) -> int:
 
 
 def check(connection: Connection, metadata: MetaData) -> str:
-    """The first table whose rows do not add up to its sum; empty where all of them do."""
+    """The first table whose rows do not add up to its sum; empty if all of them do."""
     rows = connection.execute(text(f"SELECT of, sum FROM {NAME}"))  # noqa: S608 - our own name
     kept: dict[str, int] = {row.of: row.sum for row in rows}
     for table in metadata.sorted_tables:

@@ -1,9 +1,9 @@
 """The database behind registry and journal: SQLite in the federation's folder, or PostgreSQL.
 
-SQLite runs in WAL mode with full synchronisation, so what is committed survives a power cut. There
-is one writer at a time on either: a writing transaction takes the lock as it begins (`BEGIN
-IMMEDIATE`, an advisory lock), since `coordinator invite` may run beside `coordinator start`, and a
-read that turns into a write would otherwise fail, or let two clients use up one token.
+SQLite runs in WAL mode with full synchronisation, so what is committed survives a power cut. Either
+has one writer at a time: a writing transaction takes the lock as it begins (`BEGIN IMMEDIATE`, or
+an advisory lock). `coordinator invite` may run beside `coordinator start`. Without the lock a read
+that turns into a write would fail, or two clients could use up one token.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ SCHEMA, VERSION = "schema", 1
 class Database:
     """Opens the database at an SQLAlchemy URL.
 
-    With `make` the tables are made where there are none; else an empty database is an error. A
+    With `make` missing tables are made; without it an empty database is an error. A
     `frozen` one is only read, and its folder need not be writable.
     """
 
@@ -119,7 +119,7 @@ class Database:
             )
 
     def check(self) -> None:
-        """Raise `RegistryError` where the file is damaged, or a value in it."""
+        """Raise `RegistryError` if the file is damaged, or a value in it."""
         if self.shared:
             return
         with self.session() as session:
@@ -130,7 +130,7 @@ class Database:
             raise RegistryError(f"{self.name}: damaged ({found}); {RESTORE}")
 
     def look(self) -> None:
-        """Raise `RegistryError` where the database does not answer, or its file is gone."""
+        """Raise `RegistryError` if the database does not answer, or its file is gone."""
         if not self.shared and not Path(self.name).is_file():
             raise RegistryError(f"{self.name}: is gone; stop, and {RESTORE}")
         with self.session() as session:

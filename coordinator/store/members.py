@@ -30,7 +30,7 @@ class Roster:
 
     @abstractmethod
     def _session(self, write: bool = False) -> AbstractContextManager[Session]:
-        """One transaction."""
+        """A session whose changes are committed together."""
 
     def invite(self, name: str, expires_s: float = 86_400.0) -> str:
         """A fresh one-time token for `name`; replaces the token of an invite nobody has used."""

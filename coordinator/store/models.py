@@ -37,7 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """All tables."""
+    """The base class of all tables."""
 
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON}  # noqa: RUF012
 
@@ -102,7 +102,7 @@ class RoundRecord(Base):
 
 
 class EventRecord(Base):
-    """Something that happened."""
+    """An event of the federation."""
 
     __tablename__ = "events"
     id: Mapped[int] = mapped_column(primary_key=True)

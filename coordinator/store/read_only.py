@@ -20,7 +20,7 @@ def writable(directory: Path, database: Path) -> bool:
 def url_of(database: Path) -> URL:
     """How to open the file: as one that nobody changes.
 
-    Where a coordinator was killed, part of it is in the file beside it ("-wal"), which SQLite would
+    If a coordinator was killed, part of it is in the file beside it ("-wal"), which SQLite would
     pass over. Then a private copy of both is read instead.
     """
     wal = database.with_name(f"{database.name}-wal")

@@ -61,7 +61,7 @@ class ExpertRow:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One finished round."""
+    """What the registry holds of one finished round."""
 
     id: int
     stage: int

@@ -46,7 +46,7 @@ class Registry(Roster):
     def open(
         cls, directory: Path, url: str = "", *, make: bool = True, frozen: bool = False
     ) -> "Registry":
-        """The registry of the federation in `directory`; at `url` where that is not empty."""
+        """The registry of the federation in `directory`, or the one at `url` if given."""
         here = URL.create("sqlite", database=str(directory.resolve() / FILE))
         return cls(url or here, make=make, frozen=frozen and not url)
 

@@ -7,7 +7,7 @@ EMBEDDINGS = "embeddings"
 """Registry key: digest of the blob with every client's domain embedding."""
 
 ROUTER = "router"
-"""Registry key: digest of the router that the clients have trained, where they have."""
+"""Registry key: digest of the router that the clients trained; missing if they trained none."""
 
 FORGETTING = "forgetting"
 """Registry key: one entry a finished stage."""
@@ -46,3 +46,6 @@ LEFT_OUT = "left_out"
 
 HELD = "held_back"
 """State: by expert why it is held back after a withdrawal, and its `scores` then."""
+
+WITHDRAWALS_BEGUN = "withdrawals_begun"
+"""State: `owners` whose part a command was to take out, and the `experts` that had one then."""

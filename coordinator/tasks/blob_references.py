@@ -1,7 +1,7 @@
 """Which blobs are whose, and which are of no more use: the store's book-keeping.
 
-A blob is live while a task, a reply, an upload, or the registry names it. What is dropped from the
-books is deleted from the store after the transaction, so a kill between leaves a blob too many,
+A blob is live while a task, a reply, an upload, or the registry names it. A blob without references
+is deleted from the store after the transaction. So a kill in between leaves a blob too many and
 never one too few; `sweep` finds it at the next start.
 """
 

@@ -22,7 +22,7 @@ MAX_SIZE = 1 << 50
 
 
 def check_claims(database: Database, node_id: int, reply: Message) -> None:
-    """Raise `WireError` where `reply` is an introduction that is not this member's own."""
+    """Raise `WireError` if `reply` is an introduction that is not this member's own."""
     if reply.has_error() or reply.metadata.message_type != HELLO:
         return
     with database.session() as session:

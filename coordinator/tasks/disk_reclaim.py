@@ -1,7 +1,7 @@
 """Disk that members have taken and nobody needs: given back while the coordinator runs.
 
-What a revoked or withdrawn member sent is of no more use: its replies that no strategy has read
-become failures, and what only it uploaded is deleted at once, not into the trash.
+The data of a revoked or withdrawn member has no more use. Its replies that no strategy has read
+become failures, and what only it uploaded is deleted at once, without the trash.
 """
 
 from collections.abc import Callable, Collection

@@ -14,10 +14,10 @@ class MailboxGrid(Grid):
     """Waits for replies, never for ever: a node that left, or `timeout`, gives an Error reply.
 
     Replies come in the order of the messages, so an aggregate does not depend on who was faster.
-    With a `Journal` as its carrier everything is on disk: a program that was killed, started again
-    and pushes the same messages gets the replies that had come, and goes on with the tasks that
-    are open. A late reply can be pulled by its id rounds later, also after a restart. `names` gives
-    the member behind a node id.
+    With a `Journal` as its carrier everything is on disk. A program that was killed, started again
+    and pushes the same messages gets the replies that had come, and goes on with the open tasks. A
+    late reply can be pulled by its id rounds later, also after a restart. `names` gives the member
+    behind a node id.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class MailboxGrid(Grid):
         identify(run_id)
 
     def set_run(self, run: RunType) -> None:
-        """Replace the run."""
+        """Set the Flower run that messages belong to."""
         self._run = run
         identify(run.run_id)
 
@@ -55,7 +55,7 @@ class MailboxGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def name_of(self, node_id: int) -> str:
-        """The member behind a node id, for whoever reads of it."""
+        """The name of the member behind a node id, for messages to people."""
         return self._names(node_id)
 
     def get_node_ids(self) -> Iterable[int]:

@@ -20,7 +20,7 @@ from fedmore.strategies.events import stage_and_round
 
 @dataclass(frozen=True)
 class TaskHeader:
-    """What is in memory of a task: the message without its content, and where it belongs."""
+    """What stays in memory of a task: the message without its content, stage and round."""
 
     head: Message
     stage: str = ""

@@ -1,8 +1,8 @@
 """The journal: every task and its reply, on disk before anybody is told.
 
-A task's id follows from what is asked of whom (`letters`), so a coordinator that was killed and
-goes through its plan again finds its tasks here: one that was answered is answered at once, one
-that is open goes on. Messages without a group are queries, in memory only.
+A task's id follows from what is asked of whom (`ids`), so a coordinator that was killed and goes
+through its plan again finds its tasks here. An answered task is answered at once, and an open one
+goes on. Messages without a group are queries, in memory only.
 """
 
 import threading
@@ -38,8 +38,8 @@ HERE = "in the journal"
 class Journal:
     """A carrier (`fedmore.coordinator.tasks.backend`) for a `MailboxGrid`; used from any thread.
 
-    `registered` gives the digests that the registry names. Messages that name no group are in
-    `group`, where that is not empty: a foreign app's are. A reply has at most `max_content` bytes
+    `registered` gives the digests that the registry names. Messages without a group, such as a
+    foreign app's, are in `group` if that is not empty. A reply has at most `max_content` bytes
     beside its large arrays.
     """
 
@@ -67,7 +67,7 @@ class Journal:
     def send(self, messages: Sequence[Message]) -> list[Task]:
         """Keep `messages` in one transaction, their blobs before it; stamps each with its id.
 
-        What cannot be encoded is answered with its failure. Raises `RegistryError` where the disk
+        What cannot be encoded is answered with its failure. Raises `RegistryError` if the disk
         does not take it.
         """
         with self.ledger.files:
@@ -108,13 +108,13 @@ class Journal:
                 row.reply, row.failed = reply.SerializeToString(), True
                 row.answered_at = now()
                 closed.add(row.id)
-        self._pulled |= closed  # whoever closes a task knows the answer
+        self._pulled |= closed  # the caller that closes a task knows the answer
         return closed | queries
 
     def receive(self, task: Task, answer: Answer) -> Message:
         """The reply as the strategy gets it; large arrays stay in the store until they are read.
 
-        Raises `StoreError` where the disk has lost some of it, for which no client is to blame: the
+        Raises `StoreError` if the disk has lost some of it, for which no client is to blame: the
         plan stops, and its next start asks again (`resume`).
         """
         head = task.content.head
@@ -127,7 +127,7 @@ class Journal:
         return unpack_reply(reply, head, self._fetch(reply), self._max_content)
 
     def load(self, task_id: str) -> pb.Task:
-        """The task as it goes to its node; raises `RegistryError` where there is none."""
+        """The task as it goes to its node; raises `RegistryError` if there is none."""
         query = self._queries.get(task_id)
         return query.task if query else pb.Task.FromString(self._row(task_id).task)
 
@@ -207,7 +207,7 @@ class Journal:
         return packed
 
     def _answered(self, task_id: str, failed: Failed) -> bool:
-        """Whether there is a reply on disk after all; where there is none, `failed` is it."""
+        """Whether a reply is on disk after all; if not, `failed` is the reply."""
         return task_id not in self.close([task_id], failed) and bool(self.answers([task_id]))
 
     def _fetch(self, reply: pb.Reply) -> Fetch:

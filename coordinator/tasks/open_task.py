@@ -20,12 +20,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Failed:
-    """An answer that is none, with the reason and Flower's code for it."""
+    """A task that ended without a reply: the reason, and Flower's error code."""
 
     reason: str
     code: int = REPLY_UNAVAILABLE
 
 
 def absent(node_id: int) -> str:
-    """Why a task fails whose node is not there."""
+    """The reason of a task that fails because its node is not connected."""
     return f"node {node_id} is not connected"

@@ -1,8 +1,8 @@
 """Tasks on their way to the nodes and answers on their way back: the heart of every engine.
 
 Thread-safe and in memory; knows neither what a task says nor how it travels: contents are its
-carrier's. A task is *open* from `push` to the first answer, failure or withdrawal; what comes later
-for it is ignored, so a task may be handed out and answered any number of times and counts once.
+carrier's. A task is *open* from `push` to the first answer, failure or withdrawal, and later
+answers are ignored. So a task may be handed out and answered any number of times and counts once.
 """
 
 import threading
@@ -62,9 +62,9 @@ class TaskQueue:
         self._tell(node_id)
 
     def leave(self, node_id: int, reason: str, for_good: bool = False) -> None:
-        """The node is gone: each of its open tasks fails with `reason`, but for those to `keep`.
+        """Mark the node as gone: its open tasks fail with `reason`, except those that are kept.
 
-        Where it may not come back, `for_good`, those too.
+        With `for_good` the node may not come back, and those fail too.
         """
         with self._changed:
             self._nodes.pop(node_id, None)
@@ -141,7 +141,7 @@ class TaskQueue:
             return task
 
     def again(self, task_id: str) -> None:
-        """Hand a task out once more, where it is open and its node is there."""
+        """Hand a task out once more if it is open and its node is connected."""
         with self._changed:
             task = self._open.get(task_id)
             if task is None or task_id in self._waiting.get(task.node_id, [task_id]):

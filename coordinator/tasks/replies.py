@@ -24,9 +24,9 @@ SETTLED = "no such task: it is settled, or was never asked"
 
 @dataclass(frozen=True)
 class ReplyOutcome:
-    """What became of a reply: `fresh` is on disk from now on; `failure` says why it is none.
+    """What became of a reply: a `fresh` one is now on disk; `failure` says why it holds no result.
 
-    A reply that is not fresh is of no more use, because of `refused`; where that is empty it had
+    A reply that is not fresh is of no more use: `refused` says why, and is empty if the reply had
     come before. `size` is its payload.
     """
 
@@ -70,7 +70,7 @@ class ReplyAcceptor:
         return ReplyOutcome(True, failure, size=size + sum(sizes.values()))
 
     def _asked(self, task_id: str) -> tuple[int | None, bytes, bytes | None]:
-        """Node, packed task and its reply, each None where there is none."""
+        """Node, packed task and its reply, each None if there is none."""
         query = self.queries.get(task_id)
         if query is not None:
             packed = query.task.SerializeToString()

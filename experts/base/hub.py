@@ -1,4 +1,4 @@
-"""Whether the model hub can be reached: known in seconds, where its library tries for minutes."""
+"""Whether the model hub can be reached: known in seconds, while its library tries for minutes."""
 
 import os
 import socket
@@ -40,7 +40,7 @@ def reach(name: str, connecting: Callable[[str, int], None] = connect) -> None:
 
 
 def _door() -> tuple[str, int]:
-    """Host and port that a way to the hub begins at: a proxy's, where there is one."""
+    """Host and port at which the way to the hub begins: the proxy's, if there is one."""
     given = next((found for name in PROXIES if (found := os.environ.get(name))), "")
     if given and "://" not in given:
         given = f"http://{given}"

@@ -88,7 +88,7 @@ def save_mixture(
 
 
 def file_of(expert: str) -> str:
-    """Where an expert lies in a mixture's folder."""
+    """The file of an expert in a mixture's folder."""
     return f"experts/{expert}.safetensors"
 
 
@@ -102,7 +102,7 @@ def forget_mixture(directory: Path) -> bool:
 
 
 def read_recipe(directory: Path) -> Recipe:
-    """What the mixture in `directory` is made of; raises `RegistryError` where there is none."""
+    """What the mixture in `directory` is made of; raises `RegistryError` if there is none."""
     try:
         table: Any = json.loads((directory / FILE).read_text(encoding="utf-8"))
         if not isinstance(table, dict):

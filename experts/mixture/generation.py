@@ -96,9 +96,9 @@ def generate(
     settings: Settings,
     on_token: OnToken | None = None,
 ) -> Generated:
-    """Go on with `ids` as `settings` say; the end token, where there is one, is kept.
+    """Go on with `ids` as `settings` say; an end token is kept.
 
-    Raises `ConfigError` where there is no token at all, or more than the base has positions for.
+    Raises `ConfigError` if there is no token at all, or more than the base has positions for.
     """
     check_room(mixture, len(ids), settings.max_tokens)
     gates, model = mixture.gates, mixture.model
@@ -158,7 +158,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def positions(mixture: Mixture) -> int | None:
-    """How many tokens the base can read; None where it knows no limit."""
+    """How many tokens the base can read; None if it knows no limit."""
     limit: int | None = getattr(mixture.model.config, "max_position_embeddings", None)
     return limit
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from fedmore.experts.factors import Factors, Kept, numbers
+from fedmore.experts.factors import Factors, Kept, num_parameters
 from fedmore.experts.low_rank_linear import replace, share
 from fedmore.experts.mixture.ffn_layer import mixture_ffn
 from fedmore.experts.mixture.layers import LowRank, MixtureLinear
@@ -40,7 +40,7 @@ class Mixture:
     def params(self) -> int:
         """Parameters of base, experts and router."""
         router = sum(tensor.numel() for tensor in self.router.state_dict().values())
-        return int(self.base_params + sum(map(numbers, self.experts.values())) + router)
+        return int(self.base_params + sum(map(num_parameters, self.experts.values())) + router)
 
     @property
     def base_params(self) -> int:
@@ -52,7 +52,7 @@ class Mixture:
 
         All of them where `top_k` is 0.
         """
-        sizes = sorted(map(numbers, self.experts.values()), reverse=True)
+        sizes = sorted(map(num_parameters, self.experts.values()), reverse=True)
         return self.base_params + sum(sizes[: top_k or None])
 
 

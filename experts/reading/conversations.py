@@ -12,9 +12,9 @@ def chat_template(tokenizer: Any, *, answering: bool = False) -> Converse:
 
     With `answering` up to where the model has its say.
 
-    The control tokens that the template writes are marked (`fedmore.experts.text.control_tokens`); a turn that
-    holds one is text. The function raises `DataError` where the base has no template, or the
-    template refuses.
+    The control tokens that the template writes are marked (`fedmore.experts.text.control_tokens`);
+    a turn that holds one is text. The function raises `DataError` if the base has no template,
+    or the template refuses.
     """
     from jinja2 import TemplateError
 

@@ -28,7 +28,7 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Format:
-    """How the owner's files are written, where that cannot be seen.
+    """How the owner's files are written, as far as that cannot be seen.
 
     `encoding` is of files without a byte order mark, UTF-8 if empty; `column` holds the text.
     """

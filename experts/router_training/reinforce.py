@@ -47,7 +47,7 @@ class Draws:
     made: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
     def repeated(self, tensor: Tensor, windows: int) -> Tensor:
-        """Once for every selection, where the batch has not been widened yet."""
+        """Once for every selection, if the batch has not been widened yet."""
         return tensor if len(tensor) > windows else tensor.repeat_interleave(self.samples, dim=0)
 
     def draw(self, slot: int, features: Tensor, log_q: Tensor, k: int, windows: int) -> Tensor:
@@ -160,7 +160,7 @@ class Reinforce:
         return losses_BMT[..., cut - 1 :].sum(-1, keepdim=True) / tokens
 
     def _target(self, losses_BMT: Tensor, draws: Draws) -> Tensor:
-        """What is differentiated: the surrogate, less the entropy where that is wanted."""
+        """The loss that is differentiated: the surrogate, less the weighted entropy."""
         charged_BMS = self._charged(losses_BMT, draws.cut)
         log_probability_BMS = torch.zeros_like(charged_BMS)
         spread = losses_BMT.new_zeros(())

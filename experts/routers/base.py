@@ -26,13 +26,13 @@ class Router(nn.Module):
     """What a mixture needs of a router."""
 
     arm_axes: ClassVar[dict[str, int]] = {}
-    """State tensors with an entry per arm, where there are such: which axis it is."""
+    """By name, the axis of the arms in every state tensor with an entry per arm."""
 
     expert_axes: ClassVar[dict[str, int]] = {}
     """The same for tensors with an entry per expert, without the public one."""
 
     two_pass: ClassVar[bool] = False
-    """Whether it wants `plan` called with the base's last hidden states before the forward pass."""
+    """Whether `plan` is called with the base's last hidden states before the forward pass."""
 
     def __init__(self, spec: RouterSpec) -> None:
         super().__init__()

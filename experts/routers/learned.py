@@ -133,7 +133,7 @@ class RemixRouter(LinearRouter):
         return 1 / k if self.spec.scaling == "lora" else k**-0.5
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """Weights of one decision; drawn where the memory says so."""
+        """Weights of one decision; the choice is drawn if the memory says so."""
         inputs = self.inputs(x_BTD, slot, memory)
         log_q = self.log_q(inputs, slot)
         if memory.draw is None:

@@ -65,7 +65,7 @@ class Past:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all tokens."""
+        """Forget the tokens of all texts."""
         self.seen = 0
         self.mask_BT: Tensor | None = None
         self.number, self.position = Track(), Track()
@@ -104,7 +104,7 @@ class Past:
             self.first_pass.batch_select_indices(index)
 
     def repeat(self, times: int) -> None:
-        """Have every sequence so many times, one beside the other."""
+        """Repeat every sequence, its copies beside each other."""
         self._change(lambda tensor: tensor.repeat_interleave(times, dim=0))
         if self.first_pass is not None:
             self.first_pass.batch_repeat_interleave(times)

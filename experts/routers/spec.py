@@ -24,8 +24,8 @@ class RouterSpec:
     number of routed blocks, each with a decision made from its own input. `level` says what a
     decision is made from: the token; all tokens so far; or, for the whole request, its first
     `prefix` tokens. `top_k` arms are used at most (0: all); for ReMix the public expert is one of
-    them. `scaling` is ReMix's; `hidden` the width of the X-LoRA gate. A softmax or ReMix router may
-    `start` from domain embeddings in place of nothing, where one decision is for all layers.
+    them. `scaling` is ReMix's; `hidden` the width of the X-LoRA gate. A softmax or ReMix router
+    with one decision for all layers may `start` from domain embeddings.
     """
 
     kind: Kind
@@ -66,5 +66,5 @@ class RouterSpec:
         return replace(self, experts=experts, top_k=top_k)
 
     def table(self) -> dict[str, Any]:
-        """As JSON."""
+        """The spec as a value for JSON."""
         return asdict(self)

@@ -18,7 +18,7 @@ CLEARLY = 1e-3
 """Part of the bits per byte by which one is better than another; what is less may be rounding."""
 
 PARAGRAPH = 200
-"""Characters from which on a paragraph stands for a document, where there are few."""
+"""Characters from which on a paragraph stands for a document, if documents are few."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Choice:
     """The opener that was chosen, and by which figures, all in bits per byte of public text.
 
     `starts` are of beginnings of documents by opener; `inside` of windows inside documents: after
-    the chosen opener, and after nothing but the token before them. None where no document is long.
+    the chosen opener, and after nothing but the token before them. None if no document is long.
     """
 
     opener: Opener
@@ -70,7 +70,7 @@ def choose(model: Any, tokenizer: Any, documents: Sequence[str]) -> Choice:
 
 
 def _enough(documents: Sequence[str]) -> list[str]:
-    """Documents or, where there are few, paragraphs."""
+    """Documents, or paragraphs if documents are few."""
     if len(documents) >= DOCUMENTS:
         return list(documents)
     parts = [part.strip() for text in documents for part in text.split("\n\n")]

@@ -1,8 +1,8 @@
 """What opens a document, and a window of text: one choice per federation.
 
-Some bases were trained with a token before every document and score far worse without it; of
-others the <bos> opens something else, such as a turn of a chat. So the choice is made once, by the
-base's loss (`fedmore.experts.scoring.opener_choice`), and all of training, scoring and generation use it.
+Some bases were trained with a token before every document and score far worse without it; of others
+the <bos> opens something else, such as a turn of a chat. So the choice is made once, by the base's
+loss (`fedmore.experts.scoring.opener_choice`), and all of training, scoring and generation use it.
 """
 
 import functools
@@ -52,7 +52,7 @@ def _named(tokenizer: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _id_of(tokenizer: Any, token: str) -> int | None:
-    """The number of a token; None where the tokenizer has none of that name."""
+    """The number of a token; None if the tokenizer has none of that name."""
     number = tokenizer.convert_tokens_to_ids(token)
     known = number is not None and tokenizer.convert_ids_to_tokens(number) == token
     return int(number) if known else None
@@ -70,7 +70,7 @@ def prefix_of(tokenizer: Any) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=16)
 def resolve(tokenizer: Any, name: str = AUTO, windows: bool = False) -> Opener:
-    """The opener called `name`; raises `ConfigError` where the tokenizer has none of that name."""
+    """The opener called `name`; raises `ConfigError` if the tokenizer has none of that name."""
     known = candidates(tokenizer)
     if name == AUTO:
         name = _by_rule(tokenizer, known)

@@ -59,7 +59,7 @@ class Pieces:
         return self._piece(len(self._ids)) if self._ids else None
 
     def _broken(self) -> int:
-        """How many of the first tokens will never be a character; 0 where that is open.
+        """How many of the first tokens will never be a character; 0 if that is open.
 
         Their text stays as it is, and the next token begins another character.
         """

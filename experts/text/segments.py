@@ -21,7 +21,7 @@ class Segment:
 
     @property
     def opened(self) -> bool:
-        """Whether an opener is put before it: not where its first tokens are left out."""
+        """Whether an opener is put before it: not if its first tokens are left out."""
         return self.first and not any(start == 0 for start, _ in self.without)
 
 

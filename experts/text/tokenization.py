@@ -84,7 +84,7 @@ class TextTokenizer:
 
 
 def pad_token(tokenizer: Any) -> int:
-    """A token to fill up with where nobody looks: <pad>, else <eos>, else the first."""
+    """A token for padding, which no one attends to: <pad>, else <eos>, else the first."""
     found = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return int(next(token for token in found if token is not None))
 

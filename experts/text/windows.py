@@ -61,7 +61,7 @@ class _Group:
     openers: frozenset[int]
 
     def followed_by(self, after: "_Group", most: int) -> "_Group":
-        """With the first tokens of another, at most so many."""
+        """The group that goes on with the first tokens of `after`, at most `most` of them."""
         return _Group(
             np.concatenate([self.ids, after.ids[:most]]),
             np.concatenate([self.numbers, after.numbers[:most]]),
@@ -108,7 +108,7 @@ class Stream:
         return round(len(self._group(0, 0).ids) * whole / part) if part else 0
 
     def take(self, place: Place, count: int) -> Slice:
-        """The next `count` windows; raises `DataError` where there is nothing to train on."""
+        """The next `count` windows; raises `DataError` if there is nothing to train on."""
         if not self.tokens:
             raise DataError("no documents to train on")
         rows: list[Ids] = []
@@ -148,7 +148,7 @@ class Stream:
         return _Windows(text, tuple(found), start - end)
 
     def _context(self, text: _Group, start: int) -> Ids:
-        """What stands before a window; nothing where it brings its own opener."""
+        """The tokens before a window; none if it brings its own opener."""
         every = self._text.opener.windows
         if start in text.openers and (every or start == 0):
             return self._opening[:0]

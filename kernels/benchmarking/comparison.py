@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fedmore.kernels.dispatch import KernelError
+from fedmore.kernels.errors import KernelError
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -115,7 +115,7 @@ def compare_memory(
     opponent_name: str,
     goal: float,
 ) -> Result | None:
-    """A result of two `peak_memory` figures; none where the system does not tell them."""
+    """A result of two `peak_memory` figures; None if the system does not tell them."""
     if ours is None or opponent is None:
         return None
     ratio = opponent / ours

@@ -37,7 +37,7 @@ class SignTensor:
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device that holds the numbers."""
         return self.bits.device
 
     def numel(self) -> int:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fedmore.kernels.benchmarking.comparison import Result, compare
-from fedmore.kernels.dispatch import KernelError, choose
+from fedmore.kernels.dispatch import choose
+from fedmore.kernels.errors import KernelError
 from fedmore.kernels.lora_mix import torch_fallback
 
 WIDTH, RANKS = 576, (4, 8, 8, 16, 16, 32, 32, 64)

@@ -1,4 +1,4 @@
-"""bits: weights that are trained as 1-, 2- or 4-bit numbers (arXiv 2307.16867).
+"""lowbit: weights that are trained as 1-, 2- or 4-bit numbers (arXiv 2307.16867).
 
 Per matrix W of n numbers, with mean ``m`` and standard deviation ``s`` (divided by n - 1):
 

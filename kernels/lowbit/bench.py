@@ -1,4 +1,4 @@
-"""bits against the same written with torch's own operators."""
+"""lowbit against the same written with torch's own operators."""
 
 from collections.abc import Iterator
 
@@ -22,10 +22,10 @@ def results(quick: bool, device: torch.device) -> Iterator[Result]:
 
 
 def _quantise(weight: Tensor, grad: Tensor, bits: int, repeats: int) -> Result:
-    form = choose("bits", weight.device)
+    form = choose("lowbit", weight.device)
     rows, columns = weight.shape
     return compare(
-        f"bits quantise, {bits} bit",
+        f"lowbit quantise, {bits} bit",
         f"{rows} x {columns} float32, forward and backward",
         lambda: torch.autograd.grad(form.quantise(weight, bits), weight, grad),
         lambda: torch.autograd.grad(by_operators(weight, bits), weight, grad),
@@ -49,7 +49,7 @@ def equal(weight: Tensor, grad: Tensor, bits: int) -> bool:
     exact = weight.detach().cpu().double().requires_grad_()
     value = reference.quantise(exact, bits)
     (expected,) = torch.autograd.grad(value, exact, grad.cpu().double())
-    ours = choose("bits", weight.device).quantise(weight, bits)
+    ours = choose("lowbit", weight.device).quantise(weight, bits)
     (got,) = torch.autograd.grad(ours, weight, grad)
     off = (ours.cpu().double() - value).abs() > 1e-4  # on a border of two cells
     error = float((got.cpu() - expected).norm() / expected.norm())

@@ -13,7 +13,7 @@ from typing import Literal
 Book = Literal["median", "squares"]
 
 BOOK: Book = "squares"
-"""The one that is used where none is named; docs/how-it-works.md has what both gave."""
+"""The codebook that is used by default; docs/how-it-works.md has what both gave."""
 
 NORMAL = NormalDist()
 

@@ -1,4 +1,4 @@
-"""bits on the CPU: torch."""
+"""lowbit on the CPU: torch."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The specification of bits: float64 autograd, the straight-through step written out."""
+"""The specification of lowbit: float64 autograd, the straight-through step written out."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What the forms of bits share: statistics, the backward pass, the stored form. Plain torch."""
+"""What the forms of lowbit share: statistics, the backward pass, the stored form. Plain torch."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""bits on an NVIDIA GPU: statistics by torch, one Triton pass for the values or the codes."""
+"""lowbit on an NVIDIA GPU: statistics by torch, one Triton pass for the values or the codes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""delta: the exact weighted sum of low-rank products, kept as factors.
+"""lowrank_sum: the exact weighted sum of low-rank products, kept as factors.
 
 ``D = sum_k w_k B_k A_k`` for ``B_k [m, r_k]``, ``A_k [r_k, n]`` of different rank: QR of the
 stacked factors and an SVD of the small core give D's singular value decomposition at cost

@@ -1,4 +1,4 @@
-"""delta against the SVD of the dense sum."""
+"""lowrank_sum against the SVD of the dense sum."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def results(quick: bool, device: torch.device) -> Iterator[Result]:
 def _aggregate(
     size: int, ranks: tuple[int, ...], runs: int, device: torch.device
 ) -> Iterator[Result]:
-    form = choose("delta", device)
+    form = choose("lowrank_sum", device)
     terms, there = (
         [_term(size, size, rank, k, where) for k, rank in enumerate(ranks)]
         for where in (CPU, device)
@@ -49,7 +49,7 @@ def _aggregate(
         return _exact(ours(), terms)
 
     time = compare(
-        "delta aggregate",
+        "lowrank_sum aggregate",
         case,
         ours,
         dense,
@@ -62,14 +62,14 @@ def _aggregate(
     yield time
     if time.verified and device.type == "cpu":
         figures = peak_memory(ours), peak_memory(dense)
-        name, who = "delta aggregate, peak memory", "SVD of the dense sum"
+        name, who = "lowrank_sum aggregate, peak memory", "SVD of the dense sum"
         memory = compare_memory(name, case, *figures, who, 20)
         if memory:
             yield memory
 
 
 def _layers(count: int, device: torch.device) -> Result:
-    form, ranks = choose("delta", device), (4, 4, 8)
+    form, ranks = choose("lowrank_sum", device), (4, 4, 8)
     terms, layers = (
         [[_term(96, 64, rank, i + k, where) for k, rank in enumerate(ranks)] for i in range(count)]
         for where in (CPU, device)
@@ -82,7 +82,7 @@ def _layers(count: int, device: torch.device) -> Result:
         return all(map(_exact, form.aggregate_layers(layers, 16), terms))
 
     return compare(
-        "delta aggregate of layers",
+        "lowrank_sum aggregate of layers",
         f"{count} layers of 96 x 64, ranks 4, 4, 8",
         lambda: form.aggregate_layers(layers, 16),
         one_by_one,

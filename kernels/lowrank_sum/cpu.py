@@ -1,4 +1,4 @@
-"""delta by QR of the stacked factors and an SVD of the core; equals `reference` to rounding.
+"""lowrank_sum by QR of the stacked factors and an SVD of the core; equals `reference` to rounding.
 
 Plain torch: the form of every device. Results are float64 and stay on the terms' device.
 """
@@ -98,7 +98,7 @@ def norm(terms: Sequence[Term]) -> float:
 
 
 def relative_error(terms: Sequence[Term], b: Tensor, a: Tensor) -> float:
-    """Relative Frobenius error of ``b a`` against the exact sum (0 where both are zero)."""
+    """Relative Frobenius error of ``b a`` against the exact sum (0 if both are zero)."""
     error, exact = norm([*terms, (b, a, -1.0)]), norm(terms)
     if error == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""The specification of delta: form the dense sum, then decompose it. Float64."""
+"""The specification of lowrank_sum: form the dense sum, then decompose it. Float64."""
 
 from collections.abc import Sequence
 

@@ -40,7 +40,7 @@ class Invite:
             raise TokenError(f"the invite of {self.name!r} expired {self.expires}; ask for another")
 
     def write(self, path: Path) -> None:
-        """Write the file, readable by its owner alone: whoever has it can join."""
+        """Write the file, readable by its owner alone, since anybody who has it can join."""
         write_private(path, self.text())
 
     def text(self) -> str:
@@ -65,7 +65,7 @@ def host_of(address: str) -> str:
 
 
 def read_invite(path: Path) -> Invite:
-    """Read an invite; raises `ConfigError` for what is none."""
+    """Read an invite; raises `ConfigError` if the file is not one."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -76,7 +76,7 @@ def read_invite(path: Path) -> Invite:
 
 
 def parse_invite(text: str, path: str) -> Invite:
-    """An invite from its file's text; raises `ConfigError`, naming `path`, for what is none."""
+    """An invite from its file's text; raises `ConfigError`, naming `path`, if it is not one."""
     try:
         return _parse(json.loads(text), path)
     except (ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ def split(reference: str) -> tuple[str, str]:
 def load_app(reference: str, kind: type[T]) -> T:
     """Import the app; the module is looked for here and among what is installed.
 
-    Raises `ConfigError` where there is none, it cannot be imported, or it is not a `kind`.
+    Raises `ConfigError` if there is none, it cannot be imported, or it is not a `kind`.
     """
     name, attribute = split(reference)
     here = str(Path.cwd())
@@ -59,7 +59,7 @@ def _import(reference: str, name: str, here: str) -> object:
 
 
 def values(pairs: Iterable[str], option: str) -> dict[str, Value]:
-    """`key=value` pairs; a value is read as TOML and, where it is none, as text.
+    """`key=value` pairs; a value is read as TOML, and as text if it is no TOML.
 
     Raises `ConfigError`, naming `option`, for what is not such a pair.
     """

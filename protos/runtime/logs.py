@@ -52,7 +52,7 @@ def logged(path: Path) -> Iterator[logging.Logger]:
 def _kept_from_people(file: logging.Handler) -> Iterator[None]:
     """What gRPC and asyncio say of themselves goes to the file alone.
 
-    Not even there goes that a call was cancelled: that is how every stop ends them.
+    A cancelled call is not even noted there, since every stop ends calls that way.
     """
     file.addFilter(_is_no_cancellation)
     loggers = [logging.getLogger(name) for name in LIBRARIES]

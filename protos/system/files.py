@@ -53,7 +53,7 @@ def export(path: Path, text: str) -> None:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Make `path` with `text`, mode 0600; raises `FileExistsError` where anything is there.
+    """Make `path` with `text`, mode 0600; raises `FileExistsError` if anything is there.
 
     Of a write that fails half-way nothing stays.
     """
@@ -88,7 +88,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a private folder, and those above it, where they are missing; durably."""
+    """Make a private folder, and missing folders above it, durably."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -97,7 +97,7 @@ def make_folder(folder: Path) -> None:
 
 
 def private_folder(folder: Path) -> None:
-    """A folder that is its owner's alone from now on, if it was not; made where it is missing."""
+    """Make a folder private to its owner; it is created if it is missing."""
     make_folder(folder)
     if folder.stat().st_mode & 0o777 != PRIVATE_FOLDER:
         folder.chmod(PRIVATE_FOLDER)

@@ -1,4 +1,4 @@
-"""What others say, made harmless for a terminal, a log and a page: the one place where it is done.
+"""The one place that makes what peers say harmless for a terminal, a log and a page.
 
 A name, a message, a path or a reason may come from a peer. A terminal would obey the control
 characters in it, and marks of writing direction would show it in another order than it has. Both

@@ -1,4 +1,6 @@
-"""The one file that touches Flower's internals; `tests/protos/wire/test_flower_compat.py` is its contract.
+"""The one file that touches Flower's internals.
+
+`tests/protos/wire/test_flower_compat.py` is its contract.
 
 Flower expects a SuperLink to give a message its id and a process its identity. Here we are that.
 """

@@ -62,7 +62,7 @@ def parse_request(data: bytes, kind: type[M]) -> tuple[M, int]:
 
 
 def check_parts(data: bytes, limit: int = MAX_PARTS) -> None:
-    """Raise `WireError` where `data`, a `Records`, has more than `limit` parts.
+    """Raise `WireError` if `data`, a `Records`, has more than `limit` parts.
 
     Also where it is not protobuf at all, or has more digits, nesting or groups than ours have.
     """

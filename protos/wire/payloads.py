@@ -9,20 +9,20 @@ from fedmore.experts.errors import StoreError
 from fedmore.protos.wire.blobs import digest_of
 
 Payload = bytes | Path
-"""The bytes of a blob: in memory or, where there are many, in a file."""
+"""The bytes of a blob: in memory, or in a file if there are many."""
 
 
 class StoredArray(Array):
     """A Flower Array whose `data` is read from `path` each time it is asked for.
 
-    With a `digest`, what is read is checked against it. Raises `StoreError` where the file is
+    With a `digest`, what is read is checked against it. Raises `StoreError` if the file is
     missing or damaged. Setting `data` turns it into an ordinary array.
     """
 
     def __init__(
         self, dtype: str, shape: tuple[int, ...], stype: str, path: Path, digest: str = ""
     ) -> None:
-        # Not `Array.__init__`, which wants the bytes.
+        # `Array.__init__` is not called, because it takes the bytes.
         self.dtype, self.shape, self.stype = dtype, shape, stype
         self.digest = digest
         self._payload: Payload = path
@@ -56,7 +56,7 @@ class StoredArray(Array):
     __hash__ = None  # type: ignore[assignment]  # as Array
 
     def __repr__(self) -> str:
-        """Where the data is, not what it is."""
+        """The place of the data, without the data."""
         what = self._payload if isinstance(self._payload, Path) else f"{len(self._payload)} bytes"
         return f"StoredArray({self.dtype!r}, {self.shape}, {self.stype!r}, {what})"
 

@@ -70,6 +70,7 @@ TABLE: dict[type[FedmoreError], Status] = {
     errors.EgressError: Status(grpc.StatusCode.PERMISSION_DENIED, 14),
     errors.PeerError: Status(grpc.StatusCode.UNIMPLEMENTED, 15),
     errors.StoreError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, 16),
+    errors.KernelError: Status(grpc.StatusCode.FAILED_PRECONDITION, 17),
 }
 _UNREACHED = ("failed to connect", "Failed to connect", "refused", "DNS", "resolution")
 """Words of gRPC's where no connection came about; else it was there and broke."""

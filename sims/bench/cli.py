@@ -17,15 +17,15 @@ Out = Annotated[
 class Op(StrEnum):
     """The ops of `fedmore.kernels`."""
 
-    bits = "bits"
-    delta = "delta"
     lora_mix = "lora_mix"
+    lowbit = "lowbit"
+    lowrank_sum = "lowrank_sum"
     moe_ffn = "moe_ffn"
     sign1 = "sign1"
 
 
 class Device(StrEnum):
-    """Where the ops run."""
+    """The device that the ops run on."""
 
     cpu = "cpu"
     cuda = "cuda"

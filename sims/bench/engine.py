@@ -32,7 +32,7 @@ MIB = 1 << 20
 class Row:
     """One measurement; `ratio` says how many times better we are, `goal` how many we should be.
 
-    Both are null where there is no opponent.
+    Both are null if there is no opponent.
     """
 
     name: str

@@ -31,7 +31,7 @@ POLL_S = 0.02
 class Echo:
     """A federation whose app is `echo`: `rounds` rounds of `down` and `up` bytes to each client.
 
-    The coordinator waits for `expected` clients, where that is more than `clients`.
+    The coordinator waits for `expected` clients, if that is more than `clients`.
     """
 
     directory: Path
@@ -46,7 +46,7 @@ class Echo:
 
     @property
     def out(self) -> Path:
-        """Where the app writes its rounds."""
+        """The file that the app writes its rounds to."""
         return self.directory.parent / f"{self.directory.name}.jsonl"
 
     @property
@@ -93,7 +93,7 @@ def start_coordinator(processes: Processes, echo: Echo) -> Child:
 
 
 def start_client(processes: Processes, echo: Echo, index: int) -> Child:
-    """`client join --app`."""
+    """Start `client join --app` for one client."""
     invite, state = echo.directory / f"c{index}.json", echo.directory / f"c{index}"
     command = [sys.executable, "-m", "fedmore.client.cli.main", "join", str(invite)]
     command += ["--app", f"{echo.app}:client_app", "--state", str(state)]
@@ -112,7 +112,7 @@ def running(echo: Echo) -> Iterator[tuple[Processes, Child]]:
 
 
 def wait_until(echo: Echo, processes: Processes, rounds: int, timeout_s: float = 300.0) -> None:
-    """Wait for so many rounds; raises `RoundError` when a program fails or the time is over."""
+    """Wait for `rounds` rounds; raises `RoundError` when a program fails or the time is over."""
     deadline = time.monotonic() + timeout_s
     while len(echo.rows()) < rounds:
         for child in processes.children:

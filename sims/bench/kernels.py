@@ -7,25 +7,20 @@ from importlib import import_module
 from rich.console import Console
 from rich.progress import track
 
-from fedmore.experts.errors import ConfigError
 from fedmore.kernels.benchmarking.comparison import Result, place
-from fedmore.kernels.dispatch import KernelError
 from fedmore.sims.bench.table import Row
 
 
 def rows(ops: Sequence[str], *, quick: bool, device: str) -> list[Row]:
     """The results of all ops, in order; what is being done is shown on stderr of a terminal.
 
-    Raises `ConfigError` where the device, or something that a bench needs, is not there.
+    Raises `KernelError` if the device, or something that a bench needs, is not there.
     """
     console = Console(stderr=True)
     steps = track(
         _results(ops, quick, device), "measuring", console=console, disable=not console.is_terminal
     )
-    try:
-        return [asdict(result) for result in steps]
-    except KernelError as error:
-        raise ConfigError(str(error)) from error
+    return [asdict(result) for result in steps]
 
 
 def _results(ops: Sequence[str], quick: bool, device: str) -> Iterator[Result]:

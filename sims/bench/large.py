@@ -43,7 +43,7 @@ class Exchange:
 def exchange(folder: Path, size: int) -> Exchange:
     """Send `size` bytes to a client and get as many back, between programs of their own.
 
-    Raises `RoundError` where one of them fails or gets something else than was sent.
+    Raises `RoundError` if one of them fails or gets something else than was sent.
     """
     echo = Echo(folder / "large", 1, clients=1, down=size, up=size, app=__name__)
     with running(echo) as (processes, _):

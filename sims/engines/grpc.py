@@ -57,7 +57,7 @@ def establish(prepared: Prepared) -> ServerSection:
 
 
 def with_port(config: FederationConfig) -> FederationConfig:
-    """A free port where the scenario names none: invites hold it before the server is there."""
+    """A free port, unless the scenario names one; invites hold it before the server is there."""
     server = config.server
     chosen = replace(server, port=server.port or free_port(server.host))
     return replace(config, server=chosen)

@@ -35,6 +35,7 @@ from fedmore.sims.engines.prepare import Prepared
 from fedmore.sims.engines.workers import Handler, Node, Workers
 from fedmore.sims.scenarios.scenario import ClientSpec
 from fedmore.strategies.events import Event, Joined, Traffic
+from fedmore.strategies.stages.base import TrainingStage
 
 ACCOUNT_S = 1.0
 
@@ -156,7 +157,8 @@ class Listener:
 
 def threads_of(prepared: Prepared) -> int:
     """Tasks at a time: as many as keep the cores busy in the stage that uses least of them."""
-    least = min((stage.threads for stage in prepared.config.stages if stage.threads), default=0)
+    trained = [stage for stage in prepared.config.stages if isinstance(stage, TrainingStage)]
+    least = min((stage.threads for stage in trained if stage.threads), default=0)
     return max(1, cores() // least) if least else 1
 
 

@@ -21,6 +21,7 @@ from fedmore.sims.data.texts import read_documents, write_documents
 from fedmore.sims.scenarios.overrides import override
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
 from fedmore.strategies.compression.policy import tags_of
+from fedmore.strategies.stages.base import TrainingStage
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def _write_owner(prepared: Prepared, client: ClientSpec) -> None:
 
     What the plan names as codecs the owners of a simulation allow.
     """
-    tags = {tag for stage in prepared.config.stages for tag in tags_of(stage.update_codec)}
+    trained = [stage for stage in prepared.config.stages if isinstance(stage, TrainingStage)]
+    tags = {tag for stage in trained for tag in tags_of(stage.update_codec)}
     table = {"codecs": sorted(tags), **prepared.scenario.policy}
     prepared.policy(client).write_text(tomlkit.dumps(table), encoding="utf-8")
     secret = secret_of(f"{prepared.config.federation.seed}/{client.name}")

@@ -19,7 +19,7 @@ POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Child:
-    """A started process; `log` is where its output goes, none for the terminal."""
+    """A started process; `log` takes its output; None means the terminal."""
 
     name: str
     process: "subprocess.Popen[bytes]"

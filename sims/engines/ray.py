@@ -41,7 +41,7 @@ QUIET = {
 
 
 def run(prepared: Prepared) -> None:
-    """Run the whole plan; raises `ConfigError` where Ray is not installed."""
+    """Run the whole plan; raises `ConfigError` if Ray is not installed."""
     with environment(QUIET), scratch() as folder:
         ray = import_ray()
         made = create(prepared.directory, prepared.config, print)
@@ -54,7 +54,7 @@ def run(prepared: Prepared) -> None:
             raise RoundError(f"Flower's simulation ended: {describe(root(error))}") from error
         finally:
             stopped.set()
-            ray.shutdown()  # also where the simulation did not come to do so
+            ray.shutdown()  # also if the simulation did not come to do so
         if failed:
             raise failed[0]
 
@@ -65,7 +65,7 @@ def root(error: BaseException) -> BaseException:
 
 
 def import_ray() -> Any:
-    """Ray, before anything begins; raises `ConfigError` where it is not installed."""
+    """Ray, before anything begins; raises `ConfigError` if it is not installed."""
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -98,7 +98,7 @@ def client_app(configs: Sequence[dict[str, Any]]) -> ClientApp:
 
 
 def server_app(directory: Path, stopped: threading.Event) -> tuple[ServerApp, list[BaseException]]:
-    """The ServerApp that carries out the plan in `directory`, and where its failure is put."""
+    """The ServerApp that carries out the plan in `directory`, and a list for its failure."""
     app, failed = ServerApp(), list[BaseException]()
 
     @app.main()

@@ -1,4 +1,4 @@
-"""A grid that ends with the run, where its own thread cannot be interrupted."""
+"""A grid that ends with the run, although its own thread cannot be interrupted."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ class Stoppable(Grid):
         return self._inner
 
     def set_run(self, run: RunType) -> None:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         self._grid.set_run(run)
 
     @property
@@ -47,15 +47,15 @@ class Stoppable(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(

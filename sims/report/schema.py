@@ -1,6 +1,6 @@
 """What `report.json` holds, as frozen dataclasses: the one place that knows its keys.
 
-An interval is the mean over documents with the 95 % interval of that mean. Bytes are null where
+An interval is the mean over documents with the 95 % interval of that mean. Bytes are null if
 nothing counted them: never a guess. `counted` says whether they are those of the socket, with all
 framing, or the payload alone, as where no socket is (the engines `local` and `ray`).
 """
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.strategies.plan import STRICT
+from fedmore.strategies.settings import STRICT
 
 ROUNDING = 1e-9
 """Of one document the interval is the mean, taken over sums in another order."""
@@ -105,7 +105,7 @@ class Mixture:
 
 @dataclass(frozen=True, config=STRICT)
 class Scores:
-    """Bits per byte of one held-out text; `own_expert` is null where nobody trained for it."""
+    """Bits per byte of one held-out text; `own_expert` is null if nobody trained for it."""
 
     base: Interval
     own_expert: Interval | None

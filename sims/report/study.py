@@ -24,6 +24,7 @@ from fedmore.sims.report.schema import (
     Traffic,
     explain,
 )
+from fedmore.strategies.stages.base import TrainingStage
 
 BYTES_FP32 = 4
 WITH_SOCKETS = "grpc"
@@ -176,7 +177,10 @@ def _round(row: RoundRow) -> Round:
 def _client(member: Member, config: FederationConfig) -> Client:
     """A member's row; a client that sent an update cannot have sent 0 bytes, so 0 is null."""
     stage = {"expert": "experts", "adapter": "language"}.get(member.kind or "", "")
-    codec = next((s.update_codec for s in config.stages if s.kind == stage), "none")
+    codec = next(
+        (s.update_codec for s in config.stages if isinstance(s, TrainingStage) and s.kind == stage),
+        "none",
+    )
     return Client(
         name=member.name,
         rank=member.rank or 0,

@@ -51,7 +51,7 @@ def gain_kept(scores: Scores) -> float | None:
 
 
 def times_smaller(study: Study) -> float | None:
-    """How many times less went up than float32 would have sent; None where it was not counted."""
+    """How many times less went up than float32 would have sent; None if it was not counted."""
     traffic = study.report.traffic
     return traffic.bytes_up_if_fp32 / traffic.bytes_up if traffic.bytes_up else None
 

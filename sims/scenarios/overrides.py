@@ -11,7 +11,7 @@ from fedmore.experts.errors import ConfigError
 def override(table: Mapping[str, object], settings: Iterable[str]) -> dict[str, Any]:
     """A changed copy of `table`; raises `ConfigError` with the dotted path of a bad setting.
 
-    A value is read as TOML and, where it is none, as text. A key that does not exist is found
+    A value is read as TOML, and as text if it is no TOML. A key that does not exist is found
     when the table is validated.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(table))

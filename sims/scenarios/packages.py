@@ -7,7 +7,7 @@ from fedmore.sims.data.texts import TextFiles, ensure_text
 
 
 def package_base(_directory: Path) -> Path:
-    """SmolLM2-135M."""
+    """The folder of SmolLM2-135M, made from its package."""
     return ensure_base()
 
 

@@ -19,7 +19,7 @@ _CONFIG: dict[str, object] = {
     "stages": [
         {"kind": "experts", "rounds": 3, "codec": "sign1", "threads": _THREADS, **_SHARED},
         {"kind": "language", "rounds": 3, "codec": "sign1", "threads": cores(), **_SHARED},
-        {"kind": "router", "rounds": 1, **_SHARED},
+        {"kind": "router"},
     ],
     "router": {"kind": "domain", "top_k": 3},
     "evaluation": {"documents": 48, "tokens": 48},

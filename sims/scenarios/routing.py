@@ -17,7 +17,7 @@ _CONFIG: dict[str, object] = {
     "stages": [
         {"kind": "experts", "rounds": 3, "codec": "sign1", **_SHARED},
         {"kind": "language", "rounds": 3, "codec": "sign1", **_SHARED},
-        {"kind": "router", "rounds": 1, **_SHARED},
+        {"kind": "router"},
     ],
     "router": {"kind": "domain", "top_k": 2},
     "evaluation": {"documents": 4, "tokens": 64},

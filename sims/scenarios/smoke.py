@@ -12,8 +12,6 @@ _SHARED = {
     "batch_size": 4,
     "sequence_length": 64,
     "learning_rate": 1e-2,
-    "first_layers": 2,
-    "last_layers": 1,
     "threads": 1,
 }
 _CONFIG: dict[str, object] = {
@@ -28,8 +26,15 @@ _CONFIG: dict[str, object] = {
     "server": {"port": 0},
     "stages": [
         {"kind": "experts", "rounds": 2, "codec": "sign1", **_SHARED},
-        {"kind": "language", "rounds": 2, "codec": "sign1", **_SHARED},
-        {"kind": "router", "rounds": 1, **_SHARED},
+        {
+            "kind": "language",
+            "rounds": 2,
+            "codec": "sign1",
+            "first_layers": 2,
+            "last_layers": 1,
+            **_SHARED,
+        },
+        {"kind": "router"},
     ],
     "router": {"kind": "domain", "top_k": 2},
     "evaluation": {"documents": 3, "tokens": 96},

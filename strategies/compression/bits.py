@@ -1,4 +1,4 @@
-"""Codecs `bits1`, `bits2`, `bits4`: weights that were trained as such; see `fedmore.kernels.lowbit`.
+"""Codecs `bits1`, `bits2`, `bits4`: weights trained as such numbers (`fedmore.kernels.lowbit`).
 
 Unlike the others they are no approximation of what they are given: what they decode to is what the
 training's forward pass used. So they carry factors as a whole, not changes, and what is left over

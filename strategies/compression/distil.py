@@ -1,8 +1,9 @@
 """BitDelta's second step (arXiv 2402.10193, section 3.1): scales tuned against the full expert.
 
-The full-size expert is the teacher, ``W + alpha sign(D)`` the student; only the scales alpha, one a
-matrix, are trained, so that the student's logits come near the teacher's on a calibration text.
-Nobody's labels are used, and a few hundred windows are enough, since there is so little to fit.
+The full-size expert is the teacher, and ``W + alpha sign(D)`` the student. Only the scales alpha
+are trained, one for each matrix, so that the student's logits come near the teacher's on a
+calibration text. Nobody's labels are used, and a few hundred windows are enough, since there is so
+little to fit.
 
 No stage of a plan calls this yet: a plan trains low-rank experts, not full-size ones.
 """

@@ -6,11 +6,11 @@ residual`` whatever the codec. In float32 two sums round: with both sides added 
 hold it to that bound.
 
 The gain g is 1 but for `sign1` (`GAIN`). The least-squares scale of one bit makes every send short:
-it brings the part c of the way along p, c the squared cosine between p and its signs (2 / pi for
-Gaussian numbers, measured 0.65 to 0.75 for what rounds of training make). The rest arrives a round
-later, and after the last one never. g = 1.4 sends about the whole of it. Error feedback needs that
-the residual's energy shrinks, and it does: to ``1 - (2 g - g^2) c``, for any g between 0 and 2.
-README.md has the measurements.
+it goes the part c of the way along p. Here c is the squared cosine between p and its signs: 2 / pi
+for Gaussian numbers, and measured 0.65 to 0.75 for the changes of training rounds. The rest arrives
+a round later, and after the last one never. g = 1.4 sends about the whole of it. Error feedback
+needs that the residual's energy shrinks, and it does: to ``1 - (2 g - g^2) c``, for any g between 0
+and 2. README.md has the measurements.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from fedmore.strategies.compression.codec import Choice, Codec, decode, each
 from fedmore.strategies.compression.sign1 import Sign1
 
 GAIN = {"sign1": 1.4}
-"""By how much a codec's input is enlarged; 1 where the codec is not named."""
+"""Factor by which a codec's input is enlarged; 1 for codecs that are not named."""
 
 
 @dataclass(frozen=True)

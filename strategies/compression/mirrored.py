@@ -1,8 +1,8 @@
 """Mirrored state (EF21, arXiv 2106.05203): both ends hold h; what travels is C(theta - h).
 
-Both then add what was decoded, so the two copies stay equal bit for bit, and h follows theta: what
-one send could not say is still in theta - h at the next. Which end has theta does not matter, so
-it serves both directions of the link. State goes in and out as a list of float32 tensors.
+Both then add what was decoded, so the two copies stay equal bit for bit. And h follows theta: what
+one send leaves out is still in theta - h at the next. Which end has theta does not matter, so it
+serves both directions of the link. State goes in and out as a list of float32 tensors.
 
 Where training uses this already: a client's *component* (`strategies.state`) is h; theta is what
 the client itself has trained, and ``theta - h`` is what `error_feedback` calls the residual. The
@@ -10,8 +10,9 @@ two are one algorithm if the client trains on from theta, not from h, so `send` 
 Training on from h lets the client see and repair what the codec did, but the residual repairs it
 once more. README.md has what both gave.
 
-Towards the clients h is their mirror of an expert's aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`, which
-also turns the aggregate's factors into h's coordinates), and `gains={}`.
+Towards the clients h is their mirror of an expert's aggregate
+(`fedmore.strategies.expert_stage.aggregate_mirror`, which also turns the aggregate's factors into
+h's coordinates), and `gains={}`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ def send(
 
 
 def receive(codec: Choice, data: bytes, held: Sequence[Tensor]) -> Held:
-    """The state after what the peer sent; raises `WireError` where `data` does not fit `held`."""
+    """The state after what the peer sent; raises `WireError` if `data` does not fit `held`."""
     return _sum(held, decode(codec, data, [tuple(h.shape) for h in held]))
 
 

@@ -22,7 +22,7 @@ TAGS = ("fp32", "bf16", "int8", "nf4", "sign1", "bitdelta", "bits1", "bits2", "b
 """Tags of all codecs; `codec.CODECS` has their implementations."""
 
 WEIGHT_TAGS = {1: "bits1", 2: "bits2", 4: "bits4"}
-"""The codec of weights that are trained as numbers of so many bits, and of nothing else."""
+"""By number of bits, the codec of weights that are trained with that many, and of nothing else."""
 
 ROLES = ("factor_a", "factor_b", "matrix", "embedding", "router", "norm")
 """What a tensor can be: LoRA's A or B, a full-size change, a mean embedding, a router row, norms

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -14,10 +14,11 @@ from torch import Tensor
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.strategies.embedding_stage.embeddings import Embedding, by_expert
 from fedmore.strategies.members import Member, ask_members, nobody
-from fedmore.strategies.plan import STRICT, Stage
 from fedmore.strategies.rounds.quorum_grid import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.rounds.returning_clients import last_of_each
 from fedmore.strategies.rounds.train_only import TrainOnly
+from fedmore.strategies.settings import STRICT
+from fedmore.strategies.stages.embedding import EmbeddingStage
 from fedmore.strategies.tasks.base import read_settings
 from fedmore.strategies.tasks.train import EMBED, pack, read_metrics, unpack
 from fedmore.strategies.terms import EMBED_DOCUMENTS, EMBED_TOKENS
@@ -50,13 +51,13 @@ class EmbeddingStrategy(TrainOnly):
 
     def __init__(
         self,
-        stage: Stage,
+        stage: EmbeddingStage,
         width: int,
         seed: int,
         on_round: OnEmbeddings,
         withdrawn: Callable[[], AbstractSet[str]] = nobody,
     ) -> None:
-        self.stage, self.width, self.seed = replace(stage, late="refuse"), width, seed
+        self.stage, self.width, self.seed = stage, width, seed
         self.on_round, self.withdrawn = on_round, withdrawn
         self._members: dict[int, Member] = {}
         self._missing: list[str] = []
@@ -68,7 +69,7 @@ class EmbeddingStrategy(TrainOnly):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask every client."""
+        """Ask every client for its embedding."""
         group = f"{self.stage.kind}/{server_round}"
         patient = grid if isinstance(grid, RoundGrid) else self.patient(grid)
         here = set(patient.grid.get_node_ids())

@@ -4,26 +4,27 @@ from collections.abc import Mapping
 
 from fedmore.experts.spec import Shapes, depth
 from fedmore.strategies.expert_stage.state import ExpertState
-from fedmore.strategies.plan import SEPARABLE, Stage
+from fedmore.strategies.stages.expert import SEPARABLE, FactorStage, LanguageStage
 
 
-def before(stage: Stage, shapes: Shapes) -> list[str]:
+def before(stage: FactorStage, shapes: Shapes) -> list[str]:
     """What is worth a word before the stage starts over a base of these matrices."""
     return inexact(stage) + unselective(stage, shapes)
 
 
-def unselective(stage: Stage, shapes: Shapes) -> list[str]:
+def unselective(stage: FactorStage, shapes: Shapes) -> list[str]:
     """What to tell an operator whose language adapters change every layer."""
-    first, last, layers = stage.first_layers, stage.last_layers, depth(shapes)
-    if stage.kind != "language" or first + last < layers:
+    layers = depth(shapes)
+    if not isinstance(stage, LanguageStage) or sum(stage.layers) < layers:
         return []
+    first, last = stage.layers
     return [
         f"first_layers {first} and last_layers {last} are all {layers} layers of the base: the "
         "adapter is not selective; lower them to leave the middle as it is"
     ]
 
 
-def inexact(stage: Stage) -> list[str]:
+def inexact(stage: FactorStage) -> list[str]:
     """What to tell an operator before a stage whose rule does not tell owners apart."""
     if stage.aggregation in SEPARABLE:
         return []
@@ -34,10 +35,10 @@ def inexact(stage: Stage) -> list[str]:
 
 
 PATIENCE = 3
-"""A rule that has chosen the same owners in so many rounds running says so."""
+"""Number of rounds running with the same chosen owners after which the operator is told."""
 
 
-def stuck(stage: Stage, states: Mapping[str, ExpertState]) -> list[str]:
+def stuck(stage: FactorStage, states: Mapping[str, ExpertState]) -> list[str]:
     """What to tell an operator whose rule has left out the same owners again and again."""
     return [
         f"{name}: {stage.aggregation} has chosen {', '.join(state.chosen)} in {state.streak} "
@@ -47,7 +48,7 @@ def stuck(stage: Stage, states: Mapping[str, ExpertState]) -> list[str]:
     ]
 
 
-def unguarded(stage: Stage, owners: Mapping[str, int]) -> list[str]:
+def unguarded(stage: FactorStage, owners: Mapping[str, int]) -> list[str]:
     """What to tell an operator whose rule has too few owners of an expert to cut anybody off."""
     if stage.aggregation in ("mean", "clipped", "median") or not stage.hostile:
         return []

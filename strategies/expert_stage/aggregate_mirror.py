@@ -49,9 +49,9 @@ MOST_LEFT = 0.5
 class Broadcast:
     """What the owners of an expert are sent in one round.
 
-    `mirror` is what they hold after it; `move` brings there whoever holds the mirror of the mark
-    `upon`, with the codec or policy `codec`; where `upon` is 0 nobody does. `error` is the relative
-    Frobenius error of the mirror's products.
+    `mirror` is what they hold after it. `move` brings there an owner that holds the mirror of the
+    mark `upon`, with the codec or policy `codec`; if `upon` is 0 nobody holds it. `error` is the
+    relative Frobenius error of the mirror's products.
     """
 
     mirror: Factors
@@ -102,7 +102,7 @@ def _whole(aggregate: Factors) -> Broadcast:
 def received(content: RecordDict, sites: Sequence[TargetModule], held: Factors) -> Factors | None:
     """The aggregate that a task trains over, None for none; `held` is the client's mirror.
 
-    Raises `WireError` where it is not what the coordinator holds.
+    Raises `WireError` if it is not what the coordinator holds.
     """
     task, move = read_task(content), read_move(content, sites)
     if move is None:
@@ -156,7 +156,7 @@ def fingerprint(mirror: Factors) -> int:
 
 
 def _error(mirror: Factors, aggregate: Factors) -> float:
-    """The relative Frobenius error over all matrices, 0 where there is nothing."""
+    """The relative Frobenius error over all matrices, 0 if there is nothing."""
     wrong, exact = 0.0, 0.0
     with one_thread():
         for path, pair in aggregate.items():

@@ -27,7 +27,7 @@ from flwr.serverapp import strategy as flower
 
 from fedmore.strategies.expert_stage.changes import Change, Terms
 from fedmore.strategies.expert_stage.cores import cores_of
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import FactorStage
 
 MARK = 1e-30
 """Marks whose arrays are whose; its square is lost in any distance."""
@@ -89,7 +89,7 @@ class Krum(Mean):
     selects: ClassVar[bool] = True
 
     def strategy(self, count: int) -> flower.Strategy:
-        """Flower's strategy for so many owners."""
+        """Flower's strategy for `count` owners."""
         return flower.Krum(num_malicious_nodes=int(self.hostile * count))
 
     def weights(self, changes: Sequence[Change]) -> list[float]:
@@ -108,7 +108,7 @@ class MultiKrum(Krum):
     """Multi-Krum: the mean of the owners that Krum finds best, as many as are not hostile."""
 
     def strategy(self, count: int) -> flower.Strategy:
-        """Flower's strategy for so many owners."""
+        """Flower's strategy for `count` owners."""
         hostile = int(self.hostile * count)
         return flower.MultiKrum(num_malicious_nodes=hostile, num_nodes_to_select=count - hostile)
 
@@ -152,7 +152,7 @@ class Median(TrimmedMean):
 MEAN = Mean()
 
 
-def rule_of(stage: Stage) -> Rule:
+def rule_of(stage: FactorStage) -> Rule:
     """The rule that a stage names."""
     rules: dict[str, Rule] = {
         "mean": Mean(max_share=stage.max_share),
@@ -168,7 +168,7 @@ def rule_of(stage: Stage) -> Rule:
 def shares(weights: Sequence[float], most: float = 1.0) -> list[float]:
     """Parts of a whole in proportion to `weights`, none above `most`, or above an equal share.
 
-    What is cut off goes to the others, in proportion. Where all weights are 0, so are the parts.
+    What is cut off goes to the others, in proportion. If all weights are 0, so are the parts.
     """
     if not any(weight > 0 for weight in weights):
         return [0.0] * len(weights)

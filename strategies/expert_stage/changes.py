@@ -80,5 +80,5 @@ def folded(
 
 
 def _norm(b_OR: Tensor) -> float:
-    """The Frobenius norm of a balanced product, where B holds the roots of the singular values."""
+    """The Frobenius norm of a balanced product, whose B holds the roots of the singular values."""
     return float(b_OR.square().sum(0).norm())

@@ -48,7 +48,7 @@ class Downloads:
     def start(
         self, state: ExpertState, sites: Sequence[TargetModule], first: Factors, scale: float
     ) -> Factors:
-        """Where an owner begins that derives its factors from what it was sent."""
+        """The start of an owner that derives its factors from what it was sent."""
         return start_of(self._received(state, sites), first, scale)
 
     def _received(self, state: ExpertState, sites: Sequence[TargetModule]) -> Factors:

@@ -14,8 +14,9 @@ from fedmore.experts.spec import ExpertSpec, Shapes, TargetModule
 from fedmore.strategies.expert_stage.changes import Change
 from fedmore.strategies.expert_stage.state import ExpertState
 from fedmore.strategies.members import Member
-from fedmore.strategies.plan import Stage, parse
 from fedmore.strategies.rounds.quorum_grid import NO_ANSWER
+from fedmore.strategies.settings import parse
+from fedmore.strategies.stages.expert import FactorStage
 from fedmore.strategies.tasks.base import work_of
 from fedmore.strategies.tasks.train import TrainTask
 
@@ -63,22 +64,27 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, PendingTask]:
     }
 
 
-def sites_of(stage: Stage, member: Member, shapes: Shapes) -> tuple[TargetModule, ...]:
+def sites_of(stage: FactorStage, member: Member, shapes: Shapes) -> tuple[TargetModule, ...]:
     """The matrices of the base that a member changes."""
-    first, last = stage.first_layers, stage.last_layers
+    first, last = stage.layers
     return ExpertSpec(member.target, member.kind, member.target, member.rank, first, last).sites(
         shapes
     )
 
 
-def initial_of(asked: PendingTask, stage: Stage, shapes: Shapes) -> Factors:
+def initial_of(asked: PendingTask, stage: FactorStage, shapes: Shapes) -> Factors:
     """What the client's factors began as."""
     sites = sites_of(stage, asked.member, shapes)
     return low_rank.initial(asked.task.spec(asked.member.name), sites, asked.task.seed)
 
 
 def change_of(
-    asked: PendingTask, sent: Factors, state: ExpertState, number: int, stage: Stage, shapes: Shapes
+    asked: PendingTask,
+    sent: Factors,
+    state: ExpertState,
+    number: int,
+    stage: FactorStage,
+    shapes: Shapes,
 ) -> Change:
     """What an answer that is taken in round `number` changes of an expert."""
     member, task = asked.member, asked.task
@@ -93,7 +99,7 @@ def change_of(
     return Change(member.name, held, after, member.size, task.spec(member.name).scale, fresh)
 
 
-def unfit(stage: Stage, member: Member, shapes: Shapes) -> str:
+def unfit(stage: FactorStage, member: Member, shapes: Shapes) -> str:
     """Why a member cannot take part, as it describes itself; empty if it can."""
     if not member.size:
         return "says that it has no text to train on"
@@ -104,15 +110,16 @@ def unfit(stage: Stage, member: Member, shapes: Shapes) -> str:
     return ""
 
 
-def task_of(stage: Stage, member: Member, number: int, updates: int, seed: int) -> TrainTask:
+def task_of(stage: FactorStage, member: Member, number: int, updates: int, seed: int) -> TrainTask:
     """A member's part in round `number` (from 1), of whose updates `updates` are mirrored."""
+    first, last = stage.layers
     return TrainTask(
         expert=member.target,
         kind=member.kind,
         target=member.target,
         rank=member.rank,
-        first_layers=stage.first_layers,
-        last_layers=stage.last_layers,
+        first_layers=first,
+        last_layers=last,
         weight_bits=stage.weight_bits,
         rank_scaling=stage.rank_scaling,
         warm_up=stage.warm_up,

@@ -1,4 +1,4 @@
-"""Where a stage stands when its strategy begins, or goes on."""
+"""The progress of a stage when its strategy begins, or goes on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ Asks = Callable[[int, str], bool]
 def kept_as_left(
     _: ExpertState, left: ExpertState, error: float
 ) -> tuple[ExpertState, float, Told]:
-    """What a withdrawal has left is kept as it is."""
+    """Keep the remaining parts after a withdrawal unchanged."""
     return left, error, {}
 
 
@@ -31,10 +31,10 @@ def everybody(_number: int, _expert: str) -> bool:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stage stands: `done` rounds, what they left, and who is still to answer.
+    """The progress of a stage: `done` rounds, what they left, and the clients still to answer.
 
-    `late` are the rows of `fedmore.strategies.expert_stage.pending` in the last round's metrics, and `sizes` what
-    each client said of its text when it was first asked.
+    `late` are the rows of `fedmore.strategies.expert_stage.pending` in the last round's metrics,
+    and `sizes` what each client said of its text when it was first asked.
     """
 
     done: int = 0

@@ -1,13 +1,13 @@
-"""Where a round begins that begins from the aggregate: both ends derive the same factors from it.
+"""The start of a round that begins from the aggregate: both ends derive the same factors from it.
 
 An owner of rank r trains the aggregate's leading r directions, and the rest of it stays frozen. The
 factors are in a canonical form that depends on the product ``B A`` alone, not on the factors in
 which the coordinator happens to send it: its singular directions in order of size, each with the
 sign that makes the largest number of u positive, balanced between B and A. So a coordinator can
-choose the aggregate but not how a start is split. A direction's row in A has at least the length
-of a fresh one (`FLOOR`), however small its singular value: AdamW would otherwise stay where its
-steps are in proportion to the gradient, which makes an update readable. Where the aggregate has
-fewer than r directions, the rest are the owner's fresh ones, with B zero.
+choose the aggregate but not how a start is split. A direction's row in A has at least the length of
+a fresh one (`FLOOR`), however small its singular value: AdamW would otherwise stay where its steps
+are in proportion to the gradient, which makes an update readable. If the aggregate has fewer than r
+directions, the rest are the owner's fresh ones, with B zero.
 """
 
 import torch
@@ -20,7 +20,7 @@ FLOOR = 3**-0.5
 """Length of a row of a fresh A: uniform in ``+- 1 / sqrt(in)``."""
 
 LEAST = 1e-6
-"""Directions below this part of the largest are none: what is left of rounding."""
+"""Directions below this part of the largest one are rounding and do not count."""
 
 
 def start_of(aggregate: Factors, fresh: Factors, scale: float) -> Factors:

@@ -14,7 +14,7 @@ from fedmore.experts.factors import Factors, from_state, to_state
 from fedmore.strategies.expert_stage.aggregation import shares
 from fedmore.strategies.expert_stage.changes import COMMON
 from fedmore.strategies.expert_stage.state import Component, ExpertState
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage, FactorStage
 
 MIRROR = ""
 """In place of a client's name, which is never empty."""
@@ -58,7 +58,7 @@ def arrays_of(states: Mapping[str, ExpertState]) -> ArrayRecord:
     )
 
 
-def restore(data: bytes, stage: Stage | None = None) -> dict[str, ExpertState]:
+def restore(data: bytes, stage: FactorStage | None = None) -> dict[str, ExpertState]:
     """The inverse of `dump`.
 
     A file of the time when an owner's share belonged to its whole past is read as what it means
@@ -75,7 +75,7 @@ def restore(data: bytes, stage: Stage | None = None) -> dict[str, ExpertState]:
         aggregate, mirror = (_under(f"{name}\n{of}", tensors) for of in ("", f"{MIRROR}\n"))
         state = ExpertState(name, entry["kind"], aggregate, components, mirror)
         if "settled" not in entry:
-            states[name] = _from_shares(state, stage or Stage("experts"))
+            states[name] = _from_shares(state, stage or ExpertStage())
             continue
         parts: dict[str, Any] = {
             what: {c: _under(f"{name}\n{what}\n{c}\n", tensors) for c in entry[what]}
@@ -86,7 +86,7 @@ def restore(data: bytes, stage: Stage | None = None) -> dict[str, ExpertState]:
     return states
 
 
-def _from_shares(state: ExpertState, stage: Stage) -> ExpertState:
+def _from_shares(state: ExpertState, stage: FactorStage) -> ExpertState:
     """A state whose weights are sizes of texts, as contributions at the owners' last shares.
 
     What Krum or the trimmed mean made cannot be told apart by owner now: it is kept as it is.

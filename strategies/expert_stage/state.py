@@ -6,8 +6,8 @@ Every owner k has a *contribution* W_k, a low-rank matrix, and the expert's *agg
     W_k += w_k s_k (B_k' A_k' - B_k A_k),    w_k = staleness^delay n_k / sum_j n_j
 
 with n_j the size of the text of each owner who answered in that round. A share belongs to a change,
-not to an owner's whole past: an owner who joins, is absent or comes late rescales nothing of what
-was learned before, and a withdrawal takes out W_k and leaves the others as they are.
+and not to an owner's whole past. An owner who joins, is absent or comes late rescales nothing of
+what was learned before. A withdrawal takes out W_k and leaves the others unchanged.
 
 Where an owner goes on with its own factors, both ends hold them (its *component*), and
 ``W_k = S_k + weight s_k B_k A_k``: as long as its weight stays the same, the settled part S_k is
@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedmore.experts.factors import Factors, empty, numbers
+from fedmore.experts.factors import Factors, empty, num_parameters
 from fedmore.experts.spec import TargetModule
 from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import cpu as delta
@@ -30,7 +30,7 @@ from fedmore.strategies.expert_stage.changes import COMMON, Term, Terms, folded,
 class Component:
     """A client's mirrored factors, the updates that made them, and the s of its rank.
 
-    `weight` is what they count in the aggregate now. `factors` is empty where every round begins
+    `weight` is what they count in the aggregate now. `factors` is empty if every round begins
     from the aggregate: then both ends derive a start from that.
     """
 
@@ -47,9 +47,9 @@ class ExpertState:
     `settled` holds what an owner's contribution has beside its component, `momentum` its outer
     momentum, each also under `COMMON`. `starts` are the factors from which owners began who are
     still to answer, where they were derived. `mirror` is what the clients were last sent of the
-    aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`), empty if it travels whole. `chosen` are the owners that
-    the rule chose in the last `streak` rounds, if it chose the same ones. `lost` bounds the
-    Frobenius norm of all that folds have left out.
+    aggregate (`fedmore.strategies.expert_stage.aggregate_mirror`), empty if it travels whole.
+    `chosen` are the owners that the rule chose in the last `streak` rounds, if it chose the same
+    ones. `lost` bounds the Frobenius norm of all that folds have left out.
     """
 
     name: str
@@ -101,7 +101,7 @@ class ExpertState:
         norm = sum(delta.norm(each) ** 2 for each in terms) ** 0.5 if self.lost else 1.0
         return {
             "contribution_rank": max(ranks, default=0),
-            "contribution_bytes": 4 * sum(map(numbers, kept)),
+            "contribution_bytes": 4 * sum(map(num_parameters, kept)),
             "contribution_error": self.lost / norm if norm else 0.0,
         }
 
@@ -131,7 +131,8 @@ def without(
 ) -> tuple[ExpertState, float]:
     """The state without the contributions of `clients`, and the error of its aggregate.
 
-    Nor are they in the mirror, which lags behind the aggregate: the next one is sent whole.
+    The mirror lags behind the aggregate and does not hold them either, so the next one is sent
+    whole.
     """
 
     def left(parts: Mapping[str, Factors]) -> dict[str, Factors]:

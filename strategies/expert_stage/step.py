@@ -24,7 +24,7 @@ from fedmore.strategies.expert_stage.changes import (
     times,
 )
 from fedmore.strategies.expert_stage.state import Component, ExpertState, aggregated
-from fedmore.strategies.plan import FOLD, Stage
+from fedmore.strategies.stages.expert import FOLD, FactorStage
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Outer:
 PLAIN = Outer()
 
 
-def outer_of(stage: Stage) -> Outer:
+def outer_of(stage: FactorStage) -> Outer:
     """How a stage's rounds move the contributions."""
     return Outer(
         stage.server_learning_rate,

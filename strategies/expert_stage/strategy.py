@@ -38,10 +38,10 @@ from fedmore.strategies.expert_stage.snapshot import arrays_of
 from fedmore.strategies.expert_stage.state import ExpertState, begun_anew, fresh, without
 from fedmore.strategies.expert_stage.step import advance, outer_of
 from fedmore.strategies.members import Member, ask_members, nobody
-from fedmore.strategies.plan import Stage, client_kind_of
 from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
 from fedmore.strategies.rounds.train_only import TrainOnly
 from fedmore.strategies.rounds.update_limits import check_update
+from fedmore.strategies.stages.expert import FactorStage
 from fedmore.strategies.tasks.train import (
     METRICS,
     TRAIN,
@@ -66,7 +66,7 @@ class ExpertStrategy(TrainOnly):
 
     def __init__(
         self,
-        stage: Stage,
+        stage: FactorStage,
         shapes: Shapes,
         seed: int,
         on_round: OnRound,
@@ -119,7 +119,7 @@ class ExpertStrategy(TrainOnly):
 
     def _fits(self, member: Member, number: int) -> bool:
         """Whether a member trains in this round; one that would, and cannot, is missing."""
-        if member.kind != client_kind_of(self.stage.kind) or not self._asks(number, member.target):
+        if member.kind != self.stage.trains or not self._asks(number, member.target):
             return False
         if why := unfit(self.stage, member, self.shapes):
             self._missing.append(f"{member.name}: {why}")
@@ -231,7 +231,7 @@ class ExpertStrategy(TrainOnly):
         return change
 
     def _advance(self, answers: Sequence[Answer], number: int) -> dict[str, Any]:
-        """Every expert that changes, with its error, rank, and who has a part in it."""
+        """Every expert that changes, with its error, its rank and its owners."""
         gone, metrics = self.withdrawn(), dict[str, Any]()
         rule, limit = rule_of(self.stage), self.stage.max_rank
         late = {asked.member.name for asked in self._late.values()}

@@ -10,8 +10,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmore.strategies.members import name_of
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.rounds.returning_clients import Ask, Returning
+from fedmore.strategies.stages.base import Stage
 
 POLL_S = 0.02
 NO_ANSWER = "no answer in time"
@@ -72,7 +72,7 @@ class RoundGrid(Grid):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.grid, self.stage = grid, stage
-        self._keeper = grid if stage.late == "keep" and isinstance(grid, Keeps) else None
+        self._keeper = grid if stage.keeps_late and isinstance(grid, Keeps) else None
         self._node_of = dict(pending or {})
         self.pending = set(self._node_of)
         self.away: dict[str, str] = {}
@@ -81,7 +81,7 @@ class RoundGrid(Grid):
         self._clock, self._sleep = clock, sleep
 
     def set_run(self, run: object) -> None:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         self.grid.set_run(run)  # type: ignore[arg-type]
 
     @property
@@ -92,23 +92,23 @@ class RoundGrid(Grid):
     def create_message(  # type: ignore[override]
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str
     ) -> Message:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self.grid.create_message(content, message_type, dst_node_id, group_id)
 
     def name_of(self, node_id: int) -> str:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return name_of(self.grid, node_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self.grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self.grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pass on."""
+        """Pass the call on to the wrapped grid."""
         return self.grid.pull_messages(message_ids)
 
     def send_and_receive(
@@ -125,7 +125,7 @@ class RoundGrid(Grid):
         return replies + self._set_aside({task for task in asked if task not in answered})
 
     def let_in(self, group: str, ask: Ask, known: Iterable[int], missing: list[str]) -> None:
-        """Ask those who come in the round that begins; see `fedmore.strategies.rounds.returning_clients`."""
+        """Ask clients that come back in this round too (`strategies.rounds.returning_clients`)."""
         self.returning = Returning(self.grid, group, ask, known, missing.append)
 
     def give_up(self, task_ids: Collection[str], reason: str = NO_ANSWER) -> list[Message]:
@@ -146,7 +146,7 @@ class RoundGrid(Grid):
         return asked
 
     def _wait(self, asked: list[str], timeout: float) -> list[Message]:
-        """Replies until all have answered or are away; who comes meanwhile is added to `asked`."""
+        """Replies until all answered or are away; clients that come meanwhile join `asked`."""
         began, replies = self._clock(), list[Message]()
         wanted = set(asked) or (set(self.pending) if self.all_are_late else set())
         while True:
@@ -196,7 +196,7 @@ class RoundGrid(Grid):
 
     def _set_aside(self, unanswered: set[str]) -> list[Message]:
         """Give up what will not be waited for; what that came to."""
-        if self.stage.late == "keep":
+        if self.stage.keeps_late:
             self.pending |= unanswered if self.stage.deadline_s else unanswered & self.away.keys()
         return self.give_up(sorted(unanswered - self.pending))
 

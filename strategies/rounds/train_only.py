@@ -13,13 +13,13 @@ class TrainOnly(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Nothing: held-out text is scored by the coordinator, on what is public."""
+        """Ask nobody: the coordinator scores on held-out text that it may see."""
         return []
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Nothing to aggregate."""
+        """Return nothing; clients do not evaluate."""
         return None
 
     def summary(self) -> None:

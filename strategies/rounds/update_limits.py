@@ -26,14 +26,14 @@ def check_update(sent: Factors, task: TrainTask, start: Factors, max_rms: float)
 
 
 def check_size(change: Mapping[str, Sequence[Tensor]], max_rms: float) -> None:
-    """Raise `WireError` where a tensor's root mean square is above `max_rms`."""
+    """Raise `WireError` if a tensor's root mean square is above `max_rms`."""
     for path, tensors in change.items():
         for tensor in tensors:
             _check(path, tensor, max_rms)
 
 
 def check_whole(factors: Factors, start: Factors, max_rms: float) -> None:
-    """Raise `WireError` where factors of few bits are larger than `start` and updates allow.
+    """Raise `WireError` if factors of few bits are larger than `start` and updates allow.
 
     `max_rms` is what all updates so far may have moved the numbers behind them. Weights of few bits
     are at most 1.6 times as large as those (two bits, all of them a deviation from the mean), so

@@ -1,9 +1,9 @@
 """What the coordinator keeps of a router that clients train, and the step from round to round.
 
 Every client k has a *part* ``C_k``, the sum of all changes that it has sent. The router is
-``R = R_0 + (C_1 + ... + C_K) / K`` over all K parts.
-With everybody there this is the mean of a round's changes added to the router; formed anew
-from the parts, as experts are (`fedmore.strategies.expert_stage.state`), it also leaves an owner out exactly.
+``R = R_0 + (C_1 + ... + C_K) / K`` over all K parts. With everybody there this is the mean of a
+round's changes added to the router; formed anew from the parts, as experts are
+(`fedmore.strategies.expert_stage.state`), it also leaves an owner out exactly.
 """
 
 import copy

@@ -1,12 +1,13 @@
 """The Flower strategy of the routing stage: clients train the mixture's router on their own text.
 
 Every client receives the experts of all, frozen, and the router; it sends the change of the
-router's parameters (`fedmore.strategies.router_stage.tasks`, `fedmore.strategies.router_stage.state`).
+router's parameters (`fedmore.strategies.router_stage.tasks`,
+`fedmore.strategies.router_stage.state`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -17,7 +18,6 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.routers.base import Router
 from fedmore.experts.spec import Shapes
 from fedmore.strategies.members import Member, ask_members, nobody
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
 from fedmore.strategies.rounds.returning_clients import last_of_each
 from fedmore.strategies.rounds.train_only import TrainOnly
@@ -31,6 +31,7 @@ from fedmore.strategies.router_stage.tasks import (
     route_arrays,
     route_content,
 )
+from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.base import work_of
 from fedmore.strategies.tasks.train import METRICS, read_metrics
 
@@ -39,10 +40,11 @@ OnRouting = Callable[[int, dict[str, Any], RouterState], None]
 
 @dataclass(frozen=True)
 class RoutingSource:
-    """Where the stage has what it works on; asked anew in every round.
+    """The source of what the stage works on, which is asked anew in every round.
 
     `experts` are those of owners who have not withdrawn, `initial` makes their router before any
-    training. `samples`, `entropy` and `z_loss` are `fedmore.experts.router_training.gradient.Training`'s.
+    training. `samples`, `entropy` and `z_loss` are
+    `fedmore.experts.router_training.gradient.Training`'s.
     """
 
     shapes: Shapes
@@ -66,15 +68,14 @@ class RoutingStrategy(TrainOnly):
 
     def __init__(
         self,
-        stage: Stage,
+        stage: RouterStage,
         source: RoutingSource,
         seed: int,
         on_round: OnRouting,
         done: int = 0,
         state: RouterState | None = None,
     ) -> None:
-        # A change is of the router that it was made from: one that comes late is not kept.
-        self.stage, self.source, self.seed = replace(stage, late="refuse"), source, seed
+        self.stage, self.source, self.seed = stage, source, seed
         self.on_round, self.done = on_round, done
         self._state = state
         self._router: Router | None = None

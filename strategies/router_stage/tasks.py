@@ -24,8 +24,8 @@ from fedmore.experts.routers.serialization import make_router, restore_router
 from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start
 from fedmore.experts.spec import Shapes, TargetModule
 from fedmore.strategies.compression.codec import Codec, codecs_of, decode
-from fedmore.strategies.plan import STRICT
 from fedmore.strategies.router_stage.state import Change
+from fedmore.strategies.settings import STRICT
 from fedmore.strategies.tasks.base import Work, read_settings
 from fedmore.strategies.tasks.train import STYPE, pack, unpack
 
@@ -154,7 +154,7 @@ def read_experts(content: RecordDict, task: RouteTask, shapes: Shapes) -> dict[s
         shape
         for pairs in sites
         for site, rank in pairs
-        for shape in ((rank, site.inner), (site.out, rank))
+        for shape in ((rank, site.in_features), (site.out_features, rank))
     ]
     flat = iter(unpack(_array(content, "experts"), sizes))
     experts: dict[str, Factors] = {}

@@ -8,14 +8,15 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.strategies.plan import STRICT, Stage, parse
+from fedmore.strategies.settings import STRICT, parse
+from fedmore.strategies.stages.base import TrainingStage
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Work:
-    """One client's part in one round of a stage; see `fedmore.strategies.plan.Stage`.
+    """One client's part in one round of a stage; see `strategies.stages.base.TrainingStage`.
 
     `round` counts from 1, `seed` is the federation's, and `updates` is how many updates of this
     client the coordinator has.
@@ -39,7 +40,7 @@ class Work:
         return self.steps * self.batch_size * self.sequence_length
 
 
-def work_of(stage: Stage, number: int, updates: int, seed: int) -> Mapping[str, Any]:
+def work_of(stage: TrainingStage, number: int, updates: int, seed: int) -> Mapping[str, Any]:
     """The fields of `Work` in round `number` (from 1) of a stage."""
     return {
         "stage": stage.kind,

@@ -1,9 +1,9 @@
 """What a training task says and what its answer holds: the contract of what may leave a client.
 
-A task carries the stage's settings and, where an expert has several owners, the aggregate, or what
-moves the client's mirror of it (`fedmore.strategies.expert_stage.aggregate_mirror`). The answer carries one array, the
-encoded change of the client's own factors (or the factors, where they are trained as weights of
-few bits), and scalar metrics.
+A task carries the stage's settings. If an expert has several owners it also carries the aggregate,
+or what moves the client's mirror of it (`fedmore.strategies.expert_stage.aggregate_mirror`). The
+answer carries one array and scalar metrics. The array is the encoded change of the client's own
+factors, or the factors if they are trained as weights of few bits.
 """
 
 import math
@@ -22,7 +22,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.spec import ExpertSpec, TargetModule, alpha_of
 from fedmore.strategies.compression.codec import codecs_of, decode, encode
 from fedmore.strategies.compression.policy import WEIGHT_TAGS
-from fedmore.strategies.plan import STRICT
+from fedmore.strategies.settings import STRICT
 from fedmore.strategies.tasks.base import Work, read_settings
 
 TRAIN = "train"
@@ -41,10 +41,9 @@ METRICS = ("loss", "tokens", "tokens_per_s", "documents", "epochs", "numbers", "
 class TrainTask(Work):
     """Settings of one client's part in one round of a stage that trains experts or adapters.
 
-    `aggregate_ranks` gives the rank of every site of the aggregate, where one is
-    sent; `mirror` is its mark if the client is to keep it as its mirror, or 0.
-    With `weight_bits` the factors are trained as weights of so many bits, and the answer
-    holds them whole, in the codec of such weights.
+    `aggregate_ranks` gives the rank of every site of the aggregate, if one is sent. `mirror` is its
+    mark if the client is to keep it as its mirror, or 0. With `weight_bits` the factors are trained
+    as weights of so many bits, and the answer holds them whole, in the codec of such weights.
     """
 
     expert: str
@@ -61,7 +60,7 @@ class TrainTask(Work):
     round_start: Literal["own", "aggregate"] = "own"
 
     def __post_init__(self) -> None:
-        """Weights of so many bits travel as such, and changes do not."""
+        """Raise `ValueError` unless the codec is one for what travels: weights or changes."""
         if self.weight_bits and self.codec != WEIGHT_TAGS[self.weight_bits]:
             raise ValueError(f"weights of {self.weight_bits} bits do not travel as {self.codec}")
         if not self.weight_bits and self.codec in WEIGHT_TAGS.values():
@@ -120,7 +119,7 @@ def read_task(content: RecordDict) -> TrainTask:
 
 
 def read_aggregate(content: RecordDict, sites: Sequence[TargetModule]) -> Factors | None:
-    """The aggregate in a training message, None where there is none; raises `WireError`."""
+    """The aggregate in a training message, None if there is none; raises `WireError`."""
     return _read_shared(content, "aggregate", sites)
 
 
@@ -138,7 +137,7 @@ def _read_shared(content: RecordDict, name: str, sites: Sequence[TargetModule]) 
     if min(listed) < 0:
         raise WireError(f"the aggregate has a rank of {min(listed)}")
     for site, rank in zip(sites, listed, strict=True):
-        if rank > min(site.out, site.inner):
+        if rank > min(site.out_features, site.in_features):
             raise WireError(
                 f"the aggregate has a rank of {rank} in {site.path}, above its full one"
             )

@@ -78,7 +78,8 @@ def specs() -> tuple[ExpertSpec, ...]:
 
 def random_change(sites: tuple[TargetModule, ...], rank: int) -> Factors:
     return {
-        s.path: (torch.randn(s.out, rank) * 0.05, torch.randn(rank, s.inner) * 0.05) for s in sites
+        s.path: (torch.randn(s.out_features, rank) * 0.05, torch.randn(rank, s.in_features) * 0.05)
+        for s in sites
     }
 
 

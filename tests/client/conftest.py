@@ -11,10 +11,10 @@ from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder import create as inits
 from fedmore.coordinator.folder.federation import Federation, open_federation
 from fedmore.coordinator.folder.invites import write_invite
+from fedmore.coordinator.folder.open_journal import open_journal
 from fedmore.coordinator.pki.tls_files import read_tls
 from fedmore.coordinator.rpc.server import Server, serve
 from fedmore.coordinator.run.lifecycle import info_of
-from fedmore.coordinator.run.recovery import open_journal
 from fedmore.coordinator.store.state_keys import PORT
 from fedmore.coordinator.tasks.journal import Journal
 from fedmore.coordinator.tasks.queue import TaskQueue

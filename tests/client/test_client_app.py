@@ -18,7 +18,7 @@ from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import DataError, EgressError, RankError, WireError
 from fedmore.protos.wire.flower_compat import make_task
 from fedmore.strategies.members import HELLO
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import (
     METRICS,
     TRAIN,
@@ -35,10 +35,10 @@ def one_thread():
 
 
 def task(number=1, **changes):
-    stage = Stage("experts")
+    stage = ExpertStage()
     values = {
         "expert": "kitchen", "kind": "expert", "target": "kitchen", "rank": 4,
-        "first_layers": stage.first_layers, "last_layers": stage.last_layers,
+        "first_layers": stage.layers[0], "last_layers": stage.layers[1],
         "stage": "experts", "round": number, "rounds": 3, "steps": 4, "batch_size": 2,
         "sequence_length": 32, "learning_rate": 2e-2, "codec": "sign1", "threads": 1, "seed": 0,
         "updates": number - 1,
@@ -145,7 +145,9 @@ def test_a_round_is_answered_once(do, context, changes):
 def test_a_round_with_another_aggregate_is_another_task(do, base):
     sites = task().spec("a").sites(shapes_of(base.model))
     torch.manual_seed(0)
-    aggregate = {s.path: (torch.randn(s.out, 2), torch.randn(2, s.inner)) for s in sites}
+    aggregate = {
+        s.path: (torch.randn(s.out_features, 2), torch.randn(2, s.in_features)) for s in sites
+    }
     first = change_bytes(do(task(), aggregate))
     halved = {path: (b / 2, a) for path, (b, a) in aggregate.items()}
     with pytest.raises(EgressError, match="a second time"):
@@ -192,7 +194,8 @@ def test_the_aggregate_is_what_training_starts_from(do, base, context):
     sites = task().spec("a").sites(shapes_of(base.model))
     torch.manual_seed(0)
     aggregate = {
-        s.path: (torch.randn(s.out, 5) * 0.2, torch.randn(5, s.inner) * 0.2) for s in sites
+        s.path: (torch.randn(s.out_features, 5) * 0.2, torch.randn(5, s.in_features) * 0.2)
+        for s in sites
     }
     forget_answered(context)
     do_again = task(1, round=1)
@@ -220,7 +223,8 @@ def test_the_own_component_is_not_counted_twice(do, context, base, monkeypatch):
     sites = task().spec("a").sites(shapes_of(base.model))
     torch.manual_seed(0)
     aggregate = {
-        s.path: (torch.randn(s.out, 5) * 0.2, torch.randn(5, s.inner) * 0.2) for s in sites
+        s.path: (torch.randn(s.out_features, 5) * 0.2, torch.randn(5, s.in_features) * 0.2)
+        for s in sites
     }
     monkeypatch.setattr(
         apps, "training_windows", lambda *given: training_windows(*given[:2], Reading())
@@ -240,7 +244,7 @@ def test_the_own_component_is_not_counted_twice(do, context, base, monkeypatch):
 def test_an_aggregate_with_a_matrix_of_rank_0(do, base):
     sites = task().spec("a").sites(shapes_of(base.model))
     aggregate = low_rank.empty(sites) | {
-        sites[0].path: (torch.randn(sites[0].out, 2), torch.randn(2, sites[0].inner))
+        sites[0].path: (torch.randn(sites[0].out_features, 2), torch.randn(2, sites[0].in_features))
     }
     assert read_metrics(do(task(), aggregate, codec="bf16"), METRICS)["tokens"] > 0
 

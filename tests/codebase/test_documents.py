@@ -20,6 +20,9 @@ PROGRAMS: dict[str, Any] = {
     name: typer.main.get_command(app)
     for name, app in (("coordinator", coordinator), ("client", client), ("fedmore", fedmore))
 }
+ROOMS = {path.parent.name for path in ROOT.glob("*/README.md")}
+"""The folders at the root that have a README: packages, docs, tests, docker."""
+
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 _TARGET = re.compile(r"^([a-z-]+):", re.MULTILINE)
@@ -107,6 +110,42 @@ def test_the_two_commands_stand_at_the_top_of_the_readme() -> None:
     assert text.count("\n", 0, first.start()) < 20
 
 
+def sentences(text: str) -> Iterator[list[str]]:
+    """The words of every sentence; tables, headings, pictures and fenced blocks are none."""
+    prose = re.sub(r"^(?:\||#|!\[).*$", "", _FENCE.sub("", text), flags=re.MULTILINE)
+    prose = re.sub(r"`[^`]*`", "code", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose))
+    for paragraph in re.split(r"\n\s*\n|^- ", prose, flags=re.MULTILINE):
+        for sentence in re.split(r"(?<=[.!?])[*_)]*\s", paragraph):
+            if sentence.strip():
+                yield sentence.split()
+
+
+def test_the_readme_is_short_and_so_are_its_sentences() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 110
+    lengths = [len(sentence) for sentence in sentences(text)]
+    assert len(lengths) > 20
+    assert sum(lengths) / len(lengths) < 20
+
+
+def test_sentences_are_told_apart() -> None:
+    text = "# Title here\n\nOne two, `a b c`. Three!\n- **Four.** [Five six](a.md)\n\n| x |\n"
+    assert [len(sentence) for sentence in sentences(text)] == [3, 1, 1, 2]
+
+
+def test_decisions_have_one_form_and_the_index_lists_them_all() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    records = sorted(path.name for path in folder.glob("*.md") if path.name != "README.md")
+    assert re.findall(r"\]\((\d{4}-[^)]+\.md)\)", index) == records
+    assert [int(name[:4]) for name in records] == list(range(1, len(records) + 1))
+    for name in records:
+        text = (folder / name).read_text(encoding="utf-8")
+        assert re.match(r"# .+\n\n20\d\d-\d\d-\d\d\n", text), name
+        headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+        assert headings == ["Context", "Decision", "Alternatives"], name
+
+
 def test_every_link_leads_to_a_file(documents: dict[Path, str]) -> None:
     missing = [
         f"{path}: {link}"
@@ -115,6 +154,32 @@ def test_every_link_leads_to_a_file(documents: dict[Path, str]) -> None:
         if "://" not in link and not (ROOT / path.parent / link).exists()
     ]
     assert missing == []
+
+
+def paths(text: str) -> set[str]:
+    """Files and folders of the repository, and modules, that a document names in code quotes."""
+    named = re.findall(r"`([\w./-]+)`", text)
+    ours = {path.rstrip("/") for path in named if path.split("/")[0] in ROOMS and "/" in path}
+    return ours | {path for path in named if re.fullmatch(r"test_\w+\.py", path)}
+
+
+def test_every_path_named_in_a_document_is_there(
+    documents: dict[Path, str], files: list[Path]
+) -> None:
+    names = {path.name for path in files}
+    missing = [
+        f"{document}: {path}"
+        for document, text in documents.items()
+        if document.name != "CHANGELOG.md"
+        for path in paths(text)
+        if not (ROOT / path).exists() and path not in names
+    ]
+    assert missing == []
+
+
+def test_a_path_is_found_in_a_document() -> None:
+    text = "`client/gone.py`, `tests/hostile/`, `test_gone.py`, `make test`, `stages.0.rounds`"
+    assert paths(text) == {"client/gone.py", "tests/hostile", "test_gone.py"}
 
 
 def test_python_examples_run(texts: dict[Path, str]) -> None:

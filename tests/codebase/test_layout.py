@@ -29,10 +29,25 @@ def name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_folder_has_a_short_readme(folder: str) -> None:
+def test_every_folder_has_a_readme(folder: str) -> None:
     text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# ")
-    assert len(text.splitlines()) < 120
+
+
+def sub_packages(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_a_readme_has_one_line_for_each_sub_package(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) == sub_packages(ROOT / folder)
+
+
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_a_readme_is_no_map_of_files(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `[^|]*\.py`.*$", text, re.MULTILINE) == []
 
 
 @pytest.mark.parametrize("folder", PACKAGES)

@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 import os
-from fedmore.{program} import cli
+from fedmore.{program}.cli import main as cli
 cli.app = lambda: print(oct(os.umask(0)))
 cli.main()
 """

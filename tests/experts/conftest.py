@@ -34,8 +34,8 @@ def changes(shapes):
     def make(spec, size=0.05):
         return {
             site.path: (
-                torch.randn(site.out, spec.rank) * size,
-                torch.randn(spec.rank, site.inner) * size,
+                torch.randn(site.out_features, spec.rank) * size,
+                torch.randn(spec.rank, site.in_features) * size,
             )
             for site in spec.sites(shapes)
         }

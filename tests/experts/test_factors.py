@@ -28,10 +28,10 @@ def test_initial_is_no_change_and_the_same_everywhere(spec, sites):
     assert torch.equal(torch.random.get_rng_state(), state)
     for site in sites:
         b, a = first[site.path]
-        assert (b.shape, a.shape) == ((site.out, 3), (3, site.inner))
+        assert (b.shape, a.shape) == ((site.out_features, 3), (3, site.in_features))
         assert not b.any()
-        assert a.abs().max() <= site.inner**-0.5
-        assert a.std() == pytest.approx((site.inner * 3) ** -0.5, rel=0.25)
+        assert a.abs().max() <= site.in_features**-0.5
+        assert a.std() == pytest.approx((site.in_features * 3) ** -0.5, rel=0.25)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,11 @@ def test_difference_and_total(changes, spec):
 def test_empty_is_rank_0(sites):
     nothing = low_rank.empty(sites)
     assert set(low_rank.ranks(nothing).values()) == {0}
-    assert low_rank.numbers(nothing) == 0
+    assert low_rank.num_parameters(nothing) == 0
     assert equal(low_rank.from_state(low_rank.to_state(nothing)), nothing)
 
 
 def test_numbers(changes, spec, sites):
-    assert low_rank.numbers(changes(spec)) == sum(3 * (s.out + s.inner) for s in sites)
+    assert low_rank.num_parameters(changes(spec)) == sum(
+        3 * (s.out_features + s.in_features) for s in sites
+    )

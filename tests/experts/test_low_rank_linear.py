@@ -45,7 +45,9 @@ def test_the_base_stays_as_it_was(base, spec, changes, logits):
     storage = {name: p.data_ptr() for name, p in base.model.named_parameters()}
     expected, modules = logits(base.model, IDS), list(base.model.modules())
     copied = share(base.model)
-    sites = spec.sites({s.path: (s.out, s.inner) for s in spec.sites(shapes_of(base))})
+    sites = spec.sites(
+        {s.path: (s.out_features, s.in_features) for s in spec.sites(shapes_of(base))}
+    )
     for path, layer in overlay(copied, changes(spec), sites).items():
         layer.trainable(*changes(spec)[path], 2.0)
     copied(input_ids=IDS).logits.sum().backward()
@@ -73,7 +75,7 @@ def test_frozen_and_trainable_add_up(base, spec, changes, logits):
     expected = logits(dense(base, frozen, half), IDS)
     torch.testing.assert_close(logits(copied, IDS), expected, rtol=1e-4, atol=1e-5)
     names = {name.rpartition(".")[2] for name, p in copied.named_parameters() if p.requires_grad}
-    assert names == {"a", "b"}
+    assert names == {"lora_A", "lora_B"}
 
 
 def test_trainable_starts_at_copies(changes, spec, base):
@@ -81,8 +83,8 @@ def test_trainable_starts_at_copies(changes, spec, base):
     layer = LowRankLinear(base.model.get_submodule(path))
     layer.trainable(b, a, 1.0)
     with torch.no_grad():
-        layer.a += 1
-        layer.b += 1
+        layer.lora_A += 1
+        layer.lora_B += 1
     assert a.abs().max() < 0.9
     assert b.abs().max() < 0.9
 
@@ -90,7 +92,7 @@ def test_trainable_starts_at_copies(changes, spec, base):
 def test_a_frozen_change_of_rank_0_changes_nothing(base, logits):
     spec = ExpertSpec("legal", "expert", "legal", 1)
     nothing = {
-        s.path: (torch.zeros(s.out, 0), torch.zeros(0, s.inner))
+        s.path: (torch.zeros(s.out_features, 0), torch.zeros(0, s.in_features))
         for s in spec.sites(shapes_of(base))
     }
     assert torch.equal(logits(with_change(base.model, nothing), IDS), logits(base.model, IDS))

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from fedmore.experts.base.model import load_base
 from fedmore.experts.errors import RegistryError
-from fedmore.experts.factors import empty, numbers
+from fedmore.experts.factors import empty, num_parameters
 from fedmore.experts.mixture.checkpoint import (
     Entry,
     Recipe,
@@ -67,7 +67,9 @@ def test_the_product_is_closer_than_that_of_rounded_factors(shapes):
     generator, sizes = torch.Generator().manual_seed(0), torch.logspace(0, -1.2, 16)
     exact = {}
     for site in SPECS[0].sites(shapes):
-        b, a = (torch.randn(n, 16, generator=generator) for n in (site.out, site.inner))
+        b, a = (
+            torch.randn(n, 16, generator=generator) for n in (site.out_features, site.in_features)
+        )
         exact[site.path] = (b * sizes, (a * sizes).T.contiguous())
     rounded = {
         p: (SignTensor.of(b).dense(), SignTensor.of(a).dense()) for p, (b, a) in exact.items()
@@ -129,7 +131,7 @@ def test_the_file_has_a_bit_a_number_and_a_scale_a_block(as_signs, saved):
     stored = sum(t.nbytes for key, t in tensors.items() if not key.endswith(".shape"))
     factors = [f for pair in as_signs["legal"].values() for f in pair]
     assert stored == sum(-(-f.numel() // 8) + 2 * -(-f.numel() // 256) for f in factors)
-    assert stored < numbers(as_signs["legal"]) * 4 / 28
+    assert stored < num_parameters(as_signs["legal"]) * 4 / 28
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def test_an_expert_changes_the_ffn_of_every_layer(shapes):
     assert layers(sites) == list(range(6))
     assert {site.path.rpartition(".")[2] for site in sites} == FFN
     assert len(sites) == 18
-    assert all((site.out, site.inner) == shapes[site.path] for site in sites)
+    assert all((site.out_features, site.in_features) == shapes[site.path] for site in sites)
     assert [s.path for s in sites] == [p for p in shapes if ".mlp." in p]
 
 

@@ -26,7 +26,7 @@ def test_the_bundle_holds_no_code(tmp_path):
     for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "client").mkdir()
-    shutil.copy(ROOT / "client" / "app.py", tmp_path / "client" / "app.py")
+    shutil.copy(ROOT / "client" / "client_app.py", tmp_path / "client" / "client_app.py")
     with zipfile.ZipFile(io.BytesIO(build_fab_from_disk(tmp_path))) as bundle:
         assert set(bundle.namelist()) == {"pyproject.toml", "LICENSE", ".info/CONTENT"}
 

@@ -51,7 +51,7 @@ SITES = (
     TargetModule("model.layers.0.mlp.down_proj", 5, 6),
 )
 SHAPES = [(2, 5), (6, 2), (2, 6), (5, 2)]
-MIRROR = {s.path: (torch.zeros(s.out, 2), torch.zeros(2, s.inner)) for s in SITES}
+MIRROR = {s.path: (torch.zeros(s.out_features, 2), torch.zeros(2, s.in_features)) for s in SITES}
 ODD = [(2, 5), (0, 3), (1, 300)]
 TASK = make_task(RecordDict(), task_id="t", node_id=5, message_type="query.hello")
 

@@ -27,7 +27,7 @@ from fedmore.strategies.compression.codec import CODECS, encode
 from fedmore.strategies.events import Refused
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.members import HELLO, Member, hello
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import METRICS, read_task, update_content
 
 _TRANSPORT = runpy.run_path(str(Path(__file__).parents[1] / "transport" / "conftest.py"))
@@ -36,9 +36,7 @@ eventually = _TRANSPORT["eventually"]
 
 SHAPES = {f"model.layers.0.mlp.{name}_proj": (12, 8) for name in ("gate", "up")}
 SHAPES["model.layers.0.mlp.down_proj"] = (8, 12)
-STAGE = Stage(
-    "experts", rounds=1, steps=4, batch_size=2, sequence_length=32, codec="fp32", timeout_s=20
-)
+STAGE = ExpertStage(rounds=1, steps=4, batch_size=2, sequence_length=32, codec="fp32", timeout_s=20)
 
 
 class Peer:
@@ -157,7 +155,7 @@ def honest(identity: Identity) -> Any:
 class Round:
     """A round with an honest client `alice` and a hostile `eve`, run in a thread."""
 
-    def __init__(self, federation: Any, stage: Stage = STAGE) -> None:
+    def __init__(self, federation: Any, stage: ExpertStage = STAGE) -> None:
         self.federation, self.stage = federation, stage
         self.alice = federation.enrol("alice")
         federation.start(self.alice, honest(self.alice))

@@ -16,7 +16,7 @@ from fedmore.experts.spec import ExpertSpec
 from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 RATE = 1e-3
 
@@ -36,8 +36,8 @@ def chosen(sites, size_b, size_a):
     g = torch.Generator().manual_seed(1)
     return {
         s.path: (
-            torch.randn(s.out, 2, generator=g) * size_b,
-            torch.randn(2, s.inner, generator=g) * size_a,
+            torch.randn(s.out_features, 2, generator=g) * size_b,
+            torch.randn(2, s.in_features, generator=g) * size_a,
         )
         for s in sites
     }
@@ -62,7 +62,7 @@ ATTACKS = [(1e-9, 1e-9), (1.0, 1e-10), (1e-10, 1.0), (1e4, 1e-14)]
 def test_a_chosen_start_is_not_taken_as_it_is(victim, size_b, size_a):
     _, spec, sites, _ = victim
     member = Member("a", "expert", "kitchen", 2, 100, [], [])
-    task = task_of(Stage("experts", round_start="aggregate"), member, 2, 1, 0)
+    task = task_of(ExpertStage(round_start="aggregate"), member, 2, 1, 0)
     aggregate = chosen(sites, size_b, size_a)
     own = find_at(aggregate, task, None, initial(spec, sites, 0))
     assert readable(victim, own.start) < 0.1
@@ -82,7 +82,7 @@ def test_the_fresh_directions_are_the_owners_and_not_the_aggregates(victim):
     _, spec, sites, _ = victim
     first = initial(spec, sites, 0)
     member = Member("a", "expert", "kitchen", 2, 100, [], [])
-    task = task_of(Stage("experts", round_start="aggregate"), member, 2, 1, 0)
+    task = task_of(ExpertStage(round_start="aggregate"), member, 2, 1, 0)
     aggregate = {path: (b[:, :1], a[:1]) for path, (b, a) in chosen(sites, 1.0, 1.0).items()}
     own = find_at(aggregate, task, None, first)
     for path, (b, a) in own.start.items():

@@ -19,7 +19,7 @@ SITES = (
     TargetModule("model.layers.0.mlp.up_proj", 96, 32),
     TargetModule("model.layers.0.mlp.down_proj", 32, 96),
 )
-SHAPES = {site.path: (site.out, site.inner) for site in SITES}
+SHAPES = {site.path: (site.out_features, site.in_features) for site in SITES}
 FULL = 4 * 2 * 32 * (96 + 32)
 
 

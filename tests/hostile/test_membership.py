@@ -65,7 +65,7 @@ def test_another_member_number_and_another_aggregate_give_no_second_answer(victi
     """Two answers of one round over one text, from two beginnings, are what is never given."""
     victim.do(TRAIN, train_message(ask_for(), base))
     silent = {
-        s.path: (torch.zeros(s.out, 1), torch.zeros(1, s.inner))
+        s.path: (torch.zeros(s.out_features, 1), torch.zeros(1, s.in_features))
         for s in victim.guard.contract.sites(ask_for())
     }
     with pytest.raises(EgressError, match="a second time and in another way"):

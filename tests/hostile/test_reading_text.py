@@ -158,8 +158,8 @@ def small_change(base, seed):
     generator, change = torch.Generator().manual_seed(seed), {}
     for site in sites_of(base):
         norm = float(torch.linalg.matrix_norm(base.model.get_submodule(site.path).weight, 2))
-        b = torch.linalg.qr(torch.randn(site.out, 32, generator=generator))[0]
-        a = torch.linalg.qr(torch.randn(site.inner, 32, generator=generator))[0].T
+        b = torch.linalg.qr(torch.randn(site.out_features, 32, generator=generator))[0]
+        a = torch.linalg.qr(torch.randn(site.in_features, 32, generator=generator))[0].T
         change[site.path] = (0.9 * norm * b, a)
     return change
 

@@ -19,7 +19,6 @@ from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.routers.serialization import make_router
 from fedmore.experts.routers.spec import RouterSpec
 from fedmore.sims.data.tiny_model import make_tiny_base
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.router_stage.tasks import (
     ROUTE,
     RouteTask,
@@ -27,9 +26,10 @@ from fedmore.strategies.router_stage.tasks import (
     route_arrays,
     route_content,
 )
+from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.base import work_of
 
-STAGE = Stage("routing", rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
+STAGE = RouterStage(rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
 LEARNED = replace(ROUTER, kind="softmax")
 PLAN = replace(TERMS, stages=(*TERMS.stages, STAGE), router=LEARNED)
 
@@ -49,7 +49,10 @@ def victim(tmp_path, base):
 
 def silent(base, rank=2):
     """An expert that changes nothing."""
-    return {s.path: (torch.zeros(s.out, rank), torch.zeros(rank, s.inner)) for s in sites_of(base)}
+    return {
+        s.path: (torch.zeros(s.out_features, rank), torch.zeros(rank, s.in_features))
+        for s in sites_of(base)
+    }
 
 
 def small(base, seed, part=0.9):
@@ -57,8 +60,8 @@ def small(base, seed, part=0.9):
     generator, change = torch.Generator().manual_seed(seed), {}
     for site in sites_of(base):
         norm = float(torch.linalg.matrix_norm(base.model.get_submodule(site.path).weight, 2))
-        b = torch.linalg.qr(torch.randn(site.out, 32, generator=generator))[0]
-        a = torch.linalg.qr(torch.randn(site.inner, 32, generator=generator))[0].T
+        b = torch.linalg.qr(torch.randn(site.out_features, 32, generator=generator))[0]
+        a = torch.linalg.qr(torch.randn(site.in_features, 32, generator=generator))[0].T
         change[site.path] = (part * norm * b, a)
     return change
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fedmore.kernels.benchmarking import comparison, roofline
-from fedmore.kernels.dispatch import FORMS, KernelError, choose
+from fedmore.kernels.dispatch import FORMS, choose
+from fedmore.kernels.errors import KernelError
 from fedmore.kernels.lora_mix import bench as lora_mix
 from fedmore.kernels.lowbit import bench as bits
 from fedmore.kernels.lowrank_sum import bench as delta
@@ -103,9 +104,9 @@ def wrong_but_consistent(function):
 
 
 WRONG = [
-    ("bits", "quantise", enlarged, "bits quantise"),
-    ("delta", "aggregate", lambda f: enlarged(f, 0), "delta aggregate"),
-    ("delta", "aggregate_layers", with_each_enlarged, "delta aggregate of layers"),
+    ("lowbit", "quantise", enlarged, "lowbit quantise"),
+    ("lowrank_sum", "aggregate", lambda f: enlarged(f, 0), "lowrank_sum aggregate"),
+    ("lowrank_sum", "aggregate_layers", with_each_enlarged, "lowrank_sum aggregate of layers"),
     ("lora_mix", "lora_mix", enlarged, "lora_mix"),
     ("moe_ffn", "moe_ffn", enlarged, "moe_ffn"),
     ("sign1", "encode", lambda f: enlarged(f, 1), "sign1 encode"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fedmore.kernels import dispatch as chooser
-from fedmore.kernels.dispatch import FORMS, KernelError, choose
+from fedmore.kernels.dispatch import FORMS, choose
+from fedmore.kernels.errors import KernelError
 from fedmore.kernels.jit import in_chunks, njit
 
 
@@ -13,10 +14,10 @@ from fedmore.kernels.jit import in_chunks, njit
 def test_every_op_has_a_cpu_form_and_one_for_nvidia(op):
     assert choose(op, "cpu").__name__ == f"fedmore.kernels.{op}.cpu"
     gpu = choose(op, torch.device("cuda", 0))
-    assert gpu.__name__ == f"fedmore.kernels.{op}.{'cpu' if op == 'delta' else 'triton'}"
+    assert gpu.__name__ == f"fedmore.kernels.{op}.{'cpu' if op == 'lowrank_sum' else 'triton'}"
 
 
-@pytest.mark.parametrize("op", ["sign1", "bits"])
+@pytest.mark.parametrize("op", ["sign1", "lowbit"])
 def test_forms_have_the_same_functions(op):
     def functions(module):
         return {n for n, f in vars(module).items() if callable(f) and n[0].islower()}
@@ -32,7 +33,7 @@ def test_a_device_without_a_form_is_an_error():
 
 
 def test_an_op_that_is_not_there_is_an_error():
-    with pytest.raises(KernelError, match="no op 'sign2'; there are bits, delta"):
+    with pytest.raises(KernelError, match="no op 'sign2'; there are lora_mix, lowbit"):
         choose("sign2", "cpu")
 
 
@@ -40,7 +41,7 @@ def test_without_triton_there_is_no_other_form(monkeypatch):
     monkeypatch.setattr(chooser, "find_spec", lambda name: None)
     with pytest.raises(KernelError, match=r"fedmore\[gpu\]"):
         choose("sign1", "cuda")
-    assert choose("delta", "cuda")
+    assert choose("lowrank_sum", "cuda")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -57,7 +57,10 @@ def random_factors():
 
     def make(sites, rank, size=1.0):
         return {
-            s.path: (torch.randn(s.out, rank) * size, torch.randn(rank, s.inner) * size)
+            s.path: (
+                torch.randn(s.out_features, rank) * size,
+                torch.randn(rank, s.in_features) * size,
+            )
             for s in sites
         }
 

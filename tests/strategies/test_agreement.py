@@ -18,8 +18,10 @@ from fedmore.strategies.agreement import (
 from fedmore.strategies.embedding_stage.strategy import EmbedTask
 from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.router_stage.tasks import RouteTask
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import ExpertStage, FactorStage, LanguageStage
+from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.base import work_of
 from fedmore.strategies.tasks.train import TrainTask
 from fedmore.strategies.terms import (
@@ -33,10 +35,10 @@ from fedmore.strategies.terms import (
 
 MEMBER = Member("a", "expert", "legal", 4, 100, [], [])
 STAGES = (
-    Stage("experts", rounds=3, threads=2),
-    Stage("language"),
-    Stage("router", rounds=1),
-    Stage("routing", rounds=2),
+    ExpertStage(rounds=3, threads=2),
+    LanguageStage(),
+    EmbeddingStage(),
+    RouterStage(rounds=2),
 )
 
 
@@ -135,7 +137,9 @@ def test_a_plan_of_two_stages_of_one_kind_is_none(terms):
 
 @pytest.mark.parametrize(("kept", "brought"), [(5, 5), (5, 6)])
 def test_nothing_of_more_rank_than_the_plan_keeps_is_taken(terms, kept, brought):
-    stages = tuple(replace(s, max_rank=kept) for s in terms.stages)
+    stages = tuple(
+        replace(s, max_rank=kept) if isinstance(s, FactorStage) else s for s in terms.stages
+    )
     narrow, found = replace(terms, stages=stages), []
     found += train_differences(narrow, train_task(narrow, aggregate_ranks=(1, brought)))
     found += route_differences(narrow, route_task(narrow, ranks=(-1, brought)))
@@ -147,7 +151,7 @@ def test_nothing_of_more_rank_than_the_plan_keeps_is_taken(terms, kept, brought)
 def test_the_coordinators_own_settings_need_no_consent(name):
     values = {"late": "refuse", "aggregation": "krum", "timeout_s": 9e9, "max_share": 0.5}
     values |= {"aggregation": "median", "server_momentum": 0.5}
-    stage = Stage("experts", **({"aggregation": "clipped"} if name == "clip_norm" else {}))
+    stage = ExpertStage(**({"aggregation": "clipped"} if name == "clip_norm" else {}))
     changed = replace(stage, **{name: values.get(name) or getattr(stage, name) + 0.25})
     assert owners_part(changed) == owners_part(stage)
 

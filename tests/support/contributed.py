@@ -14,7 +14,7 @@ SITES = (TargetModule("model.layers.0.mlp.up_proj", 14, 9),)
 
 def contribution(name, seed, rank=2):
     g = torch.Generator().manual_seed(seed)
-    pairs = {s.path: (s.out, s.inner) for s in SITES}
+    pairs = {s.path: (s.out_features, s.in_features) for s in SITES}
     after = {
         path: (torch.randn(out, rank, generator=g), torch.randn(rank, inner, generator=g))
         for path, (out, inner) in pairs.items()

@@ -48,9 +48,13 @@ def make_trap(
     a_I = torch.linalg.svd(inner_NI, full_matrices=False)[2][0]
     a_I = a_I * torch.sign((inner_NI @ a_I).mean())
     norm = float(torch.linalg.matrix_norm(layer.weight.double(), 2))
-    u_O = torch.randn(site.out, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u_O = torch.randn(
+        site.out_features, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     b_O1 = (size * norm * u_O / u_O.norm())[:, None]
-    change = {s.path: (torch.zeros(s.out, 1), torch.zeros(1, s.inner)) for s in sites}
+    change = {
+        s.path: (torch.zeros(s.out_features, 1), torch.zeros(1, s.in_features)) for s in sites
+    }
     change[path] = (b_O1.float(), a_I[None].float())
     return Trap(change, path, _deltas(model, change, public_WT))
 

@@ -13,17 +13,18 @@ from fedmore.experts.errors import FedmoreError
 from fedmore.protos.wire.flower_compat import make_task
 from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import TrainTask, train_content
 from fedmore.strategies.terms import RouterTerms, Terms
 
 NODE = 5
-STAGE = Stage("experts", rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
+STAGE = ExpertStage(rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
 ROUTER = RouterTerms(
     kind="domain", level="sequence", prefix=32, top_k=2, scaling="lora", start="zero", samples=4,
     entropy=0.0, z_loss=1e-3,
 )  # fmt: skip
-TERMS = Terms(seed=0, stages=(STAGE, Stage("router", rounds=1)), router=ROUTER)
+TERMS = Terms(seed=0, stages=(STAGE, EmbeddingStage()), router=ROUTER)
 PUBLIC = (
     "It is a truth universally acknowledged, that a single man in possession of a fortune. " * 8
 )

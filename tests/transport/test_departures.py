@@ -9,8 +9,8 @@ from fedmore.client.training.progress import CancelledError, report
 from fedmore.coordinator.store.journal_models import TaskRecord
 from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.strategies.events import Left, Refused
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.rounds.quorum_grid import RoundGrid
+from fedmore.strategies.stages.expert import ExpertStage
 
 
 class Departure:
@@ -20,7 +20,7 @@ class Departure:
         self.federation, self.calls = federation, 0
         self.asked, self.may, self.stopped = (threading.Event() for _ in range(3))
         self.running = federation.join("ada", self.work)
-        self.grid = RoundGrid(federation.grid, Stage("experts", late=late))
+        self.grid = RoundGrid(federation.grid, ExpertStage(late=late))
         [node] = federation.grid.get_node_ids()
         content = RecordDict({"c": ConfigRecord({"stage": "experts", "round": 1})})
         self.task = Message(content, node, "train", group_id="experts/1")

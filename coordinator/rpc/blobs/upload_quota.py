@@ -44,9 +44,9 @@ class Quota:
         limit: int,
         room: Room,
     ) -> None:
-        """Raise `WireError` where `partial` beside the node's `others` would be above `limit`.
+        """Raise `WireError` if `partial` beside the node's `others` would be above `limit`.
 
-        Raises `StoreError` where the node would have more than its share of the room on the disk.
+        Raises `StoreError` if the node would have more than its share of the room on the disk.
         """
         running = {each.path for each in (partial, *others)}
         left = [p for p in self.incoming.glob(f"{node_id}-*") if p not in running]

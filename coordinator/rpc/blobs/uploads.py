@@ -62,7 +62,7 @@ class Uploads:
         self._swept = time.monotonic()
 
     def check_room(self) -> None:
-        """Raise `StoreError` where the disk is full; to be called in a thread."""
+        """Raise `StoreError` if the disk is full; to be called in a thread."""
         self._quota.check_room(0, 0, self.limits.free)
 
     async def tend(self, calling: Collection[int]) -> None:

@@ -21,10 +21,10 @@ from fedmore.protos.wire.parse_budget import parse_request
 
 CANCEL_AGAIN_S = 0.5
 FIRST_S = 10.0
-"""A call must bring its request within so many seconds."""
+"""Seconds within which a call must bring its request."""
 
 LARGE = 64 << 10
-"""Messages above so many bytes are measured in a thread."""
+"""Bytes above which a message is measured in a thread."""
 
 
 class CallGuard(grpc.aio.ServerInterceptor):

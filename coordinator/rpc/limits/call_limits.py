@@ -88,7 +88,7 @@ class _Caller:
 class CallLimiter:
     """Calls and connections by certificate; used from the server's loop only.
 
-    `hang_up` closes a connection, where the system allows; else only calls are limited.
+    `hang_up` closes a connection if the system allows it; otherwise only calls are limited.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class CallLimiter:
         self._open: Counter[str] = Counter()
 
     def enter(self, who: Who, peer: str, method: str) -> Call:
-        """Count a call until `leave`; raises `TransportError` where there are too many."""
+        """Count a call until `leave`; raises `TransportError` if there are too many."""
         if self._over is not None:
             raise self._over
         if who.identity in self._barred:
@@ -194,7 +194,7 @@ class CallLimiter:
             self._forget(identity)
 
     def idle(self) -> list[str]:
-        """Connections without a call, those of whoever has the most of them first."""
+        """Connections without a call; those of the caller with the most of them come first."""
         callers = sorted(self._callers.values(), key=lambda caller: -len(caller.peers))
         return [peer for caller in callers for peer in _idle(caller)]
 

@@ -51,7 +51,7 @@ class Doorkeeper:
         self._short = False
 
     def tend(self) -> None:
-        """Hang up on those whose time is over, and on others where room is short."""
+        """Close the connections whose time is over, and others if descriptors are short."""
         alive, now = self._meter.discover(), self._clock()
         self._crowd.keep(alive)
         self._came = {peer: self._came.get(peer, now) for peer in alive}

@@ -24,11 +24,11 @@ class RouterLayer(DummyLayer):
         self.past = past
 
     def reset(self) -> None:
-        """Forget the texts."""
+        """Forget all texts of the cache."""
         self.past.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take so many tokens off the end; the number is 0 or negative."""
+        """Take tokens off the end; their number is 0 or negative, as transformers gives it."""
         self.past.cut(self.past.seen - abs(tokens_to_remove))
 
     def reorder_cache(self, beam_idx: Any) -> None:

@@ -125,7 +125,7 @@ class RoutingHooks:
 
 
 def _check(decoder: nn.Module) -> None:
-    """Raise `ConfigError` where blocks would run again after the call."""
+    """Raise `ConfigError` if blocks would run again after the call."""
     if decoder.training and getattr(decoder, "is_activation_checkpointing", False):
         raise ConfigError(
             "gradient checkpointing runs blocks again when the router's decision is gone: call "

@@ -102,7 +102,7 @@ class RoutingState:
         self._thread.call = None
 
     def check(self, experts: int) -> None:
-        """Raise `ConfigError` unless the router is made for so many experts and these blocks."""
+        """Raise `ConfigError` unless the router is made for these experts and blocks."""
         spec = self.router.spec
         decisions = 1 if self.router.shared else len(self.blocks)
         if (spec.experts, spec.layers) != (experts, decisions):

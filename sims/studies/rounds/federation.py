@@ -15,7 +15,7 @@ from fedmore.strategies.expert_stage.changes import Change
 from fedmore.strategies.expert_stage.round_start import rotated, start_of
 from fedmore.strategies.expert_stage.state import ExpertState, fresh, without
 from fedmore.strategies.expert_stage.step import advance, outer_of
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Federation:
     """One expert, and what its owners hold; `late` are answers that were not taken yet."""
 
     world: World
-    stage: Stage
+    stage: ExpertStage
     seed: int
     state: ExpertState = field(init=False)
     held: dict[str, Held] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from fedmore.sims.studies.rounds.control import Control
 from fedmore.sims.studies.rounds.federation import Federation, Owner
 from fedmore.sims.studies.rounds.study import Row, Study
 from fedmore.sims.studies.rounds.world import World
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 Rounds = Sequence[tuple[Sequence[Owner], Sequence[str]]]  # who is present; whose answer is late
 
@@ -59,7 +59,7 @@ def cases(world: World, _seed: int, quick: bool) -> list[Schedule]:
     return [each for each in schedules(list(world.texts), 2) if each.name in HEAVY]
 
 
-def run_case(world: World, case: Schedule, seed: int, stage: Stage) -> list[Row]:
+def run_case(world: World, case: Schedule, seed: int, stage: ExpertStage) -> list[Row]:
     """One case by the product, and by the control: dense FedAvg over the same answers."""
     federation, control = Federation(world, stage, seed), Control()
     base = before = world.base_score(case.texts)

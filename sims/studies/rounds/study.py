@@ -17,7 +17,8 @@ from rich.console import Console
 from fedmore.experts.errors import ConfigError
 from fedmore.sims.data.texts import RECIPE
 from fedmore.sims.studies.rounds.world import World, smollm_world, tiny_world
-from fedmore.strategies.plan import Stage, parse
+from fedmore.strategies.settings import parse
+from fedmore.strategies.stages.expert import ExpertStage
 
 SEEDS: Mapping[str, Sequence[int]] = {"tiny": (0, 1, 2), "smollm2": (0,)}
 """The bases, and the seeds of each by default."""
@@ -48,7 +49,7 @@ class Study(Generic[C]):
     key: str
     settings: Mapping[str, Any]
     cases: Callable[[World, int, bool], Iterable[C]]
-    rows: Callable[[World, C, int, Stage], Sequence[Row]]
+    rows: Callable[[World, C, int, ExpertStage], Sequence[Row]]
     finished: Callable[[Sequence[Row]], tuple[Sequence[Row], Mapping[str, Any]]]
 
     def run(
@@ -129,13 +130,15 @@ def _choices(settings: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
         raise ConfigError(f"--set seeds={','.join(seeds)}: expected numbers as in 0,1") from error
 
 
-def _mark(stage: Stage) -> str:
+def _mark(stage: ExpertStage) -> str:
     """A mark of the stage and of the texts: rows of others are never taken for those of this."""
-    told = json.dumps([asdict(stage), RECIPE], sort_keys=True, default=str)
+    first, last = stage.layers  # settings of every stage when the first rows were written
+    known = asdict(stage) | {"first_layers": first, "last_layers": last}
+    told = json.dumps([known, RECIPE], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
-def _read(settings: Sequence[str], values: Mapping[str, Any]) -> tuple[list[str], Stage]:
+def _read(settings: Sequence[str], values: Mapping[str, Any]) -> tuple[list[str], ExpertStage]:
     """The bases and the stage: settings like `steps=4`, and `base=tiny` for one base alone."""
     changed, bases = dict(values), list(SEEDS)
     for text in settings:
@@ -151,7 +154,7 @@ def _read(settings: Sequence[str], values: Mapping[str, Any]) -> tuple[list[str]
             changed[key] = json.loads(value)
         except json.JSONDecodeError:
             changed[key] = value
-    made = parse(TypeAdapter(Stage), {"kind": "experts", "codec": "fp32", **changed})
+    made = parse(TypeAdapter(ExpertStage), {"kind": "experts", "codec": "fp32", **changed})
     return bases, made
 
 

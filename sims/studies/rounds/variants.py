@@ -7,7 +7,7 @@ from typing import Any
 from fedmore.sims.studies.rounds.federation import Federation, Owner
 from fedmore.sims.studies.rounds.study import Row
 from fedmore.sims.studies.rounds.world import World
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 POOLED = "pooled"
 
@@ -49,7 +49,7 @@ def owners_of(world: World, variant: Variant) -> list[Owner]:
     ]
 
 
-def run_variant(world: World, variant: Variant, seed: int, stage: Stage) -> list[Row]:
+def run_variant(world: World, variant: Variant, seed: int, stage: ExpertStage) -> list[Row]:
     """The rows of one run: bits per byte of the texts trained on, after the rounds scored.
 
     Pooled training takes as many steps, each over the windows of all owners together.

@@ -25,9 +25,9 @@ from fedmore.sims.engines.workers import Node, Workers
 from fedmore.sims.studies.routing.material import Material
 from fedmore.sims.studies.routing.trial import fresh
 from fedmore.sims.studies.routing.variants import Size, Variant
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.router_stage.state import RouterState
 from fedmore.strategies.router_stage.strategy import RoutingSource, RoutingStrategy
+from fedmore.strategies.stages.router import RouterStage
 
 
 def trained_by_clients(
@@ -61,10 +61,9 @@ def trained_by_clients(
     return states[-1].router(), losses
 
 
-def stage_of(variant: Variant, size: Size) -> Stage:
+def stage_of(variant: Variant, size: Size) -> RouterStage:
     """What the clients are asked for."""
-    return Stage(
-        kind="routing",
+    return RouterStage(
         rounds=size.rounds,
         steps=size.client_steps,
         batch_size=max(2, size.batch // 2),

@@ -12,7 +12,7 @@ from fedmore.experts.errors import ConfigError
 from fedmore.sims.scenarios.overrides import override
 from fedmore.sims.studies.routing.seeds import PARTS, Study
 from fedmore.sims.studies.routing.variants import Size
-from fedmore.strategies.plan import parse
+from fedmore.strategies.settings import parse
 
 PREFIX = "study."
 Count = Annotated[int, Gt(0)]

@@ -268,6 +268,7 @@ def test_bits_per_number_come_from_the_factors(folder):
 
 
 def test_neither_audit_nor_guard_imports_torch():
-    names = "fedmore.client.egress.audit_log, fedmore.client.egress.guard, fedmore.client.egress.audit_report"
+    modules = ("audit_log", "guard", "audit_report")
+    names = ", ".join(f"fedmore.client.egress.{name}" for name in modules)
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

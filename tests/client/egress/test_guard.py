@@ -45,7 +45,7 @@ def test_a_message_that_may_hold_text_or_a_path_stays(error):
     reason = reason_of(raised(error))
     assert "Example" not in reason
     assert reason.startswith(type(error).__name__)
-    assert "(test_egress.py:" in reason
+    assert "(test_guard.py:" in reason
 
 
 @pytest.mark.parametrize("cause", [WireError, RankError, EgressError, FloatingPointError])

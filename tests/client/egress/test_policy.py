@@ -15,7 +15,7 @@ from fedmore.experts.errors import EgressError, RankError, WireError
 from fedmore.protos.wire.flower_compat import make_failure, make_task
 from fedmore.strategies.embedding_stage import strategy
 from fedmore.strategies.members import HELLO, Member, hello
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks import train
 from fedmore.strategies.tasks.train import (
     EMBED,
@@ -27,7 +27,7 @@ from fedmore.strategies.tasks.train import (
 )
 
 SECRET = "Mrs Example was admitted on 3 May"
-STAGE = Stage("experts")
+STAGE = ExpertStage()
 CHANGES = 6 * 3 * 4 * (64 + 176)  # numbers of rank 4 in the tiny base
 
 

@@ -10,16 +10,17 @@ from fedmore.client.owner.agreement import OFFERED, PLAN, Agreement
 from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.experts.errors import ConfigError, EgressError
 from fedmore.protos.enrolment.federation_info import FederationInfo
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.terms import RouterTerms, Terms
 
 ROUTER = RouterTerms(
     kind="domain", level="sequence", prefix=32, top_k=2, scaling="lora", start="zero", samples=4,
     entropy=0.0, z_loss=1e-3,
 )  # fmt: skip
-TERMS = Terms(seed=3, stages=(Stage("experts"), Stage("router", rounds=1)), router=ROUTER)
-GREEDY = replace(TERMS, stages=(Stage("experts", learning_rate=1.0), *TERMS.stages[1:]))
-MORE = replace(TERMS, stages=(Stage("experts", rounds=9), *TERMS.stages[1:]))
+TERMS = Terms(seed=3, stages=(ExpertStage(), EmbeddingStage()), router=ROUTER)
+GREEDY = replace(TERMS, stages=(ExpertStage(learning_rate=1.0), *TERMS.stages[1:]))
+MORE = replace(TERMS, stages=(ExpertStage(rounds=9), *TERMS.stages[1:]))
 
 
 def info(terms: Terms) -> FederationInfo:

@@ -6,7 +6,7 @@ import pytest
 
 from fedmore.client.owner.policy import OwnerPolicy, dump_policy, parse_policy, read_policy
 from fedmore.experts.errors import ConfigError
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ BOUNDED = [f.name for f in fields(OwnerPolicy) if f.name.startswith("max_")]
 def test_every_setting_has_a_bound(name):
     policy = OwnerPolicy()
     bound = getattr(policy, f"max_{name}")
-    inside = replace(Stage("experts"), **{name: bound})
+    inside = replace(ExpertStage(), **{name: bound})
     assert policy.excess("experts", inside) == []
     (line,) = policy.excess("experts", replace(inside, **{name: bound * 2}))
     assert line == f"experts: {name} is {bound * 2}, the owner's bound is {bound}"

@@ -15,7 +15,7 @@ from fedmore.client.training import component as components
 from fedmore.experts import factors as low_rank
 from fedmore.experts.spec import TargetModule
 from fedmore.strategies.compression.codec import codecs_of, decode
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.base import work_of
 from fedmore.strategies.tasks.train import TrainTask
 
@@ -31,8 +31,8 @@ def drawn(seed, size):
     g = torch.Generator().manual_seed(seed)
     return {
         s.path: (
-            torch.randn(s.out, RANK, generator=g) * size,
-            torch.randn(RANK, s.inner, generator=g) * size,
+            torch.randn(s.out_features, RANK, generator=g) * size,
+            torch.randn(RANK, s.in_features, generator=g) * size,
         )
         for s in SITES
     }
@@ -44,7 +44,7 @@ INITIAL = {path: (b * 0, a) for path, (b, a) in drawn(0, 0.3).items()}
 def task_of(codec, number, updates):
     return TrainTask(
         expert="legal", kind="expert", target="legal", rank=RANK, first_layers=1, last_layers=1,
-        **work_of(Stage("experts", rounds=99, codec=codec), number, updates, 0),
+        **work_of(ExpertStage(rounds=99, codec=codec), number, updates, 0),
     )  # fmt: skip
 
 

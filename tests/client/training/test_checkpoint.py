@@ -61,7 +61,10 @@ def fit(tiny, kept=None, *, die_after=None, seed=0, frozen=False, **schedule):
 
     change = None
     if frozen:
-        change = {s.path: (torch.ones(s.out, 2) * 1e-3, torch.ones(2, s.inner)) for s in sites}
+        change = {
+            s.path: (torch.ones(s.out_features, 2) * 1e-3, torch.ones(2, s.in_features))
+            for s in sites
+        }
     values = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-2, "number": 1, "rounds": 2}
     given = Schedule(**(values | schedule))
     text = windows(TEXTS, base.text, 32, given.steps * 2, seed)

@@ -5,7 +5,7 @@ import torch
 
 from fedmore.client.training.component import Component, move
 from fedmore.experts.spec import TargetModule
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.base import work_of
 from fedmore.strategies.tasks.train import TrainTask
 
@@ -20,15 +20,15 @@ def drawn(seed, size):
     g = torch.Generator().manual_seed(seed)
     return {
         site.path: (
-            torch.randn(site.out, RANK, generator=g) * size,
-            torch.randn(RANK, site.inner, generator=g) * size,
+            torch.randn(site.out_features, RANK, generator=g) * size,
+            torch.randn(RANK, site.in_features, generator=g) * size,
         )
         for site in SITES
     }
 
 
 def task(**stage):
-    made = Stage("experts", **stage)
+    made = ExpertStage(**stage)
     return TrainTask(
         expert="legal", kind="expert", target="legal", rank=RANK, first_layers=1, last_layers=1,
         weight_bits=made.weight_bits, **work_of(made, 2, 1, 0),

@@ -88,7 +88,8 @@ def test_training_starts_at_the_aggregate(fit, base):
         p: (torch.randn_like(b) * 0.02, a) for p, (b, a) in low_rank.initial(SPEC, sites, 0).items()
     }
     aggregate = {
-        s.path: (torch.randn(s.out, 5) * 0.5, torch.randn(5, s.inner) * 0.5) for s in sites
+        s.path: (torch.randn(s.out_features, 5) * 0.5, torch.randn(5, s.in_features) * 0.5)
+        for s in sites
     }
     _, alone = fit(low_rank.initial(SPEC, sites, 0), aggregate, steps=1)
     _, mixed = fit(own, combine([(aggregate, 1.0), (own, -SPEC.scale)]), steps=1)

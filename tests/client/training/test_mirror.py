@@ -53,7 +53,10 @@ def says(context):
 
 
 def aggregate(sites, size=0.2):
-    return {s.path: (torch.randn(s.out, 5) * size, torch.randn(5, s.inner) * size) for s in sites}
+    return {
+        s.path: (torch.randn(s.out_features, 5) * size, torch.randn(5, s.in_features) * size)
+        for s in sites
+    }
 
 
 def near(factors):

@@ -21,7 +21,7 @@ from fedmore.experts.low_rank_linear import combine, overlay, share, with_change
 from fedmore.experts.scoring.bits_per_byte import mean_bits_per_byte, score
 from fedmore.kernels.lowbit import cpu as kernel
 from fedmore.protos.wire.flower_compat import make_task
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import (
     METRICS,
     TRAIN,
@@ -45,10 +45,10 @@ def sites(base):
 
 
 def task(number=1, bits=1, **changes):
-    stage = Stage("experts", weight_bits=bits)
+    stage = ExpertStage(weight_bits=bits)
     values = {
         "expert": "kitchen", "kind": "expert", "target": "kitchen", "rank": 4,
-        "first_layers": stage.first_layers, "last_layers": stage.last_layers,
+        "first_layers": stage.layers[0], "last_layers": stage.layers[1],
         "stage": "experts", "round": number, "rounds": 3, "steps": 4, "batch_size": 2,
         "sequence_length": 32, "learning_rate": 2e-2, "codec": stage.update_codec, "threads": 1,
         "seed": 0, "updates": number - 1, "weight_bits": bits,
@@ -165,7 +165,8 @@ def test_the_own_component_is_not_counted_twice(do, sites, monkeypatch, context)
     """Where others contribute, training starts at the aggregate, whatever was done before."""
     torch.manual_seed(0)
     aggregate = {
-        s.path: (torch.randn(s.out, 5) * 0.2, torch.randn(5, s.inner) * 0.2) for s in sites
+        s.path: (torch.randn(s.out_features, 5) * 0.2, torch.randn(5, s.in_features) * 0.2)
+        for s in sites
     }
     monkeypatch.setattr(
         apps, "training_windows", lambda *given: training_windows(*given[:2], Reading())

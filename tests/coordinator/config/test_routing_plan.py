@@ -126,7 +126,7 @@ def test_what_no_router_can_be_is_no_configuration(plan, router, says):
 
 @pytest.mark.parametrize("aggregation", ["krum", "trimmed_mean"])
 def test_a_router_is_the_mean(plan, aggregation):
-    with pytest.raises(ConfigError, match=r"stages\[1\].*aggregation: a router is the mean"):
+    with pytest.raises(ConfigError, match=r"stages\[1\]\.aggregation: "):
         plan(EXPERTS, ROUTING | {"aggregation": aggregation})
 
 

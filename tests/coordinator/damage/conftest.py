@@ -16,7 +16,7 @@ from fedmore.coordinator.mixture.evaluate import evaluate
 from fedmore.coordinator.store import state_keys
 from fedmore.coordinator.store.state_keys import DISMISSED
 from fedmore.experts.base.model import shapes_of
-from fedmore.experts.factors import numbers, to_state
+from fedmore.experts.factors import num_parameters, to_state
 from fedmore.experts.spec import ExpertSpec
 from fedmore.sims.data.tiny_model import make_tiny_base
 
@@ -51,9 +51,11 @@ def fill(opened, config) -> None:
     registry, store = opened.registry, opened.store
     registry.enrol(registry.invite("ada"), "ada", "expert", "legal", 2)
     sites = ExpertSpec("legal", "expert", "legal", 2).sites(shapes_of(base_of(config).model))
-    change = {s.path: (torch.randn(s.out, 2) * 0.1, torch.randn(2, s.inner)) for s in sites}
+    change = {
+        s.path: (torch.randn(s.out_features, 2) * 0.1, torch.randn(2, s.in_features)) for s in sites
+    }
     registry.add_expert(
-        name="legal", kind="expert", target="legal", rank=2, params=numbers(change), stage=0,
+        name="legal", kind="expert", target="legal", rank=2, params=num_parameters(change), stage=0,
         round=1, digest=store.put(save(to_state(change))), metrics={"owners": ["ada"]},
     )  # fmt: skip
     metrics = {"clients": {"ada": {"tokens": 5}}, "experts": {}}

@@ -10,11 +10,11 @@ from rich.console import Console
 from fedmore.coordinator.folder import create as inits
 from fedmore.coordinator.folder.federation import DATABASE, open_federation
 from fedmore.coordinator.folder.layout import BLOBS
+from fedmore.coordinator.folder.open_journal import open_journal
 from fedmore.coordinator.folder.pairing import check_pair
 from fedmore.coordinator.mixture.commands import AssembleOptions, assemble_mixture
 from fedmore.coordinator.run import operator_api
 from fedmore.coordinator.run.lifecycle import start
-from fedmore.coordinator.run.recovery import open_journal
 from fedmore.coordinator.store.blobs import GRACE_S, OWNER, TRASH, Store
 from fedmore.coordinator.store.commit_mark import SUFFIX
 from fedmore.coordinator.store.registry import FILE, Registry

@@ -24,7 +24,9 @@ from fedmore.coordinator.folder.invites import write_invite
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import ConfigError, RegistryError
 from fedmore.protos.enrolment.invite import read_invite
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import ExpertStage, LanguageStage
+from fedmore.strategies.stages.router import RouterStage
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=20)
 plain = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
@@ -44,11 +46,14 @@ configs = st.builds(
     base=st.builds(BaseSection, model=text.filter(bool), fingerprint=text),
     server=st.builds(ServerSection, port=st.integers(0, 65535), heartbeat_s=st.floats(0.1, 5)),
     stages=st.lists(
-        st.builds(
-            Stage, kind=st.sampled_from(["experts", "language"]), learning_rate=st.floats(1e-6, 1)
+        st.one_of(
+            st.builds(ExpertStage, learning_rate=st.floats(1e-6, 1)),
+            st.builds(LanguageStage, first_layers=st.integers(1, 9)),
+            st.builds(EmbeddingStage, quorum=st.floats(0, 1)),
+            st.builds(RouterStage, rounds=st.integers(1, 9)),
         ),
         min_size=1,
-        max_size=2,
+        max_size=4,
         unique_by=lambda stage: stage.kind,
     ).map(tuple),
     evaluation=st.builds(EvaluationSection, texts=st.dictionaries(plain, text, max_size=3)),
@@ -65,14 +70,13 @@ def test_every_key_has_a_comment() -> None:
         "federation": FederationSection,
         "base": BaseSection,
         "server": ServerSection,
-        "stages": Stage,
         "router": RouterSection,
         "evaluation": EvaluationSection,
         "withdrawal": WithdrawalSection,
     }
-    assert sections.keys() == {f.name for f in fields(FederationConfig)}
+    assert sections.keys() | {"stages"} == {f.name for f in fields(FederationConfig)}
     keys = {f"{name}.{f.name}" for name, cls in sections.items() for f in fields(cls)}
-    assert COMMENTS.keys() == keys | sections.keys()
+    assert COMMENTS.keys() == keys | sections.keys() | {"stages"}
 
 
 def test_a_federation_is_complete(federation: Path) -> None:

@@ -22,7 +22,7 @@ from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import FINISHED, HELD, INTERRUPTED, PHASE
 from fedmore.experts.mixture.checkpoint import read_recipe
 from fedmore.strategies.events import RoundFinished
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.terms import changes
 
 KITCHENS = (
@@ -171,7 +171,7 @@ def test_only_the_remaining_owners_of_the_expert_recover(material, tmp_path, sco
     assert names == ["garden", "kitchen"]
 
 
-STAGE = Stage("experts", rounds=3)
+STAGE = ExpertStage(rounds=3)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def change(name, shapes, random):
         return torch.randn(*size, generator=random) * 0.6
 
     sites = ExpertSpec(name, "expert", name, 3).sites(shapes)
-    return {site.path: (draw(site.out, 3), draw(3, site.inner)) for site in sites}
+    return {site.path: (draw(site.out_features, 3), draw(3, site.in_features)) for site in sites}
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS
 from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import ConfigError, DataError, RegistryError
-from fedmore.experts.factors import numbers, to_state
+from fedmore.experts.factors import num_parameters, to_state
 from fedmore.experts.mixture.checkpoint import load_experts, load_mixture, read_recipe
 from fedmore.experts.mixture.model import routed_blocks
 from fedmore.experts.quantized import dequantize, quantize
@@ -71,11 +71,12 @@ class Kept:
     def add(self, name, kind, rank, number):
         sites = ExpertSpec(name, kind, name, rank, 1, 1).sites(self.shapes)
         change = {
-            s.path: (torch.randn(s.out, rank) * 0.1, torch.randn(rank, s.inner)) for s in sites
+            s.path: (torch.randn(s.out_features, rank) * 0.1, torch.randn(rank, s.in_features))
+            for s in sites
         }
         digest = self.store.put(save(to_state(change)))
         self.registry.add_expert(
-            name=name, kind=kind, target=name, rank=rank, params=numbers(change), stage=0,
+            name=name, kind=kind, target=name, rank=rank, params=num_parameters(change), stage=0,
             round=number, digest=digest,
         )  # fmt: skip
         return digest
@@ -142,7 +143,9 @@ def test_kept_as_sign1_it_is_routed_by_what_is_left_of_the_experts(kept):
     wanted = arrow_router(mixture.router.spec, used, blocks)
     found = mixture.router.prototypes_LED.abs()  # whose sign is nobody's business
     torch.testing.assert_close(found, wanted.prototypes_LED.abs())
-    assert [e.params for e in recipe.experts] == [numbers(used[e.name]) for e in recipe.experts]
+    assert [e.params for e in recipe.experts] == [
+        num_parameters(used[e.name]) for e in recipe.experts
+    ]
 
 
 def test_an_unknown_expert_is_named(kept):

@@ -15,7 +15,7 @@ from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import FORGETTING
 from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import RegistryError
-from fedmore.experts.factors import numbers, to_state
+from fedmore.experts.factors import num_parameters, to_state
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.mixture.model import assemble as build
 from fedmore.experts.routers.spec import RouterSpec
@@ -71,10 +71,11 @@ class Made:
         self.base = self.scorer.base
         sites = ExpertSpec("legal", "expert", "legal", 3).sites(shapes_of(self.base.model))
         self.change = {
-            s.path: (torch.randn(s.out, 3) * 0.1, torch.randn(3, s.inner) * 0.3) for s in sites
+            s.path: (torch.randn(s.out_features, 3) * 0.1, torch.randn(3, s.in_features) * 0.3)
+            for s in sites
         }
         registry.add_expert(
-            name="legal", kind="expert", target="legal", rank=3, params=numbers(self.change),
+            name="legal", kind="expert", target="legal", rank=3, params=num_parameters(self.change),
             stage=0, round=1, digest=store.put(save(to_state(self.change))),
         )  # fmt: skip
         self.forgetting = after_stage(self.scorer, registry, store, "experts", ["legal"])
@@ -157,8 +158,8 @@ def test_again_gives_the_same(made):
 
 def test_parameters_and_router(made, mixture):
     assert made.found["mixture"] == {
-        "params": made.base.parameters + numbers(made.change),
-        "active_params": made.base.parameters + numbers(made.change),
+        "params": made.base.parameters + num_parameters(made.change),
+        "active_params": made.base.parameters + num_parameters(made.change),
         "router": "uniform",
         "top_k": 2,
     }

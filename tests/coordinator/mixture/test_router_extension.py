@@ -15,7 +15,7 @@ from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS
 from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.factors import numbers, to_state
+from fedmore.experts.factors import num_parameters, to_state
 from fedmore.experts.mixture.checkpoint import (
     load_experts,
     load_mixture,
@@ -70,10 +70,11 @@ class Hub:
         kind = "adapter" if layers else "expert"
         sites = ExpertSpec(name, kind, name, rank, *layers).sites(self.shapes)
         change = {
-            s.path: (torch.randn(s.out, rank) * 0.1, torch.randn(rank, s.inner)) for s in sites
+            s.path: (torch.randn(s.out_features, rank) * 0.1, torch.randn(rank, s.in_features))
+            for s in sites
         }
         self.registry.add_expert(
-            name=name, kind=kind, target=name, rank=rank, params=numbers(change), stage=0,
+            name=name, kind=kind, target=name, rank=rank, params=num_parameters(change), stage=0,
             round=1, digest=self.store.put(save(to_state(change))),
         )  # fmt: skip
 

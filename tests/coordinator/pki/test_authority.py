@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 from fedmore.client.identity.enrolment import enrol, read_invite
 from fedmore.coordinator.cli.main import app
 from fedmore.coordinator.folder.federation import open_federation
+from fedmore.coordinator.folder.open_journal import open_journal
 from fedmore.coordinator.folder.operator_access import local_access, read_access, tls_of
 from fedmore.coordinator.pki import authority
 from fedmore.coordinator.rpc.operator_client import Remote
 from fedmore.coordinator.rpc.server import serve
 from fedmore.coordinator.run.lifecycle import info_of
 from fedmore.coordinator.run.operator_api import FolderOffice
-from fedmore.coordinator.run.recovery import open_journal
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import PORT
 from fedmore.coordinator.tasks.queue import TaskQueue

@@ -18,7 +18,8 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 def test_another_process_writes_meanwhile(registry: Registry, tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from fedmore.coordinator.store.registry import Registry\n"
+        "import sys; from pathlib import Path\n"
+        "from fedmore.coordinator.store.registry import Registry\n"
         "with Registry.open(Path(sys.argv[1])) as r:\n"
         "    for i in range(20): r.invite(f'client-{i}')\n"
     )

@@ -156,7 +156,8 @@ def random_changes(shapes, seed, size=0.08):
 
     return {
         spec.name: {
-            s.path: (draw(s.out, spec.rank), draw(spec.rank, s.inner)) for s in spec.sites(shapes)
+            s.path: (draw(s.out_features, spec.rank), draw(spec.rank, s.in_features))
+            for s in spec.sites(shapes)
         }
         for spec in specs
     }

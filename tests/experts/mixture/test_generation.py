@@ -30,7 +30,10 @@ def build(base, shapes, name):
     specs = (ExpertSpec("legal", "expert", "legal", 4), ExpertSpec("gl", "adapter", "gl", 3, 2, 1))
     experts = {
         spec.name: {
-            site.path: (draw(random, site.out, spec.rank), draw(random, spec.rank, site.inner))
+            site.path: (
+                draw(random, site.out_features, spec.rank),
+                draw(random, spec.rank, site.in_features),
+            )
             for site in spec.sites(shapes)
         }
         for spec in specs

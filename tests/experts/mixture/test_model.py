@@ -5,7 +5,7 @@ import torch
 
 from fedmore.experts.base.model import Base
 from fedmore.experts.errors import BaseError, RegistryError
-from fedmore.experts.factors import numbers
+from fedmore.experts.factors import num_parameters
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.mixture import checkpoint
 from fedmore.experts.mixture.checkpoint import (
@@ -135,7 +135,7 @@ def test_the_base_stays_as_it_was(base, experts, domain_router, logits):
 
 def test_parameters_are_counted(base, experts, domain_router):
     mixture = assemble(base.model, experts, domain_router)
-    sizes = [numbers(f) for f in experts.values()]
+    sizes = [num_parameters(f) for f in experts.values()]
     assert mixture.base_params == base.parameters
     assert mixture.params == base.parameters + sum(sizes) + 3 * 64 + 3 + 64
     assert mixture.active_params(1) == base.parameters + max(sizes)
@@ -144,7 +144,9 @@ def test_parameters_are_counted(base, experts, domain_router):
 
 
 def recipe(base, experts, router):
-    entries = tuple(Entry(name, "expert", name, 4, numbers(f), "ab") for name, f in experts.items())
+    entries = tuple(
+        Entry(name, "expert", name, 4, num_parameters(f), "ab") for name, f in experts.items()
+    )
     return Recipe(base.name, base.fingerprint, router.spec.table(), entries)
 
 

@@ -111,7 +111,10 @@ def random_change(spec, shapes, size=0.05):
     def draw(*shape):
         return torch.randn(*shape, generator=generator) * size
 
-    return {s.path: (draw(s.out, spec.rank), draw(spec.rank, s.inner)) for s in spec.sites(shapes)}
+    return {
+        s.path: (draw(s.out_features, spec.rank), draw(spec.rank, s.in_features))
+        for s in spec.sites(shapes)
+    }
 
 
 @pytest.fixture(scope="session")

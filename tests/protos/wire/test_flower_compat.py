@@ -1,4 +1,4 @@
-"""The contract with the installed Flower: what `protos/wire/flower_compat.py` relies on, shown to hold."""
+"""The contract with the installed Flower: what `protos/wire/flower_compat.py` relies on holds."""
 
 import inspect
 

@@ -6,9 +6,9 @@ from dataclasses import fields
 import pytest
 from typer.testing import CliRunner
 
-from fedmore.experts.errors import ConfigError
 from fedmore.kernels.benchmarking.comparison import Result
 from fedmore.kernels.dispatch import FORMS
+from fedmore.kernels.errors import KernelError
 from fedmore.kernels.sign1 import bench as sign1_bench
 from fedmore.sims.bench.cli import Op
 from fedmore.sims.cli import app
@@ -63,7 +63,7 @@ def test_one_that_is_not_equal_is_an_error(results):
 def test_a_gpu_that_is_not_there_is_a_wrong_option(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     result = run("--only", "sign1", "--device", "cuda")
-    assert isinstance(result.exception, ConfigError)
+    assert isinstance(result.exception, KernelError)
     assert "torch finds no CUDA device" in str(result.exception)
     assert run("--device", "tpu").exit_code == 2
 

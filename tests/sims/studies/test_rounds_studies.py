@@ -14,7 +14,7 @@ from fedmore.sims.studies.rounds.goals import goals_of, with_shares
 from fedmore.sims.studies.rounds.participation import run_case, schedules
 from fedmore.sims.studies.rounds.variants import Variant, run_variant
 from fedmore.sims.studies.rounds.world import tiny_world
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def stage():
-    return Stage("experts", codec="fp32", rounds=9, steps=1, learning_rate=5e-3)
+    return ExpertStage(codec="fp32", rounds=9, steps=1, learning_rate=5e-3)
 
 
 @pytest.mark.parametrize("index", [2, pytest.param(0, marks=pytest.mark.slow)])

@@ -19,7 +19,7 @@ from fedmore.strategies.compression.policy import (
     is_coarse,
     policy_of,
 )
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.router import RouterStage
 
 
 @pytest.mark.parametrize("tag", TAGS)
@@ -122,8 +122,8 @@ def test_what_is_too_coarse_for_whole_factors(text, coarse):
 
 
 def test_a_routing_stage_sends_whole_experts_with_fine_codecs_only():
-    assert Stage("routing", download_codec="fp32").download_codec == "fp32"
+    assert RouterStage(download_codec="fp32").download_codec == "fp32"
     with pytest.raises(
         ValueError, match="whole experts, for which 'sign1' is too coarse; take fp32"
     ):
-        Stage("routing", download_codec="sign1")
+        RouterStage(download_codec="sign1")

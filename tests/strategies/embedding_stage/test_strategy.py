@@ -14,7 +14,7 @@ from fedmore.strategies.embedding_stage.strategy import (
     read_embedding,
 )
 from fedmore.strategies.members import HELLO, Member, hello
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.embedding import EmbeddingStage
 from fedmore.strategies.tasks.train import EMBED
 
 
@@ -36,7 +36,7 @@ class Answer:
 def embed(new_log):
     def run(grid):
         log = new_log()
-        strategy = EmbeddingStrategy(Stage("router", rounds=1), 5, 7, log)
+        strategy = EmbeddingStrategy(EmbeddingStage(), 5, 7, log)
         strategy.start(grid, ArrayRecord(), num_rounds=1, timeout=5)
         return by_expert(log[-1][2]) if log else {}, log
 
@@ -137,14 +137,14 @@ def test_the_stage_fails_with_every_cause_if_nobody_succeeds(
 def test_a_quorum_holds_in_this_stage_too(fake_grid, clients, new_log, spoiling):
     everybody = clients()
     everybody[2].spoil = spoiling(EMBED, DataError("gone"))
-    strategy = EmbeddingStrategy(Stage("router", rounds=1, quorum=0.9), 5, 7, new_log())
+    strategy = EmbeddingStrategy(EmbeddingStage(quorum=0.9), 5, 7, new_log())
     with pytest.raises(RoundError, match="no domain embedding: m: DataError: gone"):
         strategy.start(fake_grid(everybody), ArrayRecord(), num_rounds=1, timeout=5)
 
 
 def test_an_owner_who_withdraws_meanwhile_is_left_out(fake_grid, clients, new_log):
     log = new_log()
-    strategy = EmbeddingStrategy(Stage("router", rounds=1), 5, 7, log, lambda: {"m"})
+    strategy = EmbeddingStrategy(EmbeddingStage(), 5, 7, log, lambda: {"m"})
     strategy.start(fake_grid(clients()), ArrayRecord(), num_rounds=1, timeout=5)
     assert set(by_expert(log[0][2])) == {"legal", "gl"}
     assert log[0][1]["failures"] == ["m: withdrawn"]

@@ -10,14 +10,14 @@ from fedmore.experts.spec import ExpertSpec
 from fedmore.strategies.expert_stage.advice import before, stuck
 from fedmore.strategies.expert_stage.state import fresh
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
-from fedmore.strategies.plan import SEPARABLE, Stage
+from fedmore.strategies.stages.expert import SEPARABLE, ExpertStage, LanguageStage
 
 RULES = ("mean", "clipped", "krum", "multi_krum", "trimmed_mean", "median")
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_that_does_not_tell_owners_apart_says_so(shapes, rule):
-    told = before(Stage("experts", aggregation=rule), shapes)
+    told = before(ExpertStage(aggregation=rule), shapes)
     if rule in SEPARABLE:
         assert told == []
     else:
@@ -25,16 +25,17 @@ def test_a_rule_that_does_not_tell_owners_apart_says_so(shapes, rule):
 
 
 @pytest.mark.parametrize(
-    ("kind", "first", "last", "told"),
+    ("kind", "layers", "told"),
     [
-        ("language", 10, 2, True),
-        ("language", 2, 1, True),
-        ("language", 1, 1, False),
-        ("experts", 10, 2, False),
+        (LanguageStage, {"first_layers": 10, "last_layers": 2}, True),
+        (LanguageStage, {"first_layers": 2, "last_layers": 1}, True),
+        (LanguageStage, {"first_layers": 1, "last_layers": 1}, False),
+        (ExpertStage, {}, False),
     ],
 )
-def test_adapters_of_every_layer_are_not_selective(shapes, kind, first, last, told):
-    found = before(Stage(kind, first_layers=first, last_layers=last), shapes)
+def test_adapters_of_every_layer_are_not_selective(shapes, kind, layers, told):
+    found = before(kind(**layers), shapes)
+    first, last = layers.values() if layers else (0, 0)
     assert [line.split(":")[0] for line in found] == told * [
         f"first_layers {first} and last_layers {last} are all 3 layers of the base"
     ]
@@ -42,7 +43,7 @@ def test_adapters_of_every_layer_are_not_selective(shapes, kind, first, last, to
 
 def test_adapters_of_no_layer_are_refused_with_what_is_wrong(shapes):
     with pytest.raises(ValueError, match="both 0: a language adapter would change no layer"):
-        Stage("language", first_layers=0, last_layers=0)
+        LanguageStage(first_layers=0, last_layers=0)
     spec = ExpertSpec("gl", "adapter", "gl", 2, 0, 0)
     with pytest.raises(ConfigError, match="both 0, so the adapter changes no layer"):
         spec.sites(shapes)
@@ -51,14 +52,14 @@ def test_adapters_of_no_layer_are_refused_with_what_is_wrong(shapes):
 @pytest.mark.parametrize(("streak", "told"), [(2, 0), (3, 1)])
 def test_owners_chosen_again_and_again_are_named(streak, told):
     state = replace(fresh("legal", "expert", ()), chosen=("eve",), streak=streak)
-    found = stuck(Stage("experts", aggregation="krum"), {"legal": state})
+    found = stuck(ExpertStage(aggregation="krum"), {"legal": state})
     wanted = f"legal: krum has chosen eve in {streak} rounds running; the other owners' work is"
     assert [line[: len(wanted)] for line in found] == told * [wanted]
 
 
 def test_krum_that_locks_on_to_one_owner_says_so(fake_grid, fake_client, shapes, new_log):
     """Three that agree and one that trains at half their pace: the rule takes the same one."""
-    stage = Stage("experts", 4, 2, learning_rate=0.1, aggregation="krum", hostile=0.0)
+    stage = ExpertStage(4, 2, learning_rate=0.1, aggregation="krum", hostile=0.0)
     log = new_log()
     strategy = ExpertStrategy(stage, shapes, 7, log)
     grid = fake_grid([fake_client("a", rank=1), *(fake_client(n, rank=6) for n in "bcd")])

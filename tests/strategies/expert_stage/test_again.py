@@ -10,10 +10,10 @@ from flwr.app import ArrayRecord
 from fedmore.strategies.expert_stage.progress import Progress
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import TRAIN
 
-FEW = {"steps": 2, "learning_rate": 0.1, "first_layers": 1, "last_layers": 1}
+FEW = {"steps": 2, "learning_rate": 0.1}
 ABC = {"a": 2, "b": 4, "c": 3}
 
 
@@ -55,7 +55,7 @@ def _said(content):
 def test_who_else_is_here_changes_no_task(
     tasks, fake_client, first, before, again, start, download
 ):
-    stage = Stage("experts", **FEW, round_start=start, download_codec=download)
+    stage = ExpertStage(**FEW, round_start=start, download_codec=download)
 
     def people(names):
         return [fake_client(name, rank=ABC[name], size=100) for name in names]

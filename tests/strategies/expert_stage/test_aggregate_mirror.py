@@ -36,7 +36,10 @@ def aggregate(rank, seed, moved=0.0):
     g = torch.Generator().manual_seed(seed)
 
     def one(site):
-        b, a = torch.randn(site.out, rank, generator=g), torch.randn(rank, site.inner, generator=g)
+        b, a = (
+            torch.randn(site.out_features, rank, generator=g),
+            torch.randn(rank, site.in_features, generator=g),
+        )
         db, da = torch.randn(b.shape, generator=g), torch.randn(a.shape, generator=g)
         pair = delta.truncate(b + moved * db, a + moved * da, rank)
         return tuple(factor.float() for factor in pair)
@@ -205,10 +208,9 @@ def test_the_mark_tells_bits_shapes_and_places_apart():
     one = broadcast(aggregate(5, 1), {}, "sign1", SITES).mirror
     first, second = (site.path for site in SITES)
     b, a = one[first]
-    seen = [
-        fingerprint({}), fingerprint(one), fingerprint({**one, first: (b + 1, a)}), fingerprint({first: one[first]}),
-        fingerprint({first: one[second], second: one[first]}), fingerprint(broadcast(one, {}, "", SITES).mirror),
-    ]  # fmt: skip
+    swapped = {first: one[second], second: one[first]}
+    states = [{}, one, {**one, first: (b + 1, a)}, {first: one[first]}, swapped]
+    seen = [fingerprint(state) for state in (*states, broadcast(one, {}, "", SITES).mirror)]
     assert len(set(seen)) == 5
     assert seen[0] == 0
     assert all(0 <= one < 2**48 for one in seen)

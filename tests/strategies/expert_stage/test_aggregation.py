@@ -16,7 +16,8 @@ from fedmore.strategies.expert_stage.cores import shared_basis
 from fedmore.strategies.expert_stage.state import fresh
 from fedmore.strategies.expert_stage.step import advance
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
+from fedmore.strategies.stages.kinds import read_stage
 
 SITES = (
     TargetModule("model.layers.0.mlp.up_proj", 30, 20),
@@ -39,8 +40,8 @@ def owner(name, rank, seed, centre=None, noise=0.1, weight=1.0):
     g = torch.Generator().manual_seed(seed)
     after = {}
     for s in SITES:
-        b = torch.randn(s.out, rank, generator=g) * noise
-        a = torch.randn(rank, s.inner, generator=g) * noise
+        b = torch.randn(s.out_features, rank, generator=g) * noise
+        a = torch.randn(rank, s.in_features, generator=g) * noise
         if centre is not None:
             b, a = b + centre[s.path][0][:, :rank], a + centre[s.path][1][:rank]
         after[s.path] = (b, a)
@@ -125,7 +126,7 @@ WIDE = TargetModule("model.layers.0.mlp.up_proj", 96, 120)
 def trained(name, rank, common):
     """An owner whose A was drawn for its name alone, and whose B then learnt what all learn."""
     g = torch.Generator().manual_seed(sum(map(ord, name)))
-    a = torch.randn(rank, WIDE.inner, generator=g) * WIDE.inner**-0.5
+    a = torch.randn(rank, WIDE.in_features, generator=g) * WIDE.in_features**-0.5
     own = common + 0.02 * torch.randn(common.shape, generator=g)
     return {WIDE.path: (own @ a.T, a)}
 
@@ -133,8 +134,8 @@ def trained(name, rank, common):
 @pytest.fixture
 def own_starts():
     """Six owners of mixed ranks, each from an A of its own."""
-    u, v = torch.randn(WIDE.out, 12), torch.randn(12, WIDE.inner)
-    common = u @ (2.0 ** -torch.arange(12.0)).diag() @ v / WIDE.out
+    u, v = torch.randn(WIDE.out_features, 12), torch.randn(12, WIDE.in_features)
+    common = u @ (2.0 ** -torch.arange(12.0)).diag() @ v / WIDE.out_features
     ranks = {"ana": 2, "bo": 4, "cy": 3, "di": 4, "ed": 2, "fay": 3}
     return {name: trained(name, rank, common) for name, rank in ranks.items()}
 
@@ -168,18 +169,18 @@ def test_honest_owners_are_not_trimmed_away(own_starts):
 
 @pytest.mark.parametrize("rule", ["krum", "trimmed_mean"])
 def test_a_rule_that_cuts_nobody_off_is_told(rule):
-    stage = Stage("experts", aggregation=rule)
+    stage = ExpertStage(aggregation=rule)
     assert unguarded(stage, {"legal": 5, "medical": 12}) == []
     (told,) = unguarded(stage, {"legal": 5, "medical": 4})
     assert told.startswith(f"medical: {rule} withstands no hostile owner: 4 ")
-    assert unguarded(Stage("experts"), {"medical": 1}) == []
-    assert unguarded(Stage("experts", aggregation=rule, hostile=0.0), {"medical": 1}) == []
+    assert unguarded(ExpertStage(), {"medical": 1}) == []
+    assert unguarded(ExpertStage(aggregation=rule, hostile=0.0), {"medical": 1}) == []
 
 
 def test_a_stage_names_its_rule():
-    assert rule_of(Stage("experts")) == MEAN
-    assert rule_of(Stage("experts", aggregation="krum", hostile=0.3)) == Krum(0.3)
-    assert rule_of(Stage("experts", aggregation="trimmed_mean")) == TrimmedMean(0.2)
+    assert rule_of(ExpertStage()) == MEAN
+    assert rule_of(ExpertStage(aggregation="krum", hostile=0.3)) == Krum(0.3)
+    assert rule_of(ExpertStage(aggregation="trimmed_mean")) == TrimmedMean(0.2)
 
 
 def test_one_owner_alone_is_its_own_aggregate(crowd):
@@ -190,7 +191,7 @@ def test_one_owner_alone_is_its_own_aggregate(crowd):
 
 
 def test_a_round_whose_rule_cuts_nobody_off_says_so(fake_grid, clients, shapes, new_log):
-    stage = Stage("experts", 1, 2, learning_rate=0.1, aggregation="trimmed_mean", hostile=0.4)
+    stage = ExpertStage(1, 2, learning_rate=0.1, aggregation="trimmed_mean", hostile=0.4)
     log = new_log()
     strategy = ExpertStrategy(stage, shapes, 7, log)
     strategy.start(strategy.patient(fake_grid(clients())), ArrayRecord(), num_rounds=1, timeout=0.2)
@@ -216,9 +217,10 @@ def test_no_owner_has_more_than_its_share(weights, most, wanted):
 
 
 def test_a_share_is_of_the_mean_of_an_experts_owners():
-    assert rule_of(Stage("experts", max_share=0.4)).max_share == 0.4
-    for wrong in ({"kind": "experts", "aggregation": "krum"}, {"kind": "routing"}):
-        with pytest.raises(ValueError, match=r"max_share 0\.4 is for the mean"):
-            Stage(**wrong, max_share=0.4)
+    assert rule_of(ExpertStage(max_share=0.4)).max_share == 0.4
+    with pytest.raises(ValueError, match=r"max_share 0\.4 is for the mean"):
+        ExpertStage(aggregation="krum", max_share=0.4)
+    with pytest.raises(ValueError, match="max_share"):
+        read_stage({"kind": "routing", "max_share": 0.4})
     with pytest.raises(ValueError, match="max_share must be from 0 to 1"):
-        Stage("experts", max_share=1.5)
+        ExpertStage(max_share=1.5)

@@ -12,7 +12,7 @@ from fedmore.strategies.expert_stage.changes import COMMON, Change
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.state import Component, ExpertState, fresh, scaled, without
 from fedmore.strategies.expert_stage.step import Outer, advance
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 SITE = TargetModule("model.layers.0.mlp.up_proj", 14, 9)
 ALL = 512
@@ -44,7 +44,10 @@ class Dense:
 
     @property
     def aggregate(self):
-        return sum(self.parts.values(), torch.zeros(SITE.out, SITE.inner, dtype=torch.float64))
+        return sum(
+            self.parts.values(),
+            torch.zeros(SITE.out_features, SITE.in_features, dtype=torch.float64),
+        )
 
 
 def product(pair):
@@ -58,8 +61,8 @@ def moved(change):
 
 
 def drawn(generator, rank, size):
-    b = torch.randn(SITE.out, rank, generator=generator) * size
-    return {SITE.path: (b, torch.randn(rank, SITE.inner, generator=generator) * size)}
+    b = torch.randn(SITE.out_features, rank, generator=generator) * size
+    return {SITE.path: (b, torch.randn(rank, SITE.in_features, generator=generator) * size)}
 
 
 @dataclass
@@ -209,7 +212,7 @@ def test_a_folder_of_shares_opens_at_its_owners_last_shares(rule):
         {"a": Component(parts["a"], 3, 100.0, 2.0), "b": Component(parts["b"], 3, 300.0, 2.0)},
     )  # fmt: skip
     data = as_of_old(dump({"legal": old}))
-    state = restore(data, Stage("experts", aggregation=rule))["legal"]
+    state = restore(data, ExpertStage(aggregation=rule))["legal"]
     assert [part.updates for part in state.components.values()] == [3, 3]
     anew, _ = without(state, {"nobody"}, ALL)
     off = product(anew.aggregate[SITE.path]) - whole

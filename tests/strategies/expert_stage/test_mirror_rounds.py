@@ -9,12 +9,10 @@ from fedmore.experts.factors import ranks
 from fedmore.strategies.expert_stage.progress import Progress
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import TRAIN
 
-STAGE = Stage(
-    "experts", steps=2, learning_rate=0.1, first_layers=1, last_layers=1, download_codec="sign1"
-)
+STAGE = ExpertStage(steps=2, learning_rate=0.1, download_codec="sign1")
 
 
 def same(left, right):
@@ -68,7 +66,7 @@ def test_what_the_codec_cost_is_told(fake_grid, clients, shapes, new_log):
 def test_fine_codecs_know_no_mirror(fake_grid, clients, start):
     everybody = clients()
     grid = fake_grid(everybody)
-    fine = Stage("experts", steps=2, learning_rate=0.1, first_layers=1, last_layers=1)
+    fine = ExpertStage(steps=2, learning_rate=0.1)
     states = start(grid, 3, stage=fine)
     assert kinds(grid, "a") == [None, "aggregate", "aggregate"]
     assert everybody[0].mirror == states["legal"].mirror == {}
@@ -76,7 +74,7 @@ def test_fine_codecs_know_no_mirror(fake_grid, clients, start):
 
 def test_the_aggregate_does_not_depend_on_the_mirror(fake_grid, clients, start):
     """These clients do not look at what they are sent: only the coordinator's sum is compared."""
-    fine = Stage("experts", steps=2, learning_rate=0.1, first_layers=1, last_layers=1)
+    fine = ExpertStage(steps=2, learning_rate=0.1)
     mirrored = start(fake_grid(clients()), 3)["legal"]
     whole = start(fake_grid(clients()), 3, stage=fine)["legal"]
     assert mirrored.mirror

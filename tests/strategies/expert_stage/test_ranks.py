@@ -5,10 +5,10 @@ from flwr.app import ArrayRecord
 
 from fedmore.experts.spec import alpha_of
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import read_task
 
-FEW = {"steps": 2, "learning_rate": 0.1, "first_layers": 1, "last_layers": 1, "codec": "fp32"}
+FEW = {"steps": 2, "learning_rate": 0.1, "codec": "fp32"}
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_scale_goes_with_one_over_the_root_of_the_rank(rank, scale):
 @pytest.mark.parametrize("scaling", ["constant", "rslora"])
 def test_every_owner_counts_by_the_scale_of_its_rank(fake_grid, clients, start, scaling):
     everybody = clients()
-    strategy = start(fake_grid(everybody), Stage("experts", 2, rank_scaling=scaling, **FEW))
+    strategy = start(fake_grid(everybody), ExpertStage(2, rank_scaling=scaling, **FEW))
     b, a = everybody[:2]
     scales = {c.name: 2.0 if scaling == "constant" else 2 * (8 / c.rank) ** 0.5 for c in (a, b)}
     for path in strategy.states["legal"].aggregate:
@@ -48,7 +48,7 @@ def test_every_owner_counts_by_the_scale_of_its_rank(fake_grid, clients, start, 
 
 def test_a_start_from_the_aggregate_is_in_the_scale_of_the_rank(fake_grid, clients, start):
     """The full rank of both owners' changes: what each begins with is the aggregate's own part."""
-    stage = Stage("experts", 2, rank_scaling="rslora", round_start="aggregate", **FEW)
+    stage = ExpertStage(2, rank_scaling="rslora", round_start="aggregate", **FEW)
     grid = fake_grid(clients())
     first = start(fake_grid(clients()), stage, 1).states["legal"].aggregate
     strategy = start(grid, stage, 2)
@@ -74,7 +74,7 @@ def test_a_start_from_the_aggregate_is_in_the_scale_of_the_rank(fake_grid, clien
 )
 def test_a_task_has_the_learning_rate_of_its_rank(fake_grid, clients, start, pairs, rates):
     grid = fake_grid(clients())
-    start(grid, Stage("experts", 2, rank_learning_rates=pairs, **FEW), 1)
+    start(grid, ExpertStage(2, rank_learning_rates=pairs, **FEW), 1)
     asked = {name: read_task(sent[0]).learning_rate for name, sent in grid.tasks().items()}
     assert {name: asked[name] for name in "ab"} == rates
 
@@ -82,7 +82,7 @@ def test_a_task_has_the_learning_rate_of_its_rank(fake_grid, clients, start, pai
 @pytest.mark.parametrize("pair", [(0, 0.1), (4, 0.0), (4, -1.0)])
 def test_a_rate_of_no_rank_and_no_rate_are_refused(pair):
     with pytest.raises(ValueError, match="must be above 0"):
-        Stage("experts", rank_learning_rates=(pair,))
+        ExpertStage(rank_learning_rates=(pair,))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,6 @@ def test_the_rate_warms_up_in_the_first_round_or_in_every_one(
     fake_grid, clients, start, warm_up, warms
 ):
     grid = fake_grid(clients())
-    start(grid, Stage("experts", 3, warm_up=warm_up, **FEW), 3)
+    start(grid, ExpertStage(3, warm_up=warm_up, **FEW), 3)
     for sent in grid.tasks().values():
         assert [read_task(content).warms_up for content in sent] == warms

@@ -9,10 +9,10 @@ from fedmore.strategies.expert_stage.progress import Progress
 from fedmore.strategies.expert_stage.round_start import FLOOR, rotated, start_of
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 PATH = "model.layers.0.mlp.up_proj"
-FEW = {"steps": 2, "learning_rate": 0.1, "first_layers": 1, "last_layers": 1}
+FEW = {"steps": 2, "learning_rate": 0.1}
 
 
 def drawn(rank, seed, size=1.0):
@@ -125,8 +125,7 @@ def start(shapes, new_log):
 def test_the_aggregate_is_fedavg_of_what_owners_of_any_rank_changed(
     fake_grid, clients, start, codec, download, rate, momentum
 ):
-    stage = Stage(
-        "experts", 9, codec=codec, download_codec=download, round_start="aggregate",
+    stage = ExpertStage(9, codec=codec, download_codec=download, round_start="aggregate",
         server_learning_rate=rate, server_momentum=momentum, **FEW,
     )  # fmt: skip
     everybody = clients()
@@ -144,7 +143,7 @@ def test_the_aggregate_is_fedavg_of_what_owners_of_any_rank_changed(
 
 
 def test_who_lost_its_state_needs_nothing_back(fake_grid, clients, start):
-    stage = Stage("experts", 9, codec="fp32", round_start="aggregate", **FEW)
+    stage = ExpertStage(9, codec="fp32", round_start="aggregate", **FEW)
     everybody = clients()
     grid = fake_grid(everybody)
     strategy, _ = start(grid, stage, 2)
@@ -157,7 +156,7 @@ def test_who_lost_its_state_needs_nothing_back(fake_grid, clients, start):
 
 @pytest.mark.parametrize("done", [1, 2])
 def test_interrupted_after_any_round_the_result_is_the_same(fake_grid, clients, start, done):
-    stage = Stage("experts", 9, round_start="aggregate", server_momentum=0.5, **FEW)
+    stage = ExpertStage(9, round_start="aggregate", server_momentum=0.5, **FEW)
     straight, _ = start(fake_grid(clients()), stage, 3)
     grid = fake_grid(clients())
     before, _ = start(grid, stage, done)
@@ -167,11 +166,11 @@ def test_interrupted_after_any_round_the_result_is_the_same(fake_grid, clients, 
 
 def test_few_bits_go_on_from_their_own():
     with pytest.raises(ValueError, match="round_start: weights of few bits"):
-        Stage("experts", round_start="aggregate", weight_bits=1)
+        ExpertStage(round_start="aggregate", weight_bits=1)
 
 
 def test_ranks_of_starts(fake_grid, clients, start):
     everybody = clients()
-    start(fake_grid(everybody), Stage("experts", 2, round_start="aggregate", **FEW), 2)
+    start(fake_grid(everybody), ExpertStage(2, round_start="aggregate", **FEW), 2)
     assert set(low_rank.ranks(everybody[0].begun[-1]).values()) == {4}
     assert set(low_rank.ranks(everybody[1].begun[-1]).values()) == {2}

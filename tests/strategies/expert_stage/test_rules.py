@@ -13,7 +13,7 @@ from fedmore.strategies.expert_stage.changes import Change
 from fedmore.strategies.expert_stage.cores import cores_of
 from fedmore.strategies.expert_stage.state import fresh
 from fedmore.strategies.expert_stage.step import advance
-from fedmore.strategies.plan import Stage
+from fedmore.strategies.stages.expert import ExpertStage
 
 SITES = (
     TargetModule("model.layers.0.mlp.up_proj", 24, 16),
@@ -35,8 +35,8 @@ def crowd(request):
     def factors(rank, size):
         return {
             s.path: (
-                torch.randn(s.out, rank, generator=g) * size,
-                torch.randn(rank, s.inner, generator=g),
+                torch.randn(s.out_features, rank, generator=g) * size,
+                torch.randn(rank, s.in_features, generator=g),
             )
             for s in SITES
         }
@@ -64,9 +64,7 @@ def dense(change):
 
 def step(crowd, **stage):
     """What the step of a round makes of an expert that changes nothing yet."""
-    state, _ = advance(
-        fresh("legal", "expert", SITES), crowd, 512, rule_of(Stage("experts", **stage))
-    )
+    state, _ = advance(fresh("legal", "expert", SITES), crowd, 512, rule_of(ExpertStage(**stage)))
     return {p: b.double() @ a.double() for p, (b, a) in state.aggregate.items()}
 
 

@@ -25,8 +25,8 @@ def factors(rank, seed, size=1.0):
     g = torch.Generator().manual_seed(seed)
     return {
         s.path: (
-            torch.randn(s.out, rank, generator=g) * size,
-            torch.randn(rank, s.inner, generator=g) * size,
+            torch.randn(s.out_features, rank, generator=g) * size,
+            torch.randn(rank, s.in_features, generator=g) * size,
         )
         for s in SITES
     }
@@ -184,7 +184,7 @@ def test_who_is_left_out_leaves_no_trace():
     nobody, error = without(left, {"0", "2"}, ALL)
     assert (nobody.rank, nobody.components, error) == (0, {}, 0.0)
     assert {path: (b.shape[0], a.shape[1]) for path, (b, a) in nobody.aggregate.items()} == {
-        s.path: (s.out, s.inner) for s in SITES
+        s.path: (s.out_features, s.in_features) for s in SITES
     }
 
 
@@ -266,8 +266,8 @@ def many_threads_case():
     generator = torch.Generator().manual_seed(5)
 
     def factors(rank):
-        b = torch.randn(site.out, rank, generator=generator)
-        return {site.path: (b, torch.randn(rank, site.inner, generator=generator))}
+        b = torch.randn(site.out_features, rank, generator=generator)
+        return {site.path: (b, torch.randn(rank, site.in_features, generator=generator))}
 
     made = {f"c{rank}": factors(rank) for rank in (80, 160)}
     items = [Change(name, nothing(after), after, 0.5, 2.0) for name, after in made.items()]

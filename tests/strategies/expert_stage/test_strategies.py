@@ -10,11 +10,11 @@ from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.state import without
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.members import HELLO, ask_members
-from fedmore.strategies.plan import Stage, client_kind_of
 from fedmore.strategies.rounds.quorum_grid import RoundGrid
+from fedmore.strategies.stages.expert import ExpertStage, LanguageStage
 from fedmore.strategies.tasks.train import METRICS, TRAIN, read_task
 
-STAGE = Stage("experts", steps=2, learning_rate=0.1, first_layers=1, last_layers=1)
+STAGE = ExpertStage(steps=2, learning_rate=0.1)
 
 
 @pytest.fixture
@@ -68,12 +68,10 @@ def test_mirrored_components_are_the_clients_own(fake_grid, clients, start):
 
 def test_the_language_stage_asks_the_adapters(fake_grid, clients, start):
     grid = fake_grid(clients())
-    strategy, _ = start(
-        grid, 1, Stage("language", learning_rate=0.1, first_layers=1, last_layers=1)
-    )
+    strategy, _ = start(grid, 1, LanguageStage(learning_rate=0.1, first_layers=1, last_layers=1))
     assert set(grid.tasks()) == {"g"}
     assert set(strategy.states) == {"gl"}
-    assert (client_kind_of("experts"), client_kind_of("language")) == ("expert", "adapter")
+    assert (ExpertStage.trains, LanguageStage.trains) == ("expert", "adapter")
 
 
 @pytest.mark.parametrize("order", [None, 2, 4])
@@ -209,7 +207,7 @@ def test_a_failed_client_comes_back_in_the_next_round(fake_grid, clients, start,
 
 def test_a_stage_without_clients_is_an_error(fake_grid, fake_client, start):
     with pytest.raises(RoundError, match="no client trains for the stage 'language'"):
-        start(fake_grid([fake_client("a")]), 1, Stage("language"))
+        start(fake_grid([fake_client("a")]), 1, LanguageStage())
 
 
 def test_interrupted_after_any_round_the_result_is_the_same(fake_grid, clients, start):
@@ -252,7 +250,7 @@ def test_who_does_not_say_who_it_is_has_a_name_where_the_grid_knows_it(
     everybody[2].spoil = spoiling(HELLO, lambda _: RecordDict())
     grid = fake_grid(everybody)
     monkeypatch.setattr(type(grid), "name_of", lambda _, node: f"site.{node}", raising=False)
-    for asked in (grid, RoundGrid(grid, Stage("experts"))):
+    for asked in (grid, RoundGrid(grid, ExpertStage())):
         _, missing = ask_members(asked, 5, "g/1")
         assert missing[0].startswith("site.13: does not say who it is")
 

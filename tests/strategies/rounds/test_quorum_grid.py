@@ -10,12 +10,12 @@ from fedmore.protos.wire.payloads import StoredArray
 from fedmore.strategies.expert_stage.progress import Progress
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import TRAIN, read_task
 
-SHARED = {"steps": 2, "learning_rate": 0.1, "first_layers": 1, "last_layers": 1}
-STAGE = Stage("experts", 5, **SHARED, deadline_s=10.0, timeout_s=60.0, quorum=0.5, staleness=0.25)
+SHARED = {"steps": 2, "learning_rate": 0.1}
+STAGE = ExpertStage(5, **SHARED, deadline_s=10.0, timeout_s=60.0, quorum=0.5, staleness=0.25)
 
 
 class Clock:
@@ -137,7 +137,7 @@ def test_who_is_late_is_not_asked_again_until_it_has_answered(slow_grid, owners,
 
 
 def test_a_late_update_is_refused_where_the_plan_says_so(slow_grid, owners, run):
-    stage = Stage("experts", **SHARED, deadline_s=10.0, timeout_s=60.0, late="refuse")
+    stage = ExpertStage(**SHARED, deadline_s=10.0, timeout_s=60.0, late="refuse")
     grid = slow_grid(owners("a", "b", "c"), {"c": 15.0})
     strategy, log = run(grid, 2, stage)
     assert [m["late"] for _, m, _ in log] == [[], []]
@@ -149,7 +149,7 @@ def test_a_late_update_is_refused_where_the_plan_says_so(slow_grid, owners, run)
 def test_a_round_goes_on_without_who_is_away_and_uses_what_it_says_when_it_is_back(
     leaving_grid, owners, run
 ):
-    stage = Stage("experts", 2, **SHARED, timeout_s=60.0, staleness=0.25)
+    stage = ExpertStage(2, **SHARED, timeout_s=60.0, staleness=0.25)
     grid = leaving_grid(owners("a", "b"), {"b": 1.0})
     strategy, log = run(grid, 2, stage)
     first, second = (metrics for _, metrics, _ in log)
@@ -163,7 +163,7 @@ def test_a_round_goes_on_without_who_is_away_and_uses_what_it_says_when_it_is_ba
 def test_where_late_answers_are_refused_those_who_are_away_are_waited_for_by_nobody(
     leaving_grid, owners, run
 ):
-    stage = Stage("experts", 1, **SHARED, timeout_s=5.0, late="refuse")
+    stage = ExpertStage(1, **SHARED, timeout_s=5.0, late="refuse")
     grid = leaving_grid(owners("a", "b"), {"b": 50.0})
     _, log = run(grid, 1, stage)
     assert not hasattr(grid, "kept"), "the grid fails what its node leaves behind"
@@ -171,7 +171,7 @@ def test_where_late_answers_are_refused_those_who_are_away_are_waited_for_by_nob
 
 
 def test_after_the_last_round_nobody_is_waited_for(slow_grid, owners, run):
-    stage = Stage("experts", 1, **SHARED, deadline_s=10.0, timeout_s=60.0)
+    stage = ExpertStage(1, **SHARED, deadline_s=10.0, timeout_s=60.0)
     grid = slow_grid(owners("a", "b"), {"b": 30.0})
     _, log = run(grid, 1, stage)
     assert log[0][1]["late"] == []
@@ -204,8 +204,7 @@ def test_a_stage_goes_on_from_its_row_with_who_is_late(slow_grid, owners, run):
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_a_late_change_is_from_where_its_owner_began(slow_grid, owners, run, momentum, resumed):
     """The aggregate has moved on meanwhile; what counts is what this owner changed."""
-    stage = Stage(
-        "experts", 5, **SHARED, deadline_s=10.0, timeout_s=60.0, staleness=0.25, codec="fp32",
+    stage = ExpertStage(5, **SHARED, deadline_s=10.0, timeout_s=60.0, staleness=0.25, codec="fp32",
         round_start="aggregate", server_momentum=momentum,
     )  # fmt: skip
     people = owners("a", "b", "c")
@@ -231,7 +230,7 @@ def test_a_late_change_is_from_where_its_owner_began(slow_grid, owners, run, mom
 
 
 def test_when_all_are_late_the_round_waits_for_one(slow_grid, owners, run):
-    stage = Stage("experts", **SHARED, deadline_s=1.0, timeout_s=60.0)
+    stage = ExpertStage(**SHARED, deadline_s=1.0, timeout_s=60.0)
     grid = slow_grid(owners("a", "b"), {"a": 3.0, "b": 3.0})
     strategy, _ = run(grid, 1, stage)
     assert set(strategy.states["legal"].components) >= {"a"}
@@ -241,7 +240,7 @@ def test_when_all_are_late_the_round_waits_for_one(slow_grid, owners, run):
     ("share", "asked", "needed"), [(0.0, 5, 1), (0.5, 5, 3), (0.7, 10, 7), (1.0, 3, 3)]
 )
 def test_quorum(share, asked, needed):
-    assert quorum(Stage("experts", quorum=share), asked) == needed
+    assert quorum(ExpertStage(quorum=share), asked) == needed
 
 
 def test_the_withdrawn_are_left_out_at_the_next_aggregate(slow_grid, owners, shapes, new_log):
@@ -303,7 +302,7 @@ def test_with_staleness_zero_the_only_owner_late_leaves_its_expert_as_it_was(
     slow_grid, owners, fake_client, run
 ):
     """Two domains, one owner each; the second answers after the deadline of its round."""
-    stage = Stage("experts", 4, **SHARED, deadline_s=1.0, timeout_s=60.0, quorum=0.5, staleness=0.0)
+    stage = ExpertStage(4, **SHARED, deadline_s=1.0, timeout_s=60.0, quorum=0.5, staleness=0.0)
     late = fake_client("m", target="medical", rank=2, size=100)
     grid = slow_grid([*owners("a"), late], {"a": 0.5, "m": 1.5})
     strategy, log = run(grid, 2, stage)

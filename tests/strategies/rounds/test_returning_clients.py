@@ -11,12 +11,13 @@ from fedmore.protos.wire.flower_compat import NODE_UNAVAILABLE, identify, make_r
 from fedmore.strategies.embedding_stage.strategy import EmbeddingStrategy
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.members import HELLO
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.rounds import quorum_grid
 from fedmore.strategies.rounds.returning_clients import TRIES
+from fedmore.strategies.stages.embedding import EmbeddingStage
+from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import EMBED, TRAIN, read_task
 
-SHARED = {"steps": 2, "learning_rate": 0.1, "first_layers": 1, "last_layers": 1}
+SHARED = {"steps": 2, "learning_rate": 0.1}
 
 
 class World:
@@ -101,7 +102,7 @@ def train(world, shapes, new_log):
 
     def go(rounds, **stage):
         log = new_log()
-        strategy = ExpertStrategy(Stage("experts", rounds, **SHARED, **stage), shapes, 7, log)
+        strategy = ExpertStrategy(ExpertStage(rounds, **SHARED, **stage), shapes, 7, log)
         world.run(strategy, rounds)
         return strategy, [metrics for _, metrics, _ in log]
 
@@ -202,7 +203,7 @@ def test_an_embedding_of_who_comes_back_counts(world, new_log):
         4.0: [lambda: world.release("a")],
     }
     log = new_log()
-    world.run(EmbeddingStrategy(Stage("router", rounds=1), 5, 7, log), 1)
+    world.run(EmbeddingStrategy(EmbeddingStage(), 5, 7, log), 1)
     assert set(log[0][2]) == {"a", "b", "c"}
     assert [who for who, kind, _ in world.asked if kind == EMBED].count("c") == 2
     assert log[0][1]["failures"] == []

@@ -11,13 +11,13 @@ from fedmore.experts.routers.serialization import make_router
 from fedmore.experts.routers.spec import RouterSpec
 from fedmore.experts.spec import ExpertSpec
 from fedmore.strategies.members import HELLO, Member, hello
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.router_stage.strategy import RoutingSource, RoutingStrategy
 from fedmore.strategies.router_stage.tasks import read_route_task, read_router
+from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.train import METRICS, pack, update_content
 
 WIDTH = 12
-STAGE = Stage("routing", rounds=3, steps=2, learning_rate=0.1, codec="fp32")
+STAGE = RouterStage(rounds=3, steps=2, learning_rate=0.1, codec="fp32")
 OWNERS = {"legal": {"a", "b"}, "gl": {"g"}}
 
 

@@ -4,10 +4,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from fedmore.experts.errors import DataError, RoundError
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.router_stage.state import dump
 from fedmore.strategies.router_stage.strategy import RoutingStrategy
 from fedmore.strategies.router_stage.tasks import ROUTE, read_change, read_route_task, read_router
+from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.train import METRICS, pack
 
 
@@ -20,7 +20,7 @@ def test_a_round_below_its_quorum_is_an_error(fake_grid, start, trio, quorum, fa
         everybody = trio()
         for client in everybody[:count]:
             client.spoil = refuse
-        return start(fake_grid(everybody), 1, Stage("routing", codec="fp32", quorum=quorum,
+        return start(fake_grid(everybody), 1, RouterStage(codec="fp32", quorum=quorum,
                                                     learning_rate=0.1))  # fmt: skip
 
     good = 3 - failing
@@ -65,7 +65,7 @@ def test_a_hostile_answer_fails_its_client_alone(fake_grid, start, trio, lie):
 @pytest.mark.parametrize(("max_rms", "limit"), [(0.0, 4 * 0.1 * 2), (3.0, 3.0)])
 def test_a_change_that_no_honest_round_makes_is_refused(fake_grid, start, trio, max_rms, limit):
     everybody = trio()
-    stage = Stage("routing", steps=2, learning_rate=0.1, codec="fp32", max_rms=max_rms)
+    stage = RouterStage(steps=2, learning_rate=0.1, codec="fp32", max_rms=max_rms)
 
     def constant(value):
         def spoil(message, answer):
@@ -164,4 +164,4 @@ def test_when_only_those_who_withdrew_are_here_that_is_said(fake_grid, start, tr
 
 def test_before_it_begins_there_is_no_router(world):
     with pytest.raises(RoundError, match="the routing stage has not begun"):
-        _ = RoutingStrategy(Stage("routing"), world.source(), 0, print).state
+        _ = RoutingStrategy(RouterStage(), world.source(), 0, print).state

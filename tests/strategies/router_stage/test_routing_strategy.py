@@ -5,7 +5,6 @@ import torch
 
 from fedmore.experts.errors import DataError
 from fedmore.protos.wire.flower_compat import make_reply
-from fedmore.strategies.plan import Stage
 from fedmore.strategies.router_stage.state import dump, restore
 from fedmore.strategies.router_stage.tasks import (
     ROUTE,
@@ -14,6 +13,7 @@ from fedmore.strategies.router_stage.tasks import (
     read_route_task,
     read_router,
 )
+from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.train import METRICS
 
 
@@ -55,7 +55,7 @@ def test_the_order_of_replies_does_not_matter(fake_grid, start, trio, order):
 
 def test_what_a_task_says(fake_grid, start, trio, world):
     grid = fake_grid(trio())
-    _, log = start(grid, 2, Stage("routing", learning_rate=0.2, download_codec="bf16"))
+    _, log = start(grid, 2, RouterStage(learning_rate=0.2, download_codec="bf16"))
     assert set(grid.tasks(ROUTE)) == set("abg")
     contents = grid.tasks(ROUTE)["a"]
     first, second = (read_route_task(content) for content in contents)
@@ -137,8 +137,8 @@ def test_what_comes_late_is_refused(fake_grid, start, trio):
         return answer
 
     everybody[2].spoil = late
-    stage = Stage("routing", codec="fp32", learning_rate=0.1, deadline_s=1e-3, quorum=0.5)
-    assert stage.late == "keep"
+    stage = RouterStage(codec="fp32", learning_rate=0.1, deadline_s=1e-3, quorum=0.5)
+    assert not stage.keeps_late
     first, log = start(grid, 1, stage)
     assert log[0][1]["failures"] == ["a: no answer in time"]
     assert withdrawn == [grid.late[0].metadata.message_id]

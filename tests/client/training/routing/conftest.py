@@ -68,7 +68,7 @@ def experts(shapes):
         def draw(*size):
             return torch.randn(size, generator=g) * 0.2
 
-        return {s.path: (draw(s.out, spec.rank), draw(spec.rank, s.inner))
+        return {s.path: (draw(s.out_features, spec.rank), draw(spec.rank, s.in_features))
                 for s in spec.sites(shapes)}  # fmt: skip
 
     return {spec.name: factors(spec) for spec in OWNERS}

@@ -7,11 +7,11 @@ from contributed import SITES, SPEC, contribution, write_round
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fedmore.coordinator import unfinished
 from fedmore.coordinator.cli.main import app
+from fedmore.coordinator.folder import withdrawals_begun
 from fedmore.coordinator.folder.federation import open_federation
 from fedmore.coordinator.folder.layout import MIXTURE
-from fedmore.coordinator.mixture import withdrawal
+from fedmore.coordinator.mixture import unfinished_withdrawal, withdrawal
 from fedmore.coordinator.mixture.validity import mark_of
 from fedmore.coordinator.run import operator_api
 from fedmore.coordinator.run.lifecycle import start
@@ -50,7 +50,7 @@ def everything(place):
             {(row.name, row.round): row.digest for row in registry.experts()},
             [row.metrics for row in registry.rounds()],
             opened.store.digests() <= registry.digests(),
-            unfinished.unfinished(registry),
+            withdrawals_begun.unfinished(registry),
             (place / MIXTURE / "mixture.json").exists(),
         )
 
@@ -84,7 +84,7 @@ def started(place):
         (withdrawal, "drop_versions"),
         (withdrawal, "keep_version"),
         (withdrawal, "_replace"),
-        (unfinished, "forget_outdated"),
+        (unfinished_withdrawal, "forget_outdated"),
     ],
 )
 def test_what_was_killed_is_told_and_finished(trained, monkeypatch, module, name, finish, recover):
@@ -108,8 +108,8 @@ def test_an_owner_who_withdraws_when_the_plan_is_over_is_not_forgotten(trained):
     """By its own client, which knows of no folder: there is no next aggregate."""
     with open_federation(trained) as opened:
         opened.registry.withdraw("a")
-        assert unfinished.unfinished(opened.registry) == ["a"]
-        assert unfinished.begun(opened.registry) == []
+        assert withdrawals_begun.unfinished(opened.registry) == ["a"]
+        assert withdrawals_begun.begun(opened.registry) == []
     started(trained)
     assert everything(trained)[1][-1]["experts"]["legal"]["owners"] == ["b"]
 
@@ -133,4 +133,4 @@ def test_a_name_that_nobody_has_leaves_no_trace(trained):
     assert everything(trained) == before
     with open_federation(trained) as opened:
         assert opened.registry.get_state(RECOVERY_ASKED) is None
-        assert opened.registry.get_state(unfinished.BEGUN) is None
+        assert opened.registry.get_state(withdrawals_begun.WITHDRAWALS_BEGUN) is None

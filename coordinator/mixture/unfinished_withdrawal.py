@@ -1,0 +1,62 @@
+"""A withdrawal that a command was killed in is finished by the next command."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from fedmore.coordinator.folder import recovery_rounds
+from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
+from fedmore.coordinator.folder.layout import MIXTURE
+from fedmore.coordinator.folder.open_journal import open_journal
+from fedmore.coordinator.folder.withdrawals_begun import NONE, begun, unfinished
+from fedmore.coordinator.store.state_keys import PHASE, WITHDRAWALS_BEGUN
+from fedmore.experts.errors import RegistryError
+
+
+def finish(federation: Federation, *, forget: bool = True) -> tuple[list[str], bool]:
+    """Take the part of every withdrawn owner out of all that is here.
+
+    Returns the experts that this, or the command before it, has changed, and whether there was a
+    mixture that had to go. With `forget` off a mixture stays for `assemble` to go on from; its mark
+    keeps everybody else from using it. No round may be running.
+    """
+    from fedmore.coordinator.mixture.withdrawal import leave_out
+
+    registry, store = federation.registry, federation.store
+    experts = set(registry.get_state(WITHDRAWALS_BEGUN, NONE)["experts"])
+    changed = leave_out(recovery_rounds.asked_for(federation.config, registry), registry, store)
+    open_journal(federation).ledger.sweep()
+    outdated = forget and forget_outdated(federation)
+    registry.set_state(WITHDRAWALS_BEGUN, NONE)
+    return sorted({*experts, *changed}), outdated
+
+
+def forget_outdated(federation: Federation) -> bool:
+    """Remove the mixture unless it was made without everybody who has withdrawn."""
+    # `coordinator start` is ready before it imports torch, which these bring.
+    from fedmore.coordinator.mixture.validity import check_current
+    from fedmore.experts.mixture.checkpoint import forget_mixture
+
+    folder = federation.directory / MIXTURE
+    try:
+        check_current(federation.directory, folder, federation.registry)
+    except RegistryError:  # it is outdated, or not whole
+        return forget_mixture(folder)
+    return False
+
+
+def finish_first(directory: Path, finished: str, console: Console) -> None:
+    """Before a coordinator serves: finish what a command was killed in.
+
+    A plan whose phase is `finished` has no next aggregate that would leave an owner's part out.
+    """
+    with ExitStack() as stack:
+        federation = stack.enter_context(open_federation(directory))
+        stack.enter_context(running_alone(directory))
+        stack.enter_context(federation.registry.database.alone())
+        over = federation.registry.get_state(PHASE) == finished
+        names = (unfinished if over else begun)(federation.registry)
+        if names:
+            console.print(f"{directory}: first the withdrawal of {', '.join(names)} is finished")
+            finish(federation)

@@ -1,0 +1,1 @@
+"""The settings of each kind of stage, and the table of the kinds."""
