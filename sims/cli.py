@@ -43,11 +43,12 @@ def root(
 
 @sim.command("list")
 def list_scenarios() -> None:
-    """List the scenarios and studies."""
+    """List the scenarios and studies, and the plugins that are installed."""
     from rich.console import Console
     from rich.table import Table
 
     from fedmore.sims.catalogue import SCENARIOS, STUDIES
+    from fedmore.strategies.plugins import all_plugins
 
     table = Table("scenario", "what it is", box=None)
     for name, make in SCENARIOS.items():
@@ -56,6 +57,9 @@ def list_scenarios() -> None:
     for name, study in STUDIES.items():
         if name not in SCENARIOS:
             table.add_row(name, f"A study. {(study.__doc__ or '').rstrip('.')}")
+    table.add_section()
+    for plugin in all_plugins():
+        table.add_row(plugin.key, f"A plugin, of the package {plugin.package}")
     Console().print(table)
 
 

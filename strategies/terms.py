@@ -15,9 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start
+from fedmore.experts.plugins import Plugin
+from fedmore.experts.routers.spec import ROUTERS, Level, RouterSpec, Scaling, Start
+from fedmore.strategies.compression import policy
 from fedmore.strategies.settings import STRICT, parse
-from fedmore.strategies.stages.base import Stage
+from fedmore.strategies.stages.base import Stage, TrainingStage
 from fedmore.strategies.stages.kinds import AnyStage
 
 EMBED_DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
@@ -33,9 +35,12 @@ COORDINATORS_OWN = (
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class RouterTerms:
-    """How a router is trained at the clients; see `RouterSpec` and a router's training."""
+    """How a router is trained at the clients; see `RouterSpec` and a router's training.
 
-    kind: Kind
+    A `kind` that this machine does not know matters only if the clients train the router.
+    """
+
+    kind: str
     level: Level
     prefix: int
     top_k: int
@@ -67,6 +72,23 @@ class Terms:
         """The stage of a kind; None if the plan has no such stage."""
         return next((stage for stage in self.stages if stage.kind == kind), None)
 
+    @property
+    def trains_router(self) -> bool:
+        """Whether the clients train the router."""
+        return self.stage("routing") is not None
+
+    def plugins(self) -> list[Plugin]:
+        """The installed plugins that tasks of this plan use; raises `WireError`.
+
+        An update, a download or a router may need one. Nothing is imported.
+        """
+        trained = [each for each in self.stages if isinstance(each, TrainingStage)]
+        codecs = [text for each in trained for text in (each.update_codec, each.download_codec)]
+        found = [plugin for text in codecs for plugin in policy.plugins_of(text)]
+        if self.trains_router:
+            found += ROUTERS.added([self.router.kind])
+        return sorted(dict.fromkeys(found), key=lambda plugin: plugin.key)
+
     def dump(self) -> str:
         """As JSON; equal terms give equal text.
 
@@ -89,10 +111,21 @@ def read_terms(text: str) -> Terms:
         kinds = [stage.kind for stage in terms.stages]
         if len(set(kinds)) < len(kinds):  # its owners see both, and a task could be of either
             raise WireError("the federation's plan has two stages of one kind")
+        if terms.trains_router:
+            ROUTERS.check(terms.router.kind)
         return terms
     except (ValidationError, ValueError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise WireError(f"the federation's plan is not one of this version: {first}") from error
+        raise WireError(
+            f"the federation's plan is not one of this version: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first fault of a plan, with where it is; its text may be of any length."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:400]
+    return str(error).splitlines()[0][:400]
 
 
 def owners_part(stage: Stage) -> Stage:
@@ -120,9 +153,11 @@ def changes(old: Terms, new: Terms) -> list[str]:
 
 
 def rows(terms: Terms) -> Iterator[tuple[str, str]]:
-    """What an owner is shown of the terms: a heading and a line for each stage."""
+    """What an owner is shown of the terms: a heading and a line for each stage and plugin."""
     for stage in terms.stages:
         yield stage.kind, stage.summary(terms)
+    for plugin in terms.plugins():
+        yield "plugin", f"{plugin.key}, from the package {plugin.package} on this machine"
 
 
 def differing(

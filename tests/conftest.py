@@ -35,3 +35,13 @@ def _signals_as_before():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def plugged(tmp_path, monkeypatch):
+    """Call it with entry points and a module's code: a package with plugins is installed."""
+    from plugged import Plugged, forget
+
+    yield Plugged(tmp_path / "packages", monkeypatch)
+    monkeypatch.undo()
+    forget()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from flwr.app import Message
 
 from fedmore.client.data.text_amount import PASSAGE, TextAmount, text_amount
+from fedmore.client.egress.plugins import plugins_in
 from fedmore.client.egress.routable import check_route
 from fedmore.client.egress.schema import (
     AnswerSchema,
@@ -19,6 +20,7 @@ from fedmore.client.owner.node_config import Node
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import EgressError
+from fedmore.experts.plugins import Plugin
 from fedmore.experts.routers.serialization import make_router
 from fedmore.experts.spec import TargetModule
 from fedmore.strategies.agreement import (
@@ -59,6 +61,7 @@ class EgressPolicy:
     def check_task(self, task: Message) -> None:
         """Raise `EgressError` for a task whose answer may not leave, `WireError` for no task."""
         kind = task.metadata.message_type
+        self._check_plugins(plugins_in(task))
         if kind == TRAIN:
             self._check_train(read_task(task.content))
         elif kind == ROUTE:
@@ -103,6 +106,7 @@ class EgressPolicy:
         Its settings may be out of bounds, or its answers made of more text than there is.
         """
         node = self.node
+        self._check_plugins(terms.plugins())
         member = Member(node.name, node.kind, node.target, node.rank, 1, [], [])
         for stage in terms.stages:
             if isinstance(stage, FactorStage) and stage.trains == node.kind:
@@ -155,6 +159,11 @@ class EgressPolicy:
         """Tokens that must be behind the answer to a task of training."""
         rank = task.rank if isinstance(task, TrainTask) else 0
         return self.node.rules.tokens_needed(rank, self._tags(task))
+
+    def _check_plugins(self, plugins: Sequence[Plugin]) -> None:
+        """Before any of them is imported: the owner must have allowed every one."""
+        if found := self.node.rules.strangers(plugins):
+            raise EgressError(f"the coordinator asks for what is not fedmore's: {'; '.join(found)}")
 
     def _check_train(self, task: TrainTask) -> None:
         node = self.node

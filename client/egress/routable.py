@@ -2,7 +2,7 @@
 
 from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.experts.errors import EgressError
-from fedmore.experts.routers.spec import LEARNED, PER_LAYER
+from fedmore.experts.routers.spec import is_learned, is_per_layer
 from fedmore.experts.spec import Shapes, layer_of
 from fedmore.strategies.router_stage.tasks import RouteTask
 
@@ -16,7 +16,7 @@ def check_route(task: RouteTask, width: int, shapes: Shapes, rules: OwnerPolicy)
     Raises `WireError` if the experts' ranks are not one for each of the base's matrices.
     """
     _check_size(task, rules.max_samples)
-    if task.kind not in LEARNED:
+    if not is_learned(task.kind):
         raise EgressError(f"asked to train the router {task.kind!r}, which is set, not trained")
     if task.width != width:
         raise EgressError(f"asked for a router of width {task.width}; the base has {width}")
@@ -29,7 +29,7 @@ def check_route(task: RouteTask, width: int, shapes: Shapes, rules: OwnerPolicy)
     if not blocks:
         raise EgressError("asked for a router of experts that change no matrix")
     task.spec()
-    decisions = {len(blocks)} if task.kind in PER_LAYER else {1, len(blocks)}
+    decisions = {len(blocks)} if is_per_layer(task.kind) else {1, len(blocks)}
     if task.layers not in decisions:
         raise EgressError(
             f"asked for a router of {task.layers} decisions over {len(blocks)} changed blocks"

@@ -8,7 +8,7 @@ from fedmore.client.joining.consent import policy_of
 from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.reading.documents import Format
-from fedmore.strategies.compression.policy import TAGS
+from fedmore.strategies.compression.policy import NAMES
 
 Kind = Literal["expert", "adapter"]
 DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
@@ -45,9 +45,9 @@ class JoinOptions:
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for a codec that there is not."""
-        unknown = set(self.codecs) - set(TAGS)
-        if unknown:
-            raise ConfigError(f"--codec {min(unknown)}: there is none; known are {', '.join(TAGS)}")
+        for tag in self.codecs:
+            if tag not in NAMES:
+                raise ConfigError(f"--codec {tag}: there is none; known are {NAMES.listed()}")
 
 
 def training(domain: str | None, language: str | None) -> tuple[Kind, str]:

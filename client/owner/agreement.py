@@ -68,7 +68,8 @@ class Agreement:
 
 def excess(terms: Terms, policy: OwnerPolicy) -> list[str]:
     """What of the terms is out of the owner's bounds; nothing if they are inside."""
-    return [line for stage in terms.stages for line in policy.excess(stage.kind, stage)]
+    found = [line for stage in terms.stages for line in policy.excess(stage.kind, stage)]
+    return found + policy.strangers(terms.plugins())
 
 
 def check_bounds(terms: Terms, policy: OwnerPolicy) -> None:

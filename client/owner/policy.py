@@ -14,7 +14,7 @@ nothing; and every bit of a number makes the test sharper. Hence
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import ConfigError
-from fedmore.strategies.compression.policy import TAGS
+from fedmore.experts.plugins import Plugin, installed
+from fedmore.strategies.compression.policy import NAMES, TAGS
 from fedmore.strategies.settings import STRICT, not_negative, parse, positive
 from fedmore.strategies.stages.base import Stage
 from fedmore.strategies.tasks.base import Work
@@ -31,7 +32,7 @@ CODECS = ("sign1", "nf4", "int8", "bits1", "bits2", "bits4")
 """Codecs that an update may leave in by default: those of fewer than 16 bits a number."""
 
 BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 8.0, "nf4": 4.0, "bits4": 4.0, "bits2": 2.0}
-"""Bits of a number in each codec; of those that are not here, 1."""
+"""Bits of a number in each codec; of other built-in ones 1, of a plugin's 32."""
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -42,6 +43,8 @@ class OwnerPolicy:
         consent: with "plan" a task must be one of the plan that the owner accepted; with "bounds"
             the owner accepts every plan, and every later change of it, inside the bounds below.
         codecs: codecs that an update may leave in.
+        plugins: plugins that a plan or task may use, such as `codec.ternary`; each is installed on
+            this machine. An update in a plugin's codec needs its name in `codecs` too.
         max_rounds, max_steps, max_batch_size, max_sequence_length, max_learning_rate, max_threads:
             the largest setting of a stage.
         max_samples: selections that ReMix draws for a window.
@@ -67,6 +70,7 @@ class OwnerPolicy:
 
     consent: Literal["plan", "bounds"] = "plan"
     codecs: tuple[str, ...] = CODECS
+    plugins: tuple[str, ...] = ()
     max_rounds: int = 1000
     max_steps: int = 10_000
     max_batch_size: int = 1024
@@ -88,11 +92,17 @@ class OwnerPolicy:
 
     def __post_init__(self) -> None:
         """Reject what bounds nothing, and codecs that do not exist."""
-        unknown = sorted(set(self.codecs) - set(TAGS))
+        unknown = sorted(tag for tag in self.codecs if tag not in NAMES)
         if unknown or not self.codecs:
             raise ValueError(
-                f"codecs: {unknown[0] if unknown else 'none'} is not among {', '.join(TAGS)}"
+                f"codecs: {unknown[0] if unknown else 'none'} is not among {NAMES.listed()}"
             )
+        known = [plugin.key for plugin in installed()] if self.plugins else []
+        for key in self.plugins:
+            if key not in known:
+                raise ValueError(
+                    f"plugins: {key!r} is not installed here; there are: {', '.join(known) or '-'}"
+                )
         positive(
             max_rounds=self.max_rounds,
             max_steps=self.max_steps,
@@ -116,8 +126,16 @@ class OwnerPolicy:
 
     def tokens_needed(self, rank: int, tags: Sequence[str]) -> int:
         """Tokens that must be behind an update of `rank` in codecs of these `tags`."""
-        bits = max((BITS.get(tag, 1.0) for tag in tags), default=1.0)
+        bits = max((_bits(tag) for tag in tags), default=1.0)
         return max(self.min_tokens, math.ceil(self.tokens_per_direction * rank * (1 + bits / 8)))
+
+    def strangers(self, plugins: Iterable[Plugin]) -> list[str]:
+        """A line for each of `plugins` that the owner does not let a federation use."""
+        return [
+            f"it uses the plugin {plugin}, which the owner has not allowed (plugins of --policy)"
+            for plugin in plugins
+            if plugin.key not in self.plugins
+        ]
 
     def excess(self, kind: str, settings: Stage | Work) -> list[str]:
         """In what the settings of a stage or task are out of bounds; nothing if they are not.
@@ -137,6 +155,11 @@ class OwnerPolicy:
             for name, most in limits.items()
             if hasattr(settings, name) and not getattr(settings, name) <= most
         ]
+
+
+def _bits(tag: str) -> float:
+    """Bits that a number in this codec may tell of; what a plugin packs is not known."""
+    return BITS.get(tag, 1.0) if tag in TAGS else 32.0
 
 
 _POLICY = TypeAdapter(OwnerPolicy)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.experts.errors import BaseError, ConfigError
-from fedmore.experts.routers.spec import LEARNED
+from fedmore.experts.routers.spec import LEARNED, ROUTERS, is_learned
+from fedmore.strategies.compression import policy
+from fedmore.strategies.stages.base import TrainingStage
 from fedmore.strategies.stages.embedding import EmbeddingStage
-from fedmore.strategies.stages.expert import FactorStage
+from fedmore.strategies.stages.expert import RULES, FactorStage
 from fedmore.strategies.stages.kinds import expert_kinds
 
 
@@ -15,11 +17,33 @@ def check_plan(config: FederationConfig) -> None:
     if config.federation.app:
         return
     check_base(config)
+    check_plugins(config)
     for name, path in config.evaluation.texts.items():
         check_text(f"evaluation.texts.{name}", path)
     check_stages(config)
     if config.router.embeds:
         check_domain_router(config)
+
+
+def check_plugins(config: FederationConfig) -> None:
+    """Every plugin that the configuration names can be imported and is what its table holds."""
+    if ROUTERS.added([config.router.kind]):
+        from fedmore.experts.routers.serialization import router_class
+
+        router_class(config.router.kind)
+    for stage in config.stages:
+        if not isinstance(stage, TrainingStage):
+            continue
+        texts = (stage.update_codec, stage.download_codec)
+        if tags := [plugin.name for text in texts for plugin in policy.plugins_of(text)]:
+            from fedmore.strategies.compression.codec import codec_of
+
+            for tag in tags:
+                codec_of(tag)
+        if isinstance(stage, FactorStage) and RULES.added([stage.aggregation]):
+            from fedmore.strategies.expert_stage.aggregation import rule_of
+
+            rule_of(stage)
 
 
 def check_base(config: FederationConfig) -> None:
@@ -56,14 +80,14 @@ def check_stages(config: FederationConfig) -> None:
             f'stages[{kinds.index("routing")}].kind: a stage of kind "routing" trains the '
             'router at the clients; set router.trained_at = "clients" or take the stage out'
         )
-    elif section.kind in LEARNED:
+    elif is_learned(section.kind):
         check_at_coordinator(config)
 
 
 def check_at_clients(config: FederationConfig) -> None:
     """A router that clients train needs its stage, after all that it is made from."""
     kinds, section = [stage.kind for stage in config.stages], config.router
-    if section.kind not in LEARNED:
+    if not is_learned(section.kind):
         raise ConfigError(
             f"router.trained_at: {section.kind} is set, not trained; take one of "
             f"{', '.join(LEARNED)} as router.kind"

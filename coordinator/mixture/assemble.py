@@ -28,7 +28,7 @@ from fedmore.experts.mixture.checkpoint import (
 from fedmore.experts.quantized import dequantize, quantize
 from fedmore.experts.routers.base import Router
 from fedmore.experts.routers.serialization import load_router
-from fedmore.experts.routers.spec import LEARNED
+from fedmore.experts.routers.spec import is_learned
 from fedmore.experts.spec import ExpertStorage
 from fedmore.strategies.embedding_stage import embeddings
 
@@ -98,10 +98,10 @@ def assemble_router(
     experts: Mapping[str, Factors],
 ) -> Trained:
     """The router, trained if the configuration says so, and the experts that it is for."""
-    if config.router.kind in LEARNED and config.router.trained_at == "clients":
+    if is_learned(config.router.kind) and config.router.trained_at == "clients":
         return Trained(from_clients(registry, store, list(experts)), dict(experts))
     fresh = initial_router(config, base, experts, means_for(config, registry, store, experts))
-    if config.router.kind not in LEARNED:
+    if not is_learned(config.router.kind):
         return Trained(fresh, dict(experts))
     return train_at_coordinator(config, base, experts, fresh)
 

@@ -10,7 +10,7 @@ from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.federation import Federation, is_running, open_federation
 from fedmore.coordinator.mixture.unfinished_withdrawal import finish
 from fedmore.experts.errors import ConfigError, RegistryError
-from fedmore.experts.routers.spec import KINDS
+from fedmore.experts.routers.spec import ROUTERS
 from fedmore.experts.spec import ExpertStorage
 
 
@@ -32,8 +32,8 @@ class AssembleOptions:
         """`config` with these choices; raises `ConfigError` for a router that there is not."""
         section = config.router
         kind = section.kind if self.router is None else self.router
-        if kind not in KINDS:
-            raise ConfigError(f"--router {kind}: there are {', '.join(KINDS)}")
+        if kind not in ROUTERS:
+            raise ConfigError(f"--router {kind}: there are {ROUTERS.listed()}")
         top_k = section.top_k if self.top_k is None else self.top_k
         return replace(config, router=replace(section, kind=kind, top_k=top_k))
 

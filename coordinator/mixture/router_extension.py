@@ -21,7 +21,7 @@ from fedmore.experts.factors import Factors, Kept
 from fedmore.experts.mixture.model import assemble, routed_blocks
 from fedmore.experts.router_training.gradient import Training, train_router
 from fedmore.experts.routers.base import Router
-from fedmore.experts.routers.spec import LEARNED
+from fedmore.experts.routers.spec import is_learned
 
 PART = 0.1
 """Steps for new experts, as a part of those of a whole training: fewer than this."""
@@ -76,7 +76,7 @@ def _few(config: FederationConfig, arms: tuple[int, ...]) -> Training:
 def _check(
     config: FederationConfig, base: Base, experts: Mapping[str, Factors], made: Router
 ) -> None:
-    if made.spec.kind not in LEARNED:
+    if not is_learned(made.spec.kind):
         raise ConfigError(f"--keep-router: {made.spec.kind} is set, not trained; leave it out")
     wanted = router_spec(config, base, experts)
     if wanted != made.spec:

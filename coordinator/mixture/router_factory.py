@@ -18,8 +18,8 @@ from fedmore.experts.reading.documents import read_documents
 from fedmore.experts.router_training.gradient import Trace, Training, fit_features, train_router
 from fedmore.experts.routers.base import Router
 from fedmore.experts.routers.serialization import make_router
-from fedmore.experts.routers.spec import PER_LAYER, RouterSpec
-from fedmore.experts.routers.static import DomainRouter, arrow_router, domain_router
+from fedmore.experts.routers.spec import RouterSpec, is_per_layer
+from fedmore.experts.routers.static import DomainRouter, domain_router
 from fedmore.experts.text.passages import passages
 from fedmore.experts.text.windows import windows
 from fedmore.strategies.terms import EMBED_DOCUMENTS, EMBED_TOKENS
@@ -33,7 +33,7 @@ def router_spec(config: FederationConfig, base: Base, experts: Mapping[str, Fact
     ReMix chooses from as many arms as there are: owners may withdraw.
     """
     section, arms = config.router, len(experts) + 1
-    layered = section.per_layer or section.kind in PER_LAYER
+    layered = section.per_layer or is_per_layer(section.kind)
     top_k = min(section.top_k, arms) if section.kind == "remix" else section.top_k
     return RouterSpec(
         kind=section.kind,
@@ -56,11 +56,10 @@ def initial_router(
 ) -> Router:
     """The router before any training; `means` are the domain embeddings [D] by expert."""
     spec = router_spec(config, base, experts)
-    if spec.kind == "arrow":
-        return arrow_router(spec, experts, routed_blocks(experts))
     if spec.kind == "domain":
         return _domain_router(config, base, spec, experts, means)
     router: Any = make_router(spec)
+    router.prepare(experts, routed_blocks(experts))
     if hasattr(router, "features"):
         ids = public_windows(config, base)
         fit_features(router, base.model, ids, routed_blocks(experts))

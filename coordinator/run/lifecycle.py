@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -53,6 +54,7 @@ from fedmore.protos.system.files import private_folder
 from fedmore.protos.system.hosts import bracketed
 from fedmore.protos.wire.status import describe
 from fedmore.strategies.events import Event
+from fedmore.strategies.plugins import all_plugins
 
 LOG = "coordinator.log"
 log = logging.getLogger(__name__)
@@ -135,6 +137,10 @@ class Run:
     def go(self) -> None:
         """Serve, wait for the clients, run the plan, let the clients go, show the result."""
         config, registry = self._federation.config, self._federation.registry
+        for plugin in all_plugins():
+            also(log, partial(self._console.print, markup=False, highlight=False))(
+                f"plugin: {plugin}"
+            )
         check_plan(config)
         try:
             begun = recover(self._journal, registry)

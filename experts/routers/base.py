@@ -9,12 +9,13 @@ key-value cache, one token at a time.
 Shape suffixes: B sequences, T tokens, D width, A arms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from fedmore.experts.factors import Factors
 from fedmore.experts.routers.context import Memory
 from fedmore.experts.routers.spec import RouterSpec
 
@@ -34,6 +35,12 @@ class Router(nn.Module):
     two_pass: ClassVar[bool] = False
     """Whether `plan` is called with the base's last hidden states before the forward pass."""
 
+    learned: ClassVar[bool] = False
+    """Whether its parameters are trained; if not, it is ready once it is made and prepared."""
+
+    per_layer: ClassVar[bool] = False
+    """Whether it decides in every routed block, whatever the configuration says."""
+
     def __init__(self, spec: RouterSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -46,6 +53,12 @@ class Router(nn.Module):
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Weights [B, T, A] of decision `slot`, each at least 0."""
         raise NotImplementedError
+
+    def prepare(self, experts: Mapping[str, Factors], blocks: Sequence[int]) -> None:
+        """Set what follows from the experts' changes alone, before any training.
+
+        `experts` are in the order of the arms, and `blocks` are the layers that they change.
+        """
 
     def plan(self, hidden_BTD: Tensor, memory: Memory) -> None:
         """Look at the base's last hidden states, ahead of the forward pass that is routed."""

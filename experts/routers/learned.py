@@ -25,6 +25,7 @@ class LinearRouter(Router):
     whatever it is: the domain router's temperature and threshold.
     """
 
+    learned: ClassVar[bool] = True
     arm_axes: ClassVar[dict[str, int]] = {"rows_LAD": 1, "bias_LA": 1, "lean_A": 0}
     expert_axes: ClassVar[dict[str, int]] = {"domain.rows_ED": 0, "domain.bias_E": 0}
 
@@ -82,6 +83,8 @@ class XLoraRouter(Router):
     the second. Its last layer starts at zero: every arm alike.
     """
 
+    learned: ClassVar[bool] = True
+    per_layer: ClassVar[bool] = True
     two_pass: ClassVar[bool] = True
     arm_axes: ClassVar[dict[str, int]] = {"out_LAH": 1, "bias_LA": 1}
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load, save
@@ -11,10 +11,10 @@ from torch import Tensor
 from fedmore.experts.errors import RegistryError
 from fedmore.experts.routers.base import Router
 from fedmore.experts.routers.learned import RemixRouter, SoftmaxRouter, XLoraRouter
-from fedmore.experts.routers.spec import Kind, RouterSpec
+from fedmore.experts.routers.spec import ROUTERS, RouterSpec
 from fedmore.experts.routers.static import ArrowRouter, DomainRouter, UniformRouter
 
-CLASSES: Mapping[Kind, type[Router]] = {
+CLASSES: Mapping[str, type[Router]] = {
     "uniform": UniformRouter,
     "domain": DomainRouter,
     "arrow": ArrowRouter,
@@ -28,7 +28,20 @@ ABOUT = "about"
 
 def make_router(spec: RouterSpec) -> Router:
     """A router before any training."""
-    return CLASSES[spec.kind](spec)
+    return router_class(spec.kind)(spec)
+
+
+def router_class(kind: str) -> type[Router]:
+    """The class of a kind in `ROUTERS`; a plugin's is imported, or `ConfigError` raised."""
+    if kind in CLASSES:
+        return CLASSES[kind]
+    return cast("type[Router]", ROUTERS.load(kind, _fault))
+
+
+def _fault(made: object) -> str:
+    if isinstance(made, type) and issubclass(made, Router):
+        return ""
+    return "is not a subclass of fedmore.experts.Router"
 
 
 def restore_router(table: Mapping[str, Any], state: Mapping[str, Tensor]) -> Router:

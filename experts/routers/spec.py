@@ -1,19 +1,44 @@
 """What a router is, apart from its numbers: enough to make it anew on another machine."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.plugins import Table
 
-Kind = Literal["uniform", "domain", "arrow", "softmax", "xlora", "remix"]
 Level = Literal["token", "sequence", "request"]
 Scaling = Literal["lora", "rank_stabilised"]
 Start = Literal["zero", "domain"]
 
-KINDS: tuple[Kind, ...] = ("uniform", "domain", "arrow", "softmax", "xlora", "remix")
-LEARNED: tuple[Kind, ...] = ("softmax", "xlora", "remix")
-STARTED: tuple[Kind, ...] = ("softmax", "remix")
-PER_LAYER: tuple[Kind, ...] = ("arrow", "xlora")
+KINDS = ("uniform", "domain", "arrow", "softmax", "xlora", "remix")
+LEARNED = ("softmax", "xlora", "remix")
+STARTED = ("softmax", "remix")
+PER_LAYER = ("arrow", "xlora")
+"""Built-in kinds; what a plugin's router is, its class says."""
+
+ROUTERS = Table("router", KINDS)
+"""All kinds, those of plugins among them."""
+
+Kind = Annotated[str, AfterValidator(ROUTERS.check)]
+"""A kind of router; a configuration or task that names an unknown one is refused."""
+
+
+def is_learned(kind: str) -> bool:
+    """Whether routers of this kind are trained; imports the plugin if it is one's."""
+    return kind in LEARNED or (kind not in KINDS and _class_of(kind).learned)
+
+
+def is_per_layer(kind: str) -> bool:
+    """Whether they always decide in every layer; imports the plugin if it is one's."""
+    return kind in PER_LAYER or (kind not in KINDS and _class_of(kind).per_layer)
+
+
+def _class_of(kind: str) -> Any:
+    from fedmore.experts.routers.serialization import router_class  # imports torch
+
+    return router_class(kind)
 
 
 @dataclass(frozen=True)
@@ -41,8 +66,8 @@ class RouterSpec:
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for what no router can be."""
-        if self.kind not in KINDS:
-            raise ConfigError(f"router {self.kind!r}: there are {', '.join(KINDS)}")
+        if self.kind not in ROUTERS:
+            raise ConfigError(f"router {self.kind!r}: there are {ROUTERS.listed()}")
         if self.kind == "remix" and not 1 <= self.top_k <= self.arms:
             raise ConfigError(
                 f"ReMix chooses from 1 to {self.arms} of {self.arms} arms, not top_k {self.top_k}"

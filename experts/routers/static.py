@@ -107,6 +107,7 @@ class ArrowRouter(Router):
     together. An expert without a change in a layer takes no part there; the public one never.
     """
 
+    per_layer: ClassVar[bool] = True
     expert_axes: ClassVar[dict[str, int]] = {"prototypes_LED": 1, "present_LE": 1}
     prototypes_LED: Tensor
     present_LE: Tensor
@@ -122,6 +123,16 @@ class ArrowRouter(Router):
         """Never: a prototype belongs to its layer."""
         return False
 
+    @torch.no_grad()
+    def prepare(self, experts: Mapping[str, Factors], blocks: Sequence[int]) -> None:
+        """Set every expert's prototype in every block that it changes."""
+        for index, factors in enumerate(experts.values()):
+            for slot, layer in enumerate(blocks):
+                pairs = [pair for path, pair in factors.items() if _feeds(path, layer)]
+                if pairs:
+                    self.prototypes_LED[slot, index] = prototype(pairs)
+                    self.present_LE[slot, index] = True
+
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Weights of one block."""
         scores = (normalised(x_BTD) @ self.prototypes_LED[slot].T).abs()
@@ -136,18 +147,12 @@ class ArrowRouter(Router):
         return with_public(weights).to(x_BTD.dtype)
 
 
-@torch.no_grad()
 def arrow_router(
     spec: RouterSpec, experts: Mapping[str, Factors], blocks: Sequence[int]
 ) -> ArrowRouter:
     """The router of `experts`, whose changes are in the layers `blocks`, in this order."""
     router = ArrowRouter(spec)
-    for index, factors in enumerate(experts.values()):
-        for slot, layer in enumerate(blocks):
-            pairs = [pair for path, pair in factors.items() if _feeds(path, layer)]
-            if pairs:
-                router.prototypes_LED[slot, index] = prototype(pairs)
-                router.present_LE[slot, index] = True
+    router.prepare(experts, blocks)
     return router
 
 

@@ -15,6 +15,7 @@ import tomlkit
 
 from fedmore.client.owner.secret import keep_secret, secret_of
 from fedmore.coordinator.config.schema import FederationConfig, parse_config
+from fedmore.coordinator.config.terms import terms_of
 from fedmore.experts.errors import ConfigError
 from fedmore.sims.data.split import portions
 from fedmore.sims.data.texts import read_documents, write_documents
@@ -95,11 +96,13 @@ def _write_private_text(prepared: Prepared, client: ClientSpec) -> None:
 def _write_owner(prepared: Prepared, client: ClientSpec) -> None:
     """The owner's policy, and a secret that is the same in every run of one seed.
 
-    What the plan names as codecs the owners of a simulation allow.
+    What the plan names as codecs and plugins the owners of a simulation allow.
     """
     trained = [stage for stage in prepared.config.stages if isinstance(stage, TrainingStage)]
     tags = {tag for stage in trained for tag in tags_of(stage.update_codec)}
-    table = {"codecs": sorted(tags), **prepared.scenario.policy}
+    plugins = [plugin.key for plugin in terms_of(prepared.config).plugins()]
+    named: dict[str, object] = {"plugins": plugins} if plugins else {}
+    table = {"codecs": sorted(tags), **named, **prepared.scenario.policy}
     prepared.policy(client).write_text(tomlkit.dumps(table), encoding="utf-8")
     secret = secret_of(f"{prepared.config.federation.seed}/{client.name}")
     keep_secret(prepared.folder(client) / "state", secret)

@@ -1,16 +1,43 @@
 """One run, by whichever engine, and its report."""
 
 import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fedmore.experts.errors import ConfigError
-from fedmore.sims.engines.prepare import Prepared
+from fedmore.sims.catalogue import scenario as scenario_of
+from fedmore.sims.engines.prepare import Prepared, prepare
+from fedmore.sims.scenarios.scenario import Scenario
+
+if TYPE_CHECKING:
+    from fedmore.sims.report.build import Written
+    from fedmore.sims.report.schema import Report
 
 ENGINES = ("grpc", "local", "ray")
 
 
-def run(prepared: Prepared, engine: str, console: Console) -> None:
+def simulate(
+    scenario: Scenario | str,
+    out: Path | str,
+    *,
+    engine: str = "local",
+    seed: int | None = None,
+    settings: Iterable[str] = (),
+) -> "Report":
+    """Run a scenario, or the one of that name, in the new folder `out`; returns its report.
+
+    `settings` change keys of federation.toml, as `fedmore sim run --set` does. Raises `ConfigError`
+    for a wrong setting, before anything is written.
+    """
+    chosen = scenario_of(scenario) if isinstance(scenario, str) else scenario
+    prepared = prepare(chosen, Path(out), seed=seed, settings=settings)
+    return run(prepared, engine, Console()).report
+
+
+def run(prepared: Prepared, engine: str, console: Console) -> "Written":
     """Run the plan of `prepared`, write its report next to the registry, and show the result."""
     start = time.monotonic()
     if engine == "grpc":
@@ -27,10 +54,10 @@ def run(prepared: Prepared, engine: str, console: Console) -> None:
         ray.run(prepared)
     else:
         raise ConfigError(f"no engine is called {engine!r}; there are {', '.join(ENGINES)}")
-    _report(prepared, engine, time.monotonic() - start, console)
+    return _report(prepared, engine, time.monotonic() - start, console)
 
 
-def _report(prepared: Prepared, engine: str, wall_s: float, console: Console) -> None:
+def _report(prepared: Prepared, engine: str, wall_s: float, console: Console) -> "Written":
     from fedmore.sims.report.build import write_report
     from fedmore.sims.report.summary import summary_table
 
@@ -42,3 +69,4 @@ def _report(prepared: Prepared, engine: str, wall_s: float, console: Console) ->
         wall_s=wall_s,
     )
     console.print(summary_table(written))
+    return written

@@ -19,7 +19,7 @@ them; all numbers are little-endian.
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,12 +29,13 @@ from fedmore.strategies.compression.bitdelta import BitDelta
 from fedmore.strategies.compression.bits import Bits
 from fedmore.strategies.compression.blockwise import Blockwise
 from fedmore.strategies.compression.cast import Cast
-from fedmore.strategies.compression.policy import factor_roles, policy_of
+from fedmore.strategies.compression.policy import NAMES, factor_roles, policy_of
 from fedmore.strategies.compression.sign1 import Sign1
 
 Shape = Sequence[int]
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Tensors to bytes and back; `tag` names the layout on the wire."""
 
@@ -76,11 +77,21 @@ CODECS: dict[str, Codec] = {
 
 
 def codec_of(tag: str) -> Codec:
-    """The codec of a tag; raises `WireError` for one that this version does not know."""
-    try:
+    """The codec of a tag; raises `WireError` for one that is not installed.
+
+    A plugin's codec is imported here. Raises `ConfigError` if that fails.
+    """
+    if tag in CODECS:
         return CODECS[tag]
-    except KeyError:
-        raise WireError(f"unknown codec {tag!r}; known are {', '.join(CODECS)}") from None
+    if tag not in NAMES:
+        raise WireError(f"unknown codec {tag!r}; known are {NAMES.listed()}")
+    return cast("Codec", NAMES.load(tag, lambda made: _fault(made, tag)))
+
+
+def _fault(made: object, tag: str) -> str:
+    if isinstance(made, type) or not isinstance(made, Codec):
+        return "is not a codec: an object with tag, size, encode_one and decode_one"
+    return "" if made.tag == tag else f"has the tag {made.tag!r}, not its name"
 
 
 def codecs_of(text: str, shapes: Sequence[Shape], roles: Sequence[str] = ()) -> list[Codec]:
@@ -90,7 +101,7 @@ def codecs_of(text: str, shapes: Sequence[Shape], roles: Sequence[str] = ()) -> 
     """
     policy = policy_of(text)
     pairs = zip(roles or factor_roles(len(shapes)), shapes, strict=True)
-    return [CODECS[policy.tag(role, math.prod(shape))] for role, shape in pairs]
+    return [codec_of(policy.tag(role, math.prod(shape))) for role, shape in pairs]
 
 
 def encode(codec: Choice, tensors: Sequence[Tensor]) -> bytes:

@@ -17,9 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedmore.experts.errors import WireError
+from fedmore.experts.plugins import Plugin, Table
 
 TAGS = ("fp32", "bf16", "int8", "nf4", "sign1", "bitdelta", "bits1", "bits2", "bits4")
-"""Tags of all codecs; `codec.CODECS` has their implementations."""
+"""Tags of the built-in codecs; `codec.CODECS` has their implementations."""
+
+NAMES = Table("codec", TAGS, reserved=("auto",))
+"""Tags of all codecs, those of plugins among them."""
 
 WEIGHT_TAGS = {1: "bits1", 2: "bits2", 4: "bits4"}
 """By number of bits, the codec of weights that are trained with that many, and of nothing else."""
@@ -80,6 +84,11 @@ def tags_of(text: str) -> set[str]:
     return {*policy.tags.values(), *([policy.small] if policy.below else ())}
 
 
+def plugins_of(text: str) -> list[Plugin]:
+    """The plugins whose codecs the policy that `text` names may take; raises `WireError`."""
+    return NAMES.added(tags_of(text))
+
+
 def is_coarse(text: str) -> bool:
     """Whether the policy that `text` names takes a codec for factors that is none of `FINE`."""
     policy = policy_of(text)
@@ -101,9 +110,9 @@ def _changed(policy: Policy, key: str, value: str, text: str) -> Policy:
 
 
 def _known(tag: str, text: str) -> str:
-    if tag not in TAGS:
+    if tag not in NAMES:
         where = "" if tag == text else f" in {text!r}"
-        raise WireError(f"unknown codec {tag!r}{where}; known are {', '.join(TAGS)}")
+        raise WireError(f"unknown codec {tag!r}{where}; known are {NAMES.listed()}")
     return tag
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from fedmore.experts.spec import Shapes, depth
+from fedmore.strategies.expert_stage.aggregation import rule_of
 from fedmore.strategies.expert_stage.state import ExpertState
 from fedmore.strategies.stages.expert import SEPARABLE, FactorStage, LanguageStage
 
@@ -26,7 +27,7 @@ def unselective(stage: FactorStage, shapes: Shapes) -> list[str]:
 
 def inexact(stage: FactorStage) -> list[str]:
     """What to tell an operator before a stage whose rule does not tell owners apart."""
-    if stage.aggregation in SEPARABLE:
+    if rule_of(stage).separable:
         return []
     return [
         f"withdrawal is not exact under {stage.aggregation}: what it makes of a round cannot be "

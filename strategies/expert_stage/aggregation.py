@@ -15,26 +15,33 @@ A rule that is `separable` gives every owner a share of the step. What trimmed m
 is nobody's in particular: it is kept as a contribution of all, and withdrawal is not exact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
+from fedmore.experts.errors import ConfigError
 from fedmore.strategies.expert_stage.changes import Change, Terms
 from fedmore.strategies.expert_stage.cores import cores_of
-from fedmore.strategies.stages.expert import FactorStage
+from fedmore.strategies.stages.expert import RULES, FactorStage
 
 MARK = 1e-30
 """Marks whose arrays are whose; its square is lost in any distance."""
 
 
+@runtime_checkable
 class Rule(Protocol):
     """From the changes of a round to what each of them counts."""
+
+    @property
+    def separable(self) -> bool:
+        """Whether every part of a step is an owner's, so that a withdrawal is exact."""
+        ...
 
     @property
     def selects(self) -> bool:
@@ -56,6 +63,7 @@ class Mean:
 
     max_share: float = field(default=1.0, kw_only=True)
     selects: ClassVar[bool] = False
+    separable: ClassVar[bool] = True
 
     def weights(self, changes: Sequence[Change]) -> list[float]:
         """In proportion to the size of the owners' texts."""
@@ -118,6 +126,7 @@ class TrimmedMean(Mean):
     """The mean without the smallest and largest of every coordinate."""
 
     hostile: float = 0.2
+    separable: ClassVar[bool] = False
 
     def strategy(self) -> flower.Strategy:
         """Flower's strategy."""
@@ -152,17 +161,30 @@ class Median(TrimmedMean):
 MEAN = Mean()
 
 
+MAKERS: Mapping[str, Callable[[FactorStage], Rule]] = {
+    "mean": lambda stage: Mean(max_share=stage.max_share),
+    "clipped": lambda stage: Clipped(stage.clip_norm, max_share=stage.max_share),
+    "krum": lambda stage: Krum(stage.hostile),
+    "multi_krum": lambda stage: MultiKrum(stage.hostile),
+    "trimmed_mean": lambda stage: TrimmedMean(stage.hostile),
+    "median": lambda stage: Median(stage.hostile),
+}
+"""How the rule of every name is made for a stage; plugins add to them (`RULES`)."""
+
+
 def rule_of(stage: FactorStage) -> Rule:
-    """The rule that a stage names."""
-    rules: dict[str, Rule] = {
-        "mean": Mean(max_share=stage.max_share),
-        "clipped": Clipped(stage.clip_norm, max_share=stage.max_share),
-        "krum": Krum(stage.hostile),
-        "multi_krum": MultiKrum(stage.hostile),
-        "trimmed_mean": TrimmedMean(stage.hostile),
-        "median": Median(stage.hostile),
-    }
-    return rules[stage.aggregation]
+    """The rule that a stage names; a plugin's is imported, or `ConfigError` raised."""
+    name = stage.aggregation
+    if name in MAKERS:
+        return MAKERS[name](stage)
+    made: Any = RULES.load(name, lambda found: "" if callable(found) else "cannot be called")
+    rule = made(stage)
+    if not isinstance(rule, Rule):
+        raise ConfigError(
+            f"plugin {RULES.plugins[name]}: what it makes of a stage is a {type(rule).__name__}, "
+            "not a rule with selects, separable, weights and merged"
+        )
+    return rule
 
 
 def shares(weights: Sequence[float], most: float = 1.0) -> list[float]:

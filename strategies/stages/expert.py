@@ -3,9 +3,10 @@
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
+from fedmore.experts.plugins import Table
 from fedmore.strategies.compression.policy import WEIGHT_TAGS
 from fedmore.strategies.settings import STRICT, not_negative, part, positive
 from fedmore.strategies.stages.base import KIND, TrainingStage, Trains
@@ -13,8 +14,11 @@ from fedmore.strategies.stages.base import KIND, TrainingStage, Trains
 FOLD = 3e-8
 """What a fold may leave out, as a part of the norm: half of what float32 rounds away."""
 
+RULES = Table("aggregation", ("mean", "clipped", "krum", "multi_krum", "trimmed_mean", "median"))
+"""The rules by which a round's changes become one step, those of plugins among them."""
+
 SEPARABLE = ("mean", "clipped", "krum", "multi_krum")
-"""The rules whose result can be told apart by owner, so that a withdrawal is exact."""
+"""The built-in rules whose result can be told apart by owner, so that a withdrawal is exact."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -92,7 +96,8 @@ class FactorStage(TrainingStage):
         float, Field(description="factor of a late update's weight, for each round it is behind")
     ] = 0.5
     aggregation: Annotated[
-        Literal["mean", "clipped", "krum", "multi_krum", "trimmed_mean", "median"],
+        str,
+        AfterValidator(RULES.check),
         Field(description="mean, clipped, krum, multi_krum, trimmed_mean, median (against harm)"),
     ] = "mean"
     clip_norm: Annotated[

@@ -1,13 +1,16 @@
 """Settings of the stage in which clients train the router of the mixture."""
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
 from fedmore.strategies.compression.policy import FINE, is_coarse
 from fedmore.strategies.settings import STRICT
 from fedmore.strategies.stages.base import KIND, TrainingStage
+
+if TYPE_CHECKING:
+    from fedmore.strategies.terms import Terms
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -27,3 +30,7 @@ class RouterStage(TrainingStage):
                 f"download_codec: a stage of kind routing sends whole experts, for which "
                 f"{self.download_codec!r} is too coarse; take {' or '.join(FINE)}"
             )
+
+    def summary(self, terms: "Terms") -> str:
+        """That of a training, and which router is trained."""
+        return f"{super().summary(terms)}, a router of kind {terms.router.kind}"

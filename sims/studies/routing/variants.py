@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from fedmore.experts.routers.spec import PER_LAYER, Kind, Level, RouterSpec, Scaling, Start
+from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start, is_per_layer
 
 RATE, FINE = 0.1, 0.03
 """Learning rates that were found on seed 0, on the texts to train on: FINE where RATE diverges."""
@@ -36,7 +36,7 @@ class Variant:
     @property
     def layered(self) -> bool:
         """A decision in every routed block."""
-        return self.per_layer or self.kind in PER_LAYER
+        return self.per_layer or is_per_layer(self.kind)
 
     @property
     def tabled(self) -> bool:

@@ -1,0 +1,43 @@
+"""Which plugins a task would have this client import, found without importing any.
+
+A task names a codec in its settings and with each of its arrays, and a kind of router. What is not
+installed is refused where it is read; what is installed needs the owner's word
+(`OwnerPolicy.plugins`), since a coordinator does not choose which code runs on an owner's machine.
+"""
+
+from collections.abc import Iterator
+
+from flwr.app import ConfigRecord, Message
+
+from fedmore.experts.errors import WireError
+from fedmore.experts.plugins import Plugin
+from fedmore.experts.routers.spec import ROUTERS
+from fedmore.strategies.compression.policy import plugins_of
+from fedmore.strategies.router_stage.tasks import ROUTE
+from fedmore.strategies.tasks.train import STYPE
+
+
+def plugins_in(task: Message) -> list[Plugin]:
+    """The installed plugins that `task` names, each once."""
+    if not task.has_content():
+        return []
+    settings = task.content.config_records.get("task", ConfigRecord())
+    found = [plugin for text in _codecs(task, settings) for plugin in _of_codec(text)]
+    if task.metadata.message_type == ROUTE:
+        found += ROUTERS.added([str(settings.get("kind"))])
+    return list(dict.fromkeys(found))
+
+
+def _codecs(task: Message, settings: ConfigRecord) -> Iterator[str]:
+    yield str(settings.get("codec"))
+    for record in task.content.array_records.values():
+        for array in record.values():
+            yield array.stype.removeprefix(STYPE)
+
+
+def _of_codec(text: str) -> list[Plugin]:
+    """Nothing for what is no codec: its reader refuses it."""
+    try:
+        return plugins_of(text)
+    except WireError:
+        return []

@@ -1,0 +1,181 @@
+"""A coordinator that names a plugin: on an owner's machine only what the owner allowed is imported.
+
+The plugin is installed there, and the coordinator knows it. The owner has not said that this
+federation may use it. Each of the ways to name one is a row.
+"""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord
+from owners import lenient, owner
+from plugged import CODEC, was_imported
+from victim import ROUTER, STAGE, TERMS, Victim, ask_for, sites_of, train_message
+
+from fedmore.client.egress.audit_log import Audit
+from fedmore.client.egress.policy_guard import guard_of
+from fedmore.client.owner.agreement import Agreement, check_bounds
+from fedmore.client.owner.policy import OwnerPolicy, parse_policy
+from fedmore.experts.base.model import load_base, shapes_of
+from fedmore.experts.errors import ConfigError, EgressError, WireError
+from fedmore.sims.data.tiny_model import make_tiny_base
+from fedmore.strategies.router_stage.tasks import ROUTE, RouteTask, ranks_of, route_content
+from fedmore.strategies.stages.router import RouterStage
+from fedmore.strategies.tasks.base import work_of
+from fedmore.strategies.tasks.train import STYPE, TRAIN
+from fedmore.strategies.terms import read_terms, rows
+
+ENTRIES = {"codec.half": "extra:HALF", "router.first": "extra:First"}
+CODE = f"""{CODEC}
+
+from fedmore.experts.routers.base import Router
+
+
+class First(Router):
+    learned = True
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.bias_LA = torch.nn.Parameter(torch.zeros(1, spec.arms))
+
+    def forward(self, x_BTD, slot, memory):
+        return torch.softmax(self.bias_LA[0], -1).expand(*x_BTD.shape[:2], -1)
+"""
+ROUTING = RouterStage(rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
+PLANS = {
+    "updates": lambda: replace(TERMS, stages=(replace(STAGE, codec="half"),)),
+    "updates of a role": lambda: replace(TERMS, stages=(replace(STAGE, codec="auto,norm=half"),)),
+    "downloads": lambda: replace(TERMS, stages=(replace(STAGE, download_codec="half"),)),
+    "a router": lambda: replace(
+        TERMS, stages=(*TERMS.stages, ROUTING), router=replace(ROUTER, kind="first")
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    torch.set_num_threads(1)
+    return load_base(str(make_tiny_base(tmp_path_factory.mktemp("tiny"))), "float32")
+
+
+@pytest.fixture
+def victim(tmp_path, base, plugged):
+    """An owner of open bounds who has the plugins installed and has allowed none of them."""
+    plugged(ENTRIES, CODE)
+    return Victim(tmp_path, base, owner(tmp_path, "a"))
+
+
+def allowing(victim, *plugins, codecs=("fp32", "half")):
+    """The same owner, who has allowed some."""
+    config = victim.context.node_config
+    config["policy"] = lenient(plugins=plugins, codecs=codecs)
+    victim.guard = guard_of(victim.context.node_id, config, Audit(victim.folder))
+    return victim
+
+
+def training(base, **changes):
+    return TRAIN, train_message(ask_for(**changes), base)
+
+
+def aggregate_as(base, stype):
+    """An honest task, but for what its aggregate says that it is packed with."""
+    sites = sites_of(base)
+    change = {
+        s.path: (torch.zeros(s.out_features, 1), torch.zeros(1, s.in_features)) for s in sites
+    }
+    content = train_message(ask_for(codec="fp32"), base, change)
+    record = content.array_records["state"]
+    data = b"\0" * (2 * sum(s.out_features + s.in_features for s in sites))
+    record["aggregate"] = Array(dtype="uint8", shape=(len(data),), stype=stype, data=data)
+    return TRAIN, content
+
+
+def routing(base, kind):
+    shapes = shapes_of(base.model)
+    experts = {"legal": {s.path: (torch.zeros(s.out_features, 1), torch.zeros(1, s.in_features))
+                         for s in sites_of(base)}}  # fmt: skip
+    settings = work_of(ROUTING, 1, 0, TERMS.seed) | asdict(replace(ROUTER, kind=kind))
+    task = RouteTask(
+        **(settings | {"codec": "fp32"}), experts=("legal",), ranks=ranks_of(experts, shapes),
+        width=64, layers=1,
+    )  # fmt: skip
+    numbers = b"\0" * 8
+    arrays = {"router": Array("uint8", (8,), STYPE + "fp32", numbers)}
+    return ROUTE, route_content(task, ArrayRecord(arrays))
+
+
+TASKS = {
+    "an update as": lambda base: training(base, codec="half"),
+    "an update of a role as": lambda base: training(base, codec="auto,factor_b=half"),
+    "an aggregate as": lambda base: aggregate_as(base, STYPE + "half"),
+    "an aggregate as, without the prefix": lambda base: aggregate_as(base, "half"),
+    "a router of kind": lambda base: routing(base, "first"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_task_makes_no_owner_import_what_was_not_allowed(victim, base, task):
+    with pytest.raises(EgressError, match=r"(codec half|router first) \(fedmore-extra 1\.0\)"):
+        victim.do(*task(base))
+    assert not was_imported()
+    assert len(victim.refusals()) == 1
+
+
+def test_the_same_tasks_are_the_owners_to_allow(victim, base):
+    """Else the test above could not fail."""
+    allowed = allowing(victim, "codec.half", "router.first")
+    assert allowed.do(*training(base, codec="half")).content
+    assert was_imported()
+
+
+def test_allowing_a_plugin_does_not_let_updates_leave_in_its_codec(victim, base):
+    victim = allowing(victim, "codec.half", codecs=("fp32",))
+    with pytest.raises(EgressError, match="asked for an update as 'half'; the owner allows fp32"):
+        victim.do(*training(base, codec="half"))
+
+
+def test_an_update_in_a_plugins_codec_needs_as_many_tokens_as_one_of_full_numbers(plugged):
+    plugged(ENTRIES, CODE)
+    policy = OwnerPolicy(min_tokens=1)
+    assert policy.tokens_needed(16, ["half"]) == policy.tokens_needed(16, ["fp32"])
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_a_plan_shows_the_plugin_and_is_out_of_bounds_without_the_owners_word(
+    victim, tmp_path, plan
+):
+    read = read_terms(plan().dump())
+    shown = dict(rows(read))["plugin"]
+    assert "from the package fedmore-extra 1.0 on this machine" in shown
+    key = shown.split(",")[0]
+    with pytest.raises(EgressError, match="which the owner has not allowed"):
+        check_bounds(read, OwnerPolicy())
+    with pytest.raises(EgressError, match="which the owner has not allowed"):
+        victim.guard.contract.check_plan(read)
+    bounds = parse_policy(lenient())
+    assert Agreement(tmp_path / "other").offer(read, bounds) != []
+    assert Agreement(tmp_path / "other").agreed is None
+    assert not was_imported()
+    check_bounds(read, OwnerPolicy(plugins=(key,)))
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_a_plan_with_what_is_not_installed_here_cannot_be_agreed_to(plugged, plan):
+    plugged(ENTRIES, CODE)
+    text = plan().dump().replace('"half"', '"os"').replace("=half", "=os").replace("first", "os")
+    with pytest.raises(WireError, match=r"'os'.*(there are|known are) .*(half|first)"):
+        read_terms(text.replace("os_layers", "first_layers"))
+
+
+def test_a_router_that_only_the_coordinator_uses_need_not_be_here():
+    terms = replace(TERMS, router=replace(ROUTER, kind="by_rank"))
+    assert read_terms(terms.dump()) == terms
+    assert "plugin" not in dict(rows(terms))
+
+
+@pytest.mark.parametrize("key", ["codec.twice", "half", "extra:HALF", "codec."])
+def test_an_owner_cannot_allow_what_is_not_installed(plugged, key):
+    plugged(ENTRIES, CODE)
+    with pytest.raises(ConfigError, match=r"plugins: .*; there are: codec\.half, router\.first"):
+        parse_policy(f'{{"plugins": ["{key}"]}}')
