@@ -16,7 +16,7 @@ from fedmore.experts.errors import EgressError
 from fedmore.protos.wire.status import exit_code
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-CASES = Path(__file__).parents[1] / "experts" / "cases"
+CASES = Path(__file__).parents[1] / "experts" / "reading" / "cases"
 FEW = {"rounds": 1, "steps": 4, "batch_size": 8}
 FLOOR = OwnerPolicy().min_tokens
 
