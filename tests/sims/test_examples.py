@@ -45,6 +45,7 @@ def beside(packages, monkeypatch):
     installed.cache_clear()
 
 
+@pytest.mark.slow  # a whole federation
 def test_the_simulation_runs(tmp_path, monkeypatch, capsys):
     code = (EXAMPLES / "simulation.py").read_text(encoding="utf-8")
     assert len(code.splitlines()) <= 10
@@ -55,6 +56,7 @@ def test_the_simulation_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "report.json").is_file()
 
 
+@pytest.mark.slow  # a whole federation
 def test_a_federation_runs_with_both_packages(beside, tmp_path):
     assert [plugin.key for plugin in all_plugins()] == [
         "aggregation.geometric_median",
