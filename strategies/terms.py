@@ -2,7 +2,7 @@
 
 The coordinator tells its `Terms` with the federation's name and base. The owner's client shows
 them, keeps them, and does a task only if every setting of it is what the terms say
-(`fedmore.strategies.agreement`). The terms are read strictly: a setting that this version does not
+(`agreement.py` of each stage). The terms are read strictly: a setting that this version does not
 know is not agreed to. Imports nothing heavy.
 """
 

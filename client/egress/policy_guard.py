@@ -1,6 +1,5 @@
 """The guard of our own app: the contract, with a record of what it let out and what it refused."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +10,10 @@ from fedmore.client.egress.guard import note_allowed, noted_reason, rounded
 from fedmore.client.egress.policy import EgressPolicy
 from fedmore.client.ingress.decoding import check_decoding, decoding_limit
 from fedmore.client.owner.node_config import Node
-from fedmore.experts import factors as low_rank
 from fedmore.experts.base.model import shapes_of
-from fedmore.experts.routers.serialization import make_router
-from fedmore.experts.spec import TargetModule
 from fedmore.protos.wire.records import OUR_CONTENT
 from fedmore.strategies.events import Report
-from fedmore.strategies.router_stage.tasks import ROUTE, read_route_task, trained_shapes
-from fedmore.strategies.tasks.train import TRAIN, read_task
+from fedmore.strategies.members import HELLO
 
 ENVELOPE = 1 << 20
 """Bytes that a content may have beside its tensors."""
@@ -52,10 +47,9 @@ class PolicyGuard:
     def check_task(self, task: Message) -> None:
         """Raise `EgressError` for a task whose answer could not be let out."""
         self.contract.check_task(task)
-        sites: tuple[TargetModule, ...] = ()
-        if task.metadata.message_type == TRAIN:
-            sites = self.contract.sites(read_task(task.content))
-        check_decoding(task, sites, shapes_of(self.contract.node.load().model))
+        if task.metadata.message_type != HELLO:
+            rules, asked = self.contract.read(task)
+            check_decoding(rules.brings(self.contract, asked))
 
     def check_reply(self, task: Message, reply: Message) -> Message:
         """The reply, noted; raises `EgressError` unless it is what the contract declares."""
@@ -73,18 +67,7 @@ class PolicyGuard:
 
     def _matrices(self, task: Message) -> dict[str, Any]:
         """How many factors of which shape the one array of an update holds."""
-        kind = task.metadata.message_type
-        if kind == ROUTE:
-            router = make_router(read_route_task(task.content).spec())
-            return {
-                "factors": Counter("x".join(map(str, s)) for s in trained_shapes(router).values())
-            }
-        if kind != TRAIN:
+        if task.metadata.message_type == HELLO:
             return {"factors": {f"1x{self.contract.width}": 1}}
-        asked = read_task(task.content)
-        sites = self.contract.sites(asked)
-        counts: dict[str, int] = {}
-        for rows, columns in low_rank.shapes(sites, {site.path: asked.rank for site in sites}):
-            name = f"{rows}x{columns}"
-            counts[name] = counts.get(name, 0) + 1
-        return {"factors": counts}
+        rules, asked = self.contract.read(task)
+        return {"factors": dict(rules.arrays(self.contract, asked))}

@@ -71,7 +71,7 @@ def check_domain_router(config: FederationConfig) -> None:
 def check_stages(config: FederationConfig) -> None:
     """Some stage trains an expert, and a learned router is trained in one place."""
     kinds, section = [stage.kind for stage in config.stages], config.router
-    if not expert_kinds().keys() & set(kinds):
+    if not set(expert_kinds()) & set(kinds):
         raise ConfigError(f"stages: none trains an expert; add one of {', '.join(expert_kinds())}")
     if section.trained_at == "clients":
         check_at_clients(config)

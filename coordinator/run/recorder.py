@@ -7,21 +7,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from fedmore.coordinator.mixture.exclusions import warnings_of
-from fedmore.coordinator.mixture.held_back_experts import is_released
-from fedmore.coordinator.mixture.versions import STATE, keep_router, keep_version
+from fedmore.coordinator.mixture.versions import STATE
 from fedmore.coordinator.run.recovery import LATE, count_tokens
 from fedmore.coordinator.store.registry import Registry
-from fedmore.coordinator.store.state_keys import EMBEDDINGS
 from fedmore.experts.errors import RoundError
 from fedmore.protos.system.terminal import plain
-from fedmore.strategies.embedding_stage.embeddings import Embedding
-from fedmore.strategies.embedding_stage.embeddings import dump as dump_embeddings
 from fedmore.strategies.events import RoundFinished, RoundStarted
-from fedmore.strategies.expert_stage.snapshot import dump
-from fedmore.strategies.expert_stage.state import ExpertState
-from fedmore.strategies.router_stage.state import RouterState
-from fedmore.strategies.router_stage.state import dump as dump_routing
 from fedmore.strategies.stages.base import Stage, TrainingStage
 
 if TYPE_CHECKING:
@@ -44,37 +35,8 @@ class Recorder:
         self._started = datetime.now(UTC)
         self.run.observer(RoundStarted(self.index, number - 1))
 
-    def trained(
-        self, number: int, metrics: dict[str, Any], states: Mapping[str, ExpertState]
-    ) -> None:
-        """A training round is aggregated."""
-        run = self.run
-        for name, entry in metrics["experts"].items():
-            if not is_released(run.config, run.registry, states[name], entry, lambda: run.scorer):
-                continue
-            at, known = (self.index, number), dict(entry)
-            entry["digest"] = keep_version(
-                self.run.registry, self.run.store, states[name], at, known
-            )
-        self._finish(number, metrics | {STATE: self.run.store.put(dump(states))})
-
-    def embedded(
-        self, number: int, metrics: dict[str, Any], embeddings: Mapping[str, Embedding]
-    ) -> None:
-        """The domain embeddings are here; an expert without one is a warning."""
-        registry, store = self.run.registry, self.run.store
-        digest = store.put(dump_embeddings(embeddings))
-        registry.set_state(EMBEDDINGS, digest)
-        warnings = warnings_of(self.run.config, registry, store)
-        self._finish(number, metrics | {STATE: digest, "warnings": warnings})
-
-    def routed(self, number: int, metrics: dict[str, Any], state: RouterState) -> None:
-        """The clients have moved the router."""
-        keep_router(self.run.registry, self.run.store, state)
-        digest = self.run.store.put(dump_routing(state))
-        self._finish(number, metrics | {STATE: digest})
-
-    def _finish(self, number: int, metrics: dict[str, Any]) -> None:
+    def finish(self, number: int, metrics: dict[str, Any]) -> None:
+        """Round `number` is aggregated, and what it made is in registry and store."""
         names = {m.node_id: m.name for m in self.run.registry.members()}
         failures = [with_name(text, names) for text in metrics.get("failures", ())]
         metrics = {**metrics, "failures": failures}

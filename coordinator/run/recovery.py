@@ -13,6 +13,7 @@ from fedmore.coordinator.store.state_keys import PORT
 from fedmore.coordinator.tasks.journal import Journal
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import RoundError
+from fedmore.strategies.stages.kinds import trains_on_text
 
 LATE = "late"
 """Key of a round's metrics: the tasks that may still be answered, each with its `id`."""
@@ -44,7 +45,7 @@ def count_tokens(registry: Registry) -> None:
     """Bring members' counts to what the rounds say: once each, whatever was interrupted."""
     trained: Counter[str] = Counter()
     for row in registry.rounds():
-        if row.kind != "router":
+        if trains_on_text(row.kind):
             trained.update({n: int(c["tokens"]) for n, c in row.metrics["clients"].items()})
     for member in registry.members():
         if trained[member.name] != member.train_tokens:

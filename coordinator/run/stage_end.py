@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING
 from flwr.serverapp import Grid
 
 from fedmore.coordinator.store.registry import Member, Registry
-from fedmore.coordinator.store.state_keys import ROUTER, SKIPPED
+from fedmore.coordinator.store.state_keys import SKIPPED
 from fedmore.strategies.events import StageSkipped, Waiting
 from fedmore.strategies.stages.base import Stage
-from fedmore.strategies.stages.embedding import EmbeddingStage
-from fedmore.strategies.stages.expert import FactorStage
-from fedmore.strategies.stages.router import RouterStage
 
 if TYPE_CHECKING:
     from fedmore.coordinator.run.stages import PlanRun
@@ -57,19 +54,6 @@ def has_owner(
             return False
         sleep(POLL_S)
     return False
-
-
-def goes_on_without(run: "PlanRun", index: int, stage: Stage) -> bool:
-    """Whether the plan can end with a mixture although this stage is not finished."""
-    if isinstance(stage, EmbeddingStage):
-        return not run.config.router.embeds
-    if isinstance(stage, RouterStage):
-        return run.registry.get_state(ROUTER) is not None
-    own = stage.trains
-    if any(expert.kind != own for expert in run.registry.experts()):
-        return True
-    later = [each for each in run.config.stages[index + 1 :] if isinstance(each, FactorStage)]
-    return any(owners_of(run.registry, each) for each in later)
 
 
 def carried_out(registry: Registry, stage: Stage) -> None:

@@ -5,11 +5,9 @@ goes on from, so a coordinator that was stopped goes on after the last finished 
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -17,35 +15,22 @@ from flwr.serverapp import Grid, ServerApp
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.mixture.assemble import assemble
-from fedmore.coordinator.mixture.evaluate import Scorer, after_stage, evaluate
+from fedmore.coordinator.mixture.evaluate import Scorer, evaluate
 from fedmore.coordinator.mixture.exclusions import keep_routable
-from fedmore.coordinator.mixture.held_back_experts import judge_of
-from fedmore.coordinator.mixture.routing_source import routing_source
-from fedmore.coordinator.mixture.versions import STATE
 from fedmore.coordinator.mixture.withdrawal import leave_out
 from fedmore.coordinator.monitor.mlflow_tracker import Tracker
-from fedmore.coordinator.run.recorder import Recorder, named
-from fedmore.coordinator.run.stage_end import carried_out, goes_on_without, has_owner, skip
+from fedmore.coordinator.run.recorder import named
+from fedmore.coordinator.run.stage_end import carried_out, has_owner, skip
+from fedmore.coordinator.run.stage_runner import runner_of
 from fedmore.coordinator.store.blobs import Store
-from fedmore.coordinator.store.records import RoundRow
 from fedmore.coordinator.store.registry import Registry
-from fedmore.coordinator.store.state_keys import FORGETTING, HELD
-from fedmore.experts.base.model import linear_shapes
+from fedmore.coordinator.store.state_keys import HELD
 from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.wire.flower_compat import RUN
-from fedmore.strategies.embedding_stage.strategy import EmbeddingStrategy
 from fedmore.strategies.events import Evaluated, Event, StageStarted
-from fedmore.strategies.expert_stage.advice import before
-from fedmore.strategies.expert_stage.progress import Progress
-from fedmore.strategies.expert_stage.snapshot import restore
-from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.rounds.quorum_grid import RoundGrid
-from fedmore.strategies.router_stage.state import restore as restore_routing
-from fedmore.strategies.router_stage.strategy import RoutingStrategy
+from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.stages.base import Stage
-from fedmore.strategies.stages.embedding import EmbeddingStage
-from fedmore.strategies.stages.expert import FactorStage
-from fedmore.strategies.stages.router import RouterStage
 
 log = logging.getLogger(__name__)
 
@@ -110,16 +95,11 @@ class PlanRun:
     def stages(self, grid: Grid) -> None:
         """Every stage in sequence; one that is done already is passed over."""
         for index, stage in enumerate(self.config.stages):
-            warnings = self._advice(stage)
+            warnings = tuple(runner_of(stage).advice(self, stage))
             for warning in warnings:
                 log.warning("stage %s: %s", stage.kind, warning)
             self.observer(StageStarted(index, stage.kind, stage.rounds, warnings))
             self._persist(grid, index, stage)
-
-    def _advice(self, stage: Stage) -> tuple[str, ...]:
-        if not isinstance(stage, FactorStage):
-            return ()
-        return tuple(before(stage, linear_shapes(self.config.base.model)))
 
     def _persist(self, grid: Grid, index: int, stage: Stage) -> None:
         """Carry a stage out; go on without it if nobody in it succeeds, also at a second try."""
@@ -128,10 +108,10 @@ class PlanRun:
             done = [row for row in self.registry.rounds() if row.stage == index]
             try:
                 with named(self.registry):
-                    self._stage(grid, index, stage, done)
+                    runner_of(stage).carry_out(self, grid, index, stage, done)
                 return carried_out(self.registry, stage)
             except RoundError as error:
-                if not error.nobody or not goes_on_without(self, index, stage):
+                if not error.nobody or not runner_of(stage).goes_on_without(self, index, stage):
                     raise
                 self._give_up()
                 at = len(self.registry.rounds())
@@ -144,82 +124,10 @@ class PlanRun:
         if self._patient is not None:
             self._patient.give_up(sorted(self._patient.pending))
 
-    def _stage(self, grid: Grid, index: int, stage: Stage, done: Sequence[RoundRow]) -> None:
-        if isinstance(stage, EmbeddingStage):
-            self._embed(grid, index, stage, done)
-        elif isinstance(stage, RouterStage):
-            self._route(grid, index, stage, done)
-        elif isinstance(stage, FactorStage):
-            self._train(grid, index, stage)
-            self._forgetting(index, stage)
-
-    def _train(self, grid: Grid, index: int, stage: FactorStage) -> None:
-        progress = self._progress(index, stage)
-        if progress.done >= stage.rounds:
-            return
-        recorder = Recorder(self, index, stage)
-        strategy = ExpertStrategy(
-            stage,
-            linear_shapes(self.config.base.model),
-            self.config.federation.seed,
-            recorder.trained,
-            progress,
-            self.registry.withdrawn,
-            judge_of(self.config, self.registry, self.store, index, lambda: self.scorer),
-            partial(recovery_rounds.asks, self.registry, stage),
-        )
-        recorder.begin(progress.done + 1)
-        rounds = stage.rounds - progress.done
+    def start(self, strategy: RoundStrategy, grid: Grid, rounds: int, timeout_s: float) -> None:
+        """Have a strategy do this many rounds of the stage that is carried out."""
         self._patient = patient = strategy.patient(grid)
-        strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=stage.timeout_s)
-
-    def _progress(self, index: int, stage: FactorStage) -> Progress:
-        """What the rounds of a stage so far have left; nothing before the first."""
-        rows = [row for row in self.registry.rounds() if row.stage == index]
-        if not rows:
-            return Progress()
-        metrics = rows[-1].metrics
-        states = restore(self.store.get(metrics[STATE]), stage)
-        late, sizes = metrics.get("late", ()), metrics.get("sizes", {})
-        return Progress(rows[-1].round, states, late, sizes)
-
-    def _embed(
-        self, grid: Grid, index: int, stage: EmbeddingStage, done: Sequence[RoundRow]
-    ) -> None:
-        if done:
-            return
-        recorder = Recorder(self, index, stage)
-        width = self.scorer.base.model.get_input_embeddings().weight.shape[1]
-        seed = self.config.federation.seed
-        withdrawn = self.registry.withdrawn
-        strategy = EmbeddingStrategy(stage, width, seed, recorder.embedded, withdrawn)
-        recorder.begin(1)
-        self._patient = patient = strategy.patient(grid)
-        strategy.start(patient, ArrayRecord(), num_rounds=1, timeout=stage.timeout_s)
-
-    def _route(self, grid: Grid, index: int, stage: RouterStage, done: Sequence[RoundRow]) -> None:
-        if len(done) >= stage.rounds:
-            return
-        recorder = Recorder(self, index, stage)
-        source = routing_source(self.config, self.scorer, self.registry, self.store)
-        state = restore_routing(self.store.get(done[-1].metrics[STATE])) if done else None
-        seed = self.config.federation.seed
-        strategy = RoutingStrategy(stage, source, seed, recorder.routed, len(done), state)
-        recorder.begin(len(done) + 1)
-        self._patient = patient = strategy.patient(grid)
-        rounds = stage.rounds - len(done)
-        strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=stage.timeout_s)
-
-    def _forgetting(self, index: int, stage: Stage) -> None:
-        entries: list[Any] = self.registry.get_state(FORGETTING, [])
-        if any(entry["stage"] == stage.kind for entry in entries):
-            return
-        stages = self.config.stages[: index + 1]
-        kinds = [s.trains for s in stages if isinstance(s, FactorStage)]
-        names = sorted({e.name for e in self.registry.experts() if e.kind in kinds})
-        entry = after_stage(self.scorer, self.registry, self.store, stage.kind, names)
-        self.registry.set_state(FORGETTING, [*entries, entry])
-        self.observer(Evaluated(stage.kind, entry["bits_per_byte"]))
+        strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=timeout_s)
 
     def result(self) -> None:
         """The mixture and its evaluation, without those who have withdrawn."""

@@ -25,6 +25,7 @@ from fedmore.sims.report.schema import (
     explain,
 )
 from fedmore.strategies.stages.base import TrainingStage
+from fedmore.strategies.stages.kinds import trains_on_text
 
 BYTES_FP32 = 4
 WITH_SOCKETS = "grpc"
@@ -132,7 +133,7 @@ def read_study(directory: Path, *, scenario: str, engine: str, seed: int, wall_s
     evaluation = _evaluation(directory / "evaluation.json")
     with Registry.open(directory) as registry:
         members, versions = registry.members(), registry.experts()
-        rounds = tuple(_round(row) for row in registry.rounds() if row.kind != "router")
+        rounds = tuple(_round(row) for row in registry.rounds() if trains_on_text(row.kind))
     report = Report(
         scenario=scenario,
         seed=seed,

@@ -16,7 +16,7 @@ from fedmore.strategies.embedding_stage.embeddings import Embedding, by_expert
 from fedmore.strategies.members import Member, ask_members, nobody
 from fedmore.strategies.rounds.quorum_grid import NO_ANSWER, RoundGrid, quorum
 from fedmore.strategies.rounds.returning_clients import last_of_each
-from fedmore.strategies.rounds.train_only import TrainOnly
+from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.settings import STRICT
 from fedmore.strategies.stages.embedding import EmbeddingStage
 from fedmore.strategies.tasks.base import read_settings
@@ -42,7 +42,7 @@ class EmbedTask:
 _TASK = TypeAdapter(EmbedTask)
 
 
-class EmbeddingStrategy(TrainOnly):
+class EmbeddingStrategy(RoundStrategy):
     """Collects the mean input embedding of every client's text (`strategies.embeddings`).
 
     A client that fails is left out and named in the metrics. `RoundError` is raised if fewer than

@@ -39,7 +39,7 @@ from fedmore.strategies.expert_stage.state import ExpertState, begun_anew, fresh
 from fedmore.strategies.expert_stage.step import advance, outer_of
 from fedmore.strategies.members import Member, ask_members, nobody
 from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
-from fedmore.strategies.rounds.train_only import TrainOnly
+from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.rounds.update_limits import check_update
 from fedmore.strategies.stages.expert import FactorStage
 from fedmore.strategies.tasks.train import (
@@ -55,7 +55,7 @@ OnRound = Callable[[int, RoundMetrics, Mapping[str, ExpertState]], None]
 Answer = tuple[PendingTask, Factors]
 
 
-class ExpertStrategy(TrainOnly):
+class ExpertStrategy(RoundStrategy):
     """Clients of one stage move their components; aggregates follow exactly (`strategies.state`).
 
     `on_round` is told each round's metrics and states before the next one begins. A client that

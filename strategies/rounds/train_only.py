@@ -6,6 +6,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedmore.strategies.rounds.quorum_grid import RoundGrid
+
 
 class TrainOnly(Strategy):
     """The half of Flower's Strategy that ours leave empty."""
@@ -24,3 +26,11 @@ class TrainOnly(Strategy):
 
     def summary(self) -> None:
         """Nothing to log: the coordinator's console shows the plan."""
+
+
+class RoundStrategy(TrainOnly):
+    """A strategy that says itself how its rounds wait for clients."""
+
+    def patient(self, grid: Grid) -> RoundGrid:
+        """`grid` as this stage waits on it; give it to `start`."""
+        raise NotImplementedError

@@ -20,7 +20,7 @@ from fedmore.experts.spec import Shapes
 from fedmore.strategies.members import Member, ask_members, nobody
 from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
 from fedmore.strategies.rounds.returning_clients import last_of_each
-from fedmore.strategies.rounds.train_only import TrainOnly
+from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.rounds.update_limits import check_size
 from fedmore.strategies.router_stage.state import Change, RouterState, fresh
 from fedmore.strategies.router_stage.tasks import (
@@ -56,7 +56,7 @@ class RoutingSource:
     withdrawn: Callable[[], AbstractSet[str]] = nobody
 
 
-class RoutingStrategy(TrainOnly):
+class RoutingStrategy(RoundStrategy):
     """Moves the router by the mean of the clients' changes.
 
     All train on as many windows, and count alike: by the size of their texts, as experts are

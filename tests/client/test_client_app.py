@@ -8,10 +8,10 @@ import torch
 from flwr.app import Context, RecordDict
 from owners import forget_answered
 
-from fedmore.client import client_app as apps
 from fedmore.client.client_app import handle
 from fedmore.client.state.memory import Memory
 from fedmore.client.state.reading_position import Reading
+from fedmore.client.training import expert_work as apps
 from fedmore.client.training.batches import training_windows
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base.model import shapes_of

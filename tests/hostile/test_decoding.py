@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
+from fedmore.client.egress.expert_rules import brought
 from fedmore.client.ingress import decoding
 from fedmore.client.ingress.decoding import check_decoding, decoded_bytes
 from fedmore.experts.errors import EgressError, WireError
 from fedmore.experts.spec import TargetModule
 from fedmore.protos.wire.flower_compat import make_task
 from fedmore.strategies.compression.codec import CODECS
-from fedmore.strategies.tasks.train import TRAIN, TrainTask, read_aggregate
+from fedmore.strategies.tasks.train import TRAIN, TrainTask, read_aggregate, read_task
 
 SITES = (
     TargetModule("model.layers.0.mlp.up_proj", 96, 32),
     TargetModule("model.layers.0.mlp.down_proj", 32, 96),
 )
-SHAPES = {site.path: (site.out_features, site.in_features) for site in SITES}
 FULL = 4 * 2 * 32 * (96 + 32)
 
 
@@ -33,6 +33,10 @@ def training(ranks, rank=4):
     return message(TRAIN, RecordDict({"task": config}))
 
 
+def brought_by(ranks):
+    return brought(read_task(training(ranks).content), SITES)
+
+
 def message(kind, content):
     return make_task(
         content, task_id="t", node_id=1, message_type=kind, group_id="g", created_at=0.0, ttl=1.0,
@@ -42,14 +46,14 @@ def message(kind, content):
 
 def test_what_an_aggregate_becomes_is_reckoned_from_its_ranks():
     own = 4 * 2 * 4 * (96 + 32)
-    assert decoded_bytes(training([]), SITES, SHAPES) == own
-    assert decoded_bytes(training([32, 32]), SITES, SHAPES) == own + FULL
+    assert decoded_bytes(brought_by([])) == own
+    assert decoded_bytes(brought_by([32, 32])) == own + FULL
 
 
 @pytest.mark.parametrize("ranks", [[33, 1], [1, 1 << 40], [-1, 1]])
 def test_more_than_the_full_rank_of_a_matrix_is_nothing_that_an_aggregate_has(ranks):
     with pytest.raises(EgressError, match="a task brings a rank of"):
-        decoded_bytes(training(ranks), SITES, SHAPES)
+        decoded_bytes(brought_by(ranks))
     content = training(ranks).content
     content["state"] = ArrayRecord()
     with pytest.raises(WireError, match="the aggregate has a rank of"):
@@ -58,9 +62,9 @@ def test_more_than_the_full_rank_of_a_matrix_is_nothing_that_an_aggregate_has(ra
 
 def test_a_task_that_would_not_fit_into_memory_is_refused_before_anything_is_decoded(monkeypatch):
     monkeypatch.setattr(decoding, "memory", lambda: (1 << 30, 2 * FULL))
-    check_decoding(training([24, 24]), SITES, SHAPES)
+    check_decoding(brought_by([24, 24]))
     with pytest.raises(EgressError, match="half of what is free"):
-        check_decoding(training([32, 32]), SITES, SHAPES)
+        check_decoding(brought_by([32, 32]))
 
 
 CODE = """

@@ -8,16 +8,12 @@ import pytest
 from fedmore.coordinator.config.terms import terms_of
 from fedmore.coordinator.folder.create import new_config
 from fedmore.experts.errors import WireError
-from fedmore.strategies.agreement import (
-    VARYING,
-    VARYING_ROUTE,
-    embed_differences,
-    route_differences,
-    train_differences,
-)
+from fedmore.strategies.embedding_stage.agreement import embed_differences
 from fedmore.strategies.embedding_stage.strategy import EmbedTask
+from fedmore.strategies.expert_stage.agreement import VARYING, train_differences
 from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
+from fedmore.strategies.router_stage.agreement import VARYING_ROUTE, route_differences
 from fedmore.strategies.router_stage.tasks import RouteTask
 from fedmore.strategies.stages.embedding import EmbeddingStage
 from fedmore.strategies.stages.expert import ExpertStage, FactorStage, LanguageStage

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedmore.strategies.stages.expert import ExpertStage, LanguageStage
 from fedmore.strategies.stages.former_settings import FORMER, REFUSED
-from fedmore.strategies.stages.kinds import STAGES, read_stage
+from fedmore.strategies.stages.kinds import KINDS, read_stage
 from fedmore.strategies.terms import RouterTerms, Terms, changes, read_terms
 
 OTHER = {
@@ -31,24 +31,24 @@ def former(kind, **changed):
     return {"kind": kind, **FORMER, **COMMON, **changed}
 
 
-@pytest.mark.parametrize("kind", sorted(STAGES))
+@pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_key_on_every_stage_is_read(kind):
     read = read_stage(former(kind))
-    assert asdict(read) == asdict(STAGES[kind](**COMMON))
+    assert asdict(read) == asdict(KINDS[kind].stage(**COMMON))
 
 
-@pytest.mark.parametrize("kind", sorted(STAGES))
+@pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("name", sorted(FORMER.keys() - {"weight_bits", "aggregation"}))
 def test_a_setting_counts_on_the_kinds_that_use_it_and_nowhere_else(kind, name):
     value = OTHER.get(name, 0.25 if isinstance(FORMER[name], float) else 1)
     table = former(kind, **{name: value})
-    if name == "clip_norm" and hasattr(STAGES[kind], name):
+    if name == "clip_norm" and hasattr(KINDS[kind].stage, name):
         table["aggregation"] = "clipped"
     if name in REFUSED.get(kind, ()):
         with pytest.raises(ValidationError, match=name):
             read_stage(table)
         return
-    uses = name in {f.name for f in fields(STAGES[kind])}
+    uses = name in {f.name for f in fields(KINDS[kind].stage)}
     assert (read_stage(table) != read_stage(former(kind))) == uses
 
 
@@ -57,7 +57,7 @@ def test_a_setting_counts_on_the_kinds_that_use_it_and_nowhere_else(kind, name):
     [{"steps": "5"}, {"codec": 1}, {"learning_rate": True}, {"rounds": 1.5}, {"reads_text": 1}],
     ids=str,
 )
-@pytest.mark.parametrize("kind", sorted(STAGES))
+@pytest.mark.parametrize("kind", sorted(KINDS))
 def test_an_unknown_key_or_a_wrong_type_is_refused_on_every_kind(kind, wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         read_stage(former(kind, **wrong))
@@ -88,5 +88,5 @@ FEW = {"steps": 3, "first_layers": 4}
 
 def test_a_client_of_an_earlier_version_reads_the_rounds_of_every_stage():
     """It takes three for a stage that says none."""
-    terms = Terms(seed=0, stages=tuple(stage() for stage in STAGES.values()), router=ROUTER)
+    terms = Terms(seed=0, stages=tuple(row.stage() for row in KINDS.values()), router=ROUTER)
     assert [s["rounds"] for s in json.loads(terms.dump())["stages"]] == [3, 3, 1, 3]

@@ -8,8 +8,9 @@ from owners import owner
 
 from fedmore.client.client_app import handle
 from fedmore.coordinator.config.schema import FederationConfig, parse_config
+from fedmore.coordinator.mixture.versions import STATE
 from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
-from fedmore.coordinator.run.stages import STATE, run_plan
+from fedmore.coordinator.run.stages import run_plan
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS, FORGETTING

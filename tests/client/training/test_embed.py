@@ -8,8 +8,8 @@ import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from owners import lenient, owner
 
-from fedmore.client import client_app as apps
 from fedmore.client.client_app import handle
+from fedmore.client.training import embedding_work as apps
 from fedmore.experts.base.model import load_base
 from fedmore.experts.errors import EgressError, WireError
 from fedmore.protos.wire.flower_compat import make_task

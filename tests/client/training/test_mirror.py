@@ -7,9 +7,9 @@ import torch
 from flwr.app import RecordDict
 from owners import forget_answered
 
-from fedmore.client import client_app as apps
 from fedmore.client.client_app import handle
 from fedmore.client.state.memory import Memory
+from fedmore.client.training import expert_work as apps
 from fedmore.experts.base.model import load_base, shapes_of
 from fedmore.experts.errors import DataError, WireError
 from fedmore.protos.wire.flower_compat import make_task

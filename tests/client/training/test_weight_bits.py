@@ -7,12 +7,12 @@ import pytest
 import torch
 from owners import forget_answered, lenient
 
-from fedmore.client import client_app as apps
 from fedmore.client.client_app import handle
 from fedmore.client.egress.audit_log import Audit
 from fedmore.client.egress.policy_guard import guard_of
 from fedmore.client.state.memory import Memory
 from fedmore.client.state.reading_position import Reading
+from fedmore.client.training import expert_work as apps
 from fedmore.client.training.batches import training_windows
 from fedmore.experts import factors as low_rank
 from fedmore.experts.base.model import shapes_of

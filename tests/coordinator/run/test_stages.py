@@ -6,7 +6,7 @@ import pytest
 import torch
 from places import CLIENTS, STAGES, make_material, place
 
-from fedmore.coordinator.run.stages import STATE
+from fedmore.coordinator.mixture.versions import STATE
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.base.model import load_base

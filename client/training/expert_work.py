@@ -1,0 +1,104 @@
+"""The work of a training task: an expert or adapter trained on the owner's text."""
+
+from flwr.app import RecordDict
+
+from fedmore.client.egress.policy import EgressPolicy
+from fedmore.client.egress.schema import EPOCH_DECIMALS, LOSS_DECIMALS
+from fedmore.client.ingress.weights import check_change
+from fedmore.client.state.memory import Remembered
+from fedmore.client.state.reading_position import Reading
+from fedmore.client.training import component as components
+from fedmore.client.training import progress
+from fedmore.client.training.batches import Drawn, holdout, training_windows
+from fedmore.client.training.checkpoint import Checkpoints, key_of_task
+from fedmore.client.training.expert import Schedule, Trained, train
+from fedmore.experts import factors as low_rank
+from fedmore.experts.factors import Factors
+from fedmore.experts.low_rank_linear import combine
+from fedmore.experts.spec import TargetModule
+from fedmore.strategies.expert_stage.aggregate_mirror import received
+from fedmore.strategies.tasks.train import TrainTask, read_task, update_content
+
+
+def train_answer(content: RecordDict, contract: EgressPolicy) -> RecordDict:
+    """The answer to a training task; the same task again gives the same bytes."""
+    task = read_task(content)
+    memory = contract.node.memory(contract.node_id)
+    entry = memory.read(task.expert)
+    key = key_of_task(task, content)
+    if entry is None or entry.task != key:
+        contract.claim(f"{task.stage}/{task.round}", key)
+        checkpoints = Checkpoints(memory.checkpoint(task.expert))
+        entry = _work(content, contract, task, entry, key, checkpoints)
+        memory.write(task.expert, entry)
+        checkpoints.remove()
+    return update_content(entry.answer, task.codec, entry.metrics)
+
+
+def _work(
+    content: RecordDict,
+    contract: EgressPolicy,
+    task: TrainTask,
+    entry: Remembered | None,
+    key: str,
+    checkpoints: Checkpoints,
+) -> Remembered:
+    spec = task.spec(contract.node.name)
+    sites = contract.sites(task)
+    initial = low_rank.initial(spec, sites, task.seed)
+    aggregate = received(content, sites, entry.mirror if entry else {})
+    if aggregate is not None:
+        held_out, what = holdout(contract, task.seed), f"the aggregate of {task.expert}"
+        check_change(contract.node.load(), aggregate, held_out, contract.node.rules, what)
+    if task.round_start == "aggregate":
+        own = components.find_at(aggregate, task, entry, initial)
+    else:
+        own = components.find(task, entry, initial)
+    # The aggregate has its own component in it: that is taken out where it is trained.
+    taken = (own.held, -spec.scale)
+    frozen = None if aggregate is None else combine([(aggregate, 1.0), taken])
+    read = entry.reading_at(task.updates) if entry else Reading()
+    text = training_windows(contract, task, read)
+    trained = _fit(contract, task, text, sites, own.start, frozen, spec.scale, checkpoints)
+    moved = components.move(task, trained.factors, own, sites)
+    after = moved.component
+    metrics = _metrics(trained, moved, text)
+    mirror = aggregate if aggregate and task.mirror else {}
+    before = own.held, own.beside
+    return Remembered(
+        after.held, after.beside, task.updates + 1, key, moved.data, metrics, mirror, before,
+        text.reading, read,
+    )  # fmt: skip
+
+
+def _fit(
+    contract: EgressPolicy,
+    task: TrainTask,
+    text: Drawn,
+    sites: tuple[TargetModule, ...],
+    start: Factors,
+    frozen: Factors | None,
+    scale: float,
+    checkpoints: Checkpoints,
+) -> Trained:
+    base = contract.node.load()
+    schedule = Schedule(
+        task.steps, task.batch_size, task.learning_rate, task.round, task.rounds, task.warms_up
+    )
+    seed = low_rank.seed_of(contract.node.name, task.stage, task.round, task.seed)
+    return train(
+        base.model, sites, start, frozen, scale, text.windows, schedule, progress.report,
+        checkpoints, base.fingerprint, task.weight_bits, seed,
+    )  # fmt: skip
+
+
+def _metrics(trained: Trained, moved: components.Moved, text: Drawn) -> dict[str, float | int]:
+    return {
+        "loss": round(trained.loss, LOSS_DECIMALS),
+        "tokens": trained.tokens,
+        "tokens_per_s": float(round(trained.tokens_per_s)),
+        "documents": text.documents,
+        "epochs": round(text.reading.epochs, EPOCH_DECIMALS),
+        "numbers": low_rank.num_parameters(trained.factors),
+        "payload_bytes": len(moved.data),
+    }
