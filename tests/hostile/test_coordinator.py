@@ -147,26 +147,26 @@ def test_endless_embeddings(ask, victim):
 
 
 def test_a_crash_of_the_app_tells_nothing_of_the_text(ask, victim, monkeypatch):
-    from fedmore.client import client_app
+    from fedmore.client.training import expert_work
 
     def fail(*_):
         raise ValueError(f"cannot read {SECRET}")
 
-    monkeypatch.setattr(client_app, "train", fail)
+    monkeypatch.setattr(expert_work, "train", fail)
     reply = ask(TRAIN, train())
     assert reply.error.reason.startswith("ValueError (test_coordinator.py:")
     assert "Example" not in reply.error.reason
 
 
 def test_the_app_says_more_than_it_was_asked(ask, victim, monkeypatch):
-    from fedmore.client import client_app
+    from fedmore.client.training import expert_work
 
-    true = client_app.update_content
+    true = expert_work.update_content
 
     def chatty(*given):
         return RecordDict({**true(*given), "notes": ConfigRecord({"text": SECRET})})
 
-    monkeypatch.setattr(client_app, "update_content", chatty)
+    monkeypatch.setattr(expert_work, "update_content", chatty)
     reply = ask(TRAIN, train())
     assert "EgressError" in reply.error.reason
     assert "Example" not in reply.error.reason
