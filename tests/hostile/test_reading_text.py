@@ -57,15 +57,15 @@ ONE_TOKEN = {
 
 def windows_seen(monkeypatch):
     """The truth that the attacker does not have: every window that the client trained on."""
-    from fedmore.client import client_app
+    from fedmore.client.training import expert_work
 
-    seen, true = [], client_app.train
+    seen, true = [], expert_work.train
 
     def watched(model, sites, start, frozen, scale, windows_WT, *rest):
         seen.append(windows_WT.clone())
         return true(model, sites, start, frozen, scale, windows_WT, *rest)
 
-    monkeypatch.setattr(client_app, "train", watched)
+    monkeypatch.setattr(expert_work, "train", watched)
     return seen
 
 

@@ -159,7 +159,7 @@ def test_prepared_adapters_are_the_adapters(form, place):
 
 def test_adapters_kept_as_sign1(form, place):
     y, x, gates, adapters = some(CASES[2], device=place)
-    signs = [(form.Signs.of(b, by_columns=True), form.Signs.of(a)) for b, a in adapters]
+    signs = [(form.SignTensor.of(b, by_columns=True), form.SignTensor.of(a)) for b, a in adapters]
     wanted = form.lora_mix(y, x, gates, [(b.dense(), a.dense()) for b, a in signs])
     assert torch.equal(form.lora_mix(y, x, gates, signs), wanted)
     assert torch.equal(form.lora_mix(y, x, gates, form.prepare(signs)), wanted)

@@ -140,7 +140,7 @@ def test_a_factor_written_to_before_the_backward_pass_is_an_error(base):
 
 def as_signs(form, expert):
     """As a mixture keeps it: B by columns."""
-    return tuple((form.Signs.of(b, by_columns=True), form.Signs.of(a)) for b, a in expert)
+    return tuple((form.SignTensor.of(b, by_columns=True), form.SignTensor.of(a)) for b, a in expert)
 
 
 def test_experts_kept_as_sign1(base, form, place):

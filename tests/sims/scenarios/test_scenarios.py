@@ -42,7 +42,7 @@ def test_quickstart_is_what_the_readme_says():
         ("expert", "medical", 32),
         ("adapter", "gl", 8),
     ]
-    stages = [(s["kind"], s["rounds"], s.get("codec")) for s in chosen.config["stages"]]
+    stages = [(s["kind"], s.get("rounds", 1), s.get("codec")) for s in chosen.config["stages"]]
     assert stages == [("experts", 3, "sign1"), ("language", 3, "sign1"), ("router", 1, None)]
     assert set(chosen.texts()) == set(TEXTS) - {"estonian", "spanish"}
 
