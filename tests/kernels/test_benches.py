@@ -33,7 +33,10 @@ def results(op, device=CPU):
     return list(import_module(f"fedmore.kernels.{op}.bench").results(True, device))
 
 
-@pytest.mark.parametrize("op", FORMS)
+SLOW = pytest.param("moe_ffn", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("op", [SLOW if op == "moe_ffn" else op for op in FORMS])
 def test_every_bench_verifies_what_it_times(op):
     found = results(op)
     assert found
@@ -55,6 +58,7 @@ def test_every_bench_verifies_the_form_of_gpus(op, on_gpu, device):
     assert all(r.verified for r in results(op, device))
 
 
+@pytest.mark.slow
 def test_and_moe_ffn_in_the_type_that_gpus_are_measured_in(on_gpu, device):
     case = moe_ffn._Case(moe_ffn.QUICK[0], 1, {"device": device, "dtype": torch.bfloat16})
     rows = [*case.forward(), *case.backward()]

@@ -42,6 +42,7 @@ def impatient(federation):
     return federation
 
 
+@pytest.mark.slow
 def test_a_client_whose_interpreter_is_held_by_its_training_stays(impatient):
     """No thread of Python's runs there for twice as long as a member may be silent."""
     identity = impatient.enrol("ada")
@@ -74,6 +75,7 @@ def test_a_process_that_is_gone_is_still_noticed(impatient):
     assert impatient.of(Left) == [Left("ada", f"no sign of life for {DEAD_AFTER_S:g} s")]
 
 
+@pytest.mark.slow
 def test_a_coordinator_whose_loop_stalls_loses_nobody(impatient):
     names = ("ada", "bob")
     running = [impatient.join(name, lambda m: make_reply(m, m.content)) for name in names]
@@ -89,6 +91,7 @@ def test_a_coordinator_whose_loop_stalls_loses_nobody(impatient):
     assert [r.statuses for r in running] == [["connected to test"]] * 2, "no stream was lost"
 
 
+@pytest.mark.slow
 def test_pings_that_come_in_bunches_end_no_connection(impatient, monkeypatch):
     """Twenty, ten times as close as the server counts as proper."""
     options = dict(channel.OPTIONS) | {"grpc.keepalive_time_ms": 100}
