@@ -34,7 +34,7 @@ def eventually(condition: Callable[[], object], within_s: float = 60.0) -> None:
 
 def command(module: str, *arguments: object) -> list[str]:
     """A program of ours, as a person calls it."""
-    return [sys.executable, "-m", f"fedmore.{module}.cli", *map(str, arguments)]
+    return [sys.executable, "-m", f"fedmore.{module}", *map(str, arguments)]
 
 
 def call(module: str, *arguments: object) -> str:

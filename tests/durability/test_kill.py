@@ -64,7 +64,7 @@ def test_the_undisturbed_run_counts_everything_once(undisturbed):
     assert who == [["ada", "bob", "eve"], ["ada", "bob"], ["gil"], left, left]
     assert (outcome["tasks left"], outcome["strangers in the store"]) == (0, [])
     assert {write.split()[0] for write in undisturbed.writes()} == {"commit", "rename", "delete"}
-    for part in ("add_upload", "withdraw", "embedded", "routed", "send", "_keep", "drop"):
+    for part in ("add_upload", "withdraw", "_collected", "_moved", "send", "_keep", "drop"):
         assert any(part in write for write in undisturbed.writes()), part
 
 
@@ -82,7 +82,7 @@ def test_killed_at_every_write(template, undisturbed, tmp_path, part):
     ("first", "second"),
     [
         ("commit push_messages > send", "commit take > _keep"),
-        ("commit _finish > add_round", "commit _finish > add_round"),
+        ("commit finish > add_round", "commit finish > add_round"),
         ("commit take > _keep", "commit settle > drop"),
     ],
 )

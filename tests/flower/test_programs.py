@@ -26,13 +26,13 @@ class Programs:
         self.out, self.gate = folder / "out.json", folder / "gate"
 
     def call(self, module, *arguments):
-        command = [sys.executable, "-m", f"fedmore.{module}.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", f"fedmore.{module}", *map(str, arguments)]
         return subprocess.run(
             command, env=self.environment, cwd=HERE, capture_output=True, text=True, timeout=60
         )
 
     def begin(self, module, name, *arguments):
-        command = [sys.executable, "-m", f"fedmore.{module}.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", f"fedmore.{module}", *map(str, arguments)]
         return self.processes.start(name, command, self.folder / f"{name}.log")
 
     def init(self, *arguments, app="stock:server_app", clients=NODES):
