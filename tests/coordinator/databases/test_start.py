@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 from flwr.app import Message, RecordDict
 from rich.console import Console
-from fedmore.coordinator import start
+from fedmore.coordinator.run import lifecycle
 from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
 from fedmore.protos.runtime.exits import run
 
@@ -49,9 +49,9 @@ def plan(*, grid, directory, settle, **_):
     (directory / "evaluation.json").write_text('{"bits_per_byte": {}}')
 
 
-start.MlflowTracker = lambda _: NullTracker()
-settings = start.Settings(patience_s=60)
-run(lambda: start.start(Path(sys.argv[1]), Console(file=sys.stdout), settings, plan))
+lifecycle.MlflowTracker = lambda _: NullTracker()
+settings = lifecycle.Settings(patience_s=60)
+run(lambda: lifecycle.start(Path(sys.argv[1]), Console(file=sys.stdout), settings, plan))
 """
 
 
