@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from fedmore.kernels.bitsandbytes_library import bitsandbytes
 from fedmore.strategies.compression import layout
+from fedmore.strategies.compression.dynamic_map import dynamic_map
 
 SLICE = 1 << 20
 """Numbers that are decoded at a time; a multiple of every block."""
@@ -78,9 +79,8 @@ def codebook(bits: int) -> Tensor:
     """The 256 numbers of the dynamic map, or the 16 of NF4, float32, ascending in [-1, 1]."""
     table: Tensor
     if bits == 8:
-        table = _library().create_dynamic_map()
-    else:
-        table = _library().get_4bit_type("nf4", device="cpu")
+        return dynamic_map()
+    table = _library().get_4bit_type("nf4", device="cpu")
     return table
 
 

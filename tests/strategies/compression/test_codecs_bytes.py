@@ -60,6 +60,12 @@ def test_golden_numbers(codec):
     assert as_hex(found) == case["decoded"]
 
 
+def test_the_dynamic_map_is_that_of_bitsandbytes_to_its_last_bit_or_so():
+    from bitsandbytes.functional import create_dynamic_map
+
+    torch.testing.assert_close(codebook(8), create_dynamic_map(), rtol=2**-22, atol=0)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 255, 256, 257, 512 * 576])
 def test_bytes_are_what_the_layout_says(codec, count):
     exact = {
@@ -109,7 +115,7 @@ def test_decoding_is_what_bitsandbytes_does(count):
     from bitsandbytes import functional as library
 
     x = torch.randn(count) * torch.rand(count)
-    indices, state = library.quantize_blockwise(x, blocksize=256)
+    indices, state = library.quantize_blockwise(x, codebook(8), blocksize=256)
     (found,) = decode(CODECS["int8"], encode(CODECS["int8"], [x]), [(count,)])
     assert torch.equal(found, library.dequantize_blockwise(indices, state))
     packed, state = library.quantize_4bit(x, blocksize=64, quant_type="nf4")
