@@ -10,30 +10,31 @@ from fedmore.sims.studies.rounds.world import World
 
 PLAIN, NESTEROV = (0.0, 1.0), (0.5, 0.7)
 EQUAL, MIXED = (16, 16, 16, 16), (4, 8, 16, 64)
-RATES = {"tiny": (5e-3, 1e-2), "smollm2": (2e-3, 4e-3)}
+RATES = {"tiny": (5e-3, 1e-2, 2e-2), "smollm2": (2e-3, 4e-3)}
+PLANS = {"tiny": ((20, (6, 20)), (3, (3,))), "smollm2": ((6, (6,)), (3, (3,)))}
+"""The rounds of a plan, and those after which a row is made."""
 
+STARTS = (("own", PLAIN), ("aggregate", NESTEROV))
 COMPARED = (  # start, step of the server, codec, ranks
     (POOLED, PLAIN, "fp32", EQUAL),
     *(
         (start, step, codec, ranks)
-        for codec in ("fp32", "sign1")
         for ranks in (EQUAL, MIXED)
-        for start, step in (("own", PLAIN), ("aggregate", NESTEROV))
+        for codec in ("fp32", "sign1")
+        for start, step in STARTS
     ),
+    ("own", NESTEROV, "fp32", EQUAL),
+    ("aggregate", PLAIN, "fp32", EQUAL),
 )
+FEW = tuple((start, step, "fp32", EQUAL) for start, step in STARTS)
 
 
 def variants(world: World, _seed: int, quick: bool) -> Iterator[Variant]:
-    """Every setting compared, each at the same rates, in plans of 20 rounds and of 3.
-
-    On SmolLM2 the starts alone are compared, in three rounds.
-    """
-    tiny = world.name == "tiny"
-    settings = COMPARED if tiny and not quick else COMPARED[0 if tiny else 1 : 3]
-    lengths: Sequence[tuple[int, tuple[int, ...]]] = ((20, (6, 20)), (3, (3,)))
-    for start, (momentum, rate), codec, ranks in settings:
+    """Every setting compared, each at the same rates; on SmolLM2 the two starts alone."""
+    tiny, plans = world.name == "tiny", PLANS[world.name]
+    for start, (momentum, rate), codec, ranks in COMPARED if tiny and not quick else FEW:
         for split in ("like", "unlike") if tiny else ("unlike",):
-            for rounds, scored in lengths if tiny and not quick else lengths[1:]:
+            for rounds, scored in plans[1:] if quick else plans:
                 for lr in RATES[world.name]:
                     some = ranks[: len(world.texts)]
                     yield Variant(start, momentum, rate, codec, some, split, lr, rounds, scored)
