@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedmore.sims.report.outcome import at_most
 from fedmore.sims.studies.rounds.control import Control
 from fedmore.sims.studies.rounds.federation import Federation, Owner
 from fedmore.sims.studies.rounds.study import Row, Study
@@ -80,7 +81,8 @@ def run_case(world: World, case: Schedule, seed: int, stage: ExpertStage) -> lis
 def finished(rows: Sequence[Row]) -> tuple[Sequence[Row], Mapping[str, Any]]:
     """The rows, and the farthest that one is from its control."""
     farthest = max(abs(row["product_bpb"] / row["control_bpb"] - 1) for row in rows)
-    goal = {"mean": farthest, "goal": f"at most {GOAL}", "met": farthest <= GOAL}
+    outcome = at_most((farthest, farthest), GOAL)
+    goal = {"mean": farthest, "goal": f"at most {GOAL}", "outcome": outcome}
     return rows, {"farthest from its control": goal}
 
 

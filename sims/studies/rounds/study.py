@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import platform
-import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,6 +13,7 @@ from rich.console import Console
 
 from fedmore.experts.errors import ConfigError
 from fedmore.sims.data.texts import RECIPE
+from fedmore.sims.studies.finished import kept, write
 from fedmore.sims.studies.rounds.world import World, smollm_world, tiny_world
 from fedmore.strategies.settings import parse
 from fedmore.strategies.stages.expert import ExpertStage
@@ -76,31 +74,16 @@ class Study(Generic[C]):
                     continue
                 path = out / "done" / f"{world.name}-{seed}-{case.name}".replace(" ", "-")
                 path = path.with_name(f"{path.name}-{_mark(stage)}.json")
-                if not path.is_file():
-                    console.print(path.stem)
-                    _keep(path, self.rows(world, case, seed, stage))
-                rows += json.loads(path.read_text(encoding="utf-8"))
+                rows += kept(path, partial(self.rows, world, case, seed, stage), console.print)
         if not rows:
             raise ConfigError(f"--set only={', '.join(only)}: no case of the study {self.name}")
         return self._write(results_in or out, rows)
 
     def _write(self, folder: Path, rows: Sequence[Row]) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
         finished, goals = self.finished(rows)
-        found = {
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("fedmore", "torch", "transformers")},
-                "texts": RECIPE,
-            },
-            "seeds": sorted({row["seed"] for row in rows}),
-            "goals": goals,
-            self.key: list(finished),
-        }
-        path = folder / f"{self.name}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        return path
+        seeds = sorted({row["seed"] for row in rows})
+        found = {"seeds": seeds, "goals": goals, self.key: list(finished)}
+        return write(folder / f"{self.name}.json", found)
 
 
 def worlds(
@@ -156,11 +139,3 @@ def _read(settings: Sequence[str], values: Mapping[str, Any]) -> tuple[list[str]
             changed[key] = value
     made = parse(TypeAdapter(ExpertStage), {"kind": "experts", "codec": "fp32", **changed})
     return bases, made
-
-
-def _keep(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows of a case in one step: a study that was stopped goes on after it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(".writing")
-    written.write_text(json.dumps(list(rows)), encoding="utf-8")
-    written.replace(path)

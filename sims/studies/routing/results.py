@@ -59,10 +59,19 @@ def judged(path: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return result | {"claims": claims(result)}
     except (KeyError, TypeError, ValueError) as error:
-        why = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(
-            f"{path}: no result whose claims can be judged: {why}; run the routing study anew"
+            f"{path}: no result whose claims can be judged: {_fault(error)}; run the routing study "
+            "anew"
         ) from error
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a file whose claims cannot be judged."""
+    if isinstance(error, KeyError):
+        return f"lacks {error}"
+    if isinstance(error, TypeError):
+        return "written by an earlier version, or by hand"
+    return str(error)
 
 
 def write(result: Mapping[str, Any], folder: Path) -> Path:

@@ -166,7 +166,7 @@ def without_nats():
     ("text", "why"),
     [
         (json.dumps(without_nats()), "lacks 'nats'"),
-        ("[]", "list indices"),
+        ("[]", "written by an earlier version"),
         ("{", "Expecting property name"),
     ],
 )
