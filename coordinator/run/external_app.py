@@ -27,7 +27,6 @@ from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.layout import APP_LOG, APP_STATE
 from fedmore.coordinator.run.watched_grid import WatchedGrid
-from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.runtime.flower_apps import Value, load_app
 from fedmore.protos.system.files import write_durably
@@ -58,10 +57,8 @@ def make_plan(reference: str) -> Callable[..., None]:
     """Load the app; what `coordinator start` then runs in place of our own plan."""
     app = load_app(reference, ServerApp)
 
-    def run_plan(
-        *, grid: Grid, config: FederationConfig, directory: Path, registry: Registry, **_: Any
-    ) -> None:
-        watched = WatchedGrid(grid, lambda node_id: registry.member(node_id).name)
+    def run_plan(*, grid: Grid, config: FederationConfig, directory: Path, **_: Any) -> None:
+        watched = WatchedGrid(grid)
         run_app(app, reference, watched, config, directory)
         for warning in watched.check():
             log.warning("%s", warning)

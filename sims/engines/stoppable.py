@@ -4,59 +4,28 @@ import threading
 import time
 from collections.abc import Iterable
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedmore.experts.errors import RoundError
-from fedmore.protos.wire.flower_compat import RunType
+from fedmore.strategies.rounds.delegating_grid import DelegatingGrid
 
 POLL_S = 0.1
 
 
-class Stoppable(Grid):
+class Stoppable(DelegatingGrid):
     """`grid`, until `stopped` is set: from then on every call raises `RoundError`."""
 
     def __init__(self, grid: Grid, stopped: threading.Event) -> None:
-        self._inner = grid
+        super().__init__(grid)
         self._stopped = stopped
 
     @property
-    def _grid(self) -> Grid:
+    def grid(self) -> Grid:
+        """The grid beneath; raises `RoundError` once the run was stopped."""
         if self._stopped.is_set():
             raise RoundError("the run was stopped")
-        return self._inner
-
-    def set_run(self, run: RunType) -> None:
-        """Pass the call on to the wrapped grid."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> RunType:
-        """The run of the grid beneath."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Flower's older way of `Message(content, dst_node_id, message_type)`."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Pass the call on to the wrapped grid."""
-        return self._grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Pass the call on to the wrapped grid."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pass the call on to the wrapped grid."""
-        return self._grid.pull_messages(message_ids)
+        return super().grid
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

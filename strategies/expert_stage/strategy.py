@@ -212,7 +212,7 @@ class ExpertStrategy(RoundStrategy):
             clients[name] = {**found, "behind": number - asked.number}
         grid, self._late = self._patient, {}
         for key, asked in waiting.items():
-            why = grid.away.get(key, "") if grid else ""
+            why = grid.absent.get(key, "") if grid else ""
             failures.append(f"{asked.member.name}: {why or asked.unanswered(number)}")
             if grid and key in grid.pending:
                 self._late[key] = asked

@@ -4,12 +4,11 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol, runtime_checkable
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedmore.strategies.members import name_of
+from fedmore.strategies.rounds.delegating_grid import DelegatingGrid
 from fedmore.strategies.rounds.returning_clients import Ask, Returning
 from fedmore.strategies.stages.base import Stage
 
@@ -20,44 +19,13 @@ LEFT = 5
 """Flower's error code of a reply whose node went away before it answered."""
 
 
-@runtime_checkable
-class Keeps(Protocol):
-    """A grid whose tasks may wait for nodes that are away; Flower's own cannot."""
-
-    def keep(self, message_ids: Iterable[str]) -> None:
-        """Have tasks stay open while their nodes are away."""
-        ...
-
-    def away(self, message_ids: Iterable[str]) -> Mapping[str, str]:
-        """The open tasks among them whose nodes are away, and why."""
-        ...
-
-
-@runtime_checkable
-class Withdraws(Protocol):
-    """A grid that can take a task back; Flower's own cannot."""
-
-    def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
-        """Tell the nodes to stop; what they answer is dropped."""
-        ...
-
-
-@runtime_checkable
-class Restarts(Protocol):
-    """A grid that tells a client that was started again from one that was only disconnected."""
-
-    def interrupted(self, message_ids: Iterable[str]) -> Collection[str]:
-        """The open tasks among them that were given to an earlier process of a node now here."""
-        ...
-
-
-class RoundGrid(Grid):
+class RoundGrid(DelegatingGrid):
     """`grid` with the patience of `stage`; everything else is passed on.
 
     `pending` are the tasks that may still be answered late, with their nodes by id. Their answers
     come with those of a later `send_and_receive`, before the others; with `all_are_late` one that
-    asks nobody waits for them. Nobody is waited for who is away: `away` says why, by task, and if
-    late answers are kept the task is pending.
+    asks nobody waits for them. A node that is away is not waited for: `absent` says why, by task,
+    and if late answers are kept the task is pending.
 
     `returning` asks those who come while the round is open. The pending task of a client that was
     started again is given up for that; one that was only disconnected works on at it.
@@ -71,45 +39,14 @@ class RoundGrid(Grid):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.grid, self.stage = grid, stage
-        self._keeper = grid if stage.keeps_late and isinstance(grid, Keeps) else None
+        super().__init__(grid)
+        self.stage = stage
         self._node_of = dict(pending or {})
         self.pending = set(self._node_of)
-        self.away: dict[str, str] = {}
+        self.absent: dict[str, str] = {}
         self.returning: Returning | None = None
         self.all_are_late = False
         self._clock, self._sleep = clock, sleep
-
-    def set_run(self, run: object) -> None:
-        """Pass the call on to the wrapped grid."""
-        self.grid.set_run(run)  # type: ignore[arg-type]
-
-    @property
-    def run(self) -> object:  # type: ignore[override]
-        """The run of the grid beneath."""
-        return self.grid.run
-
-    def create_message(  # type: ignore[override]
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str
-    ) -> Message:
-        """Pass the call on to the wrapped grid."""
-        return self.grid.create_message(content, message_type, dst_node_id, group_id)
-
-    def name_of(self, node_id: int) -> str:
-        """Pass the call on to the wrapped grid."""
-        return name_of(self.grid, node_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Pass the call on to the wrapped grid."""
-        return self.grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Pass the call on to the wrapped grid."""
-        return self.grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pass the call on to the wrapped grid."""
-        return self.grid.pull_messages(message_ids)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -131,18 +68,18 @@ class RoundGrid(Grid):
     def give_up(self, task_ids: Collection[str], reason: str = NO_ANSWER) -> list[Message]:
         """These are not waited for any more, and their nodes may stop; what they came to."""
         self.pending -= set(task_ids)
-        if not task_ids or not isinstance(self.grid, Withdraws):
+        if not task_ids or not self.withdraws:
             return []
-        self.grid.withdraw(task_ids, reason)
-        return list(self.grid.pull_messages(task_ids))
+        self.withdraw(task_ids, reason)
+        return list(self.pull_messages(task_ids))
 
     def _push(self, messages: Iterable[Message]) -> list[str]:
         messages = list(messages)
-        asked = list(self.grid.push_messages(messages))
+        asked = list(self.push_messages(messages))
         nodes = [message.metadata.dst_node_id for message in messages]
         self._node_of |= zip(asked, nodes, strict=True)
-        if self._keeper is not None and (asked or self.all_are_late):
-            self._keeper.keep([*self.pending, *asked])
+        if self.stage.keeps_late and (asked or self.all_are_late):
+            self.keep([*self.pending, *asked])
         return asked
 
     def _wait(self, asked: list[str], timeout: float) -> list[Message]:
@@ -154,15 +91,15 @@ class RoundGrid(Grid):
             asked += fresh
             wanted |= set(fresh)
             open_ = [*self.pending, *(task for task in asked if task in wanted)]
-            found = list(self.grid.pull_messages(open_))
+            found = list(self.pull_messages(open_))
             replies += found
             ids = {reply.metadata.reply_to_message_id for reply in replies}
             self.pending -= ids
             wanted -= ids
             gone = self._clock() - began
             every = wanted | self.pending
-            self.away = dict(self._keeper.away(every)) if self._keeper is not None else {}
-            all_in = wanted <= self.away.keys() and not self._greeting()
+            self.absent = dict(self.away(every)) if self.stage.keeps_late else {}
+            all_in = wanted <= self.absent.keys() and not self._greeting()
             if all_in or gone >= timeout or self._enough(asked, replies, gone):
                 return replies
             self._sleep(POLL_S)
@@ -176,9 +113,8 @@ class RoundGrid(Grid):
         """
         if self.returning is None:
             return []
-        if isinstance(self.grid, Restarts):
-            lost = self.grid.interrupted(self.pending - set(asked))
-            replies += self.give_up(sorted(lost), RESTARTED)
+        lost = self.interrupted(self.pending - set(asked))
+        replies += self.give_up(sorted(lost), RESTARTED)
         left = {r.metadata.reply_to_message_id for r in replies if _has_left(r)}
         answered = {r.metadata.reply_to_message_id for r in replies} - left
         occupied = {self._node_of[task] for task in answered | wanted | self.pending}
@@ -197,7 +133,7 @@ class RoundGrid(Grid):
     def _set_aside(self, unanswered: set[str]) -> list[Message]:
         """Give up what will not be waited for; what that came to."""
         if self.stage.keeps_late:
-            self.pending |= unanswered if self.stage.deadline_s else unanswered & self.away.keys()
+            self.pending |= unanswered if self.stage.deadline_s else unanswered & self.absent.keys()
         return self.give_up(sorted(unanswered - self.pending))
 
 

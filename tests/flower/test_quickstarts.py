@@ -63,7 +63,7 @@ class Folder:
             nodes = dict(self.node(registry, part, app) for part in range(NODES))
             with Workers(mailbox, nodes, lambda m, c: c.run_config["handler"](m), lambda _: None):
                 make_plan(self.config.federation.app)(
-                    grid=MailboxGrid(mailbox),
+                    grid=MailboxGrid(mailbox, names=registry.name_of),
                     config=self.config,
                     directory=self.directory,
                     registry=registry,

@@ -75,7 +75,7 @@ def test_what_it_says_when_it_is_back_is_used_in_the_next_round(federation):
     away = Departure(federation, "keep")
     task_id = away.task.metadata.message_id
     assert away.replies == []
-    assert away.grid.away == {task_id: "ada left: no sign of life"}
+    assert away.grid.absent == {task_id: "ada left: no sign of life"}
     assert away.grid.pending == {task_id}
     federation.journal.settle("experts/1", away.grid.pending)
     away.back()
