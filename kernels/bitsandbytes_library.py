@@ -1,7 +1,7 @@
-"""bitsandbytes, imported so that it computes alike everywhere and fetches nothing.
+"""Imports bitsandbytes so that it computes alike on every machine and downloads nothing.
 
-With AVX-512 BF16 its import asks the package `kernels` to fetch code from the hub, and says so on
-the terminal if it cannot. Here that package is out of reach while the import goes on.
+On a CPU with AVX-512 BF16, its import asks the package `kernels` to download code from the hub,
+and prints a warning if that fails. Here that package is hidden during the import.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def bitsandbytes() -> ModuleType:
-    """The module; imported by the first call, which takes seconds."""
+    """Return the module; the first call imports it, which takes seconds."""
     if "bitsandbytes" not in sys.modules:
         _import_alone()
     return sys.modules["bitsandbytes"]
@@ -21,7 +21,7 @@ def _import_alone() -> None:
     modules: dict[str, Any] = sys.modules
     said, known = logging.getLogger("bitsandbytes"), modules.get("kernels")
     level = said.level
-    modules["kernels"] = None  # an import of it fails
+    modules["kernels"] = None  # makes `import kernels` fail
     said.setLevel(logging.ERROR)
     try:
         import bitsandbytes.functional  # noqa: F401

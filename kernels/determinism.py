@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Work in one thread: torch and LAPACK split sums by threads, and round with it."""
+    """Run torch in one thread: how sums are split over threads changes how they round."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Which form of an op runs on a device: one way for all ops, never a slower form in silence."""
+"""Picks the form of an op for a device; it never falls back to a slower form in silence."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -8,8 +8,8 @@ import torch
 
 from fedmore.kernels.errors import KernelError
 
-# An op's form by the type of the device. Only torch is behind `lowrank_sum` (QR and SVD are
-# cuSOLVER's on an NVIDIA GPU), so one module is the form of both.
+# Each op's module by type of device. `lowrank_sum` calls only torch (on an NVIDIA GPU its QR and
+# SVD are cuSOLVER's), so one module serves both devices.
 FORMS: dict[str, dict[str, str]] = {
     "lora_mix": {"cpu": "cpu", "cuda": "triton"},
     "lowbit": {"cpu": "cpu", "cuda": "triton"},
@@ -22,7 +22,7 @@ FORMS: dict[str, dict[str, str]] = {
 def choose(op: str, device: torch.device | str) -> ModuleType:
     """The module that computes `op` on `device`, such as `fedmore.kernels.sign1.cpu`.
 
-    Raises `KernelError` if there is none; it never gives a form of another device.
+    Raises `KernelError` if the op has no form for this device, or Triton is missing.
     """
     kind = torch.device(device).type
     forms = FORMS.get(op)

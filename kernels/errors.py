@@ -1,4 +1,4 @@
-"""The root of the one exception tree, and what kernels raise; the rest is in `experts.errors`."""
+"""The root of the exception tree and the kernels' own error; the rest is in `experts.errors`."""
 
 
 class FedmoreError(Exception):

@@ -1,9 +1,9 @@
-"""How loops are compiled (numba, Triton) and run in threads.
+"""Compiles loops with numba and Triton, and runs them in threads.
 
-numba's own threads are not used: its work queue, the layer that every wheel has, aborts the process
-when two Python threads are in it at once, and the local engine's clients are threads. Loops release
-the GIL instead and are called on chunks from a thread pool; a chunk's result does not depend on
-who computes it, so any number of threads gives the same bits.
+numba's own threads are not used. Its work queue, the only layer in every wheel, aborts the process
+when two Python threads enter it at once, and the local engine's clients are threads. Instead, loops
+release the GIL and a thread pool calls them on chunks. A chunk's result does not depend on the
+thread, so any number of threads gives the same bits.
 """
 
 import os
@@ -20,8 +20,8 @@ Loop = TypeVar("Loop", bound=Callable[..., Any])
 def njit(loop: Loop, inline: str = "never") -> Loop:
     """Compile `loop` at its first call: IEEE arithmetic, no GIL, no bounds checks, cached on disk.
 
-    The cache is `__pycache__` beside the source or, where that is read-only, the user's cache
-    folder (`NUMBA_CACHE_DIR` names another). With no folder to write to, nothing is cached.
+    The cache is `__pycache__` beside the source or, if that is read-only, the user's cache folder
+    (`NUMBA_CACHE_DIR` names another). If no folder can be written to, nothing is cached.
     """
     import numba
 
@@ -34,12 +34,12 @@ def njit(loop: Loop, inline: str = "never") -> Loop:
 
 
 def inlined(loop: Loop) -> Loop:
-    """`njit` for a part of loops, put in where it is called: a call with arrays costs too much."""
+    """`njit` for a helper that is inlined into its caller: a call with arrays costs too much."""
     return njit(loop, inline="always")
 
 
 def intrinsic(emitter: Callable[..., Any]) -> Callable[..., Any]:
-    """`numba.extending.intrinsic`, typed: a function that writes its own LLVM code."""
+    """`numba.extending.intrinsic` with types: a function that writes its own LLVM code."""
     from numba.extending import intrinsic as make
 
     made: Callable[..., Any] = make(emitter)
@@ -47,14 +47,14 @@ def intrinsic(emitter: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def triton_jit(kernel: Callable[..., Any]) -> Any:
-    """`triton.jit`, typed; a kernel is launched as ``kernel[grid](...)``."""
+    """`triton.jit` with types; launch a kernel as ``kernel[grid](...)``."""
     import triton
 
     return triton.jit(kernel)
 
 
 class _Pool:
-    """Threads that live as long as the process, made when first needed and again after a fork."""
+    """A thread pool for the life of the process, made at first use and anew after a fork."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -77,13 +77,13 @@ if hasattr(os, "register_at_fork"):
 def in_chunks(work: Callable[[int, int], None], count: int, chunk: int) -> None:
     """Call ``work(start, stop)`` for every `chunk` of `count`, in torch's number of threads.
 
-    The order is not defined. The first exception is raised when all chunks are done.
+    The order is not defined. The first exception is raised after all chunks are done.
     """
     starts = range(0, count, chunk)
     threads, todo = min(torch.get_num_threads(), len(starts)), iter(starts)
 
     def some() -> None:
-        for start in todo:  # shared: who is slowed down takes fewer; the GIL guards the iterator
+        for start in todo:  # shared, so a slow thread takes fewer; the GIL guards the iterator
             work(start, min(start + chunk, count))
 
     if threads <= 1:

@@ -1,1 +1,1 @@
-"""How kernels are measured: against an opponent, and against the device's limits."""
+"""Times kernels against an opponent and against the limits of the device."""

@@ -1,4 +1,4 @@
-"""How kernels are measured: equal first, then timed in turn with an opponent, in one process.
+"""Times a kernel and an opponent in turn, in one process, after their results were found equal.
 
 Every op has `kernels/<op>/bench.py` with ``results(quick, device) -> Iterator[Result]``.
 """
@@ -21,10 +21,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Result:
-    """One measurement; `ours` and `opponent` are medians in `unit`, where less is better.
+    """One measurement; `ours` and `opponent` are medians in `unit`, and less is better.
 
-    `ratio` says how many times better ours is, `goal` how many times it should be; both are null
-    without an opponent. With `verified` false nothing was timed.
+    `ratio` is the opponent's figure divided by ours, and `goal` is what it should be. Both are None
+    without an opponent. If the results differed, `verified` is false and nothing was timed.
     """
 
     name: str
@@ -50,9 +50,19 @@ def compare(
     repeats: int = 15,
     opponent_repeats: int | None = None,
 ) -> Result:
-    """Time `ours` and `opponent` in turn, in milliseconds, if `verify` says that they are equal.
+    """Time `ours` and `opponent` in turn, in milliseconds, if `verify` returns true.
 
-    An opponent that takes minutes may have fewer repeats; its name then says so.
+    Args:
+        name: the op and what it does, as the report shows it.
+        case: sizes, dtype and threads, as the report shows them.
+        ours: one run of our form.
+        opponent: one run of what it is compared with.
+        opponent_name: the opponent, as the report shows it.
+        verify: whether both give equal results; runs once, before the timing.
+        goal: the ratio that ours should reach.
+        repeats: timed runs of ours.
+        opponent_repeats: timed runs of the opponent, if fewer because each takes minutes.
+
     """
     opponent_repeats = opponent_repeats or repeats
     if opponent_repeats != repeats:
@@ -67,7 +77,7 @@ def compare(
 def in_turn(
     ours: Callable[[], Any], opponent: Callable[[], Any], repeats: int, opponent_repeats: int
 ) -> tuple[float, float]:
-    """The medians of alternating runs, milliseconds; ours is warmed up, so is a quick opponent."""
+    """Medians of alternating runs, in milliseconds, after a warm-up of all but a slow opponent."""
     times: tuple[list[float], list[float]] = ([], [])
     ours()
     if opponent_repeats > 1:
@@ -86,7 +96,7 @@ def in_turn(
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Milliseconds of one call, what it began on a GPU included, and nothing from before."""
+    """Milliseconds of one call, with the work that it starts on a GPU, but without earlier work."""
     finish()
     start = time.perf_counter()
     call()
@@ -101,7 +111,7 @@ def finish() -> None:
 
 
 def place(device: str) -> torch.device:
-    """The device of a bench; raises `KernelError` for a GPU that is not there."""
+    """The device of a bench; raises `KernelError` if torch finds no such GPU."""
     if device == "cuda" and not torch.cuda.is_available():
         raise KernelError("--device cuda: torch finds no CUDA device here; --device cpu needs none")
     return torch.device(device)
@@ -115,7 +125,7 @@ def compare_memory(
     opponent_name: str,
     goal: float,
 ) -> Result | None:
-    """A result of two `peak_memory` figures; None if the system does not tell them."""
+    """Compare two figures of `peak_memory`; None if the system does not report them."""
     if ours is None or opponent is None:
         return None
     ratio = opponent / ours
@@ -123,9 +133,9 @@ def compare_memory(
 
 
 def peak_memory(call: Callable[[], Any]) -> float | None:
-    """How far `call` raises this process's resident memory at its highest, MiB; Linux only.
+    """By how much `call` raises this process's peak of resident memory, in MiB; Linux only.
 
-    At least 1: pages come in groups, and less cannot be told from nothing.
+    The result is at least 1, because the kernel counts pages in batches.
     """
     if not (STATUS.exists() and CLEAR.exists()):
         return None

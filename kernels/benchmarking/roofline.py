@@ -1,6 +1,6 @@
-"""How near an op comes to what its device can do: the speed of its memory, or of its matrix units.
+"""Compares an op with the peak of its device: the speed of its memory or of its matrix units.
 
-Both are measured in the same run, by a large copy and a large product of torch.
+Both peaks are measured in the same run, by a large copy and a large product of torch.
 """
 
 import statistics
@@ -17,14 +17,14 @@ GOAL = 0.7
 
 @dataclass(frozen=True)
 class Peak:
-    """What a device does in a millisecond, `per_ms` bytes or operations, and how that was found."""
+    """A device's peak in bytes or operations per millisecond; `name` says how it was measured."""
 
     name: str
     per_ms: float
 
 
 def memory(device: torch.device, count: int = 1 << 28) -> Peak:
-    """Bytes read and written by a copy of `count` float32."""
+    """Measure memory: bytes read and written per millisecond by a copy of `count` float32."""
     source = torch.ones(count, device=device)
     target = torch.zeros_like(source)
     ms = median(lambda: target.copy_(source), 15)
@@ -32,7 +32,7 @@ def memory(device: torch.device, count: int = 1 << 28) -> Peak:
 
 
 def matrices(device: torch.device, dtype: torch.dtype, size: int = 8192) -> Peak:
-    """Operations (a multiplication and an addition are two) of a square product."""
+    """Measure operations per millisecond of a square product; a multiply-add counts as two."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     ms = median(lambda: a @ b, 15)
     return Peak("the same operations at the speed of a large product", 2 * size**3 / ms)
@@ -48,9 +48,10 @@ def part_of(
     verify: Callable[[], bool],
     repeats: int = 15,
 ) -> Result:
-    """`ours` against the time that its `work`, in bytes or operations, takes at the peak.
+    """Compare the time of `ours` with the time that its `work` would take at the peak.
 
-    So the ratio is the part of the peak that is reached. `work` is what the op cannot do without.
+    So the ratio is the fraction of the peak that is reached. `work` is the least that the op must
+    do: bytes moved or operations, as in `peak`.
     """
     if not verify():
         return Result(name, case, None, None, peak.name, "ms", None, GOAL, verified=False)
@@ -60,6 +61,6 @@ def part_of(
 
 
 def median(call: Callable[[], Any], repeats: int) -> float:
-    """Milliseconds of a call, after one that does not count."""
+    """Median milliseconds of a call, after one warm-up call."""
     call()
     return statistics.median(timed(call) for _ in range(repeats))

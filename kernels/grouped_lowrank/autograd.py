@@ -1,8 +1,10 @@
 """The two halves of a low-rank change as differentiable operations over routed tokens.
 
-`project` takes tokens down to their experts' ranks, `expand_add` up again; the numbers between are
-one flat float32 tensor, a row per routed token as long as its expert's rank. A *form* does the
-work: `by_loops` on a CPU, `by_triton` on a GPU.
+`project` takes tokens down to their experts' ranks, and `expand_add` takes them up again. Between
+the two lies one flat float32 tensor: a row per routed token, as long as its expert's rank. A *form*
+does the work: `by_loops` on a CPU, `by_triton` on a GPU.
+
+Shapes: T tokens, D in, O out, E experts, n routed tokens.
 """
 
 from typing import Any, Protocol
@@ -13,19 +15,23 @@ from torch.autograd.function import once_differentiable
 
 
 class Route(Protocol):
-    """Which tokens every expert has: `tokens`, expert by expert, and how many each has."""
+    """Which tokens are routed to which expert, listed expert by expert."""
 
     @property
     def tokens(self) -> Tensor:
-        """Token indices, ascending for each expert."""
+        """Indices of the routed tokens, int64 [n]; ascending within each expert."""
 
     @property
     def sizes(self) -> list[int]:
-        """How many tokens every expert has."""
+        """Number of tokens of each expert."""
 
 
 class Stack(Protocol):
-    """The factors of one kind; expert e's row of `lengths[e]` numbers has parts at `firsts[e]`."""
+    """All experts' factors of one kind.
+
+    A routed token's row at expert e has `lengths[e]` numbers. If an expert has several factors one
+    above the other, factor i takes `ranks[e][i]` of them, from `firsts[e][i]` on.
+    """
 
     lengths: list[int]
     firsts: list[list[int]]
@@ -33,10 +39,10 @@ class Stack(Protocol):
 
 
 class Form(Protocol):
-    """What runs on a device."""
+    """The loops or kernels of one device."""
 
     def project(self, x_TD: Tensor, stack: Any, route: Any) -> Tensor:
-        """A row A x for every routed token."""
+        """Compute a row A x for every routed token; float32, flat."""
 
     def expand_add(
         self, rows: Tensor, weights: Tensor, y_TO: Tensor, stack: Any, route: Any
@@ -44,11 +50,14 @@ class Form(Protocol):
         """`y_TO` += weight * B row for every routed token, in the experts' order."""
 
     def dots(self, one: Tensor, other: Tensor, weights: Tensor, stack: Any, route: Any) -> Tensor:
-        """Inner products [n] of the routed tokens' rows; then `one` is scaled by the weights."""
+        """Return inner products [n] of the routed tokens' rows, then scale `one` by the weights."""
 
 
 def project(form: Form, x_TD: Tensor, route: Route, stack: Stack, factors: list[Tensor]) -> Tensor:
-    """A row A x for every routed token, flat; `factors` are the stack's if they are trained."""
+    """Compute a row A x for every routed token; float32, flat.
+
+    `factors` are those of the stack if they are trained, otherwise empty.
+    """
     rows: Tensor = _Project.apply(form, x_TD, route, stack, *factors)  # type: ignore[no-untyped-call]
     return rows
 
@@ -57,7 +66,18 @@ def expand_add(
     form: Form, y_TO: Tensor, rows: Tensor, weights: Tensor, route: Route, stack: Stack,
     factors: list[Tensor],
 ) -> Tensor:  # fmt: skip
-    """A new tensor: `y_TO` + weight * B row for every routed token, [T, O]."""
+    """Return `y_TO` + weight * B row, summed over every token's experts, as a new tensor [T, O].
+
+    Args:
+        form: the loops or kernels of the device.
+        y_TO: what is added to; unchanged.
+        rows: the routed tokens' rows, float32, flat, as `project` returns them.
+        weights: the routed tokens' weights, float32 [n].
+        route: which tokens go to which expert.
+        stack: the factors B of all experts.
+        factors: those factors if they are trained, otherwise empty.
+
+    """
     arguments = form, y_TO, rows, weights, route, stack, *factors
     y: Tensor = _ExpandAdd.apply(*arguments)  # type: ignore[no-untyped-call]
     return y
@@ -117,7 +137,7 @@ class _ExpandAdd(torch.autograd.Function):
 
 
 def each(stack: Stack, route: Route, numbers: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For every expert: its tokens, and its rows [n, length]."""
+    """List every expert's token indices [n] and rows [n, length]."""
     sizes = [n * size for n, size in zip(stack.lengths, route.sizes, strict=True)]
     rows = zip(torch.split(numbers, sizes), stack.lengths, route.sizes, strict=True)
     views = [part.view(size, length) for part, length, size in rows]
@@ -125,6 +145,6 @@ def each(stack: Stack, route: Route, numbers: Tensor) -> list[tuple[Tensor, Tens
 
 
 def split(joined: Tensor, stack: Stack, expert: int) -> list[Tensor]:
-    """The rows of each of an expert's factors, without what fills ranks up."""
+    """Split an expert's rows by factor, without the padding of the ranks."""
     pairs = zip(stack.firsts[expert], stack.ranks[expert], strict=True)
     return [joined[first : first + rank] for first, rank in pairs]

@@ -8,7 +8,7 @@ from fedmore.kernels.grouped_lowrank.pack import Route, Stack, address, as_rows,
 from fedmore.kernels.grouped_lowrank.tiles import TILE
 from fedmore.kernels.jit import in_chunks
 
-# Tokens per call of a loop: a strip of 128 columns of theirs stays in the second-level cache.
+# Tokens per call of a loop: with this number, a strip of 128 columns stays in the L2 cache.
 CHUNK = 128
 
 

@@ -1,9 +1,18 @@
 """Triton kernels as a form for `autograd`: float32, bfloat16, float16; sums in float32.
 
-Rows of routed tokens are made expert by expert (a program has tokens of one expert), and added up
-token by token (a program has tokens with all their experts), so nothing is added atomically and
-results do not vary. Ranks differ and are not filled up in memory. In float32 products are IEEE
-ones, not TF32.
+Rows are computed expert by expert: a program has tokens of one expert. They are added up token by
+token: a program has tokens with all their experts. So nothing is added atomically, and results do
+not vary. Ranks differ and are not padded in memory. Products of float32 are IEEE, not TF32.
+
+Arguments of the kernels, all pointers to contiguous memory if not said otherwise:
+
+- `numbers`: all experts' factors; `table` [2, E]: an expert's first number there, and its rank
+- `rows`: a row of rank numbers per routed token; `rows_at` [E]: an expert's first number there
+- `tokens` [n]: the tokens of routed tokens j, in the order of the experts; `starts` [E + 1]
+- `tiles` [programs, 3], `place` [T, E]: see `Route`
+- `x` [T, width], `y` [count, width]; `width`, `count`, `experts` are numbers
+- TRANSPOSED: a factor lies as [width, rank], not [rank, width]; RANKS: ranks per tile
+- WIDEN: convert to float32 before a product (see `widen`)
 """
 
 from collections.abc import Sequence
@@ -19,14 +28,16 @@ from torch import Tensor
 from fedmore.kernels.grouped_lowrank.factors import Factor, SignTensor, dense, version
 from fedmore.kernels.jit import triton_jit
 
-TOKENS, COLUMNS, INNER = 32, 64, 32  # of a program's tile
+TOKENS, COLUMNS, INNER = 32, 64, 32  # the shape of a program's tiles
 
 
 @dataclass(frozen=True)
 class Route:
-    """`place_TE` says which routed token, or -1, a token is for an expert; `starts` as in `pack`.
+    """Which tokens are routed to which expert, in tables for the kernels.
 
-    `tiles` [n, 3]: the expert, and its first and last + 1 routed token, of every program.
+    `place_TE` is a token's number among the routed tokens of all experts, or -1 if it is not routed
+    to this expert. `starts` is as in `pack`. A row of `tiles` [programs, 3] is a program's expert
+    and the half-open range of its routed tokens.
     """
 
     tokens: Tensor
@@ -37,7 +48,7 @@ class Route:
 
 
 def routed(gates_TE: Tensor) -> tuple[Route, Tensor]:
-    """Which tokens every expert has, those of a weight that is not zero; and these weights."""
+    """Return the route of all tokens with a non-zero weight, and these weights, float32 [n]."""
     experts = gates_TE.shape[1]
     owner, tokens = gates_TE.detach().T.nonzero().T.contiguous()
     sizes = torch.bincount(owner, minlength=experts).tolist()
@@ -55,7 +66,7 @@ def routed(gates_TE: Tensor) -> tuple[Route, Tensor]:
 
 
 class Stack:
-    """The factors of one kind of all experts one after the other; see `pack.Stack`."""
+    """All experts' factors of one kind, one after the other in memory; see `pack.Stack`."""
 
     def __init__(
         self, experts: Sequence[tuple[Factor, ...]], transposed: bool, kept: bool = False
@@ -68,7 +79,7 @@ class Stack:
         self.cache: tuple[list[int], tuple[Tensor, Tensor]] | None = None
 
     def packed(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """All numbers, and a table [3, E]: first number, first number of rows per token, length."""
+        """Return all numbers in the device and dtype of `like`, and the table [2, E]."""
         versions = [version(f) for parts in self.experts for f in parts]
         if self.kept and self.cache and self.cache[0] == versions:
             return self.cache[1]
@@ -80,25 +91,25 @@ class Stack:
         return made
 
     def rows_at(self, route: Route) -> Tensor:
-        """The first number of every expert's rows."""
+        """Offset of every expert's first row, int64 [E]."""
         sizes = (n * size for n, size in zip(self.lengths, route.sizes, strict=True))
         ends = list(accumulate(sizes, initial=0))
         return torch.tensor(ends[:-1], device=route.tokens.device)
 
     def empty_rows(self, route: Route) -> Tensor:
-        """Room for a row per routed token."""
+        """Allocate a row per routed token; float32, flat."""
         count = sum(n * size for n, size in zip(self.lengths, route.sizes, strict=True))
         return torch.empty(count, dtype=torch.float32, device=route.tokens.device)
 
     def block(self) -> int:
-        """Columns of a tile of rows: a power of two, at least what `tl.dot` takes."""
+        """Ranks per tile: a power of two from 16, the least that `tl.dot` takes, to 64."""
         widest: int = triton.next_power_of_2(max(self.lengths))
         return min(64, max(16, widest))
 
 
 @triton_jit
 def product(a: Any, b: Any, WIDEN: tl.constexpr) -> Any:
-    """A matrix product, float32."""
+    """Multiply two tiles with a float32 sum."""
     if WIDEN:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
     return tl.dot(a, b, input_precision="ieee")
@@ -108,7 +119,7 @@ def product(a: Any, b: Any, WIDEN: tl.constexpr) -> Any:
 def factor_tile(
     numbers: Any, r: Any, n: Any, rank: Any, width: Any, TRANSPOSED: tl.constexpr
 ) -> Any:
-    """Numbers (r, n) of rows [rank, width], or of their transpose if that is what lies there."""
+    """Load the tile (r, n) of a factor [rank, width], which may lie transposed in memory."""
     at = n * rank + r if TRANSPOSED else r * width + n
     return tl.load(numbers + at, mask=(r < rank) & (n < width), other=0.0)
 
@@ -118,7 +129,7 @@ def expanded(
     total: Any, rows: Any, row: Any, ok: Any, numbers: Any, n: Any, first: Any, rank: Any,
     width: Any, TRANSPOSED: tl.constexpr, RANKS: tl.constexpr, WIDEN: tl.constexpr,
 ) -> Any:  # fmt: skip
-    """`total` + rows (from number `first` on, `rank` of them) times columns n of a factor."""
+    """`total` + rows times columns n of a factor; of each row, `rank` numbers from `first` on."""
     for r0 in range(0, rank, RANKS):
         r = r0 + tl.arange(0, RANKS)
         low = tl.load(
@@ -177,13 +188,13 @@ def _expand_add(
                 numbers + tl.load(table + expert), n, 0, rank, width, TRANSPOSED, RANKS, WIDEN,
             )  # fmt: skip
             weight = tl.load(weights + j, mask=ok, other=0.0)
-            # An expert that a token is not routed to adds nothing, not even zero times infinity.
+            # A mask, not a weight of zero: zero times an expert's infinity would be NaN.
             total += tl.where(ok[:, None], weight[:, None] * part, 0.0)
     tl.store(at, total, mask=inside)
 
 
 def widen() -> bool:
-    """Whether to widen halves before a product: Triton's interpreter gets bfloat16 wrong."""
+    """Whether to convert to float32 before a product: Triton's interpreter gets bfloat16 wrong."""
     return bool(triton.knobs.runtime.interpret)
 
 
@@ -218,7 +229,7 @@ def dots(one: Tensor, other: Tensor, weights: Tensor, stack: Stack, route: Route
     """See `autograd.Form`."""
     lengths = torch.tensor(stack.lengths, device=one.device)
     sizes = torch.tensor(route.sizes, device=one.device)
-    # The routed token of every number.
+    # Which routed token every number belongs to.
     owner = torch.arange(len(weights), device=one.device)
     owner = owner.repeat_interleave(lengths.repeat_interleave(sizes))
     found = torch.zeros_like(weights).index_add_(0, owner, one * other)

@@ -1,4 +1,4 @@
-"""Low-rank factors as the ops take them: tensors, or kept as sign1."""
+"""Low-rank factors as the ops take them: tensors, or one-bit codes of `sign1`."""
 
 import math
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class SignTensor:
-    """A frozen factor kept as sign1 (layout in `kernels/sign1`), decoded whenever it is used.
+    """A frozen factor stored as sign1 (layout in `kernels/sign1`), decoded whenever it is used.
 
-    Its blocks follow the rows or, `by_columns`, the columns. Read like a tensor of `dtype` by what
-    only looks at shape and place.
+    Its blocks run along the rows or, with `by_columns`, along the columns. Code that reads only
+    shape, dtype and device can treat it as a tensor.
     """
 
     bits: Tensor
@@ -29,7 +29,7 @@ class SignTensor:
 
     @classmethod
     def of(cls, factor_MN: Tensor, by_columns: bool = False) -> "SignTensor":
-        """A factor's signs and scales; raises `ValueError` for a number that is not finite."""
+        """Encode a factor [M, N]; raises `ValueError` for NaN or Inf."""
         rows, columns = factor_MN.shape
         numbers = factor_MN.T.contiguous() if by_columns else factor_MN
         bits, scales = choose("sign1", factor_MN.device).encode(numbers, BLOCK)
@@ -41,15 +41,15 @@ class SignTensor:
         return self.bits.device
 
     def numel(self) -> int:
-        """How many numbers it stands for."""
+        """Number of elements of the decoded factor."""
         return math.prod(self.shape)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "SignTensor":
-        """The same there; its numbers are of `dtype` when they are decoded."""
+        """Return a copy on `device` that decodes to `dtype`."""
         return replace(self, bits=self.bits.to(device), scales=self.scales.to(device), dtype=dtype)
 
     def dense(self) -> Tensor:
-        """The numbers, in `dtype`."""
+        """Decode to a tensor of `shape` and `dtype`."""
         decode = choose("sign1", self.device).decode
         numbers: Tensor = decode(self.bits, self.scales, self.numel(), self.block)
         rows, columns = self.shape
@@ -61,28 +61,28 @@ Factor = Tensor | SignTensor
 
 
 def dense(factor: Factor) -> Tensor:
-    """A factor's numbers."""
+    """Return the factor as a tensor, decoded if it is stored as sign1."""
     return factor.dense() if isinstance(factor, SignTensor) else factor
 
 
 def to_train(factors: Iterable[Factor]) -> list[Tensor]:
-    """The factors if any of them is to have a gradient, else none."""
+    """Return all factors if any of them requires a gradient, otherwise an empty list."""
     given = list(factors)
     tensors = [f for f in given if isinstance(f, Tensor)]
     if not any(f.requires_grad for f in tensors):
         return []
     if len(tensors) < len(given):
-        raise ValueError("experts kept as sign1 cannot be mixed with experts that are trained")
+        raise ValueError("experts stored as sign1 cannot be mixed with experts that are trained")
     return tensors
 
 
 def version(factor: Factor) -> int:
-    """Changes whenever a factor is written to."""
+    """A number that changes whenever the factor is written to in place."""
     return -1 if isinstance(factor, SignTensor) or factor.is_inference() else factor._version
 
 
 def check_dtype(op: str, *tensors: Tensor) -> None:
-    """Raise `ValueError` for tensors that Triton's forms do not take."""
+    """Raise `ValueError` unless all tensors have one of the dtypes that the Triton forms take."""
     kinds = {tensor.dtype for tensor in tensors}
     if len(kinds) > 1 or not kinds <= {torch.float32, torch.bfloat16, torch.float16}:
         given = ", ".join(sorted(map(str, kinds)))

@@ -1,8 +1,11 @@
 """numba loops over the tokens of a chunk, expert by expert, on tiles.
 
-Every token's numbers are formed in the same order whatever the chunk, the other tokens and the
-experts it is not routed to, so results do not depend on them nor on the number of threads. All
-fields are addresses (see `simd`) where nothing else is said.
+The order of operations for a token depends neither on the chunk nor on other tokens or experts. So
+the number of threads does not change a bit of the result.
+
+All fields below are addresses (see `simd`) if nothing else is said. In the loops, `e` is an expert,
+`j` a routed token, `n` a column, `start` to `stop` the tokens of the chunk; `tiles` is scratch
+memory for the tiles `a` (input) and `c` (result).
 """
 
 from typing import NamedTuple
@@ -27,7 +30,7 @@ pad = njit(padded)
 
 
 class Route(NamedTuple):
-    """Expert e has tokens[starts[e]] up to tokens[starts[e + 1]], ascending; `experts` a number."""
+    """Expert e has ``tokens[starts[e]:starts[e + 1]]``, ascending; `experts` is their number."""
 
     tokens: int
     starts: int
@@ -35,9 +38,9 @@ class Route(NamedTuple):
 
 
 class Matrices(NamedTuple):
-    """A matrix per expert, the first number of it at numbers[at[e]].
+    """A matrix per expert; that of expert e begins at ``numbers[at[e]]``.
 
-    `length` is a row's length of a tall one, `rank` the number of a wide one's rows.
+    A tall matrix has rows of ``length[e]`` numbers; a wide one has ``rank[e]`` rows.
     """
 
     numbers: int
@@ -47,7 +50,7 @@ class Matrices(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A row for every routed token, as long as its expert needs; its expert's begin at at[e]."""
+    """A row of ``length[e]`` numbers per routed token; those of expert e begin at ``at[e]``."""
 
     numbers: int
     at: int
@@ -56,7 +59,7 @@ class Rows(NamedTuple):
 
 @njit
 def place(rows: Rows, route: Route, expert: int, j: int) -> int:
-    """Where the row of routed token j is."""
+    """Offset of the row of routed token j."""
     first = get_int(route.starts, expert)
     at: int = get_int(rows.at, expert) + (j - first) * get_int(rows.length, expert)
     return at
@@ -64,7 +67,7 @@ def place(rows: Rows, route: Route, expert: int, j: int) -> int:
 
 @njit
 def since(route: Route, expert: int, token: int) -> int:
-    """The first of the expert's routed tokens that is `token` or a later one."""
+    """Binary search: the expert's first routed token that is not before `token`."""
     lo: int = get_int(route.starts, expert)
     hi: int = get_int(route.starts, expert + 1)
     while lo < hi:
@@ -78,7 +81,7 @@ def since(route: Route, expert: int, token: int) -> int:
 
 @njit
 def clear(rows: Rows, route: Route, expert: int, lo: int, hi: int) -> None:
-    """Zero the rows of routed tokens lo..hi."""
+    """Zero the rows of routed tokens lo to hi - 1."""
     at, length = place(rows, route, expert, lo), get_int(rows.length, expert)
     zero(rows.numbers + 4 * at, (hi - lo) * length)
 
@@ -87,7 +90,10 @@ def clear(rows: Rows, route: Route, expert: int, lo: int, hi: int) -> None:
 def spread(
     rows: Rows, e: int, at: int, count: int, mats: Matrices, n: int, width: int, a: int, c: int
 ) -> None:
-    """Tile `c` += `count` rows from number `at` on, times a wide matrix's strip at column n."""
+    """Tile `c` += rows times a strip of a wide matrix, columns n to n + `width`.
+
+    The `count` rows lie one after the other from offset `at` on; they are copied to tile `a`.
+    """
     length, rank = get_int(rows.length, e), get_int(mats.rank, e)
     strip = get_int(mats.at, e) + n * rank
     for s in range(0, rank, WIDTH):
@@ -101,7 +107,10 @@ def spread(
 def gather(
     a: int, width: int, mats: Matrices, n: int, rows: Rows, e: int, at: int, count: int, c: int
 ) -> None:
-    """`count` rows, from number `at` on, += tile `a` times the rows from `n` of a tall matrix."""
+    """Rows += tile `a` times rows n to n + `width` of a tall matrix.
+
+    The `count` rows lie one after the other from offset `at` on; tile `c` is scratch.
+    """
     length, whole = get_int(rows.length, e), get_int(mats.length, e)
     for s in range(0, whole, WIDTH):
         some, first = min(WIDTH, whole - s), get_int(mats.at, e) + n * whole + s
@@ -116,7 +125,7 @@ def gather(
 def project(
     x: Matrix, mats: Matrices, route: Route, rows: Rows, tiles: int, start: int, stop: int
 ) -> None:
-    """Every routed token's row: its expert's tall matrix times the token's x."""
+    """Compute every routed token's row: the token's x times its expert's tall matrix."""
     a, c = tiles, tiles + BYTES
     for e in range(route.experts):
         lo, hi = since(route, e, start), since(route, e, stop)
@@ -141,7 +150,7 @@ def expand_add(
     start: int,
     stop: int,
 ) -> None:
-    """Token's y += weight times its row times its expert's wide matrix, in the experts' order."""
+    """Y += weight * row times its expert's wide matrix, for every token in order of experts."""
     a, c = tiles, tiles + BYTES
     for e in range(route.experts):
         lo, hi = since(route, e, start), since(route, e, stop)
@@ -158,7 +167,7 @@ def expand_add(
 
 @njit
 def dots(one: Rows, other: Rows, route: Route, weights: int, out: int) -> None:
-    """The inner product of every routed token's rows; then `one` is multiplied by the weights."""
+    """Write every routed token's inner product of its two rows; then scale `one` by the weights."""
     for e in range(route.experts):
         for j in range(get_int(route.starts, e), get_int(route.starts, e + 1)):
             at, total, weight = place(one, route, e, j), 0.0, get(weights, j)

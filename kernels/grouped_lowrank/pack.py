@@ -1,9 +1,11 @@
 """How factors and routes lie in memory for the loops.
 
-A factor of rank R between N numbers is taken as rows [R, N]: A as it is, B transposed. *Wide*
-packing is strips of 128 columns [N / 128, R, 128]: rows of a whole matrix may lie a power of two
-apart and push each other out of the cache. *Tall* packing is the transpose [N, R], R filled up to a
-multiple of 8 (to a vector, never to another expert's rank).
+A factor of rank R is taken as rows [R, N]: A as it is, B transposed.
+
+- *Wide* packing has strips of 128 columns, [N / 128, R, 128]. Rows of a whole matrix may lie a
+  power of two apart, so that they evict each other from the cache.
+- *Tall* packing is the transpose [N, R]. R is padded to a multiple of 8, the width of a vector;
+  never to another expert's rank.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ Raw = TypeVar("Raw")
 
 @dataclass(frozen=True)
 class Held(Generic[Raw]):
-    """What a loop gets, by address, and what must live until it returns."""
+    """Addresses for a loop, and the tensors there, which must live until the loop returns."""
 
     raw: Raw
     owners: tuple[Any, ...]
@@ -36,7 +38,7 @@ Rows = Held[loops.Rows]
 
 @dataclass(frozen=True)
 class Route:
-    """Expert e has ``tokens[starts[e]:starts[e + 1]]``, ascending, of `count` tokens."""
+    """Expert e has ``tokens[starts[e]:starts[e + 1]]``, ascending; the batch has `count` tokens."""
 
     tokens: Tensor
     starts: list[int]
@@ -45,15 +47,15 @@ class Route:
 
     @property
     def sizes(self) -> list[int]:
-        """How many tokens every expert has."""
+        """Number of tokens of each expert."""
         return [last - first for first, last in pairwise(self.starts)]
 
 
 class Stack:
-    """The factors of one kind of all experts: for each a tuple of rows [R, N] one above the other.
+    """All experts' factors of one kind; each expert has a tuple of rows [R, N], stacked vertically.
 
-    With `kept` a packing is made once for all experts, and again when a factor was written to;
-    otherwise at every call, for the experts in use. Factors kept as sign1 are never kept unpacked.
+    With `kept`, all experts are packed once, and again after a factor was written to. Otherwise
+    every call packs the experts in use. Factors stored as sign1 are never kept decoded.
     """
 
     def __init__(
@@ -69,15 +71,15 @@ class Stack:
         self.cache: dict[bool, tuple[list[int], Matrices]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy has: not the packings, whose addresses only this one keeps alive."""
+        """State for a copy, without the packings: their addresses are valid only in this object."""
         return {**self.__dict__, "cache": {}}
 
     def wide(self, route: Route) -> Matrices:
-        """Strips of the rows of every expert in use; of several factors each rank is filled up."""
+        """Pack the rows in strips; if an expert has several factors, each rank is padded."""
         return self._packed(True, route)
 
     def tall(self, route: Route) -> Matrices:
-        """The same rows transposed, [N, R]."""
+        """Pack the same rows transposed, [N, R]."""
         return self._packed(False, route)
 
     def _packed(self, wide: bool, route: Route) -> Matrices:
@@ -91,7 +93,7 @@ class Stack:
         return found[1]
 
     def _pack(self, wide: bool, used: list[bool]) -> Matrices:
-        # Of several factors all rows count, those that fill up too.
+        # An expert with several factors has padding between them, and those rows count too.
         ranks = [r[0] if len(r) == 1 else n for r, n in zip(self.ranks, self.lengths, strict=True)]
         rows = [strips(n) * WIDTH for n in self.width] if wide else self.width
         lengths = ranks if wide else self.lengths
@@ -122,23 +124,23 @@ def _firsts(sizes: Sequence[int]) -> list[int]:
 
 
 def address(tensor: Tensor) -> int:
-    """Where a tensor's numbers are; it must be contiguous."""
+    """Address of a tensor's first number; raises `ValueError` unless the tensor is contiguous."""
     if not tensor.is_contiguous():
         raise ValueError("a tensor for a loop must be contiguous")
     return tensor.data_ptr()
 
 
 def matrix(tensor_TN: Tensor) -> Matrix:
-    """A contiguous float32 matrix for a loop; the caller keeps the tensor."""
+    """Address and row length of a contiguous float32 matrix; the caller keeps the tensor alive."""
     if tensor_TN.dtype != torch.float32:
         raise ValueError(f"a matrix for a loop must be float32, not {tensor_TN.dtype}")
     return Matrix(address(tensor_TN), tensor_TN.shape[1])
 
 
 def routed(gates_TE: Tensor) -> tuple[Route, Tensor]:
-    """Which tokens every expert has, those of a weight that is not zero; and these weights.
+    """Return the route of all tokens with a non-zero weight, and these weights.
 
-    The weights [n] are in the route's order, and differentiable.
+    The weights [n] are in the order of the route and differentiable.
     """
     count, experts = gates_TE.shape
     owner, tokens = gates_TE.detach().T.nonzero().T.contiguous()
@@ -150,12 +152,12 @@ def routed(gates_TE: Tensor) -> tuple[Route, Tensor]:
 
 
 def empty_rows(stack: Stack, route: Route) -> Tensor:
-    """Room for a row per routed token, flat."""
+    """Allocate a row per routed token; float32, flat."""
     return torch.empty(sum(n * size for n, size in zip(stack.lengths, route.sizes, strict=True)))
 
 
 def as_rows(numbers: Tensor, stack: Stack, route: Route) -> Rows:
-    """A flat tensor of rows, for loops."""
+    """Tables that let a loop find rows in the flat tensor `numbers`."""
     sizes = [n * size for n, size in zip(stack.lengths, route.sizes, strict=True)]
     tables = torch.tensor([_firsts(sizes), stack.lengths])
     return Held(loops.Rows(address(numbers), *map(address, tables)), (numbers, tables))

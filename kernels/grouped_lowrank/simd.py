@@ -1,10 +1,10 @@
-"""Memory by its address, and vectors of eight float32, inside numba loops.
+"""Memory access by address, and vectors of eight float32, inside numba loops.
 
-An array in numba has a reference count, an atomic operation wherever a part of a loop is given one,
-which doubled the time of `moe_ffn`. So addresses are passed, as integers; who calls a loop keeps
-the memory alive. Offsets count numbers; nothing is checked.
+numba counts references to arrays with atomic operations at every call, which doubled the time of
+`moe_ffn`. So addresses are passed as integers. The caller of a loop keeps the memory alive. Offsets
+count numbers, not bytes, and bounds are not checked.
 
-Vectors are LLVM's portable ones: on a machine without AVX2 the compiler splits them.
+Vectors are LLVM's portable ones; on a machine without AVX2 the compiler splits them.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ LANES = 8
 _FLOAT, _INT64 = ir.FloatType(), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _INTEGERS = ir.VectorType(ir.IntType(32), LANES)
-_NUMBER = {_FLOAT: _FLOAT, _INT64: _INT64, _VECTOR: _FLOAT}  # what offsets count
+_NUMBER = {_FLOAT: _FLOAT, _INT64: _INT64, _VECTOR: _FLOAT}  # the unit of an offset
 
 
 class Vector(types.Type):
@@ -44,12 +44,12 @@ def _pointer(builder: Any, kind: Any, address: Any, offset: Any) -> Any:
 
 
 def _define(result: Any, accepts: Sequence[Any], emit: Callable[..., Any]) -> Any:
-    """A numba function of these types, whose code `emit` writes."""
+    """Make a numba function of these types; `emit` writes its LLVM code."""
 
     def typed(_typing: Any, *_given: Any) -> Any:
         return result(*accepts), emit
 
-    # numba looks at the signature and does not take a star in it.
+    # numba inspects the signature and rejects a star in it.
     names = ("typing", *"abc"[: len(accepts)])
     parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     typed.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def _emit_splat(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
 
 
 def _function(count: int, emit: Callable[..., Any]) -> Any:
-    """A numba function of `count` vectors."""
+    """Make a numba function of `count` vectors."""
 
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return emit(builder, *args)
@@ -89,7 +89,7 @@ def _function(count: int, emit: Callable[..., Any]) -> Any:
 
 
 def _emit_sum(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-    """The eight numbers added up, by halves."""
+    """Add up the eight numbers by halves."""
     parts = [builder.extract_element(args[0], ir.Constant(ir.IntType(32), i)) for i in range(LANES)]
     while len(parts) > 1:
         half = len(parts) // 2
@@ -106,14 +106,14 @@ def _emit_fma(builder: Any, *args: Any) -> Any:
 
 
 def _emit_power(builder: Any, value: Any, shifted: Any) -> Any:
-    """`value` * 2^k, k in the low bits of `shifted` (a small integer plus 1.5 * 2^23)."""
+    """`value` * 2^k; `shifted` is k + 1.5 * 2^23, so k is in its low bits."""
     bits, power = (builder.bitcast(v, _INTEGERS) for v in (value, shifted))
     power = builder.shl(power, ir.Constant(_INTEGERS, [23] * LANES))
     return builder.bitcast(builder.add(bits, power), _VECTOR)
 
 
 def _emit_clamp(builder: Any, value: Any, low: Any, high: Any) -> Any:
-    """Between `low` and `high`; NaN stays NaN."""
+    """Clamp to `low`..`high`; NaN stays NaN."""
     value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
     return builder.select(builder.fcmp_ordered(">", value, high), high, value)
 
@@ -124,7 +124,7 @@ store = _storer(_VECTOR, vector)  # (address, offset, vector)
 get = _loader(_FLOAT, types.float32)
 put = _storer(_FLOAT, types.float32)
 get_int = _loader(_INT64, types.int64)
-splat = _define(vector, [types.float32], _emit_splat)  # eight times one number
+splat = _define(vector, [types.float32], _emit_splat)  # one number in all eight lanes
 add = _function(2, lambda builder, a, b: builder.fadd(a, b))
 sub = _function(2, lambda builder, a, b: builder.fsub(a, b))
 mul = _function(2, lambda builder, a, b: builder.fmul(a, b))

@@ -1,9 +1,9 @@
 """A matrix product for thin matrices, by tiles of 4 rows, as a numba function.
 
-A *tile* is 4 rows of at most 128 float32 (`WIDTH` apart), given by its address: it stays in the
-first-level cache, and its row distance is a constant, so 8 accumulators and all addresses fit into
-registers. BLAS libraries reach about half of a core's peak at inner sizes of 16; this reaches it.
-A row's result depends neither on the other rows nor on their number.
+A *tile* is 4 rows of at most 128 float32, `WIDTH` apart, given by its address. It stays in the
+first-level cache. Its row distance is a constant, so 8 accumulators and all addresses fit into
+registers. At inner sizes of 16, BLAS libraries reach about half of a core's peak, and this reaches
+all of it. A row's result depends neither on the other rows nor on their number.
 """
 
 from typing import NamedTuple
@@ -21,16 +21,24 @@ ZERO = np.float32(0)
 
 
 def padded(columns: int) -> int:
-    """The next multiple of 8: how long a row of a tall matrix is."""
+    """Round up to a multiple of 8, the row length of a tall matrix."""
     return -(-columns // 8) * 8
 
 
 @njit
 def multiply(a: int, a0: int, inner: int, b: int, b0: int, ldb: int, columns: int, c: int) -> None:
-    """Tile `c` += tile `a` (from offset `a0`) times rows of `b`.
+    """Tile `c` += tile `a` times a block of `b`.
 
-    `a` is [4, inner], `b` is [inner, columns] from offset `b0` on, its rows `ldb` apart; `columns`
-    is a multiple of 8, at most 128.
+    Args:
+        a: address of a tile [4, inner].
+        a0: offset of its first column.
+        inner: the summed dimension, at most 128.
+        b: address of a matrix [inner, columns].
+        b0: offset of its first number.
+        ldb: distance of its rows, in numbers.
+        columns: a multiple of 8, at most 128.
+        c: address of the resulting tile [4, columns].
+
     """
     n = 0
     while n + 16 <= columns:
@@ -85,12 +93,12 @@ def _eight(a: int, a0: int, inner: int, b: int, q: int, ldb: int, c: int, p: int
 
 
 def strips(columns: int) -> int:
-    """How many strips of `WIDTH` columns there are; the last may be narrower."""
+    """Number of strips of `WIDTH` columns; the last may be narrower."""
     return -(-columns // WIDTH)
 
 
 class Matrix(NamedTuple):
-    """A matrix of float32 in C order: its address, its row length."""
+    """A float32 matrix in C order: its address and its row length."""
 
     address: int
     columns: int
@@ -98,21 +106,21 @@ class Matrix(NamedTuple):
 
 @njit
 def copy(source: int, at: int, count: int, target: int, to: int) -> None:
-    """`count` numbers, a multiple of 8, from one place to another."""
+    """Copy `count` numbers, a multiple of 8, from offset `at` to offset `to`."""
     for i in range(0, count, 8):
         store(target, to + i, load(source, at + i))
 
 
 @njit
 def zero(target: int, count: int) -> None:
-    """`count` zeros, a multiple of 8."""
+    """Write `count` zeros, a multiple of 8."""
     for i in range(0, count, 8):
         store(target, i, splat(ZERO))
 
 
 @njit
 def read(matrix: Matrix, row: int, column: int, width: int, tile: int, to: int) -> None:
-    """A row of a tile from a matrix, the rest of its last vector zero."""
+    """Read a row of a tile from a matrix, and zero the rest of its last vector."""
     at, whole = row * matrix.columns + column, width - width % 8
     copy(matrix.address, at, whole, tile, to)
     if whole < width:
@@ -123,7 +131,7 @@ def read(matrix: Matrix, row: int, column: int, width: int, tile: int, to: int) 
 
 @njit
 def write(tile: int, to: int, width: int, matrix: Matrix, row: int, column: int) -> None:
-    """The same the other way round."""
+    """Write `width` numbers of a tile's row to a matrix."""
     at, whole = row * matrix.columns + column, width - width % 8
     copy(tile, to, whole, matrix.address, at)
     for i in range(whole, width):
@@ -134,7 +142,7 @@ def write(tile: int, to: int, width: int, matrix: Matrix, row: int, column: int)
 def add_to(
     tile: int, to: int, width: int, weight: float, matrix: Matrix, row: int, column: int
 ) -> None:
-    """A row of a matrix += weight * a row of a tile."""
+    """Add `weight` times a tile's row to a matrix's row."""
     at, whole, factor = row * matrix.columns + column, width - width % 8, splat(weight)
     y = matrix.address
     for i in range(0, whole, 8):

@@ -1,7 +1,7 @@
-"""lora_mix against PEFT's mixed batch (`adapter_names`), and against plain torch.
+"""Compares lora_mix with PEFT's mixed batch (`adapter_names`) and with plain torch.
 
-PEFT's layer computes its linear layer too; so that its adapters alone are timed, its linear layer
-is one that gives a copy of `y`. The whole layer is timed beside it.
+PEFT's layer computes its linear layer too. To time its adapters alone, that linear layer is
+replaced by one that copies a given `y`. The whole layer is timed as well.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ from fedmore.kernels.errors import KernelError
 from fedmore.kernels.lora_mix import torch_fallback
 
 WIDTH, RANKS = 576, (4, 8, 8, 16, 16, 32, 32, 64)
-# Sequences, tokens of each.
+# Pairs of (sequences, tokens per sequence).
 QUICK, FULL = ((16, 1), (64, 1), (16, 8)), ((16, 1), (64, 1), (16, 128))
 
 
 def results(quick: bool, device: torch.device) -> Iterator[Result]:
-    """A batch over 8 adapters of ranks 4 to 64, width 576: one token a sequence, and many."""
+    """Batches over 8 adapters of ranks 4 to 64, width 576, with one or many tokens per sequence."""
     if find_spec("peft") is None:
         raise KernelError("the bench of lora_mix compares with PEFT: install fedmore[bench]")
     repeats = 5 if quick else 25
@@ -53,7 +53,7 @@ class _Case:
         self.text = f"{sequences} x {length} tokens, 8 adapters, float32"
 
     def against_peft(self, repeats: int, alone: bool) -> Result:
-        """The adapters alone, or with the linear layer."""
+        """Compare the adapters alone, or together with the linear layer."""
         theirs = self._peft(_Given(self.y.view_as(self.x)) if alone else self.linear)
 
         def ours() -> Tensor:
@@ -65,7 +65,7 @@ class _Case:
         )  # fmt: skip
 
     def against_torch(self, repeats: int) -> Result:
-        """Two experts a token, forward, against the operators of `torch_fallback`."""
+        """Compare the forward pass of two adapters per token with `torch_fallback`."""
         gates = (self.gates + self.gates.roll(1, dims=1)) / 2
         return _compare(
             "lora_mix, two adapters a token",
@@ -107,14 +107,14 @@ def _numbers(rows: int, columns: int, device: torch.device) -> Tensor:
 
 
 class _Given(nn.Module):
-    """A linear layer whose result is known."""
+    """A linear layer that returns a copy of a given tensor."""
 
     def __init__(self, y: Tensor) -> None:
         super().__init__()
         self.y = y
 
     def forward(self, _x: Tensor) -> Tensor:
-        """A copy: PEFT writes into it."""
+        """Return a copy, because PEFT writes into the result."""
         return self.y.clone()
 
 

@@ -1,4 +1,4 @@
-"""lora_mix on the CPU: float32 by numba loops in torch's threads, other types in plain torch."""
+"""lora_mix on the CPU: numba loops in torch's threads for float32, plain torch for other dtypes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LowRank = tuple[Factor, Factor]  # B [O, R], A [R, D]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Adapters that are not trained, packed once (again when one was written to)."""
+    """Frozen adapters, packed once, and again after one was written to."""
 
     adapters: Sequence[LowRank]
     b: Stack
@@ -27,16 +27,24 @@ class Prepared:
 
 
 def prepare(adapters: Sequence[LowRank]) -> Prepared:
-    """For adapters that are used often and not trained: no gradient reaches their factors."""
+    """Pack frozen adapters for repeated use; no gradient reaches their factors."""
     return _stacked(adapters, kept=True)
 
 
 def lora_mix(
     y_TO: Tensor, x_TD: Tensor, gates_TE: Tensor, adapters: Sequence[LowRank] | Prepared
 ) -> Tensor:
-    """`y_TO` plus every adapter's weighted change, [T, O]; `y_TO` itself is not changed.
+    """Return `y_TO` plus every adapter's weighted change: a new tensor [T, O], dtype as `y_TO`.
 
-    A weight of zero is no routing: its adapter is not looked at, and it gets no gradient.
+    An adapter whose weight is exactly zero is skipped for that token: its numbers are not read, and
+    the weight gets no gradient.
+
+    Args:
+        y_TO: output of the linear layer, [T, O].
+        x_TD: input of the linear layer, [T, D].
+        gates_TE: weights of the adapters, [T, E].
+        adapters: pairs (B [O, R], A [R, D]), or what `prepare` made of them.
+
     """
     given = adapters.adapters if isinstance(adapters, Prepared) else adapters
     if not (x_TD.dtype == y_TO.dtype == torch.float32):

@@ -9,7 +9,7 @@ LowRank = tuple[Tensor, Tensor]  # B [O, R], A [R, D]
 
 
 def lora_mix(y_TO: Tensor, x_TD: Tensor, gates_TE: Tensor, adapters: Sequence[LowRank]) -> Tensor:
-    """`y_TO` plus every adapter's weighted change, [T, O]."""
+    """Return `y_TO` plus every adapter's weighted change, [T, O]."""
     rows = []
     for y_O, x_D, gates_E in zip(y_TO, x_TD, gates_TE, strict=True):
         pairs = zip(gates_E, adapters, strict=True)

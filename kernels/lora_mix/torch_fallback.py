@@ -1,4 +1,4 @@
-"""lora_mix in differentiable torch; an adapter sees only the tokens that are routed to it."""
+"""lora_mix in differentiable torch; an adapter computes only the tokens that are routed to it."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from fedmore.kernels.lora_mix.reference import LowRank
 
 
 def lora_mix(y_TO: Tensor, x_TD: Tensor, gates_TE: Tensor, adapters: Sequence[LowRank]) -> Tensor:
-    """`y_TO` plus every adapter's weighted change, [T, O]; `y_TO` itself is not changed."""
+    """Return `y_TO` plus every adapter's weighted change, a new tensor [T, O]."""
     for i, (b, a) in enumerate(adapters):
         tokens = gates_TE[:, i].nonzero().squeeze(1)
         if tokens.numel():

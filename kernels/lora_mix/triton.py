@@ -1,6 +1,6 @@
 """lora_mix on an NVIDIA GPU: Triton kernels for float32, bfloat16 and float16.
 
-The functions are those of `cpu`.
+It has the same functions as `cpu`.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ LowRank = tuple[Factor, Factor]  # B [O, R], A [R, D]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Adapters that are not trained, packed once (again when one was written to)."""
+    """Frozen adapters, packed once, and again after one was written to."""
 
     adapters: Sequence[LowRank]
     b: Stack
@@ -28,14 +28,14 @@ class Prepared:
 
 
 def prepare(adapters: Sequence[LowRank]) -> Prepared:
-    """For adapters that are used often and not trained: no gradient reaches their factors."""
+    """Pack frozen adapters for repeated use; no gradient reaches their factors."""
     return _stacked(adapters, kept=True)
 
 
 def lora_mix(
     y_TO: Tensor, x_TD: Tensor, gates_TE: Tensor, adapters: Sequence[LowRank] | Prepared
 ) -> Tensor:
-    """See `cpu.lora_mix`. Raises `ValueError` for a type that has no form here."""
+    """Do as `cpu.lora_mix`; raises `ValueError` for a dtype that Triton's form does not take."""
     check_dtype("lora_mix", x_TD, y_TO)
     route, weights = routed(gates_TE)
     if not len(route.tokens):

@@ -1,4 +1,4 @@
-"""lowbit against the same written with torch's own operators."""
+"""Compares lowbit with the same computation by torch's own operators."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ QUICK, FULL = (256, 256), (1536, 576)
 
 
 def results(quick: bool, device: torch.device) -> Iterator[Result]:
-    """Forward and backward of one matrix, 1, 2 and 4 bits."""
+    """Forward and backward pass of one matrix at 1, 2 and 4 bits."""
     shape = QUICK if quick else FULL
     for bits in (1, 2, 4):
         weight, grad = torch.randn(shape).to(device).requires_grad_(), torch.randn(shape).to(device)
@@ -36,7 +36,7 @@ def _quantise(weight: Tensor, grad: Tensor, bits: int, repeats: int) -> Result:
 
 
 def by_operators(weight: Tensor, bits: int) -> Tensor:
-    """The obvious way: autograd through mean and std, distances to all codes."""
+    """Quantise the obvious way: distances to all codes, autograd through mean and std."""
     mean, std = weight.mean(), weight.std()
     z = (weight - mean) / (std + 1e-5)
     levels = torch.tensor(codes(bits), device=weight.device)
@@ -45,12 +45,12 @@ def by_operators(weight: Tensor, bits: int) -> Tensor:
 
 
 def equal(weight: Tensor, grad: Tensor, bits: int) -> bool:
-    """Value and gradient against the specification in float64."""
+    """Whether value and gradient agree with the specification in float64."""
     exact = weight.detach().cpu().double().requires_grad_()
     value = reference.quantise(exact, bits)
     (expected,) = torch.autograd.grad(value, exact, grad.cpu().double())
     ours = choose("lowbit", weight.device).quantise(weight, bits)
     (got,) = torch.autograd.grad(ours, weight, grad)
-    off = (ours.cpu().double() - value).abs() > 1e-4  # on a border of two cells
+    off = (ours.cpu().double() - value).abs() > 1e-4  # numbers on the border of two cells
     error = float((got.cpu() - expected).norm() / expected.norm())
     return float(off.float().mean()) < 1e-4 and error < 1e-4

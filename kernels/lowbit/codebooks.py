@@ -1,8 +1,9 @@
-"""The constants that a standard normal number is rounded to.
+"""The constants to which a standard normal number is rounded.
 
-Upper halves; the lower ones mirror them. `median` is the fixed point of "every code is the median
-of its cell, cells end halfway between codes" (the paper's), `squares` that of the mean (Lloyd). The
-tests check both with the normal distribution of the standard library.
+The tables have the upper halves; the lower ones mirror them. Both codebooks are fixed points: cells
+end halfway between codes, and every code is the median of its cell (`median`, from the paper) or
+the mean of its cell (`squares`, from Lloyd). The tests check both with the normal distribution of
+the standard library.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Literal
 Book = Literal["median", "squares"]
 
 BOOK: Book = "squares"
-"""The codebook that is used by default; docs/how-it-works.md has what both gave."""
+"""The default codebook; docs/how-it-works.md compares the results of both."""
 
 NORMAL = NormalDist()
 
@@ -34,20 +35,20 @@ UPPER: dict[tuple[Book, int], tuple[float, ...]] = {
 
 
 def codes(bits: int, book: Book = BOOK) -> list[float]:
-    """All ``2 ** bits`` codes, ascending. Raises `ValueError` for a codebook that there is not."""
+    """All ``2 ** bits`` codes, ascending; raises `ValueError` for an unknown codebook."""
     upper = UPPER.get((book, bits))
     if upper is None:
-        raise ValueError(f"bits: no codebook {book!r} of {bits} bits; there are 1, 2 and 4")
+        raise ValueError(f"lowbit: no codebook {book!r} of {bits} bits; there are 1, 2 and 4")
     return [*(-code for code in reversed(upper)), *upper]
 
 
 def borders(bits: int, book: Book = BOOK) -> list[float]:
-    """Where cells end: halfway between codes."""
+    """The borders between cells, halfway between codes; ascending."""
     return [(low + high) / 2 for low, high in pairwise(codes(bits, book))]
 
 
 def spread(bits: int, book: Book = BOOK) -> float:
-    """Standard deviation of what a standard normal number is rounded to."""
+    """Standard deviation of a standard normal number after rounding to the codebook."""
     ends = [-math.inf, *borders(bits, book), math.inf]
     masses = (NORMAL.cdf(high) - NORMAL.cdf(low) for low, high in pairwise(ends))
     pairs = zip(masses, codes(bits, book), strict=True)

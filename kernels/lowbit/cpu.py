@@ -1,4 +1,4 @@
-"""lowbit on the CPU: torch."""
+"""lowbit on the CPU, in plain torch."""
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ __all__ = ["BOOK", "Coded", "decode", "encode", "latent", "quantise"]
 
 
 def quantise(weight: Tensor, bits: int, book: Book = BOOK) -> Tensor:
-    """The weight in use, of the weight's shape and dtype; differentiable, straight through.
+    """Return the weight in use, in the weight's shape and dtype; differentiable, straight through.
 
-    float32, bfloat16 or float16, worked out in float32. Without spread the weight comes back.
+    It takes float32, bfloat16 or float16 and computes in float32. A weight whose numbers are all
+    equal is returned unchanged.
     """
     mean, std = statistics(weight.detach())
     ends, levels = table(mean, std, bits, book)
@@ -31,7 +32,10 @@ def quantise(weight: Tensor, bits: int, book: Book = BOOK) -> Tensor:
 
 
 def encode(weight: Tensor, bits: int, book: Book = BOOK) -> Coded:
-    """The stored form; `decode` gives what `quantise` gives. Raises `ValueError` for NaN or Inf."""
+    """Return the stored form, which decodes to the result of `quantise`.
+
+    Raises `ValueError` for NaN or Inf.
+    """
     mean, std = statistics(weight.detach())
     checked(mean, std)
     ends, _ = table(mean, std, bits, book)
@@ -40,5 +44,5 @@ def encode(weight: Tensor, bits: int, book: Book = BOOK) -> Coded:
 
 
 def _index(weight: Tensor, ends: Tensor) -> Tensor:
-    """Which cell a number is in; of the border between two the upper."""
+    """Index of the cell of every number; a number on a border belongs to the upper cell."""
     return torch.bucketize(weight.float(), ends, right=True)

@@ -9,14 +9,16 @@ EPSILON = 1e-5
 
 
 def quantise(weight: Tensor, bits: int, book: Book = BOOK) -> Tensor:
-    """The weight in use, float64, of the weight's shape."""
+    """Return the weight in use, in float64 and the weight's shape."""
     w = weight.double()
     if w.numel() < 2 or not bool((w != w.mean()).any()):
-        return w  # no spread: the identity
+        return w  # all numbers are equal: the identity
     mean, std = w.mean(), w.std()
     z = (w - mean) / (std + EPSILON)
     levels = torch.tensor(codes(bits, book), dtype=torch.float64)
     distance = (z.detach()[..., None] - levels).abs()
-    nearest = levels[distance.shape[-1] - 1 - distance.flip(-1).argmin(-1)]  # of equals the upper
+    nearest = levels[
+        distance.shape[-1] - 1 - distance.flip(-1).argmin(-1)
+    ]  # on a border, the upper
     through = z + (nearest - z).detach()
     return through * std + mean

@@ -1,4 +1,4 @@
-"""What the forms of lowbit share: statistics, the backward pass, the stored form. Plain torch."""
+"""The parts that all forms of lowbit share, in plain torch: statistics, gradient, stored form."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 from fedmore.kernels.lowbit.codebooks import BOOK, Book, borders, codes, spread
 
 SLICE = 1 << 20
-"""Numbers that are decoded at a time."""
+"""Number of codes that are decoded at a time."""
 
 EPSILON = 1e-5
 
@@ -28,11 +28,12 @@ class Coded:
 
 
 def statistics(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, float32; of less than two numbers the latter is 0."""
+    """Mean and standard deviation, float32 scalars; the latter is 0 for fewer than two numbers."""
     w = weight.float()
     if w.numel() < 2:
         return w.sum(), w.new_zeros(())
-    # Summed in float64 (std sums so by itself): the same on every CPU, however wide its vectors.
+    # The mean is summed in float64, as std does by itself: so it is the same on every CPU, however
+    # wide its vectors.
     return w.mean(dtype=torch.float64).float(), w.std()
 
 
@@ -44,7 +45,7 @@ def table(mean: Tensor, std: Tensor, bits: int, book: Book) -> tuple[Tensor, Ten
 
 
 def gradient(grad: Tensor, weight: Tensor, value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """dL/dw of dL/dv, float32; the formula of the op."""
+    """dL/dw from `grad`, which is dL/dv; float32, by the formula in the package's docstring."""
     g, w, n = grad.float(), weight.float(), weight.numel()
     flat = g.reshape(-1)
     total = flat.sum()
@@ -58,7 +59,7 @@ def gradient(grad: Tensor, weight: Tensor, value: Tensor, mean: Tensor, std: Ten
 
 
 def pack(index: Tensor, bits: int) -> Tensor:
-    """Codes (uint8) to bytes, the first in the lowest bits; spare bits are 0."""
+    """Pack uint8 codes into bytes, the first code in the lowest bits; spare bits are 0."""
     per, flat = 8 // bits, index.reshape(-1)
     padded = torch.nn.functional.pad(flat, (0, -flat.numel() % per)).view(-1, per)
     places = torch.arange(0, 8, bits, dtype=torch.uint8, device=index.device)
@@ -66,22 +67,22 @@ def pack(index: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, count: int, bits: int) -> Tensor:
-    """The first `count` codes of the bytes, int64."""
+    """Return the first `count` codes of the bytes, int64."""
     places = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
     index: Tensor = (packed[:, None] >> places) & (2**bits - 1)
     return index.view(-1)[:count].long()
 
 
 def decode(coded: Coded) -> Tensor:
-    """The weight in use, float32. Raises `ValueError` for bytes that do not fit the shape."""
+    """Return the weight in use, float32; raises `ValueError` if the bytes do not fit the shape."""
     count = math.prod(coded.shape)
     if coded.packed.numel() != -(-count * coded.bits // 8):
         raise ValueError(
-            f"bits: {coded.packed.numel()} bytes for {coded.shape} at {coded.bits} bits"
+            f"lowbit: {coded.packed.numel()} bytes for {coded.shape} at {coded.bits} bits"
         )
     _, levels = table(coded.mean, coded.std, coded.bits, coded.book)
     values = torch.empty(count, dtype=levels.dtype, device=levels.device)
-    for start in range(0, count, SLICE):  # codes are 64 times as large as the bits they come from
+    for start in range(0, count, SLICE):  # in slices: an int64 code takes up to 64 times its bits
         stop = min(start + SLICE, count)
         packed = coded.packed[start * coded.bits // 8 : -(-stop * coded.bits // 8)]
         values[start:stop] = levels[unpack(packed, stop - start, coded.bits)]
@@ -89,10 +90,11 @@ def decode(coded: Coded) -> Tensor:
 
 
 def latent(value: Tensor, bits: int, book: Book = BOOK) -> Tensor:
-    """Numbers of which `quantise` makes about `value`, itself a weight in use: float32.
+    """Return float32 numbers that `quantise` maps to about `value`, which is a weight in use.
 
-    For training that goes on without the numbers that `value` was made of. The codes are the same;
-    the spread is to a few percent, exactly where one bit divides them into halves.
+    Training that lost the latent numbers of `value` continues from these. The codes are the same.
+    The standard deviation agrees within a few per cent, and exactly if one bit splits the numbers
+    into halves.
     """
     v = value.float()
     if v.numel() < 2:
@@ -102,22 +104,22 @@ def latent(value: Tensor, bits: int, book: Book = BOOK) -> Tensor:
 
 
 def checked(mean: Tensor, std: Tensor) -> None:
-    """Raise `ValueError` for statistics of NaN or Inf, which no code can stand for."""
+    """Raise `ValueError` if the statistics are NaN or Inf, which no code can represent."""
     if not bool(torch.isfinite(mean) & torch.isfinite(std)):
-        raise ValueError("bits cannot encode NaN or Inf")
+        raise ValueError("lowbit cannot encode NaN or Inf")
 
 
 class StraightThrough(torch.autograd.Function):
-    """The quantised value forward, the formula of the op backward."""
+    """Returns the quantised value forward, and applies the formula of the op backward."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        """`value`, as a function of `weight`."""
+        """Return `value` as a function of `weight`."""
         ctx.save_for_backward(weight, value, mean, std)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """The weight's gradient in the weight's dtype."""
+        """Return the weight's gradient in the weight's dtype."""
         weight, value, mean, std = ctx.saved_tensors
         return gradient(grads[0], weight, value, mean, std).to(weight.dtype), None, None, None

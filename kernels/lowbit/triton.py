@@ -1,4 +1,4 @@
-"""lowbit on an NVIDIA GPU: statistics by torch, one Triton pass for the values or the codes."""
+"""lowbit on an NVIDIA GPU: torch computes the statistics, one Triton pass the values or codes."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def _cells(
 
 
 def quantise(weight: Tensor, bits: int, book: Book = BOOK) -> Tensor:
-    """The weight in use, of the weight's shape and dtype; differentiable, see `cpu`."""
+    """Return the weight in use, in the weight's shape and dtype; see `cpu.quantise`."""
     mean, std = statistics(weight.detach())
     value = _launch(weight, mean, std, bits, book, torch.float32).to(weight.dtype)
     result: Tensor = StraightThrough.apply(weight, value, mean, std)  # type: ignore[no-untyped-call]
@@ -56,7 +56,7 @@ def quantise(weight: Tensor, bits: int, book: Book = BOOK) -> Tensor:
 
 
 def encode(weight: Tensor, bits: int, book: Book = BOOK) -> Coded:
-    """The stored form; `decode` gives what `quantise` gives. Raises `ValueError` for NaN or Inf."""
+    """Return the stored form; raises `ValueError` for NaN or Inf."""
     mean, std = statistics(weight.detach())
     checked(mean, std)
     index = _launch(weight, mean, std, bits, book, torch.uint8)
@@ -66,7 +66,7 @@ def encode(weight: Tensor, bits: int, book: Book = BOOK) -> Coded:
 def _launch(
     weight: Tensor, mean: Tensor, std: Tensor, bits: int, book: Book, dtype: torch.dtype
 ) -> Tensor:
-    """Values (float32) or codes (uint8) of all numbers."""
+    """Compute values (float32) or codes (uint8), depending on `dtype`."""
     ends, levels = table(mean, std, bits, book)
     w = weight.detach().contiguous()
     out = torch.empty(w.shape, dtype=dtype, device=w.device)

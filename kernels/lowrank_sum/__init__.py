@@ -5,6 +5,6 @@ stacked factors and an SVD of the small core give D's singular value decompositi
 ``O((m + n) R^2)``, ``R = sum r_k``; no m x n matrix is formed. The sum is the target of FLoRA
 (arXiv 2409.05976) and FlexLoRA (arXiv 2402.11505).
 
-Form: `cpu` is plain torch and is the form of NVIDIA GPUs too, where QR and SVD are cuSOLVER's;
-there is nothing for Triton to add. `layers` does a model's layers at once.
+Form: `cpu` is plain torch and serves NVIDIA GPUs too, since QR and SVD are cuSOLVER's there.
+`aggregate_layers` handles all layers of a model at once.
 """

@@ -1,4 +1,4 @@
-"""lowrank_sum against the SVD of the dense sum."""
+"""Compares lowrank_sum with the SVD of the dense sum."""
 
 from collections.abc import Iterator
 
@@ -11,15 +11,16 @@ from fedmore.kernels.lowrank_sum import cpu, reference
 
 CPU = torch.device("cpu")
 RANKS = (4, 8, 12, 16, 24, 32, 48, 64)
-# Size of the matrices, what ranks are divided by, runs of the dense way, layers.
+# Size of the matrices, divisor of the ranks, runs of the dense SVD, number of layers.
 QUICK, FULL = (512, 4, 5, 12), (4096, 1, 1, 60)
 
 
 def results(quick: bool, device: torch.device) -> Iterator[Result]:
-    """Aggregate of 8 clients: time and, on a CPU, peak memory; layers one by one and together.
+    """Aggregation of 8 clients: time, peak memory on a CPU, and layers one by one or together.
 
-    Everything in one thread, as the coordinator aggregates. In full the dense SVD of 4096 x 4096
-    takes minutes: it is run once for the time and once for the memory. It is on the CPU always.
+    Everything runs in one thread, as in the coordinator. In the full bench the dense SVD of
+    4096 x 4096 takes minutes, so it runs once for the time and once for the memory. It always runs
+    on the CPU.
     """
     size, parts, runs, layers = QUICK if quick else FULL
     with one_thread():
@@ -92,7 +93,7 @@ def _layers(count: int, device: torch.device) -> Result:
 
 
 def _exact(factors: cpu.Factors, terms: list[cpu.Term]) -> bool:
-    """Whether the factors' product is the dense sum."""
+    """Whether the factors' product equals the dense sum, to rounding."""
     b, a = (factor.cpu() for factor in factors)
     exact = reference.dense(terms)
     return float((b @ a - exact).norm() / exact.norm()) < 1e-9

@@ -1,6 +1,6 @@
 """lowrank_sum by QR of the stacked factors and an SVD of the core; equals `reference` to rounding.
 
-Plain torch: the form of every device. Results are float64 and stay on the terms' device.
+It is plain torch and serves every device. Results are float64 and stay on the terms' device.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,24 +11,24 @@ from torch import Tensor
 Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], weight
 Factors = tuple[Tensor, Tensor]  # B [m, R], A [R, n]
 
-# Singular values below this part of the largest are rounding of float32 factors: kept, they would
-# add the sum of ranks to the aggregate's rank in every round.
+# Singular values below this fraction of the largest come from rounding of float32 factors. If they
+# were kept, the aggregate's rank would grow by the sum of ranks in every round.
 NOISE = 3e-7
 
-# Below this part of the stacked factors' product nothing is left but rounding of float64: terms
-# that cancel out sum to zero, not to a matrix of noise.
+# Below this fraction of the stacked factors' product only float64 rounding remains. It counts as
+# zero, so that terms which cancel out do not sum to a matrix of noise.
 ROUNDING = 1e-14
 
-# Layers whose stacked factors have at most this many numbers are decomposed together: there the
-# calls cost more than the work. Larger ones gain nothing from it (see the README's log).
+# Layers whose stacked factors have at most this many numbers are decomposed together, because the
+# calls cost more than the work. Larger layers gain nothing from it.
 SMALL = 1 << 15
 
 
 def aggregate(terms: Sequence[Term], max_rank: int) -> Factors:
-    """Factors (B [m, R], A [R, n]), float64, of ``sum_k w_k B_k A_k``, ``R <= max_rank``.
+    """Return factors (B [m, R], A [R, n]), float64, of ``sum_k w_k B_k A_k``, ``R <= max_rank``.
 
-    Exact but for singular values beyond `max_rank` and below `NOISE` of the largest. The split is
-    balanced: both factors carry the square root of the singular values.
+    The result is exact except for singular values beyond `max_rank` or below `NOISE` of the
+    largest. The split is balanced: both factors carry the square root of the singular values.
     """
     q_b, q_a, core, floor = _reduce(*stack(terms))
     u, s, vh = torch.linalg.svd(core)
@@ -36,15 +36,15 @@ def aggregate(terms: Sequence[Term], max_rank: int) -> Factors:
 
 
 def fold(terms: Sequence[Term], tolerance: float) -> tuple[Factors, float]:
-    """The sum in as few directions as `tolerance` allows, and the relative error of that.
+    """Return the sum at the lowest rank that `tolerance` allows, and the relative error.
 
-    Factors (B [m, R], A [R, n]), float64, balanced. The directions that are left out have together
-    at most `tolerance` of the sum's Frobenius norm; the returned error is what they have.
+    The factors (B [m, R], A [R, n]) are float64 and balanced. The omitted directions hold at most
+    the fraction `tolerance` of the sum's Frobenius norm; the returned error is the true fraction.
     """
     q_b, q_a, core, floor = _reduce(*stack(terms))
     u, s, vh = torch.linalg.svd(core)
     s = torch.where(s > floor, s, 0.0)
-    left = s.square().flip(0).cumsum(0).flip(0).sqrt()  # what is lost from each direction on
+    left = s.square().flip(0).cumsum(0).flip(0).sqrt()  # norm lost if cut before each direction
     size = float(left[0]) if len(s) else 0.0
     kept = int((left > tolerance * size).sum())
     lost = float(left[kept]) if kept < len(s) else 0.0
@@ -52,10 +52,10 @@ def fold(terms: Sequence[Term], tolerance: float) -> tuple[Factors, float]:
 
 
 def aggregate_layers(layers: Sequence[Sequence[Term]], max_rank: int) -> list[Factors]:
-    """`aggregate` of every layer of a model; small ones of the same shapes in one go.
+    """Apply `aggregate` to every layer of a model; small layers of equal shapes go in one batch.
 
-    A layer's result is that of `aggregate` to rounding of float64, and the same whenever the same
-    layers come in the same order.
+    A layer's result equals that of `aggregate` to float64 rounding. The same layers in the same
+    order give the same bits.
     """
     groups: dict[object, list[int]] = {}
     for i, terms in enumerate(layers):
@@ -74,24 +74,24 @@ def aggregate_layers(layers: Sequence[Sequence[Term]], max_rank: int) -> list[Fa
 
 
 def truncate(b: Tensor, a: Tensor, rank: int) -> Factors:
-    """The factors of the best approximation of ``b a`` of at most `rank`, balanced."""
+    """Return the balanced factors of the best approximation of ``b a`` with at most `rank`."""
     return aggregate([(b, a, 1.0)], rank)
 
 
 def dense_blocks(terms: Sequence[Term], rows: int = 256) -> Iterator[Tensor]:
-    """The sum itself, float64, as blocks [rows, n] from the top; the last may be lower.
+    """Yield the dense sum as float64 blocks [rows, n] from the top; the last may have fewer rows.
 
-    One block and the stacked factors are all that is held. Raises `ValueError` for no rows.
+    Memory holds one block and the stacked factors. Raises `ValueError` unless `rows` is positive.
     """
     if rows < 1:
-        raise ValueError(f"delta: blocks of {rows} rows")
+        raise ValueError(f"lowrank_sum: rows is {rows}, must be at least 1")
     stacked_b, stacked_a = stack(terms)
     for start in range(0, stacked_b.shape[0], rows):
         yield stacked_b[start : start + rows] @ stacked_a
 
 
 def norm(terms: Sequence[Term]) -> float:
-    """Frobenius norm of the sum."""
+    """Frobenius norm of the sum, without forming it."""
     _, _, core, floor = _reduce(*stack(terms))
     size = float(core.norm())
     return size if size > floor else 0.0
@@ -106,7 +106,7 @@ def relative_error(terms: Sequence[Term], b: Tensor, a: Tensor) -> float:
 
 
 def stack(terms: Sequence[Term]) -> Factors:
-    """All weighted B side by side [m, R], all A below each other [R, n]; their product is D."""
+    """Stack all weighted B side by side [m, R] and all A vertically [R, n]; their product is D."""
     (b, a, _), ranks = terms[0], _ranks(terms)
     stacked_b = b.new_empty((b.shape[0], sum(ranks)), dtype=torch.float64)
     stacked_a = a.new_empty((sum(ranks), a.shape[1]), dtype=torch.float64)
@@ -130,7 +130,7 @@ def _together(layers: Sequence[Sequence[Term]], max_rank: int) -> list[Factors]:
 
 
 def _reduce(stacked_b: Tensor, stacked_a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Orthonormal bases of the stacked B and A, the core between them, and its rounding."""
+    """Return orthonormal bases of the stacked B and A, the core between them, and its rounding."""
     q_b, r_b = torch.linalg.qr(stacked_b)
     q_a, r_a = torch.linalg.qr(stacked_a.mT)
     floor = ROUNDING * r_b.flatten(-2).norm(dim=-1) * r_a.flatten(-2).norm(dim=-1)

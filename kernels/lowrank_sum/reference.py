@@ -9,7 +9,7 @@ Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], weight
 
 
 def dense(terms: Sequence[Term]) -> Tensor:
-    """``sum_k w_k B_k A_k`` as a float64 [m, n] matrix, the only one of its size that is made."""
+    """Return ``sum_k w_k B_k A_k``, float64 [m, n]; no other matrix of that size is allocated."""
     total = torch.zeros(len(terms[0][0]), terms[0][1].shape[1], dtype=torch.float64)
     for b, a, w in terms:
         total.addmm_(b.double(), a.double(), alpha=w)
@@ -17,14 +17,14 @@ def dense(terms: Sequence[Term]) -> Tensor:
 
 
 def aggregate(terms: Sequence[Term], max_rank: int) -> tuple[Tensor, Tensor]:
-    """Best rank-`max_rank` factors (B [m, R], A [R, n]) of the sum, by SVD of the dense matrix."""
+    """Return the best rank-`max_rank` factors (B [m, R], A [R, n]) by SVD of the dense matrix."""
     u, s, vh = torch.linalg.svd(dense(terms), full_matrices=False)
     root = s[:max_rank].sqrt()
     return u[:, :max_rank] * root, root[:, None] * vh[:max_rank]
 
 
 def fold(terms: Sequence[Term], tolerance: float) -> tuple[Tensor, Tensor]:
-    """Best factors of the sum of the lowest rank whose relative Frobenius error is `tolerance`."""
+    """Return factors of the lowest rank whose relative Frobenius error is at most `tolerance`."""
     u, s, vh = torch.linalg.svd(dense(terms), full_matrices=False)
     ranks = range(len(s) + 1)
     kept = next(r for r in ranks if float(s[r:].norm()) <= tolerance * float(s.norm()))

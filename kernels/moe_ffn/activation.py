@@ -1,4 +1,4 @@
-"""silu(g) * u on tiles, and its derivatives, eight numbers at a time."""
+"""silu(g) * u and its derivatives on tiles, eight numbers at a time."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from fedmore.kernels.grouped_lowrank.tiles import WIDTH, ZERO
 from fedmore.kernels.jit import njit
 
 _F = np.float32
-# 2^r for |r| <= 1/2: Cephes' exp2f.
+# The polynomial of 2^r for |r| <= 1/2, from exp2f in the Cephes library.
 P6, P5, P4 = _F(1.535336188319500e-4), _F(1.339887440266574e-3), _F(9.618437357674640e-3)
 P3, P2, P1 = _F(5.550332471162809e-2), _F(2.402264791363012e-1), _F(6.931472028550421e-1)
 LOG2E, LOG2E_LOW = _F(-1.44269504088896341), _F(-1.9259629911266175e-8)
@@ -31,7 +31,7 @@ LIMIT, ROUND, ONE = _F(87), _F(12582912), _F(1)  # 1.5 * 2^23: adding it rounds 
 
 @njit
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x)) of a vector, within 2 units in the last place; beyond +-87 as at 87."""
+    """1 / (1 + exp(-x)) of a vector, within 2 units in the last place; x is clamped to +-87."""
     y = clamp(x, splat(-LIMIT), splat(LIMIT))
     shifted = fma(y, splat(LOG2E), splat(ROUND))
     k = sub(shifted, splat(ROUND))
@@ -54,9 +54,9 @@ def swiglu(g: int, u: int, rows: int, columns: int, weight: float) -> None:
 
 @njit
 def swiglu_backward(g: int, u: int, dy: int, dh: int, weight: float, columns: int) -> float:
-    """The gradients of a row of h = silu(g) * u, which gets weight * dy + dh.
+    """Differentiate a row of h = silu(g) * u whose gradient is weight * dy + dh, in place.
 
-    On return g and u hold their own gradients and dh holds h; returns the inner product dy h.
+    On return, g and u hold their own gradients and dh holds h. Returns the inner product dy h.
     """
     factor, total, one = splat(weight), splat(ZERO), splat(ONE)
     for i in range(0, columns, 8):

@@ -1,8 +1,9 @@
-"""The hidden numbers of the mixture as one differentiable operation.
+"""The hidden activations of the mixture as one differentiable operation.
 
-``mixed = (1 - sum g_i) h + sum g_i h_i`` and, for every routed token, the row ``Ad_i h_i``. An
-expert's hidden numbers are never stored: the backward pass computes them again from the base's gate
-and up numbers and the low-rank rows. A *form* does the work: `by_loops` or `by_triton`.
+It computes ``mixed = (1 - sum g_i) h + sum g_i h_i``, and the row ``Ad_i h_i`` of every routed
+token. An expert's hidden activations are never stored. The backward pass computes them again from
+the base's gate and up activations and the low-rank rows. A *form* does the work: `by_loops` or
+`by_triton`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ Found = tuple[Tensor, Tensor, Tensor, Tensor]  # gradients of g, u, the low-rank
 
 @dataclass(frozen=True)
 class Stacks(Generic[Stack]):
-    """All experts' factors by kind; `into` is Ag above Au, from which both low-rank rows come."""
+    """All experts' factors by kind; `into` is Ag above Au, which give both low-rank rows."""
 
     into: Stack
     gate: Stack  # Bg
@@ -28,27 +29,39 @@ class Stacks(Generic[Stack]):
 
 
 class Form(Protocol):
-    """What runs on a device."""
+    """The loops or kernels of one device; `hidden` explains the arguments."""
 
     def forward(
         self, g_TH: Tensor, u_TH: Tensor, low: Tensor, weights: Tensor, route: Any, stacks: Any
     ) -> tuple[Tensor, Tensor]:
-        """The mixed hidden numbers [T, H] and the routed tokens' rows."""
+        """Return the mixed hidden activations [T, H] and the routed tokens' rows, flat."""
 
     def backward(
         self, given: tuple[Tensor, ...], arriving: tuple[Tensor, Tensor], route: Any, stacks: Any,
         factors: list[Tensor],
     ) -> tuple[Found, list[Tensor]]:  # fmt: skip
-        """Gradients of what `forward` was given, and of Bg, Bu, Ad of every expert in turn."""
+        """Return the gradients of the first four arguments of `forward`, and of `factors`.
+
+        `given` are those arguments; `arriving` are the gradients of the results of `forward`.
+        """
 
 
 def hidden(
     form: Form, g_TH: Tensor, u_TH: Tensor, low: Tensor, weights: Tensor, route: Any, stacks: Any,
     factors: list[Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Mixed hidden numbers [T, H] and the routed tokens' rows, flat.
+    """Return the mixed hidden activations [T, H] and the routed tokens' rows, float32, flat.
 
-    `factors` are Bg, Bu and Ad of every expert in turn, if they are trained.
+    Args:
+        form: the loops or kernels of the device.
+        g_TH: the base's gate activations, [T, H].
+        u_TH: the base's up activations, [T, H].
+        low: low-rank rows of the routed tokens, float32, flat; see `grouped_lowrank.autograd`.
+        weights: weights of the routed tokens, float32 [n].
+        route: which tokens go to which expert.
+        stacks: all experts' factors.
+        factors: Bg, Bu and Ad of every expert in turn if they are trained, otherwise empty.
+
     """
     arguments = form, g_TH, u_TH, low, weights, route, stacks, *factors
     mixed_TH, rows = _Hidden.apply(*arguments)  # type: ignore[no-untyped-call]

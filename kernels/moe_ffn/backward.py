@@ -1,4 +1,4 @@
-"""numba loops of moe_ffn's backward pass: the same tiles, hidden numbers computed again."""
+"""numba loops of moe_ffn's backward pass: the same tiles, with hidden activations recomputed."""
 
 from typing import NamedTuple
 
@@ -32,14 +32,14 @@ from fedmore.kernels.moe_ffn.loops import ONE, Hidden, Into, read_tile, rest
 
 
 class Arriving(NamedTuple):
-    """The gradients of the forward pass's results: of `mixed` [T, H] and of the rows z."""
+    """Gradients of the results of the forward pass: of `mixed` [T, H] and of the rows z."""
 
     mixed: Matrix
     z: Rows
 
 
 class Factors(NamedTuple):
-    """Wide matrices take low ranks to hidden (Bg and Bu, Ad), tall ones hidden to low (Bg, Bu)."""
+    """Wide matrices lead from low rank to hidden (Bg, Bu, Ad), tall ones back (Bg, Bu)."""
 
     into: Into
     down: Matrices
@@ -48,7 +48,10 @@ class Factors(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """With `on`, dg, du and h [n, H] of routed token j go to row ``j - first[e]``, for factors."""
+    """If `on`, dg, du and h of routed token j go to row ``j - first[e]`` of these matrices [n, H].
+
+    The gradients of the factors are computed from them.
+    """
 
     on: bool
     g: Matrix
@@ -58,7 +61,7 @@ class Kept(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What is computed."""
+    """Gradients of g, u, the low-rank rows and the weights, which the loops write."""
 
     g: Matrix
     u: Matrix
@@ -72,7 +75,20 @@ def backward(
     given: Hidden, arriving: Arriving, factors: Factors, route: Route, out: Gradients,
     scratch: int, tiles: int, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """All gradients of the chunk's tokens; `scratch` has room for two numbers per token."""
+    """Compute all gradients of a chunk's tokens.
+
+    Args:
+        given: inputs of the forward pass.
+        arriving: gradients of its results.
+        factors: all experts' factors.
+        route: which tokens go to which expert.
+        out: memory for the gradients.
+        scratch: address of room for two float32 per token of the chunk.
+        tiles: address of room for five tiles.
+        start: first token of the chunk.
+        stop: last token of the chunk, exclusive.
+
+    """
     left, public = scratch, scratch + 4 * (stop - start)
     rest(route, given.weights, left, start, stop)
     for t in range(stop - start):
@@ -138,7 +154,7 @@ def _expert(
 def _row(
     given: Hidden, route: Route, out: Gradients, tiles: int, e: int, j: int, n: int, width: int
 ) -> None:
-    """One routed token: its gradients, added to its own."""
+    """Add the gradients of routed token j at expert e to those of its token."""
     tg, tu, dy, dh = tiles, tiles + BYTES, tiles + 2 * BYTES, tiles + 3 * BYTES
     dot = swiglu_backward(tg, tu, dy, dh, get(given.weights, j), pad(width))
     put(out.weights, j, get(out.weights, j) + dot)

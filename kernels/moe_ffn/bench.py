@@ -1,9 +1,9 @@
-"""moe_ffn against one dense FFN, the FlexOlmo way, and plain torch.
+"""Compares moe_ffn with one dense FFN, with FlexOlmo's dense experts, and with plain torch.
 
-Four of seven experts of rank 16 are active. Backward passes are timed alone: with the experts
-frozen (gradients of x and the router's weights) against a dense FFN with frozen weights, with the
-experts trained against a dense FFN that is trained. On a GPU numbers are bfloat16 and batches 16
-times as large, and there are rows with the part of the matrix units' speed that is reached.
+Four of seven experts of rank 16 are active. Backward passes are timed alone. With frozen experts
+(gradients of x and the router's weights) the opponent is a dense FFN with frozen weights; with
+trained experts it is a dense FFN that is trained. On a GPU numbers are bfloat16, batches are 16
+times as large, and extra rows show which fraction of the matrix units' peak is reached.
 """
 
 import statistics
@@ -30,7 +30,7 @@ There = dict[str, Any]  # device and dtype
 
 @dataclass(frozen=True)
 class Size:
-    """A model's FFN, the tokens of a batch, and the goal as times one dense FFN."""
+    """A model's FFN widths, the batch's tokens, and the goal in multiples of a dense FFN's time."""
 
     name: str
     width: int
@@ -44,7 +44,7 @@ QUICK = Size("SmolLM2-135M", 576, 1536, 128, 1.35), Size("1B class", 2048, 8192,
 
 
 def results(quick: bool, device: torch.device) -> Iterator[Result]:
-    """Forward and backward of both sizes."""
+    """Forward and backward pass of both sizes."""
     on_gpu, best = device.type == "cuda", None
     there: There = {"device": device, "dtype": torch.bfloat16 if on_gpu else torch.float32}
     if on_gpu:
@@ -77,23 +77,23 @@ class _Case:
         self.text = f"{size.name} ({d}, {h}), {count} tokens, {ACTIVE} of {EXPERTS}, rank {RANK}"
 
     def ours(self) -> Tensor:
-        """Our forward pass."""
+        """Run our forward pass."""
         y: Tensor = self.form.moe_ffn(self.x, self.gates, self.base, self.prepared, silu)
         return y
 
     def dense(self) -> Tensor:
-        """One FFN of the base."""
+        """Run one FFN of the base."""
         return _ffn(self.x, self.weights)
 
     def plain(self) -> Tensor:
-        """The same formula by torch operators."""
+        """Compute the same formula by torch operators."""
         gate, up, down = self.base
         return torch_fallback.mix(
             self.x, gate(self.x), up(self.x), self.gates, down, self.experts, silu
         )
 
     def forward(self) -> Iterator[Result]:
-        """Against one dense FFN, dense experts, and plain torch."""
+        """Compare with one dense FFN, with dense experts and with plain torch."""
         full = [
             [w + b @ a for w, (b, a) in zip(self.weights, expert, strict=True)]
             for expert in self.experts
@@ -108,7 +108,7 @@ class _Case:
             yield self._compare("forward", text, self.plain, "torch operators", None)
             opponent = "FlexOlmo: 4 dense experts and the base"
             yield self._compare("forward", text, lambda: flexolmo(True), opponent, None)
-            self.gates /= self.gates.sum(1, keepdim=True)  # then the base has no weight there
+            self.gates /= self.gates.sum(1, keepdim=True)  # so the base has no weight there
             text += ", weights sum to 1"
             opponent = "FlexOlmo: the same 4 experts made dense"
             yield self._compare("forward", text, lambda: flexolmo(False), opponent, 3.3)
@@ -123,7 +123,7 @@ class _Case:
         )  # fmt: skip
 
     def part_of(self, best: roofline.Peak) -> Result:
-        """The forward pass's products: the base's three, and two thin ones for each of theirs."""
+        """Compare with the peak; the work is the base's products and those with the factors."""
         d, h, routed = self.size.width, self.size.hidden, ACTIVE * self.size.tokens
         work = 6 * self.size.tokens * d * h + 6 * routed * RANK * (d + h)
         with torch.no_grad():
@@ -134,7 +134,7 @@ class _Case:
             )  # fmt: skip
 
     def backward(self) -> Iterator[Result]:
-        """Frozen against frozen, trained against trained."""
+        """Compare backward passes: frozen with frozen, trained with trained."""
         x, gates = self.x.requires_grad_(), self.gates.requires_grad_()
         goal = round(1 / self.size.goal, 3)
         yield _backward(
@@ -177,7 +177,7 @@ def _ffn(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
 def _flexolmo(
     x: Tensor, gates: Tensor, public: Sequence[Tensor] | None, experts: Sequence[Sequence[Tensor]]
 ) -> Tensor:
-    """Full-size experts on their tokens, gathered and added up; the base with the rest's weight."""
+    """Run full-size experts on their gathered tokens and add up; the base takes the weight left."""
     gates = gates.to(x.dtype)
     rest = 1 - gates.sum(1, keepdim=True)
     y = torch.zeros_like(x) if public is None else rest * _ffn(x, public)
@@ -188,7 +188,7 @@ def _flexolmo(
 
 
 def _close(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> bool:
-    """To the rounding of `dtype`, in which they were computed; by default their own."""
+    """Whether both agree to the rounding of `dtype`, by default that of `a`."""
     error = (a.double() - b.double()).norm() / b.double().norm()
     return float(error) < ERROR[dtype or a.dtype]
 
@@ -197,7 +197,7 @@ def _backward(
     name: str, case: str, runs: Runs, leaves: Sequence[list[Tensor]], who: str, goal: float,
     repeats: int,
 ) -> Result:  # fmt: skip
-    """The backward pass of the first run against that of the second; the third verifies."""
+    """Compare the backward pass of the first run with that of the second; the third verifies."""
     seed = torch.randn_like(runs[0]())
 
     def gradients(which: int) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from fedmore.kernels.moe_ffn import autograd, loops
 from fedmore.kernels.moe_ffn import backward as back_loops
 
 Stacks = autograd.Stacks[Stack]
-# Tokens whose hidden numbers are kept at once where factors are trained.
+# Number of tokens whose hidden activations are kept at once while factors are trained.
 KEPT = 256
 
 
@@ -53,7 +53,7 @@ def backward(
 
 
 class _Inputs:
-    """What the loops get, by address, and the tensors that must live as long."""
+    """The addresses that the loops get, and the tensors there, which must live as long."""
 
     def __init__(
         self, g: Tensor, u: Tensor, low: Tensor, weights: Tensor, route: Route, stacks: Stacks
@@ -67,7 +67,7 @@ class _Inputs:
 
 
 class _Backward:
-    """One backward pass; `found` are the gradients of g, u, the low-rank rows and the weights."""
+    """One backward pass; `found` has the gradients of g, u, the low-rank rows and the weights."""
 
     def __init__(self, inputs: _Inputs, d_mixed: Tensor, d_z: Tensor) -> None:
         d_mixed, d_z = d_mixed.contiguous(), d_z.contiguous()
@@ -86,7 +86,7 @@ class _Backward:
         self.memory = torch.empty(0)
 
     def run(self, start: int, stop: int, kept: "_Kept | None") -> None:
-        """The gradients of the tokens from `start` on, and what the factors need into `kept`."""
+        """Compute the gradients of tokens `start` to `stop`; `kept` gets what the factors need."""
         dg, du, _, d_weights = self.found
         places = kept.raw if kept else back_loops.Kept(False, matrix(dg), matrix(dg), matrix(dg), 0)
         fixed = matrix(dg), matrix(du), self.d_low.raw, address(d_weights)
@@ -100,7 +100,7 @@ class _Backward:
         in_chunks(work, stop - start, CHUNK)
 
     def run_and_train(self, start: int, stop: int, grads: list[Tensor]) -> None:
-        """The same, and the tokens' part of the gradients of Bg, Bu and Ad added to `grads`."""
+        """Do as `run`, and add the tokens' share of the gradients of Bg, Bu and Ad to `grads`."""
         kept = _Kept(self.route, start, stop, self.found[0].shape[1], self.memory)
         self.memory = kept.memory
         self.run(start, stop, kept)
@@ -110,14 +110,14 @@ class _Backward:
         for e, (own, (dg, du, h)) in enumerate(kept.parts()):
             low, d_z = lows[e][1][own], d_zs[e][1][own]
             gate, up, down = (s.ranks[e][0] for s in (stacks.gate, stacks.up, stacks.down))
-            # As [R, H]: BLAS is five times slower where the thin side is the inner one.
+            # Computed as [R, H] and transposed: BLAS is five times slower at [H, R].
             grads[3 * e] += (low[:, :gate].T @ dg).T
             grads[3 * e + 1] += (low[:, stacks.into.firsts[e][1] :][:, :up].T @ du).T
             grads[3 * e + 2] += d_z[:, :down].T @ h
 
 
 class _Kept:
-    """dg, du and h of the routed tokens from `start` to `stop`, one expert after the other."""
+    """dg, du and h of the routed tokens `start` to `stop`, one expert after the other."""
 
     def __init__(self, route: Route, start: int, stop: int, hidden: int, memory: Tensor) -> None:
         self.own, self.rows = [], [0]
@@ -126,7 +126,7 @@ class _Kept:
             self.own.append(slice(lo, hi))
             self.rows.append(self.rows[-1] + hi - lo)
         size = 3 * self.rows[-1] * hidden
-        # New memory costs more than the arithmetic on it, so it is used again.
+        # Fresh memory costs more than the arithmetic on it, so it is reused.
         self.memory = memory if memory.numel() >= size else torch.empty(size)
         self.numbers = self.memory[:size].view(3, self.rows[-1], hidden)
         firsts = zip(route.starts, self.own, self.rows, strict=False)
@@ -135,6 +135,6 @@ class _Kept:
         self.raw = back_loops.Kept(True, g, u, h, address(self.first))
 
     def parts(self) -> Iterator[tuple[slice, Tensor]]:
-        """For every expert: which of its routed tokens, and their numbers [3, n, H]."""
+        """Yield for every expert the slice of routed tokens and their numbers [3, n, H]."""
         for own, (first, last) in zip(self.own, pairwise(self.rows), strict=True):
             yield own, self.numbers[:, first:last]

@@ -1,8 +1,8 @@
 """Triton kernels as a form for `autograd`: float32, bfloat16, float16; sums in float32.
 
-The forward pass makes the hidden tiles of an expert twice, once for the tokens' sums and once for
-the expert's rows, so that nothing is added atomically. Trained factors' gradients are products of
-torch.
+The forward pass computes an expert's hidden tiles twice: once for the tokens' sums and once for the
+expert's rows. So nothing is added atomically, and results do not vary. torch computes the gradients
+of trained factors.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ Stacks = autograd.Stacks[Stack]
 
 
 class _Inputs:
-    """What all kernels are given."""
+    """The arguments that all kernels have in common."""
 
     def __init__(
         self, g: Tensor, u: Tensor, low: Tensor, weights: Tensor, route: Route, stacks: Stacks
@@ -79,7 +79,7 @@ def backward(
 def _row_gradients(
     inputs: _Inputs, rest: tuple[Any, ...], d_low: Tensor, d_weights: Tensor, factors: list[Tensor]
 ) -> list[Tensor]:
-    """Fills `d_low` and `d_weights`; gradients of Bg, Bu and Ad of every expert if wanted."""
+    """Fill `d_low` and `d_weights`; return the gradients of `factors`, empty if there are none."""
     route, stacks = inputs.route, inputs.stacks
     sizes = inputs.hidden, inputs.experts
 

@@ -1,7 +1,7 @@
 """moe_ffn on the CPU.
 
-float32 with SiLU goes through numba loops in torch's threads; other types and activations through
-plain torch, which is differentiable to any order.
+float32 with SiLU runs in numba loops, in torch's threads. Other dtypes and activations run in plain
+torch, which is differentiable to any order.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ __all__ = ["Prepared", "SignTensor", "moe_ffn", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Experts that are not trained, packed once (again when one was written to)."""
+    """Frozen experts, packed once, and again after one was written to."""
 
     experts: Sequence[Expert]
     stacks: Stacks
 
 
 def prepare(experts: Sequence[Expert]) -> Prepared:
-    """For experts that are used often and not trained: no gradient reaches their factors."""
+    """Pack frozen experts for repeated use; no gradient reaches their factors."""
     return Prepared(experts, stacked(Stack, experts, kept=True))
 
 
@@ -43,10 +43,19 @@ def moe_ffn(
     experts: Sequence[Expert] | Prepared,
     act: Act,
 ) -> Tensor:
-    """Anchor-form mixture output, [T, D]; `base` are the frozen gate, up and down projections.
+    """Return the anchor-form mixture output, [T, D], in the dtype of `x_TD`.
 
-    With every gate zero this is the base's FFN exactly. Differentiable in x, gates and factors; a
-    gate of exactly zero is no routing: its expert is not looked at, and it gets no gradient.
+    If all gates are zero, the result is exactly the base's FFN. It is differentiable in x, gates
+    and factors. An expert whose gate is exactly zero is skipped for that token: its numbers are not
+    read, and the gate gets no gradient.
+
+    Args:
+        x_TD: input, [T, D].
+        gates_TE: weights of the experts, [T, E]; the public expert has the rest up to 1.
+        base: the frozen gate, up and down projections.
+        experts: low-rank factors of every expert, or what `prepare` made of them.
+        act: the activation.
+
     """
     given = experts.experts if isinstance(experts, Prepared) else experts
     gate, up, down = base

@@ -1,4 +1,4 @@
-"""Experts as moe_ffn takes them, and their factors sorted by kind."""
+"""Experts in the form that moe_ffn takes, and their factors sorted by kind."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -17,12 +17,12 @@ Stack = TypeVar("Stack")
 
 
 def is_silu(act: Act) -> bool:
-    """Whether an activation is SiLU (Swish), the one that loops and kernels compute."""
+    """Whether an activation is SiLU (Swish), the only one that loops and kernels compute."""
     return act is silu or isinstance(act, nn.SiLU)
 
 
 def dense_experts(experts: Sequence[Expert]) -> list[DenseExpert]:
-    """Experts with all factors as tensors."""
+    """Decode all factors to tensors."""
     return [
         ((dense(bg), dense(ag)), (dense(bu), dense(au)), (dense(bd), dense(ad)))
         for (bg, ag), (bu, au), (bd, ad) in experts
@@ -30,7 +30,7 @@ def dense_experts(experts: Sequence[Expert]) -> list[DenseExpert]:
 
 
 def stacked(make: Callable[..., Stack], experts: Sequence[Expert], kept: bool) -> Stacks[Stack]:
-    """The factors by kind, in stacks that `make(factors, transposed, kept)` makes."""
+    """Sort the factors by kind, in stacks from `make(factors, transposed, kept)`."""
 
     def stack(factors: list[Any], transposed: bool) -> Stack:
         return make(factors, transposed=transposed, kept=kept)
@@ -45,7 +45,7 @@ def stacked(make: Callable[..., Stack], experts: Sequence[Expert], kept: bool) -
 
 
 def trained(experts: Sequence[Expert]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The factors in the order of the three operations, where any of them is to have a gradient."""
+    """Return the trained factors of each of the three operations; empty lists if all are frozen."""
     into = [f for g, u, _ in experts for f in (g[1], u[1])]
     inner = [f for g, u, d in experts for f in (g[0], u[0], d[1])]
     return to_train(into), to_train(inner), to_train(d[0] for _, _, d in experts)

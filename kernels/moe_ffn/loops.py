@@ -1,8 +1,9 @@
 """numba loops of moe_ffn: for a strip of 128 hidden columns, all experts over a chunk of tokens.
 
-Nothing of size tokens x experts x H exists: an expert's hidden numbers live in a tile, which takes
-its low-rank terms, goes through the activation, and is added to the token's sum and to its row of
-the down factor at once. The order per token is fixed, as in `lora_mix.loops`.
+Nothing of size tokens x experts x H exists. An expert's hidden activations live in a tile. The tile
+takes its low-rank terms, goes through the activation, and is at once added to the token's sum and
+to its row of the down factor. The order per token is fixed, as in `grouped_lowrank.loops`, which
+explains the common arguments.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ ONE: Any = np.float32(1)
 
 
 class Hidden(NamedTuple):
-    """The base's gate and up numbers [T, H]; the routed tokens' low-rank rows and weights."""
+    """The base's gate and up activations [T, H]; the routed tokens' low-rank rows and weights."""
 
     g: Matrix
     u: Matrix
@@ -38,7 +39,7 @@ class Hidden(NamedTuple):
 
 
 class Into(NamedTuple):
-    """Bg and Bu, wide (low rank to hidden)."""
+    """The wide matrices Bg and Bu, which lead from low rank to hidden."""
 
     gate: Matrices
     up: Matrices
@@ -46,7 +47,7 @@ class Into(NamedTuple):
 
 @njit
 def rest(route: Route, weights: int, left: int, start: int, stop: int) -> None:
-    """The public expert's weight of every token: 1 - sum of its experts', in their order."""
+    """Write each token's weight of the public expert to `left`: 1 - sum of the experts' weights."""
     for t in range(stop - start):
         put(left, t, ONE)
     for e in range(route.experts):
@@ -60,9 +61,20 @@ def forward(
     given: Hidden, into: Into, down: Matrices, z: Rows, route: Route, mixed: Matrix, left: int,
     tiles: int, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """`mixed` = (1 - sum g_i) h + sum g_i h_i and the rows z = Ad_i h_i of the chunk's tokens.
+    """Compute `mixed` = (1 - sum g_i) h + sum g_i h_i and the rows z = Ad_i h_i of a chunk.
 
-    `down` are Ad, tall; `left` has room for a number per token of the chunk.
+    Args:
+        given: base activations, low-rank rows and weights.
+        into: the factors Bg and Bu.
+        down: the factors Ad, tall.
+        z: memory for the rows.
+        route: which tokens go to which expert.
+        mixed: memory for the mixed activations, [T, H].
+        left: address of room for one float32 per token of the chunk.
+        tiles: address of room for three tiles.
+        start: first token of the chunk.
+        stop: last token of the chunk, exclusive.
+
     """
     rest(route, given.weights, left, start, stop)
     for e in range(route.experts):
@@ -111,6 +123,6 @@ def _expert(
 def read_tile(
     matrix: Matrix, route: Route, j: int, count: int, n: int, width: int, tile: int
 ) -> None:
-    """The rows of `count` routed tokens, from the j-th on."""
+    """Read `width` columns from n on of `count` routed tokens, from the j-th on, into a tile."""
     for r in range(count):
         read(matrix, get_int(route.tokens, j + r), n, width, tile, r * WIDTH)

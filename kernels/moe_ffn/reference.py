@@ -16,7 +16,7 @@ def moe_ffn(
     experts: Sequence[Expert],
     act: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Anchor-form mixture output, [T, D]."""
+    """Return the anchor-form mixture output, [T, D]."""
 
     def ffn(x_D: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         return down @ (act(gate @ x_D) * (up @ x_D))

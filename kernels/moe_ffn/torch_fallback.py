@@ -1,4 +1,7 @@
-"""moe_ffn by the cost identity, in differentiable torch; experts see only their own tokens."""
+"""moe_ffn by the package's second formula, in differentiable torch.
+
+Experts compute only the tokens that are routed to them.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +24,18 @@ def mix(
     experts: Sequence[Expert],
     act: Act,
 ) -> Tensor:
-    """Anchor-form mixture output, [T, D], from the base's gate and up numbers `g_TH`, `u_TH`."""
+    """Return the anchor-form mixture output, [T, D], in the dtype of `x_TD`.
+
+    Args:
+        x_TD: input, [T, D].
+        g_TH: the base's gate activations, [T, H].
+        u_TH: the base's up activations, [T, H].
+        gates_TE: weights of the experts, [T, E].
+        down: the base's down projection.
+        experts: dense factors of every expert.
+        act: the activation.
+
+    """
     hidden_TH = act(g_TH) * u_TH
     mixed_TH, low = hidden_TH, []
     for i, ((bg, ag), (bu, au), (bd, ad)) in enumerate(experts):

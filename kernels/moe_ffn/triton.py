@@ -1,6 +1,6 @@
 """moe_ffn on an NVIDIA GPU: Triton kernels for float32, bfloat16 and float16 with SiLU.
 
-The functions are those of `cpu`.
+It has the same functions as `cpu`.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ __all__ = ["Prepared", "SignTensor", "moe_ffn", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Experts that are not trained, packed once (again when one was written to)."""
+    """Frozen experts, packed once, and again after one was written to."""
 
     experts: Sequence[Expert]
     stacks: Stacks
 
 
 def prepare(experts: Sequence[Expert]) -> Prepared:
-    """For experts that are used often and not trained: no gradient reaches their factors."""
+    """Pack frozen experts for repeated use; no gradient reaches their factors."""
     return Prepared(experts, stacked(Stack, experts, kept=True))
 
 
@@ -41,9 +41,9 @@ def moe_ffn(
     experts: Sequence[Expert] | Prepared,
     act: Act,
 ) -> Tensor:
-    """See `cpu.moe_ffn`. Other activations than SiLU go through torch's operators.
+    """Do as `cpu.moe_ffn`; activations other than SiLU run in torch's operators.
 
-    Raises `ValueError` for a type that has no form here.
+    Raises `ValueError` for a dtype that Triton's form does not take.
     """
     given = experts.experts if isinstance(experts, Prepared) else experts
     gate, up, down = base

@@ -1,7 +1,16 @@
-"""Triton kernels of moe_ffn; see `by_triton` for what calls them.
+"""Triton kernels of moe_ffn, called by `by_triton`. Sums are float32.
 
-T, D, H, E, R as in the package; j is a routed token's number, n a hidden column. A *tile* is
-TOKENS x COLUMNS numbers. Sums are float32.
+Shapes are those of the package. A *tile* is TOKENS x COLUMNS numbers. Arguments, as in
+`grouped_lowrank.by_triton` if not listed here:
+
+- `g`, `u`, `mixed` [T, H]: the base's gate and up activations and the result; `dy`, `dg`, `du`
+  their gradients (`dy` is that of `mixed`)
+- `low` and `low_at`: the routed tokens' low-rank rows, gate's before up's, and each expert's offset
+- `gate`, `up` and `tables` [4, E]: factors Bg and Bu, their offsets and ranks (gate's, then up's)
+- `down` and `down_table` [2, E]: factors Ad, their offsets and ranks
+- `z`, `dz` with `z_at`, `dz_at`: the rows Ad h, their gradients, and each expert's offset
+- `kept_g`, `kept_u`, `kept_h` [n, H]: one expert's activations for its factors' gradients
+- `e` an expert, `j` a routed token's number, `t` a token, `n` a hidden column, `ok` the mask of j
 """
 
 from typing import Any
@@ -14,7 +23,7 @@ from fedmore.kernels.jit import triton_jit
 
 @triton_jit
 def tile_of(matrix: Any, t: Any, n: Any, hidden: Any, inside: Any) -> Any:
-    """Numbers (t, n) of a matrix [T, H] in float32."""
+    """Load numbers (t, n) of a matrix [T, H] as float32."""
     at = matrix + t.to(tl.int64)[:, None] * hidden + n[None, :]
     return tl.load(at, mask=inside, other=0.0).to(tl.float32)
 
@@ -24,7 +33,7 @@ def hidden_tile(
     g: Any, u: Any, low: Any, low_at: Any, gate: Any, up: Any, tables: Any, starts: Any, e: Any,
     j: Any, ok: Any, n: Any, hidden: Any, experts: Any, RANKS: tl.constexpr, WIDEN: tl.constexpr,
 ) -> Any:  # fmt: skip
-    """The expert's gate and up numbers of its routed tokens j, from the base's tiles g and u."""
+    """Add the low-rank terms of expert e to the base's tiles g and u of its routed tokens j."""
     gate_rank, up_rank = tl.load(tables + experts + e), tl.load(tables + 3 * experts + e)
     row = tl.load(low_at + e) + (j - tl.load(starts + e)) * (gate_rank + up_rank)
     gate, up = gate + tl.load(tables + e), up + tl.load(tables + 2 * experts + e)
@@ -35,7 +44,7 @@ def hidden_tile(
 
 @triton_jit
 def public_weight(place: Any, weights: Any, t: Any, count: Any, experts: Any) -> Any:
-    """1 - sum of the experts' weights of tokens t, in the experts' order."""
+    """1 - sum of the experts' weights of tokens t, added in the experts' order."""
     left = tl.where(t < count, 1.0, 0.0)
     for e in range(experts):
         j = tl.load(place + t * experts + e, mask=t < count, other=-1)
@@ -49,7 +58,7 @@ def mix(
     place: Any, weights: Any, mixed: Any, count: Any, hidden: Any, experts: Any,
     RANKS: tl.constexpr, WIDEN: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A tile of mixed = (1 - sum g_i) h + sum g_i h_i."""
+    """Compute a tile of `mixed` = (1 - sum g_i) h + sum g_i h_i."""
     t = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (t < count)[:, None] & (n < hidden)[None, :]
@@ -76,7 +85,7 @@ def down_rows(
     experts: Any, RANKS: tl.constexpr, OUT: tl.constexpr, WIDEN: tl.constexpr,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The rows z = Ad h of one expert's tokens."""
+    """Compute the rows z = Ad h of one expert's tokens."""
     e = tl.load(tiles + 3 * tl.program_id(0))
     j = tl.load(tiles + 3 * tl.program_id(0) + 1) + tl.arange(0, TOKENS)
     ok = j < tl.load(tiles + 3 * tl.program_id(0) + 2)
@@ -101,7 +110,7 @@ def down_rows(
 
 @triton_jit
 def swiglu_gradients(x: Any, up: Any, dh: Any) -> Any:
-    """The gradients of x and up where h = silu(x) * up has the gradient dh."""
+    """Gradients of x and up if h = silu(x) * up has the gradient dh."""
     s = tl.sigmoid(x)
     a = x * s
     return dh * up * (s + a * (1 - s)), dh * a
@@ -113,7 +122,7 @@ def gradient_tile(
     starts: Any, e: Any, j: Any, ok: Any, n: Any, hidden: Any, experts: Any, RANKS: tl.constexpr,
     WIDEN: tl.constexpr,
 ) -> Any:  # fmt: skip
-    """The gradients of an expert's gate and up numbers x, up."""
+    """Gradients of an expert's gate and up activations, here x and up."""
     mine, rank = down + tl.load(down_table + e), tl.load(down_table + experts + e)
     row = tl.load(dz_at + e) + (j - tl.load(starts + e)) * rank
     dh = weight[:, None] * dy
@@ -128,7 +137,7 @@ def base_gradients(
     du: Any, count: Any, hidden: Any, experts: Any, RANKS: tl.constexpr, WIDEN: tl.constexpr,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A tile of the gradients of g and u, summed over the public expert and the token's own."""
+    """Compute a tile of dg and du, summed over the public expert and the token's experts."""
     t = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (t < count)[:, None] & (n < hidden)[None, :]
@@ -163,7 +172,10 @@ def row_gradients(
     hidden: Any, experts: Any, KEEP: tl.constexpr, RANKS: tl.constexpr, WIDEN: tl.constexpr,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The gradients of one expert's low-rank rows and weights; with KEEP its hidden numbers too."""
+    """Compute the gradients of one expert's low-rank rows and weights.
+
+    With KEEP it also stores dg, du and h, from which torch computes the factors' gradients.
+    """
     e = tl.load(tiles + 3 * tl.program_id(0))
     j = tl.load(tiles + 3 * tl.program_id(0) + 1) + tl.arange(0, TOKENS)
     ok = j < tl.load(tiles + 3 * tl.program_id(0) + 2)
@@ -172,7 +184,7 @@ def row_gradients(
     mine_g, mine_u = gate + tl.load(tables + e), up + tl.load(tables + 2 * experts + e)
     local = j - tl.load(starts + e)
     row = tl.load(low_at + e) + local * (gate_rank + up_rank)
-    # Once at least: of rank 0 too there is a weight's gradient, and what is kept.
+    # At least one pass: an expert of rank 0, too, has a weight's gradient and activations to keep.
     for r0 in range(0, tl.maximum(tl.maximum(gate_rank, up_rank), 1), RANKS):
         r = r0 + tl.arange(0, RANKS)
         total_g = tl.zeros((TOKENS, RANKS), tl.float32)

@@ -9,16 +9,15 @@ Layout: numbers are taken flat, in C order, in blocks of `block`; the last block
 ``i`` of the stream is bit ``i % 8`` (least significant first) of byte ``i // 8`` and is 1 where
 ``p_i >= 0``. Spare bits of the last byte are 0.
 
-Error feedback: ``p = change + residual``; ``c`` is sent, ``p - c`` is the new residual, so that
-``c + residual`` is ``p`` to rounding, for every number. With a gain g, ``g p`` is encoded, rounded
-to float32; what is owed is ``p - c`` as before.
+Error feedback: ``p = change + residual``; ``c`` is sent and ``p - c`` is the new residual. So
+``c + residual`` equals ``p`` to rounding, for every number. With a gain g, ``g p`` is encoded,
+rounded to float32, and the new residual is still ``p - c``.
 
-Exact zeros: the code has no zero. A block of zeros has scale 0: it sends 0 and owes 0. A zero
-among other numbers is sent as ``+s`` and owes ``-s``, which the next send pays back; dropping that
-debt would let the receiver drift by ``s`` with every send. Numbers that both ends know to be zero
-(padding, rows that are never trained) should not take part at all: `masked` packs the others, so
-that masked numbers cost no bits, do not lower the scale, and neither send nor owe anything. There
-the property reads ``c = residual = 0`` where masked, ``c + residual = p`` elsewhere.
+Exact zeros: the code has no zero. A block of zeros has scale 0, so it sends 0 and its residual is
+0. A zero among other numbers is sent as ``+s``, and its residual ``-s`` corrects that in the next
+send. Without the residual the receiver would drift by ``s`` with every send. Numbers that both ends
+know to be zero (padding, rows that are never trained) should not take part at all. `masked` packs
+only the others: masked numbers cost no bits, do not lower the scale, and have ``c = residual = 0``.
 
-Forms: `cpu` (numba), `triton` (blocks that are a power of two, at least 8).
+Forms: `cpu` (numba) and `triton` (block sizes that are powers of two, at least 8).
 """

@@ -1,4 +1,4 @@
-"""sign1 against `memcpy`, numpy done the obvious way and, on a GPU, the speed of its memory."""
+"""Compares sign1 with `memcpy`, with obvious numpy code and, on a GPU, with the memory's peak."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,9 +22,9 @@ Floats = NDArray[np.float32]
 def results(quick: bool, device: torch.device) -> Iterator[Result]:
     """Encode with residual, encode, decode and weighted sums, of 8M numbers (quick: 1M).
 
-    Ours, torch's `memcpy` and what numpy leaves to threads run in torch's number of threads. The
-    residual is updated in place, as a client's is; it is copied with the change, 8 bytes a number.
-    On a GPU there are more numbers, since 8M are in its cache, and numpy only verifies.
+    All sides use torch's number of threads. The residual is updated in place, as in a client. The
+    `memcpy` copies it with the change, 8 bytes per number. On a GPU there are more numbers, since
+    8M fit in its cache, and numpy only verifies.
     """
     count = COUNT[device.type][not quick]
     case = _Case(count, 5 if quick else 15, device)
@@ -48,7 +48,7 @@ class _Case:
         return torch.randn(self.count).to(self.device)
 
     def encode(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Error feedback, in place."""
+        """Encode with error feedback, in place."""
         residual = self.residual
         found: tuple[Tensor, Tensor, Tensor] = self.form.encode_with_residual(
             self.change, residual, BLOCK, out=residual
@@ -56,14 +56,14 @@ class _Case:
         return found
 
     def right(self) -> bool:
-        """Bits and scales as numpy's; what is owed is what was not sent."""
+        """Whether bits and scales equal numpy's, and the residual is what was not sent."""
         wanted = self.change + self.residual
         bits, scales, left = self.encode()
         sent = self.form.decode(bits, scales, self.count, BLOCK)
         return same((bits, scales), wanted) and torch.allclose(sent + left, wanted, atol=1e-5)
 
     def encoding(self) -> Iterator[Result]:
-        """Against copies, and against numpy on a CPU."""
+        """Compare with copies and, on a CPU, with numpy."""
         both = torch.cat([self.change, self.residual])
         copy, half = torch.zeros_like(both), self.change.bfloat16()
         fair = partial(compare, repeats=self.repeats)
@@ -88,7 +88,7 @@ class _Case:
         )
 
     def summing(self) -> Iterator[Result]:
-        """Many updates and one, against numpy on a CPU."""
+        """Compare sums of many updates and of one with numpy, on a CPU."""
         if self.device.type == "cpu":
             yield self._sum(f"sign1 weighted sum of {UPDATES}", self.encoded, 40)
             yield self._sum("sign1 decode", self.encoded[:1], None)
@@ -101,18 +101,18 @@ class _Case:
         )  # fmt: skip
 
     def adder(self, encoded: list[Encoded]) -> Callable[[], Tensor]:
-        """The weighted sum of updates, into memory that is there."""
+        """Make a call that sums the weighted updates into existing memory."""
         return partial(
             self.form.weighted_sum, encoded, weights_of(encoded), self.count, BLOCK, out=self.out
         )
 
     def added(self, encoded: list[Encoded]) -> bool:
-        """Whether that is numpy's."""
+        """Whether that sum equals numpy's."""
         ours = self.adder(encoded)().cpu().numpy()
         return bool(np.allclose(ours, numpy_sum(encoded, self.count), rtol=1e-5, atol=1e-6))
 
     def parts_of(self, memory: roofline.Peak) -> Iterator[Result]:
-        """What of the memory's speed is reached: numbers, bits and scales moved once each."""
+        """Compare with the memory's peak, if numbers, bits and scales are moved once each."""
         code = self.count / 8 + 2 * self.count / BLOCK
         yield roofline.part_of(
             memory, "sign1 encode with residual, part of the memory's speed", self.text,
@@ -126,7 +126,7 @@ class _Case:
 
 
 def same(encoded: Encoded, wanted: Tensor) -> bool:
-    """Whether signs are as numpy packs them, and scales its means, rounded to bfloat16."""
+    """Whether signs are as numpy packs them, and scales are its means rounded to bfloat16."""
     (bits, scales), numbers = encoded, wanted.cpu().numpy()
     packed, means = np.packbits(numbers >= 0, bitorder="little"), numpy_scales(numbers)
     close = np.allclose(scales.float().cpu().numpy(), means, rtol=1.001 * 2**-8, atol=0)
@@ -134,13 +134,13 @@ def same(encoded: Encoded, wanted: Tensor) -> bool:
 
 
 def numpy_scales(numbers: Floats) -> Floats:
-    """Means of blocks, in float32."""
+    """Mean magnitude of every block, float32."""
     means: Floats = np.abs(numbers).reshape(-1, BLOCK).mean(axis=1)
     return means
 
 
 def numpy_encode(change: Floats, residual: Floats) -> tuple[NDArray[np.uint8], Floats, Floats]:
-    """The obvious way; sums in float32 and leaves the scales there."""
+    """Encode the obvious way, with float32 sums and scales."""
     wanted = change + residual
     scales = numpy_scales(wanted)
     positive = wanted >= 0
@@ -149,7 +149,7 @@ def numpy_encode(change: Floats, residual: Floats) -> tuple[NDArray[np.uint8], F
 
 
 def numpy_sum(encoded: list[Encoded], count: int) -> Floats:
-    """The obvious way: decode every update, then add it."""
+    """Sum the obvious way: decode every update, then add it."""
     total = np.zeros(count, np.float32)
     for (bits, scales), weight in zip(encoded, weights_of(encoded), strict=True):
         signs = np.unpackbits(bits.cpu().numpy(), bitorder="little").astype(np.float32) * 2 - 1
@@ -158,5 +158,5 @@ def numpy_sum(encoded: list[Encoded], count: int) -> Floats:
 
 
 def weights_of(encoded: list[Encoded]) -> list[float]:
-    """Unlike ones."""
+    """One weight per update, all different."""
     return [(k + 1) / 136 for k in range(len(encoded))]

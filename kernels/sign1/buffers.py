@@ -1,4 +1,4 @@
-"""What every form of sign1 checks of its arguments."""
+"""The checks of arguments that all forms of sign1 share."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ Encoded = tuple[Tensor, Tensor]  # bits uint8 [ceil(N/8)], scales bfloat16 [ceil
 
 
 def empty(values: Tensor, block: int) -> Encoded:
-    """Memory for the code of `values`; raises `ValueError` for a block of nothing."""
+    """Allocate the code of `values`; raises `ValueError` unless `block` is positive."""
     if block < 1:
-        raise ValueError(f"sign1: blocks of {block} numbers")
+        raise ValueError(f"sign1: block is {block}, must be at least 1")
     count, device = values.numel(), values.device
     bits = torch.empty((count + 7) // 8, dtype=torch.uint8, device=device)
     return bits, torch.empty(-(-count // block), dtype=torch.bfloat16, device=device)
 
 
 def target(change: Tensor, residual: Tensor, out: Tensor | None) -> Tensor:
-    """Where the new residual goes; raises `ValueError` unless the sizes are the same."""
+    """Return the tensor for the new residual; raises `ValueError` unless the sizes are equal."""
     if change.numel() != residual.numel():
         raise ValueError(f"sign1: a residual of {residual.numel()} for {change.numel()} numbers")
     if out is None:
@@ -27,7 +27,7 @@ def target(change: Tensor, residual: Tensor, out: Tensor | None) -> Tensor:
 
 
 def flat(out: Tensor, count: int) -> Tensor:
-    """`out` in one dimension; raises `ValueError` unless `count` numbers can be written to it."""
+    """View `out` as 1-D; raises `ValueError` unless it is contiguous float32 of `count` numbers."""
     if out.dtype != torch.float32 or not out.is_contiguous() or out.numel() != count:
         raise ValueError(f"sign1: out must be contiguous float32 of {count} numbers")
     return out.detach().view(-1)
@@ -36,15 +36,15 @@ def flat(out: Tensor, count: int) -> Tensor:
 def coefficients(
     encoded: Sequence[Encoded], weights: Sequence[float], count: int, block: int
 ) -> Tensor:
-    """What update k adds to or takes from every number of a block, float32 [blocks, K].
+    """Weight times scale: what update k adds to or subtracts from each number, float32 [blocks, K].
 
-    Raises `ValueError` for sizes that do not fit `count`, before anything is read.
+    Raises `ValueError` if sizes do not fit `count`, before any number is read.
     """
     sizes = ((count + 7) // 8, -(-count // block), torch.uint8)
     for bits, scales in encoded:
         if (bits.numel(), scales.numel(), bits.dtype) != sizes or bits.device != scales.device:
             raise ValueError(
-                f"sign1: {bits.numel()} bytes, {scales.numel()} scales for {count} numbers"
+                f"sign1: {bits.numel()} bytes, {scales.numel()} scales do not fit {count} numbers"
             )
     if len(weights) != len(encoded):
         raise ValueError(f"sign1: {len(weights)} weights for {len(encoded)} updates")

@@ -1,7 +1,7 @@
 """sign1 on the CPU: numba loops over chunks in torch's threads; equals `reference` bit for bit.
 
-Tensors may be of any shape, and float32, bfloat16 or float16; half precision is widened chunk by
-chunk, in cache. Nothing of the tensors' size is made but what is returned.
+Tensors may have any shape, and be float32, bfloat16 or float16. Half precision is widened chunk by
+chunk, in cache. Only the results have the tensors' size.
 """
 
 import math
@@ -16,15 +16,15 @@ from torch import Tensor
 from fedmore.kernels.jit import in_chunks
 from fedmore.kernels.sign1.buffers import Encoded, coefficients, empty, flat, target
 
-# Numbers per call of a loop: few enough for the cache, enough that the calls cost nothing.
+# Numbers per call of a loop: few enough for the cache, enough that calls cost little.
 CHUNK = 1 << 18
 
 
 def encode(values_N: Tensor, block: int) -> Encoded:
     """Encode N numbers; returns (bits uint8 [ceil(N/8)], scales bfloat16 [ceil(N/block)]).
 
-    Raises `ValueError` for a number that is not finite, which would poison its whole block, and for
-    a block whose mean is beyond bfloat16.
+    Raises `ValueError` for NaN or Inf, which would spoil the whole block, and for a block whose
+    mean is beyond bfloat16.
     """
     nothing = torch.empty(0)
     return _encode(values_N, nothing, nothing, block)
@@ -38,13 +38,11 @@ def encode_with_residual(
     gain: float = 1.0,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Error feedback, ``p = change + residual``: encode ``gain p``.
+    """Encode ``gain * p`` with error feedback, ``p = change + residual``.
 
-    Returns (bits, scales, ``p - decoded``).
-
-    The new residual is float32, of the change's shape, or `out`, which may be `residual_N` itself
-    (one pass over memory, nothing allocated but the bits). Raises as `encode` does; `out` is spoilt
-    then.
+    Returns (bits, scales, new residual ``p - decoded``), see `encode`. The new residual is float32
+    of the change's shape, or `out`, which may be `residual_N` itself: then only the bits and scales
+    are allocated. Raises as `encode` does; `out` then holds partial results.
     """
     out = target(change_N, residual_N, out)
     owed = flat(out, change_N.numel())
@@ -53,7 +51,7 @@ def encode_with_residual(
 
 
 def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
-    """The `count` numbers that `bits` and `scales` stand for, float32 [count]."""
+    """Decode `count` numbers, float32 [count]."""
     return weighted_sum([(bits, scales)], [1.0], count, block)
 
 
@@ -67,7 +65,7 @@ def weighted_sum(
 ) -> Tensor:
     """``sum_k weights[k] * decode(encoded[k])``, float32 [count], in one pass over the bits.
 
-    Terms are added in order, in float32. Raises `ValueError` for sizes that do not fit.
+    Terms are added in order, in float32. Raises `ValueError` if sizes do not fit `count`.
     """
     coefs_BK = coefficients(encoded, weights, count, block)
     total = torch.empty(count) if out is None else out
@@ -92,7 +90,7 @@ def _encode(
 ) -> Encoded:
     values, residual = values.detach().reshape(-1), residual.detach().reshape(-1)
     bits, scales = empty(values, block)
-    if block % 8:  # a byte may belong to two blocks
+    if block % 8:  # a byte may belong to two blocks, and their bits are added with OR
         bits.zero_()
     raw_bits, raw_scales = bits.numpy(), scales.view(torch.uint16).numpy()
     loops, fine, factor = _loops(), [], np.float32(gain)
@@ -109,21 +107,21 @@ def _encode(
 
 
 def _floats(part: Tensor) -> NDArray[np.float32]:
-    """As float32, by numpy: an operator of torch would begin torch's own threads here as well.
+    """Convert to float32 by numpy: a torch operator would start torch's own threads here as well.
 
-    Once more of these exist than cores, OpenMP lets none of them spin any more, and small
-    operators take several times as long in the whole process, for good.
+    Once there are more such threads than cores, OpenMP stops letting them spin. Small operators
+    then take several times as long in the whole process, until it ends.
     """
     if part.dtype == torch.bfloat16:
         return (part.view(torch.uint16).numpy().astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # infinity is refused where it is encoded
+    with np.errstate(over="ignore"):  # the encoder refuses infinity later
         return part.numpy().astype(np.float32, copy=False)
 
 
 def _add_bits(
     encoded: Sequence[Encoded], coefs_BK: Tensor, out: Tensor, start: int, block: int
 ) -> None:
-    """The numbers from `start` on, by torch: blocks or a tail that are no whole bytes."""
+    """Sum the numbers from `start` on by torch: those that do not fill whole bytes."""
     places = torch.arange(8, dtype=torch.uint8)
     block_of = torch.arange(start, start + out.numel()) // block
     out.fill_(-0.0)
@@ -133,13 +131,13 @@ def _add_bits(
 
 
 def _chunk(block: int) -> int:
-    """A multiple of whole blocks and whole bytes near CHUNK."""
+    """A chunk size near CHUNK that is a multiple of whole blocks and whole bytes."""
     unit = math.lcm(block, 8)
     return -(-CHUNK // unit) * unit
 
 
 def _loops() -> ModuleType:
-    """Numba comes with these: a program that never encodes does not wait for it."""
+    """Import the loops late: they import numba, and a program that never encodes need not wait."""
     from fedmore.kernels.sign1 import loops
 
     return loops

@@ -1,6 +1,6 @@
-"""sign1's loops, compiled by numba: whole blocks in one thread, no memory but scratch.
+"""sign1's loops, compiled by numba: whole blocks in one thread, with scratch memory only.
 
-Importing this imports numba; `cpu` does so at its first call.
+Importing this module imports numba, so `cpu` imports it at its first call.
 """
 
 from collections.abc import Callable
@@ -30,15 +30,24 @@ def encode(
     block: int,
     gain: np.float32,
 ) -> bool:
-    """Encode ``gain (values + residual)`` [n] and write what is still owed to `owed`.
+    """Encode ``gain (values + residual)``; return whether all numbers were finite.
 
-    With an empty `residual` there is no error feedback and `owed` is not touched; `owed` may be
-    `residual`. `bits` must be zeros unless `block` is a multiple of 8. Returns whether all means
-    are finite, before rounding (which turns some NaN into -0) and after (which may make Inf).
+    All means are tested, before rounding (which turns some NaN into -0) and after (which may give
+    Inf).
+
+    Args:
+        values: the numbers, [n].
+        residual: the old residual, [n]; empty for no error feedback.
+        owed: memory for the new residual, [n]; may be `residual`.
+        bits: memory for the signs; must be zeros unless `block` is a multiple of 8.
+        scales: memory for the scales, [ceil(n / block)].
+        block: numbers per scale.
+        gain: factor of what is encoded, not of the residual.
+
     """
     wanted, sums = np.zeros((block + 7) // 8 * 8, np.float32), np.empty(block, np.float64)
     feedback, finite = residual.shape[0] > 0, True
-    whole = np.empty(block, np.float32)  # what `wanted` is before the gain
+    whole = np.empty(block, np.float32)  # `wanted` before the gain
     for b in range(scales.shape[0]):
         start, stop = b * block, min(b * block + block, values.shape[0])
         size = stop - start
@@ -64,9 +73,9 @@ def encode(
 
 @inlined
 def sum_by_halves(wanted: Floats, sums: Doubles, block: int) -> float:
-    """The sum of magnitudes, the second half added to the first until one number is left.
+    """Sum magnitudes by halves: add the second half to the first until one number is left.
 
-    Three halvings go in one pass while the width allows it.
+    Three halvings are done in one pass while the width allows it.
     """
     for i in range(block):
         sums[i] = abs(wanted[i])
@@ -87,13 +96,13 @@ def sum_by_halves(wanted: Floats, sums: Doubles, block: int) -> float:
 
 @inlined
 def is_finite(number: np.float32) -> bool:
-    """Whether the exponent is not the one of NaN and Inf."""
+    """Whether the number is neither NaN nor Inf, judged by its exponent."""
     return bool((np.float32(number).view(np.uint32) & np.uint32(0x7F800000)) != 0x7F800000)
 
 
 @inlined
 def round_to_bfloat16(number: np.float32) -> np.uint16:
-    """The bits of the nearest bfloat16, ties to even; of NaN, anything."""
+    """Bits of the nearest bfloat16, ties to even; undefined for NaN."""
     raw = np.float32(number).view(np.uint32)
     odd = (raw >> np.uint32(16)) & np.uint32(1)
     return np.uint16((raw + np.uint32(0x7FFF) + odd) >> np.uint32(16))
@@ -101,7 +110,7 @@ def round_to_bfloat16(number: np.float32) -> np.uint16:
 
 @inlined
 def widen(raw: np.uint16) -> np.float32:
-    """The float32 of a bfloat16's bits."""
+    """Convert a bfloat16's bits to float32."""
     return np.uint32(np.uint32(raw) << np.uint32(16)).view(np.float32)
 
 
@@ -128,9 +137,9 @@ def weighted_sum(addresses: Addresses, coefs: Floats, out: Floats, block: int) -
     for b in range(coefs.shape[0]):
         start, stop = b * block, min(b * block + block, out.shape[0])
         for i in range(start, stop):
-            out[i] = -0.0  # the one number that added to x gives x, -0.0 too
+            out[i] = -0.0  # x + -0.0 is x for every x, while -0.0 + 0.0 would be 0.0
         wide = start + (stop - start) // 16 * 16
-        for k in range(0, updates - 3, 4):  # four in one go: the sum stays in registers
+        for k in range(0, updates - 3, 4):  # four at once, so that the sum stays in registers
             at = (addresses[k], addresses[k + 1], addresses[k + 2], addresses[k + 3])
             values = (coefs[b, k], coefs[b, k + 1], coefs[b, k + 2], coefs[b, k + 3])
             for i in range(start, wide, 16):
@@ -143,11 +152,11 @@ def weighted_sum(addresses: Addresses, coefs: Floats, out: Floats, block: int) -
 
 
 def signed_adder(width: int) -> Callable[..., Any]:
-    """A function that adds ``width`` numbers' signs: ``f(out, i, addresses, coefs)``.
+    """Make a function ``f(out, i, addresses, coefs)`` that adds signed coefficients.
 
-    To ``out[i : i + width]`` it adds every coefficient with the signs at ``address + i // 8``, in
-    order. Written as vectors, which LLVM does not find by itself: the bits are the lanes' choices
-    between the coefficient and its negative.
+    To ``out[i : i + width]`` it adds every coefficient, in order, with the signs that are at
+    ``address + i // 8``. It is written with vectors, since LLVM does not vectorise it by itself:
+    each lane's bit selects between the coefficient and its negative.
     """
 
     def add(_context: Any, out: Any, _i: Any, addresses: Any, coefs: Any) -> Any:
@@ -176,7 +185,7 @@ add_signed_8, add_signed_16 = signed_adder(8), signed_adder(16)
 
 @intrinsic
 def signs_of(_context: Any, numbers: Any, _i: Any) -> Any:
-    """The byte of ``numbers[i : i + 8] >= 0``, the first as bit 0: one comparison of 8 lanes."""
+    """Pack ``numbers[i : i + 8] >= 0`` into a byte, the first as bit 0, by one comparison."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         lanes = ir.VectorType(ir.FloatType(), 8)
@@ -190,7 +199,7 @@ def signs_of(_context: Any, numbers: Any, _i: Any) -> Any:
 
 
 def splat(builder: Any, scalar: Any, lanes: Any) -> Any:
-    """A vector of one number, in LLVM's terms."""
+    """Fill an LLVM vector with one number."""
     nothing, index = ir.Constant(lanes, ir.Undefined), ir.IntType(32)
     first = builder.insert_element(nothing, scalar, ir.Constant(index, 0))
     zeros = ir.Constant(ir.VectorType(index, lanes.count), [0] * lanes.count)

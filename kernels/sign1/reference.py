@@ -1,4 +1,4 @@
-"""The specification of sign1: plain loops in float32. Slow on purpose."""
+"""The specification of sign1: plain loops in float32, slow on purpose."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def encode(values_N: Tensor, block: int) -> tuple[Tensor, Tensor]:
 
 
 def sum_by_halves(values: list[float]) -> float:
-    """The sum in the order that the format fixes; a Python float is a float64."""
+    """Sum in the order that the format fixes; a Python float is a float64."""
     while len(values) > 1:
         half = (len(values) + 1) // 2
         second = values[half:] + [0.0] * (len(values) % 2)
@@ -37,7 +37,7 @@ def sum_by_halves(values: list[float]) -> float:
 
 
 def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
-    """The `count` numbers that `bits` and `scales` stand for, float32 [count]."""
+    """Decode `count` numbers, float32 [count]."""
     out = []
     for i in range(count):
         sign = 1.0 if (int(bits[i // 8]) >> (i % 8)) & 1 else -1.0
@@ -48,11 +48,9 @@ def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
 def encode_with_residual(
     change_N: Tensor, residual_N: Tensor, block: int, *, gain: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Error feedback, ``p = change + residual``: encode ``gain p``.
+    """Encode ``gain * p``, rounded to float32, with error feedback, ``p = change + residual``.
 
-    Returns (bits, scales, ``p - decoded``).
-
-    The product is rounded to float32.
+    Returns (bits, scales, new residual ``p - decoded``).
     """
     wanted = change_N.float() + residual_N.float()
     bits, scales = encode((gain * wanted).reshape(-1), block)

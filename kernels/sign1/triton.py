@@ -1,7 +1,8 @@
-"""sign1 on an NVIDIA GPU; equals `reference` bit for bit. Blocks: a power of two, at least 8.
+"""sign1 on an NVIDIA GPU; equals `reference` bit for bit.
 
-Tensors may be of any shape, and float32, bfloat16 or float16. Numbers that are not finite are found
-on the GPU: `encode` waits for it. The functions are those of `cpu`.
+A block size must be a power of two, at least 8. Tensors may have any shape, and be float32,
+bfloat16 or float16. The GPU looks for NaN and Inf, so `encode` waits for it to finish. The
+functions are the same as in `cpu`.
 """
 
 from collections.abc import Sequence
@@ -40,14 +41,14 @@ def _encode(
     if FEEDBACK:
         whole_RB += tl.load(residual + i_RB, mask=inside_RB, other=0.0).to(tl.float32)
         p_RB = whole_RB * gain
-    # The format's order of summation: every sum here has two terms.
+    # Each sum has two terms, which is the order of summation that the format fixes.
     sums = tl.abs(p_RB).to(tl.float64)
     for step in tl.static_range(HALVINGS):
         sums = tl.sum(tl.reshape(sums, (ROWS, 2, BLOCK >> (step + 1))), axis=1)
     size_R = tl.minimum(count - b_R * BLOCK, BLOCK)
     mean_R = (tl.reshape(sums, (ROWS,)) / tl.maximum(size_R, 1)).to(tl.float32)
     raw_R = mean_R.to(tl.uint32, bitcast=True)
-    # A GPU's NaN is 0x7FFFFFFF, which rounding carries over into -0: so it is looked for before.
+    # Test before rounding: a GPU's NaN is 0x7FFFFFFF, which the carry would turn into -0.
     bad_R = (raw_R & 0x7F800000) == 0x7F800000
     raw_R = (raw_R + 0x7FFF + ((raw_R >> 16) & 1)) >> 16  # to the nearest bfloat16, ties to even
     tl.store(scales + b_R, raw_R.to(tl.uint16), mask=size_R > 0)
@@ -69,13 +70,13 @@ def _weighted_sum(
 ) -> None:
     i_T = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside_T = i_T < count
-    total_T = tl.zeros((TILE,), tl.float32) * -1.0  # -0: added to x it gives x, -0 too
+    total_T = tl.zeros((TILE,), tl.float32) * -1.0  # x + -0 is x for every x, also for -0
     for k in range(updates):
         stream = tl.load(addresses + k).to(tl.pointer_type(tl.uint8))
         byte_T = tl.load(stream + i_T // 8, mask=inside_T, other=0).to(tl.int32)
         coef_T = tl.load(coefs + (i_T // BLOCK) * updates + k, mask=inside_T, other=0.0)
         positive_T = ((byte_T >> (i_T % 8).to(tl.int32)) & 1) != 0
-        total_T += tl.where(positive_T, coef_T, coef_T * -1.0)  # Triton's minus makes 0 of -0
+        total_T += tl.where(positive_T, coef_T, coef_T * -1.0)  # Triton's minus turns -0 into 0
     tl.store(out + i_T, total_T, mask=inside_T)
 
 
@@ -95,7 +96,7 @@ def encode_with_residual(
     gain: float = 1.0,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Error feedback in one pass; returns (bits, scales, new residual), see `cpu`."""
+    """Encode with error feedback in one pass; returns (bits, scales, new residual), see `cpu`."""
     out = target(change_N, residual_N, out)
     owed = flat(out, change_N.numel())
     bits, scales = _launch(change_N, residual_N, owed, block, gain)
@@ -103,7 +104,7 @@ def encode_with_residual(
 
 
 def decode(bits: Tensor, scales: Tensor, count: int, block: int) -> Tensor:
-    """The `count` numbers that `bits` and `scales` stand for, float32 [count]."""
+    """Decode `count` numbers, float32 [count]."""
     return weighted_sum([(bits, scales)], [1.0], count, block)
 
 

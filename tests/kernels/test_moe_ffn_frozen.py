@@ -162,5 +162,5 @@ def test_sign1_and_training_do_not_mix(base):
     for p in experts[1]:
         for factor in p:
             factor.requires_grad_()
-    with pytest.raises(ValueError, match="kept as sign1"):
+    with pytest.raises(ValueError, match="stored as sign1"):
         cpu.moe_ffn(x, gates, base, [kept, experts[1]], silu)
