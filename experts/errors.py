@@ -6,19 +6,19 @@
     ├── KernelError          a kernel has no form for the device, or lacks a library
     ├── ConfigError          a configuration or option is wrong
     │   └── RankError        a rank above what the matrix allows
-    ├── DataError            private text cannot be read, or there is none
+    ├── DataError            private text is missing or cannot be read
     ├── DeviceError          the device asked for is not there
     ├── BaseError            the base cannot be loaded, or is not the federation's
-    ├── MembershipError      who may take part
+    ├── MembershipError      a client may not take part
     │   ├── TokenError       an invite or credential is unknown, used or expired
     │   └── NameTakenError   another client has this name
-    ├── WireError            bytes that are not what they claim to be
+    ├── WireError            received bytes do not have the declared form
     ├── TransportError       the peer cannot be reached, or the port is taken
-    │   └── PeerError        who answers is not this federation's, or of another version
-    ├── RegistryError        a federation, expert or mixture that does not exist
-    │   └── StoreError       the disk is full, may not be written to, or has lost something
-    ├── RoundError           a round that cannot go on
-    └── EgressError          something asked for, or about to be sent, that must stay here
+    │   └── PeerError        the peer belongs to another federation or another version
+    ├── RegistryError        a federation, expert or mixture does not exist
+    │   └── StoreError       the disk is full or read-only, or has lost a file
+    ├── RoundError           a round cannot go on
+    └── EgressError          data that was asked for, or was about to be sent, must stay here
 
 A message says what, where, and what to do. `fedmore.protos.wire.status` maps every class to a gRPC
 status and an exit code.
@@ -37,7 +37,7 @@ class RankError(ConfigError):
 
 
 class DataError(FedmoreError):
-    """Private text cannot be read, or there is none."""
+    """Private text is missing or cannot be read."""
 
 
 class DeviceError(FedmoreError):
@@ -49,7 +49,7 @@ class BaseError(FedmoreError):
 
 
 class MembershipError(FedmoreError):
-    """Who may take part."""
+    """A client may not take part."""
 
 
 class TokenError(MembershipError):
@@ -61,7 +61,7 @@ class NameTakenError(MembershipError):
 
 
 class WireError(FedmoreError):
-    """Bytes that are not what they claim to be."""
+    """Received bytes do not have the form that was declared or that the protocol demands."""
 
 
 class TransportError(FedmoreError):
@@ -69,17 +69,17 @@ class TransportError(FedmoreError):
 
 
 class RegistryError(FedmoreError):
-    """A federation, expert or mixture that does not exist."""
+    """A federation, expert or mixture does not exist."""
 
 
 class StoreError(RegistryError):
-    """The disk is full, may not be written to, or has lost something."""
+    """The disk is full or read-only, or has lost a file."""
 
 
 class RoundError(FedmoreError):
-    """A round that cannot go on; carries every client's cause.
+    """A round cannot go on; the message has every client's cause.
 
-    `nobody` tells that no client at all did its part, rather than fewer than a quorum.
+    With `nobody`, not one client did its part; without, there were some but fewer than a quorum.
     """
 
     def __init__(self, message: object = "", *, nobody: bool = False) -> None:
@@ -88,9 +88,9 @@ class RoundError(FedmoreError):
 
 
 class EgressError(FedmoreError):
-    """Something that was asked for, or about to be sent, must not leave this machine.
+    """Data that was asked for, or was about to be sent, must not leave this machine.
 
-    `private` is what the owner reads of it in the audit and the coordinator does not.
+    `private` has details for the owner's audit, which the coordinator does not get.
     """
 
     def __init__(self, message: str, *, private: str = "") -> None:
@@ -99,4 +99,4 @@ class EgressError(FedmoreError):
 
 
 class PeerError(TransportError):
-    """Who answers is not this federation's coordinator, or of another version: do not try again."""
+    """The peer is another federation's coordinator or of another version; retrying cannot help."""

@@ -1,4 +1,4 @@
-"""Low-rank factors of every site of an expert, and their flat form for the wire.
+"""Low-rank factors of every target module of an expert, and their flat form for the wire.
 
 Shape suffixes: a_RI (rank x in), b_OR (out x rank).
 """
@@ -13,14 +13,14 @@ from fedmore.experts.spec import ExpertSpec, TargetModule
 from fedmore.kernels.grouped_lowrank.factors import Factor
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # site path -> (B [out, R], A [R, in]), float32
-Kept = Mapping[str, tuple[Factor, Factor]]  # the same, of which some may be kept as sign1
+Kept = Mapping[str, tuple[Factor, Factor]]  # the same, but some may be stored as sign1
 
 
 def initial(spec: ExpertSpec, sites: Sequence[TargetModule], seed: int) -> Factors:
-    """Where training starts: A uniform as in LoRA (Kaiming, a = sqrt 5), B zero.
+    """Initialise for training: A uniform as in LoRA (Kaiming, a = sqrt 5), B zero.
 
-    Depends on the spec's name, the rank and the seed alone, so the coordinator and the client make
-    the same factors without sending them.
+    The factors depend only on the spec's name, the rank and the seed. So coordinator and clients
+    make the same factors without sending them.
     """
     generator = torch.Generator().manual_seed(seed_of(spec.name, spec.rank, seed))
     factors: Factors = {}
@@ -33,18 +33,18 @@ def initial(spec: ExpertSpec, sites: Sequence[TargetModule], seed: int) -> Facto
 
 
 def seed_of(*parts: object) -> int:
-    """A seed below 2^56 that these parts decide."""
+    """Hash the parts to a seed below 2^56."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
 
 def tensors(factors: Factors, sites: Sequence[TargetModule]) -> list[Tensor]:
-    """The factors in wire order: for every site A, then B."""
+    """The factors in wire order: A, then B, for every site."""
     return [tensor for site in sites for tensor in reversed(factors[site.path])]
 
 
 def shapes(sites: Sequence[TargetModule], ranks: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Shapes of `tensors` for the given rank of every site."""
+    """Shapes of `tensors` for the given ranks."""
     pairs = (((ranks[s.path], s.in_features), (s.out_features, ranks[s.path])) for s in sites)
     return [shape for pair in pairs for shape in pair]
 
@@ -64,12 +64,12 @@ def ranks(factors: Factors) -> dict[str, int]:
 
 
 def difference(new: Factors, old: Factors) -> Factors:
-    """``new - old`` factor by factor (the change that is sent, not a change of the product)."""
+    """``new - old``, factor by factor: the change that is sent, not a change of the product."""
     return {path: (b - old[path][0], a - old[path][1]) for path, (b, a) in new.items()}
 
 
 def total(old: Factors, change: Factors) -> Factors:
-    """``old + change`` factor by factor: the inverse of `difference`."""
+    """``old + change``, factor by factor: the inverse of `difference`."""
     return {path: (b + change[path][0], a + change[path][1]) for path, (b, a) in old.items()}
 
 
@@ -79,17 +79,17 @@ def zeros(factors: Factors) -> Factors:
 
 
 def num_parameters(factors: Kept) -> int:
-    """How many numbers the factors hold."""
+    """Number of elements of all factors."""
     return sum(b.numel() + a.numel() for b, a in factors.values())
 
 
 def empty(sites: Sequence[TargetModule]) -> Factors:
-    """Factors of rank 0: no change."""
+    """Factors of rank 0, which change nothing."""
     return {s.path: (torch.zeros(s.out_features, 0), torch.zeros(0, s.in_features)) for s in sites}
 
 
 def to_state(factors: Factors) -> dict[str, Tensor]:
-    """`{path.A, path.B}` tensors, contiguous, for a safetensors file."""
+    """Contiguous tensors `{path.A, path.B}` for a safetensors file."""
     out = {}
     for path, (b, a) in factors.items():
         out[f"{path}.A"], out[f"{path}.B"] = a.float().contiguous(), b.float().contiguous()

@@ -1,4 +1,4 @@
-"""Low-rank changes laid over a frozen model that may be shared between threads."""
+"""Low-rank changes over a frozen model, whose weights threads may share."""
 
 import copy
 import functools
@@ -14,10 +14,10 @@ from fedmore.kernels.dispatch import choose
 
 
 class LowRankLinear(nn.Module):
-    """``y = W x + B_f A_f x + scale B A x``: `W` and the pair f frozen, A and B trainable.
+    """``y = W x + B_f A_f x + scale B A x``; `W` and the pair f are frozen, A and B are trained.
 
-    With `bits` A and B are quantised to so many in every forward pass (`fedmore.kernels.lowbit`),
-    and what is trained are the latent numbers behind them.
+    With `bits`, A and B are quantised to that width in every forward pass
+    (`fedmore.kernels.lowbit`), and the latent numbers behind them are trained.
     """
 
     def __init__(self, base: nn.Module, frozen: tuple[Tensor, Tensor] | None = None) -> None:
@@ -30,17 +30,17 @@ class LowRankLinear(nn.Module):
         self._used: Callable[[Tensor], Tensor] = _as_is
 
     def trainable(self, b: Tensor, a: Tensor, scale: float, bits: int = 0) -> None:
-        """Add a trainable pair, starting at copies of `b` and `a`; with `bits` 0 used as it is."""
+        """Add a trainable pair, a copy of `b` and `a`; `bits` 0 means no quantisation."""
         self.lora_A, self.lora_B = nn.Parameter(a.clone()), nn.Parameter(b.clone())
         self.scale = scale
         if bits:
             self._used = functools.partial(choose("lowbit", a.device).quantise, bits=bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The changed linear layer; factors are cast to x's dtype."""
+        """Apply the changed layer to x [..., in]; factors are cast to x's dtype."""
         rows = x.flatten(0, -2)
         y: Tensor = self.base(rows)
-        # In place on the fresh y: no second [rows, out] tensor is written and read again.
+        # In place on the fresh y, which saves writing and reading a second [rows, out] tensor.
         if self.frozen is not None and self.frozen[1].shape[0]:
             b, a = self.frozen
             y.addmm_(rows @ a.T.to(x.dtype), b.T.to(x.dtype))
@@ -55,16 +55,16 @@ def _as_is(factor: Tensor) -> Tensor:
 
 
 def share(model: nn.Module) -> Any:
-    """A copy of the module tree over the same parameters and buffers.
+    """Copy the module tree over the same parameters and buffers.
 
-    Changing layers of one copy leaves the others alone, and no weight is held twice.
+    Layers of one copy can be replaced without changing the others, and no weight is stored twice.
     """
     kept = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` where `path` points to."""
+    """Replace the submodule at `path` by `module`."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
 
@@ -72,7 +72,7 @@ def replace(model: nn.Module, path: str, module: nn.Module) -> None:
 def overlay(
     model: nn.Module, frozen: Factors | None, sites: Sequence[TargetModule]
 ) -> dict[str, LowRankLinear]:
-    """Wrap every site of `model` in place, with the frozen change if there is one."""
+    """Wrap every target module of `model` in place, with the frozen change if one is given."""
     layers = {}
     for site in sites:
         pair = None if frozen is None else frozen[site.path]
@@ -89,7 +89,7 @@ def _wrap(model: nn.Module, path: str, pair: tuple[Tensor, Tensor] | None) -> Lo
 
 
 def with_change(model: nn.Module, factors: Factors) -> Any:
-    """A copy of `model` (weights shared) with a frozen low-rank change in it."""
+    """Copy `model`, sharing its weights, with a frozen low-rank change in it."""
     copied = share(model)
     for path, pair in factors.items():
         _wrap(copied, path, pair)
@@ -97,7 +97,7 @@ def with_change(model: nn.Module, factors: Factors) -> Any:
 
 
 def combine(terms: Sequence[tuple[Factors, float]]) -> Factors:
-    """The weighted sum of several changes as one stack of factors, nothing rounded away."""
+    """Stack several changes with their weights into one; the sum is exact and the ranks add up."""
     paths = terms[0][0]
     return {
         path: (

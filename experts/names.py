@@ -1,6 +1,6 @@
-"""What may be a name of a federation, a member, an expert, a domain or a language.
+"""Checks names of federations, members, experts, domains and languages.
 
-Names become parts of file names, of log lines and of what a terminal shows.
+Names become parts of file names, log lines and terminal output.
 """
 
 import re
@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from fedmore.experts.errors import ConfigError
 
 PUBLIC = "public"
-"""The base's own arm, in every table of routing weights."""
+"""Name of the base's own arm in every table of routing weights."""
 
 LONGEST = 64
 FEW = 12
-"""Names that an error lists; of more it says the number."""
+"""Number of names up to which an error lists them; above, it gives the number."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_name(name: str) -> None:
-    """Raise `ConfigError` unless `name` can be one."""
+    """Raise `ConfigError` unless `name` is valid."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name[:80]!a} cannot be a name: 1 to 64 letters, digits, '.', '_' or '-', "
@@ -28,10 +28,10 @@ def check_name(name: str) -> None:
 
 
 def check_targets(names: Iterable[str]) -> None:
-    """Raise `ConfigError` unless every domain and language has a name of its own.
+    """Raise `ConfigError` unless all domains and languages have distinct names.
 
-    Case makes no difference: the names become files, and some file systems know none. `public` is
-    the base's.
+    Case is ignored, since names become files and some file systems ignore case. `public` is
+    reserved for the base.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -47,14 +47,14 @@ def check_targets(names: Iterable[str]) -> None:
 
 
 def tamed(text: str) -> str:
-    """`text` as a name, with a hyphen for what cannot be in one; empty if nothing is left."""
+    """Make a name from `text`, with hyphens for invalid characters; empty if nothing is left."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:LONGEST]
 
 
 def there_are(known: Iterable[str], command: str) -> str:
-    """For an error about an unknown name: the known ones or, of many, the command that lists them.
+    """For an error about an unknown name: the known names or, if many, the command that lists them.
 
-    For example "there are: gl, legal" and "there are 40, listed by `coordinator experts DIR`".
+    For example "there are: gl, legal", or "there are 40, listed by `coordinator experts DIR`".
     """
     names = sorted(set(known))
     if len(names) > FEW:

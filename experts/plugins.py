@@ -1,13 +1,13 @@
-"""Plugins: what other installed packages add, as entry points of the group `fedmore.plugins`.
+"""Plugins: additions by other installed packages, as entry points of the group `fedmore.plugins`.
 
-The name of an entry point says to which table it adds and what it is called there::
+The name of an entry point gives the table that it adds to, and its name there::
 
     [project.entry-points."fedmore.plugins"]
     "codec.ternary" = "my_package.codecs:TERNARY"
     "router.by_rank" = "my_package.routers:RankRouter"
 
-So all names are known from the metadata of the installed packages. Nothing of a plugin is imported
-before it is used by its name. A damaged plugin is an error, never skipped.
+So all names are known from the metadata of the installed packages. A plugin is imported only when
+its name is used. A damaged plugin is an error; it is never skipped.
 """
 
 import functools
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 @dataclass(frozen=True)
 class Plugin:
-    """An entry of `table`, called `name`, from the distribution `package` ("name version")."""
+    """An addition to `table` called `name`, from the distribution `package` ("name version")."""
 
     table: str
     name: str
@@ -34,7 +34,7 @@ class Plugin:
 
     @property
     def key(self) -> str:
-        """The name of its entry point, such as `codec.ternary`."""
+        """Name of its entry point, such as `codec.ternary`."""
         return f"{self.table}.{self.name}"
 
     def __str__(self) -> str:
@@ -43,9 +43,9 @@ class Plugin:
 
 @functools.cache
 def installed() -> tuple[Plugin, ...]:
-    """All plugins of all installed packages, by their keys.
+    """All plugins of all installed packages, sorted by key.
 
-    Raises `ConfigError` if a name cannot be one, or if two packages add the same.
+    Raises `ConfigError` if a name is invalid, or if two packages add the same name.
     """
     found: dict[str, Plugin] = {}
     for entry in entry_points(group=GROUP):
@@ -67,10 +67,10 @@ def installed() -> tuple[Plugin, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """The names of one kind of thing: those `builtin`, and those that plugins add.
+    """The names of one kind of extension: built-in ones and those of plugins.
 
-    `what` is the table's part of a plugin's name and the word in messages. A plugin may not take
-    a built-in name, nor one that is `reserved`.
+    `what` is the first part of a plugin's name, and the word for the kind in messages. A plugin
+    must not take a built-in or `reserved` name.
     """
 
     what: str
@@ -79,7 +79,7 @@ class Table:
 
     @property
     def plugins(self) -> dict[str, Plugin]:
-        """What plugins add, by name; raises `ConfigError` if one takes a name that is taken."""
+        """Plugins of this table by name; raises `ConfigError` if one takes a name of fedmore's."""
         found = {each.name: each for each in installed() if each.table == self.what}
         for name in (*self.builtin, *self.reserved):
             if name in found:
@@ -91,32 +91,32 @@ class Table:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names: the built-in ones first."""
+        """All names, built-in ones first."""
         return (*self.builtin, *self.plugins)
 
     def __contains__(self, name: object) -> bool:
         return name in self.builtin or name in self.plugins
 
     def check(self, name: str) -> str:
-        """`name`; raises `ValueError`, with the names that there are, for an unknown one."""
+        """Return `name`; raises `ValueError`, which lists the known names, if it is unknown."""
         if name not in self:
             raise ValueError(f"no {self.what} is called {name!r}; there are {self.listed()}")
         return name
 
     def listed(self) -> str:
-        """All names as text."""
+        """All names as text for a message."""
         return ", ".join(self.names)
 
     def added(self, names: Iterable[str]) -> list[Plugin]:
-        """Those of `names` that plugins add, in order."""
+        """The plugins among `names`, in order."""
         outside = sorted(set(names) - set(self.builtin))
         found = self.plugins if outside else {}
         return [found[name] for name in outside if name in found]
 
     def load(self, name: str, fault: Callable[[object], str]) -> object:
-        """What a plugin adds as `name`; `fault` says what is wrong with it, or nothing.
+        """Import the plugin `name`; `fault` returns what is wrong with the object, or "".
 
-        Raises `ConfigError` if it cannot be imported or is not what the table holds.
+        Raises `ConfigError` if the import fails or `fault` finds something.
         """
         plugin = self.plugins[name]
         try:

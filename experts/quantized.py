@@ -1,9 +1,9 @@
-"""An expert as a mixture keeps it: float32, or sign1, which is decoded whenever it is used.
+"""Stores an expert in a mixture as float32, or as sign1, which is decoded whenever it is used.
 
-sign1 is one bit a number and a scale for every 256 (`kernels/sign1`): a 26th of the bytes. Of all
-``B Q`` and ``Q^T A``, whose product is the same, one with Q drawn at random is taken: what an SVD
-leaves, few large numbers among small ones, has no use for one scale (incoherence, as in QuIP,
-arXiv 2307.13304). Then each factor is fitted in turn to what the other has become.
+sign1 has one bit per number and a scale for every 256 (`kernels/sign1`), a 26th of the bytes. The
+factors of an SVD have few large numbers among small ones, which one scale does not fit. So they are
+rotated first: ``B Q`` and ``Q^T A`` with a random orthogonal Q have the same product (incoherence,
+as in QuIP, arXiv 2307.13304). Then each factor is fitted in turn to the code of the other.
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from fedmore.experts.spec import ExpertStorage
 from fedmore.kernels.grouped_lowrank.factors import Factor, SignTensor, dense
 
 TURNS = 3
-"""Fits of each factor; more win less than a hundredth of the cosine each."""
+"""Number of fits of each factor; each further one would gain less than 0.01 of cosine."""
 
 
 def quantize(factors: Factors, keeping: ExpertStorage) -> Kept:
-    """The factors so kept; the same every time."""
+    """Convert factors to a storage; deterministic."""
     if keeping == ExpertStorage.fp32:
         return factors
     return {path: _signs(b.double(), a.double()) for path, (b, a) in factors.items()}
 
 
 def _signs(b_OR: Tensor, a_RI: Tensor) -> tuple[SignTensor, SignTensor]:
-    """Signs whose product is close to ``b a``; a scale belongs to one rank in either."""
+    """Find signs whose product is close to ``b a``; each scale belongs to one rank."""
     turn_RR = _turn(len(a_RI)).to(a_RI.device)
     b_OR, a_RI = b_OR @ turn_RR, turn_RR.T @ a_RI
     a = SignTensor.of(a_RI)
@@ -42,7 +42,7 @@ def _signs(b_OR: Tensor, a_RI: Tensor) -> tuple[SignTensor, SignTensor]:
 
 
 def _turn(rank: int) -> Tensor:
-    """A rotation at random, the same every time."""
+    """A pseudo-random rotation [rank, rank], the same every time."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(rank, rank, generator=generator, dtype=torch.float64)
     turn: Tensor = torch.linalg.qr(drawn).Q
@@ -50,12 +50,12 @@ def _turn(rank: int) -> Tensor:
 
 
 def dequantize(kept: Kept) -> Factors:
-    """The numbers that are used."""
+    """Decode to float32 factors, as the mixture uses them."""
     return {path: (dense(b), dense(a)) for path, (b, a) in kept.items()}
 
 
 def to_state(kept: Kept) -> dict[str, Tensor]:
-    """For a safetensors file: `PATH.A`, or `PATH.A.bits`, `PATH.A.scales` and `PATH.A.shape`."""
+    """Tensors for a safetensors file: `PATH.A`, or `PATH.A.bits`, `.scales` and `.shape`."""
     out: dict[str, Tensor] = {}
     for path, (b, a) in kept.items():
         for name, factor in ((f"{path}.A", a), (f"{path}.B", b)):
@@ -68,7 +68,7 @@ def to_state(kept: Kept) -> dict[str, Tensor]:
 
 
 def from_state(state: Mapping[str, Tensor]) -> Kept:
-    """The inverse of `to_state`; raises `KeyError` or `ValueError` for any other state."""
+    """Invert `to_state`; raises `KeyError` or `ValueError` for any other state."""
     names = [key.removesuffix(".shape") for key in state]
     paths = [name.removesuffix(".A") for name in names if name.endswith(".A")]
     return {path: (_factor(state, f"{path}.B"), _factor(state, f"{path}.A")) for path in paths}
@@ -80,5 +80,5 @@ def _factor(state: Mapping[str, Tensor], name: str) -> Factor:
     rows, columns = map(int, state[f"{name}.shape"])
     parts = state[f"{name}.bits"], state[f"{name}.scales"]
     factor = SignTensor(*parts, (rows, columns), by_columns=name.endswith(".B"))
-    factor.dense()  # raises if its parts do not fit
+    factor.dense()  # raises if its parts do not fit together
     return factor

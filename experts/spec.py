@@ -1,4 +1,4 @@
-"""What is trained: a domain expert or a language adapter, and the matrices that it changes."""
+"""Specifies a domain expert or a language adapter, and the matrices that it changes."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Literal
 from fedmore.experts.errors import ConfigError, RankError
 
 FFN_PARENTS = ("mlp", "feed_forward", "ffn", "mlp_block")
-"""What a block calls its FFN."""
+"""Names that blocks give their FFN."""
 
 _PATH = re.compile(r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)\.([\w.]+)\.\w+$")
 
@@ -17,7 +17,7 @@ Shapes = Mapping[str, tuple[int, int]]  # module path -> (out, in)
 
 
 class ExpertStorage(StrEnum):
-    """How a mixture keeps its experts: as they are, or one bit a number (`kernels/sign1`)."""
+    """How a mixture stores its experts: as float32, or one bit per number (`kernels/sign1`)."""
 
     fp32 = "fp32"
     sign1 = "sign1"
@@ -33,13 +33,13 @@ class TargetModule:
 
 
 def alpha_of(scaling: str, rank: int) -> float | None:
-    """The alpha of a rank, so that ``alpha / rank`` is 2, or with "rslora" ``2 sqrt(8 / rank)``."""
+    """The alpha for which ``alpha / rank`` is 2, or with "rslora" ``2 sqrt(8 / rank)``."""
     return 2.0 * (8 * rank) ** 0.5 if scaling == "rslora" else None
 
 
 @dataclass(frozen=True)
 class ExpertSpec:
-    """A named change of `rank` in some layers.
+    """A named change of rank `rank` in some layers.
 
     A domain *expert* changes the FFN of every layer (FlexMoRE, arXiv 2602.08818); a language
     *adapter* changes all linear layers of the first and last blocks (LayRA, arXiv 2509.11414).
@@ -55,20 +55,20 @@ class ExpertSpec:
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        """A change of rank 0 is no change."""
+        """Raise `RankError` for a rank below 1."""
         if self.rank < 1:
             raise RankError(f"rank of {self.name} must be 1 or more, not {self.rank}")
 
     @property
     def scale(self) -> float:
-        """``alpha / rank``; alpha is twice the rank unless given, as in LayRA (8 and 16)."""
+        """``alpha / rank``; by default alpha is twice the rank, as in LayRA (8 and 16)."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
 
     def sites(self, shapes: Shapes) -> tuple[TargetModule, ...]:
         """The matrices that this expert changes, in the base's order.
 
-        Raises `RankError` when the rank exceeds what one of them allows, `ConfigError` when the
-        base has none of them.
+        Raises `RankError` if the rank is too large for one of them, and `ConfigError` if the base
+        has no such matrices.
         """
         layers = self._layers(depth(shapes))
         if not layers and depth(shapes):

@@ -1,1 +1,1 @@
-"""The base: the frozen public model that all members share."""
+"""The base: the frozen public model that all members of a federation share."""

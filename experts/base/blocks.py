@@ -1,7 +1,7 @@
 """The blocks of a base, and the linear layers in them that can be changed.
 
-Names differ between families, so blocks are found by their place in the model, and an FFN is taken
-only after a trial has shown that it computes what a mixture would.
+Names differ between families, so blocks are found by their place in the model. An FFN is accepted
+only after a trial shows that it computes the formula that a mixture would compute.
 """
 
 import weakref
@@ -24,10 +24,10 @@ _PARTS: weakref.WeakKeyDictionary[nn.Module, "Parts"] = weakref.WeakKeyDictionar
 
 @dataclass(frozen=True)
 class Parts:
-    """The linear layers that can be changed: of every block's FFN, and of every block's attention.
+    """The linear layers of every block's FFN and attention that can be changed.
 
-    They are in `shapes` in the model's order. `no_ffn` and `no_attention` say why the one or the
-    other cannot be changed, and are empty if it can.
+    `shapes` lists them in the model's order. `no_ffn` and `no_attention` give the reason if the FFN
+    or the attention cannot be changed; otherwise they are empty.
     """
 
     blocks: int
@@ -37,7 +37,7 @@ class Parts:
 
 
 class Unsuitable(Exception):  # noqa: N818 - it never reaches a person as an exception
-    """A part of one block that cannot be changed: why, and what would be needed."""
+    """A part of a block cannot be changed; says why, and what support would have to be added."""
 
     def __init__(self, why: str, needed: str) -> None:
         super().__init__(why)
@@ -45,7 +45,10 @@ class Unsuitable(Exception):  # noqa: N818 - it never reaches a person as an exc
 
 
 def blocks_of(model: Any) -> tuple[str, nn.ModuleList]:
-    """Path and list of the decoder's blocks, never a vision tower's; empty if it has none."""
+    """Path and list of the decoder's blocks, not those of a vision tower.
+
+    Empty if there are none.
+    """
     decoder = model.get_decoder()
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     for path, module in model.named_modules():
@@ -62,7 +65,10 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def parts_of(model: Any) -> Parts:
-    """What of a (meta) causal LM can be changed; found once a model."""
+    """Find the layers of a causal LM that can be changed; the model may be on the meta device.
+
+    The result is cached per model.
+    """
     if model not in _PARTS:
         _PARTS[model] = _find(model)
     return _PARTS[model]
@@ -83,7 +89,7 @@ def _find(model: Any) -> Parts:
 def _everywhere(
     blocks: nn.ModuleList, find: Callable[[nn.Module], list[str]]
 ) -> tuple[list[str], str]:
-    """Paths below the list of blocks if every block has them; else none, and why."""
+    """Return the paths in a block if every block has them; otherwise no paths and the reason."""
     paths: list[str] = []
     found: list[Unsuitable] = []
     for index, block in enumerate(blocks):
@@ -130,7 +136,7 @@ def _attention_of(block: nn.Module) -> list[str]:
     if parent is None:
         raise Unsuitable(f"its blocks ({', '.join(children)}) have no attention", MIXER)
     module: Any = children[parent]
-    if isinstance(getattr(module, "attention", None), nn.Module):  # GPT-Neo has one in another
+    if isinstance(getattr(module, "attention", None), nn.Module):  # GPT-Neo nests it once more
         parent, module = f"{parent}.attention", module.attention
     found = [name for name, child in module.named_children() if is_linear(child)]
     if not found:

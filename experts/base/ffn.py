@@ -36,11 +36,11 @@ LAYOUTS = (
     Layout("plain", ("dense_h_to_4h", "dense_4h_to_h")),
 )
 FIRST = frozenset(name for layout in LAYOUTS for name in layout.names[:-1])
-"""Names of the layers that read the block's input, rather than the hidden numbers."""
+"""Names of the layers that read the block's input, not the hidden activations."""
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether it is a linear layer: torch's, or `Conv1D` of transformers, which GPT-2 has."""
+    """Whether the module is torch's linear layer or transformers' `Conv1D`, which GPT-2 uses."""
     return isinstance(module, nn.Linear) or (
         type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "nx")
     )
@@ -53,7 +53,7 @@ def layout_of(ffn: nn.Module) -> Layout | None:
 
 
 def inner_of(ffn: Any, layout: Layout) -> Inner:
-    """What a fused or plain FFN does between its two projections; gated ones: the activation."""
+    """The function between the projections of an FFN; for a gated one, only its activation."""
     act: Inner = next(getattr(ffn, name) for name in ACTIVATIONS if hasattr(ffn, name))
     if layout.form != "fused":
         return act
@@ -66,7 +66,7 @@ def inner_of(ffn: Any, layout: Layout) -> Inner:
 
 
 def shape_of(linear: Any) -> tuple[int, int]:
-    """(out, in) of a linear layer; GPT-2's `Conv1D` keeps its weight the other way round."""
+    """(out, in) of a linear layer; GPT-2's `Conv1D` stores its weight transposed."""
     if not isinstance(linear, nn.Linear):
         return int(linear.nf), int(linear.nx)
     return int(linear.out_features), int(linear.in_features)
@@ -75,8 +75,8 @@ def shape_of(linear: Any) -> tuple[int, int]:
 def behaves(ffn: nn.Module, layout: Layout) -> bool:
     """Whether `ffn` computes its layout's formula and nothing else.
 
-    Tried with numbers: the linear layers are replaced by cheap linear maps, so that the trial needs
-    none of the weights, which may be on the meta device.
+    The trial runs the FFN on numbers, with cheap linear maps in place of its linear layers. So it
+    needs no weights, which may be on the meta device.
     """
     tried: Any = share(ffn).eval()
     for name in layout.names:
@@ -89,7 +89,7 @@ def behaves(ffn: nn.Module, layout: Layout) -> bool:
             found, hidden = tried(x), inner_of(tried, layout)
             wanted = _formula(layers, layout, hidden, x)
     except (TypeError, ValueError, RuntimeError, AttributeError, StopIteration):
-        return False  # it wants other arguments, or is nothing of the kind
+        return False  # it takes other arguments, so it is no FFN of a known form
     return isinstance(found, Tensor) and found.shape == x.shape and torch.allclose(found, wanted)
 
 
@@ -104,7 +104,7 @@ def _formula(layers: list[Any], layout: Layout, hidden: Inner, x: Tensor) -> Ten
 
 
 class _StandIn(nn.Module):
-    """A linear map of the given shape with one number a row: ``y_j = s_j x_i(j)``."""
+    """A linear map of the given shape with one number per row: ``y_j = s_j x_i(j)``."""
 
     def __init__(self, out: int, inner: int) -> None:
         super().__init__()
@@ -114,12 +114,12 @@ class _StandIn(nn.Module):
         self.sizes = torch.randn(out, generator=generator, dtype=torch.float64)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map."""
+        """Apply the map to the last dimension."""
         return x[..., self.index] * self.sizes
 
 
 def _renew(module: nn.Module) -> None:
-    """Give all tensors that are left in `module` float64 copies; those on meta get numbers."""
+    """Replace the remaining tensors of `module` by float64 copies; those on meta get numbers."""
     for each in module.modules():
         for kind in (each._parameters, each._buffers):
             for name, tensor in kind.items():

@@ -1,7 +1,8 @@
-"""The folder that a base lies in: found, and looked through before anything in it is loaded.
+"""Finds the folder of a base and checks it before anything in it is loaded.
 
-Only plain safetensors files are loaded, by transformers' own classes. What would have transformers
-run code, fetch more, or load other weights than those that are fingerprinted is refused.
+Only plain safetensors files are loaded, by transformers' own classes. A folder is refused if it
+would make transformers run code, download files, or load weights that the fingerprint does not
+cover.
 """
 
 import json
@@ -22,9 +23,9 @@ _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
 
 def folder_of(name: str) -> Path:
-    """The folder of a base by path or hub name; a hub name is looked for in the cache and the hub.
+    """Find the folder of a base by path or hub name, looking in the hub's cache and on the hub.
 
-    Raises `BaseError` for what is neither.
+    Raises `BaseError` if the name is neither.
     """
     path = expanded(name)
     if path.is_dir():
@@ -40,18 +41,18 @@ def folder_of(name: str) -> Path:
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """Name, size and time of every file of a folder: what was found in it holds while it is so."""
+    """Name, size and time of every file of a folder; caches are valid while these stay equal."""
     files = [(file, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
     return tuple((file.name, state.st_size, state.st_mtime_ns) for file, state in files)
 
 
 def is_path(name: str) -> bool:
-    """Whether a base's name stands for a place on this machine, rather than a model on the hub."""
+    """Whether a base's name is a path on this machine, not the name of a model on the hub."""
     return not _HUB_NAME.fullmatch(name) or expanded(name).exists()
 
 
 def expanded(name: str) -> Path:
-    """The path with `~` replaced; raises `BaseError` for a home that does not exist."""
+    """Expand `~` in a path; raises `BaseError` if that home folder does not exist."""
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
@@ -63,20 +64,20 @@ def _snapshot(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(WANTED), ignore_patterns=["*/*"]))
-    except (OSError, ValueError) as error:  # the hub's own errors are of these classes
+    except (OSError, ValueError) as error:  # the hub's own errors derive from these classes
         raise BaseError(
             f"base {name!r}: neither a directory nor a model that the hub gives: {one_line(error)}"
         ) from error
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error's message, for a message of one line."""
+    """The first line of an error's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; raises `BaseError` for a missing or damaged file."""
+    """Read a JSON object; raises `BaseError` for a missing or damaged file."""
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -87,7 +88,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Raise `BaseError` for a folder that must not, or cannot, be loaded as a base."""
+    """Raise `BaseError` if the folder must not or cannot be loaded as a base."""
     config = read_json(folder / "config.json")
     if (folder / "adapter_config.json").exists():
         raise BaseError(

@@ -1,8 +1,9 @@
-"""What a base is, in one line: equal for equal bases however they are saved, else different.
+"""The fingerprint of a base: one line, equal for equal bases however they are saved.
 
-Covered are the tensors that are loaded (name, dtype, shape and content, not the files that they lie
-in), and what else the model's numbers depend on: configuration, tokenizer, chat template and those
-generation settings that are used. Every number is looked at on the way: a base with NaN has none.
+It covers the tensors that are loaded: name, dtype, shape and content, but not the files that hold
+them. It also covers everything else that the model's output depends on: configuration, tokenizer,
+chat template and the generation settings that are used. A base with NaN has no fingerprint, since
+every number is checked on the way.
 """
 
 import functools
@@ -22,16 +23,16 @@ from fedmore.experts.base.parts import config_of, generation_of, tokenizer_of
 from fedmore.experts.errors import BaseError
 
 SCHEME = "v2"
-"""Stands before every fingerprint. Those of the first scheme, of weight files, begin `sha256:`."""
+"""Prefix of every fingerprint. The first scheme, which hashed weight files, used `sha256:`."""
 
 UNSEEN = frozenset(
     ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures", "use_cache",
      "auto_map", "_commit_hash", "output_attentions", "output_hidden_states", "return_dict")
 )  # fmt: skip
-"""Keys of a configuration that no number of the model depends on."""
+"""Keys of a configuration that do not influence the model's output."""
 
 _INFINITY = {"F64": 0x7FF << 52, "F32": 0xFF << 23, "F16": 0x1F << 10, "BF16": 0xFF << 7}
-"""The bits of plus infinity."""
+"""Bits of plus infinity, by dtype."""
 
 _BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
           "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}  # fmt: skip
@@ -39,7 +40,7 @@ _BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U1
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: its place, and what the fingerprint says of it."""
+    """One tensor of a file: its byte range, and the properties that enter the fingerprint."""
 
     name: str
     dtype: str
@@ -49,9 +50,9 @@ class Entry:
 
 
 def fingerprint_of(name: str) -> str:
-    """`v2:…` of a base by path or hub name.
+    """Compute the fingerprint, `v2:…`, of a base by path or hub name.
 
-    Raises `BaseError` for a base that is missing, damaged, cut short, or has NaN in it.
+    Raises `BaseError` if the base is missing, damaged, truncated, or contains NaN or infinity.
     """
     folder = folder_of(name)
     check_folder(name, folder)
@@ -62,18 +63,18 @@ def fingerprint_of(name: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _settings(folder: Path, _stamp: Stamp) -> bytes:
-    """A digest of all but the weights."""
+    """Digest of everything except the weights."""
     parts = (_config(folder), _tokenizer(folder), _generation(folder))
     lines = (json.dumps(part, sort_keys=True, default=str).encode() + b"\n" for part in parts)
     return hashlib.sha256(b"".join(lines)).digest()
 
 
 def explain(found: str, wanted: str) -> str:
-    """What to do about two fingerprints that differ; begins with a semicolon."""
+    """Advice for two fingerprints that differ; begins with a semicolon."""
     if found.partition(":")[0] == wanted.partition(":")[0]:
         return "; weights, configuration and tokenizer have to be the same"
     return (
-        f"; the one wanted was made by another version of fedmore (this one makes {SCHEME}:…): "
+        f"; the expected one comes from another version of fedmore (this one makes {SCHEME}:…): "
         "use that version to the end of the federation, or make it again with `coordinator init`"
     )
 
@@ -91,7 +92,7 @@ def _weights(name: str, folder: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _digests(file: Path, size: int, _modified_ns: int) -> tuple[tuple[str, str], ...]:
-    """Every tensor of a file, each with a line that says what it is."""
+    """Name and describing line, with its digest, of every tensor in a file."""
     with file.open("rb") as stream:
         if size < 8:
             raise BaseError(f"base: {file} is cut short; fetch it again")
@@ -130,7 +131,7 @@ def _header(file: Path, data: mmap.mmap, size: int) -> tuple[int, list[Entry]]:
 
 
 def _check_whole(entries: list[Entry], size: int) -> None:
-    """Raise `ValueError` unless the tensors fill the file one after another."""
+    """Raise `ValueError` unless the tensors fill the file one after another, without gaps."""
     at = 0
     for entry in sorted(entries, key=lambda each: (each.begin, each.end)):
         length = math.prod(entry.shape) * _BYTES.get(entry.dtype, 0)
@@ -142,9 +143,9 @@ def _check_whole(entries: list[Entry], size: int) -> None:
 
 
 def _check_numbers(file: Path, entry: Entry, data: mmap.mmap, start: int) -> None:
-    """Raise `BaseError` for numbers that are not finite.
+    """Raise `BaseError` if the tensor contains NaN or infinity.
 
-    Read as whole numbers: NaN and infinity are the largest there are, of either sign.
+    The bits are compared as integers: without the sign, infinity and NaN have the largest ones.
     """
     if entry.dtype not in _INFINITY or entry.begin == entry.end:
         return
@@ -165,14 +166,14 @@ def _config(folder: Path) -> Any:
 
 
 def _seen(value: Any) -> Any:
-    """The value without the keys that nothing depends on."""
+    """The value without the keys that do not influence the output."""
     if isinstance(value, dict):
         return {str(k): _seen(v) for k, v in value.items() if k not in UNSEEN and v is not None}
     return [_seen(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _tokenizer(folder: Path) -> Any:
-    """What the tokenizer does: its rules and vocabulary, special tokens and chat template."""
+    """Describe the tokenizer: rules, vocabulary, special tokens and chat template."""
     tokenizer = tokenizer_of(folder)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

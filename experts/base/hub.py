@@ -1,4 +1,4 @@
-"""Whether the model hub can be reached: known in seconds, while its library tries for minutes."""
+"""Finds out in seconds whether the model hub can be reached; its own library tries for minutes."""
 
 import os
 import socket
@@ -15,15 +15,15 @@ PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
 def connect(host: str, port: int) -> None:
-    """Open a connection and close it; raises `OSError`."""
+    """Open a connection and close it; raises `OSError` if that fails."""
     socket.create_connection((host, port), PROBE_S).close()
 
 
 def reach(name: str, connecting: Callable[[str, int], None] = connect) -> None:
-    """Make ready to load the base `name`; call it before any file of it is asked for.
+    """Prepare to load the base `name`; must be called before any of its files is read.
 
-    If the hub cannot be reached, what this machine has in its cache still loads, offline, and any
-    other name raises `BaseError` at once. A folder needs no hub.
+    If the hub cannot be reached, a base in this machine's cache still loads, offline. Any other
+    name raises `BaseError` at once. A folder needs no hub.
     """
     if Path(name).expanduser().is_dir() or os.environ.get(OFFLINE, "0") not in ("", "0"):
         return
@@ -40,7 +40,7 @@ def reach(name: str, connecting: Callable[[str, int], None] = connect) -> None:
 
 
 def _door() -> tuple[str, int]:
-    """Host and port at which the way to the hub begins: the proxy's, if there is one."""
+    """Host and port to connect to: the proxy's if there is one, otherwise the hub's."""
     given = next((found for name in PROXIES if (found := os.environ.get(name))), "")
     if given and "://" not in given:
         given = f"http://{given}"
@@ -50,7 +50,7 @@ def _door() -> tuple[str, int]:
 
 
 def go_offline() -> None:
-    """Have the hub's libraries use the cache alone, in this process."""
+    """Make the hub's libraries use only the cache, in this process."""
     os.environ[OFFLINE] = "1"
     constants = sys.modules.get("huggingface_hub.constants")
     if constants is not None:
@@ -58,7 +58,7 @@ def go_offline() -> None:
 
 
 def cached(name: str) -> bool:
-    """Whether this machine has the model's configuration in its cache."""
+    """Whether the model's configuration is in this machine's cache."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -1,4 +1,4 @@
-"""Whether a loaded base really uses the layers that are to be changed, once for every token."""
+"""Checks that a loaded base applies each layer to be changed exactly once to every token."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,9 +14,10 @@ TOKENS = 3
 
 
 def check_reached(base: Base, sites: Sequence[TargetModule]) -> None:
-    """Run a few tokens through the base; raise `BaseError` for a site that does not see them all.
+    """Run a few tokens through the base; raise `BaseError` if a site does not see all of them.
 
-    A layer whose weight is read in another way, or that the model skips, would be trained in vain.
+    If the model skips a layer, or reads its weight in another way, training it would change
+    nothing.
     """
     seen: dict[str, int] = {}
     model: Any = base.model

@@ -1,4 +1,4 @@
-"""A base's model, by transformers' own loader: whole, or without its numbers."""
+"""Loads a base's model by transformers' own loader, with its weights or on the meta device."""
 
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ def read_model(
     device: str = "meta",
     quantization: Any = None,
 ) -> Any:
-    """The model of `folder`; on the device `meta` all but its numbers are there.
+    """Load the model in `folder`; on the device `meta` it has shapes but no numbers.
 
-    Raises `BaseError` for a family that has no causal LM, and for weights that are not all there:
-    transformers would fill what is missing with random numbers.
+    Raises `BaseError` if the family has no causal LM, or if weights are missing, because
+    transformers would fill those with random numbers.
     """
     from transformers import AutoModelForCausalLM
 
@@ -53,7 +53,7 @@ def read_model(
 
 
 def causal_config(name: str, folder: Path) -> Any:
-    """The configuration; raises `BaseError` for a family without a causal LM."""
+    """Read the configuration; raises `BaseError` if the family has no causal LM."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     config = config_of(folder)

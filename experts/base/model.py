@@ -32,7 +32,8 @@ __all__ = [
 class Base:
     """A loaded base: `model` (frozen, eval mode), its tokenizer, name and fingerprint.
 
-    `opener` is what opens documents in its federation; None is the rule for those without a choice.
+    `opener` is the federation's choice of tokens before a document; None stands for the default
+    rule.
     """
 
     name: str
@@ -43,16 +44,19 @@ class Base:
 
     @property
     def text(self) -> TextTokenizer:
-        """Text as tokens, opened as the federation does."""
+        """The tokenizer, with the federation's opener."""
         return TextTokenizer(self.tokenizer, self.opener or resolve(self.tokenizer))
 
     def opened(self, name: str = AUTO, windows: bool = False) -> "Base":
-        """The same base with the federation's opener; raises `ConfigError` if it has none such."""
+        """Return this base with the named opener.
+
+        Raises `ConfigError` if the tokenizer lacks it.
+        """
         return replace(self, opener=resolve(self.tokenizer, name, windows))
 
     @property
     def parameters(self) -> int:
-        """Number of parameters, tied ones once."""
+        """Number of parameters, with tied ones counted once."""
         return int(self.model.num_parameters())
 
 
@@ -62,8 +66,8 @@ def load_base(
 ) -> Base:
     """Load a Hugging Face causal LM by path or hub name, frozen.
 
-    `dtype` is float32, bfloat16 or auto (see `compute_dtype`); `quantization` nf4 keeps the linear
-    layers at 4 bits through bitsandbytes. Raises `BaseError` when it cannot be loaded.
+    `dtype` is float32, bfloat16 or auto (see `compute_dtype`). With `quantization` nf4,
+    bitsandbytes keeps the linear layers at 4 bits. Raises `BaseError` if the base cannot be loaded.
     """
     folder = folder_of(name)
     check_folder(name, folder)
@@ -80,13 +84,13 @@ def load_base(
 
 
 def _check_output(name: str, model: Any) -> None:
-    """Raise `BaseError` if what the model computes is not finite."""
+    """Raise `BaseError` if the model's output is not finite."""
     with torch.inference_mode():
         ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
         logits = model(input_ids=ids, use_cache=False).logits
     if not bool(torch.isfinite(logits).all()):
         raise BaseError(
-            f"base {name!r}: what it computes in {model.dtype} is not finite although its weights "
+            f"base {name!r}: its output in {model.dtype} is not finite although its weights "
             "are; try base.dtype = float32"
         )
 
@@ -104,10 +108,11 @@ def _four_bit(quantization: str) -> Any:
 
 
 def _keep_unpacked(model: nn.Module) -> None:
-    """Have 4-bit layers compute alike on every CPU.
+    """Make 4-bit layers compute alike on every CPU.
 
-    With AVX-512 BF16 bitsandbytes would repack the weights in place at the first forward pass in
-    eval mode: only where the rows are a multiple of 32, and under those who share the weights.
+    With AVX-512 BF16, bitsandbytes would repack the weights in place at the first forward pass in
+    eval mode. It would do so only if the rows are a multiple of 32, and also for all other models
+    that share these weights.
     """
     modules: Any = model.modules()
     for module in modules:
@@ -116,10 +121,10 @@ def _keep_unpacked(model: nn.Module) -> None:
 
 
 def compute_dtype(dtype: str, device: str = "cpu") -> torch.dtype:
-    """The dtype that `auto` stands for: bfloat16 where the hardware multiplies it, else float32.
+    """Resolve `auto`: bfloat16 if the hardware multiplies it, else float32.
 
-    A CPU without AMX or AVX-512 BF16 emulates bfloat16 products: measured 28 times slower than
-    float32 in a training step.
+    A CPU without AMX or AVX-512 BF16 emulates bfloat16 products; a training step was measured to
+    take 28 times as long as in float32.
     """
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]

@@ -1,7 +1,7 @@
-"""What lies beside a base's weights: configuration, tokenizer and generation settings.
+"""Reads the parts of a base beside its weights: configuration, tokenizer, generation settings.
 
-Everything is read from the folder alone, by transformers' own classes: never code that lies there,
-and no question is ever asked.
+Everything comes from the folder alone and is read by transformers' own classes. Code in the folder
+is never run, and the user is never prompted.
 """
 
 import functools
@@ -12,19 +12,19 @@ from fedmore.experts.base.files import Stamp, one_line, read_json, stamp_of
 from fedmore.experts.errors import BaseError
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-"""For every `from_pretrained`: no code of the folder's, and nothing from elsewhere."""
+"""Options for every `from_pretrained`: no code from the folder, and no downloads."""
 
 USED = (
     "eos_token_id", "bos_token_id", "pad_token_id", "repetition_penalty", "no_repeat_ngram_size",
     "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "min_p", "typical_p",
 )  # fmt: skip
-"""Generation settings of a base that count; others are for callers with other needs."""
+"""The generation settings of a base that a mixture uses."""
 
 _ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
 
 
 def quiet() -> None:
-    """Keep the progress bars of `transformers` off a terminal that shows our own."""
+    """Turn off the progress bars of `transformers`, which would mix with our own output."""
     from transformers.utils import logging
 
     untyped: Any = logging
@@ -33,7 +33,7 @@ def quiet() -> None:
 
 
 def config_of(folder: Path) -> Any:
-    """The base's configuration; raises `BaseError` for a family that transformers does not know."""
+    """Read the configuration; raises `BaseError` if transformers does not know the family."""
     from transformers import AutoConfig
 
     quiet()
@@ -50,7 +50,7 @@ def config_of(folder: Path) -> Any:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """The base's tokenizer, loaded once; raises `BaseError` for one that cannot be used."""
+    """Load the base's tokenizer, once; raises `BaseError` if it cannot be used."""
     return _tokenizer(folder, stamp_of(folder))
 
 
@@ -74,7 +74,7 @@ def _tokenizer(folder: Path, _stamp: Stamp) -> Any:
 
 
 def check_vocabulary(name: str, tokenizer: Any, rows: int) -> None:
-    """Raise `BaseError` for a tokenizer with tokens that the model has no embedding for."""
+    """Raise `BaseError` if the tokenizer has tokens for which the model has no embedding."""
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
         raise BaseError(
@@ -84,10 +84,10 @@ def check_vocabulary(name: str, tokenizer: Any, rows: int) -> None:
 
 
 def generation_of(folder: Path) -> Any:
-    """The generation settings of the base that count, and no others.
+    """Read the generation settings that a mixture uses, and drop all others.
 
-    A base may ask for five answers at once, beams, or a cache of some kind; a mixture gives one
-    text token by token, whatever the base asks for.
+    A base may ask for several answers at once, for beams, or for a special cache. A mixture always
+    gives one text, token by token.
     """
     from transformers import GenerationConfig
 

@@ -1,6 +1,6 @@
-"""What of a base can be trained: found from its configuration and the heads of its weight files.
+"""Finds what can be trained in a base, from its configuration and the headers of its weight files.
 
-Nothing of the weights is read, so `init`, `preflight` and `join` can say it before anything else.
+No weights are read, so `init`, `preflight` and `join` can report it before any other work.
 """
 
 import functools
@@ -27,7 +27,7 @@ class Suitability:
     parts: Parts
 
     def why_not(self, kind: Kind) -> str:
-        """Why nothing of this kind can be trained, in one line; empty if it can be."""
+        """Why no change of this kind can be trained, in one line; empty if one can."""
         no_ffn, no_attention = self.parts.no_ffn, self.parts.no_attention
         if not no_ffn or (kind == "adapter" and not no_attention):
             return ""
@@ -38,7 +38,7 @@ class Suitability:
         return f"no adapter fits {self.family}: {'; '.join(reasons)}"
 
     def reach(self, kind: Kind) -> str:
-        """What a change of this kind leaves alone although it is meant for it; mostly empty."""
+        """Name a part that a change of this kind should cover but cannot; empty for most bases."""
         if kind == "expert" or self.why_not(kind):
             return ""
         if self.parts.no_ffn:
@@ -48,13 +48,13 @@ class Suitability:
         return ""
 
     def check(self, kind: Kind) -> None:
-        """Raise `BaseError` if nothing of this kind can be trained."""
+        """Raise `BaseError` if no change of this kind can be trained."""
         if why := self.why_not(kind):
             raise BaseError(f"base {self.name!r}: {why}")
 
 
 def kind_of(kind: str) -> Kind:
-    """The kind that a text names; raises `ValueError` for another one."""
+    """Check the name of a kind; raises `ValueError` for an unknown one."""
     if kind not in ("expert", "adapter"):
         raise ValueError(f"{kind!r} is neither expert nor adapter")
     return "expert" if kind == "expert" else "adapter"
@@ -63,7 +63,7 @@ def kind_of(kind: str) -> Kind:
 def suitability(name: str) -> Suitability:
     """Look at a base by path or hub name.
 
-    Raises `BaseError` for one that is missing, incomplete, of an unknown family, or whose tokenizer
+    Raises `BaseError` if it is missing or incomplete, of an unknown family, or has a tokenizer that
     does not belong to it.
     """
     folder = folder_of(name)

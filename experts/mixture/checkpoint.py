@@ -1,7 +1,7 @@
-"""A mixture on disk: which base, which experts with which digest, which router.
+"""A mixture on disk: its base, its experts and its router, all with digests.
 
-``mixture.json`` beside ``router.safetensors`` and ``experts/NAME.safetensors``. It holds the digest
-of each of them and one of itself, and nothing is loaded that does not match.
+``mixture.json`` lies beside ``router.safetensors`` and ``experts/NAME.safetensors``. It holds their
+digests and one of itself. A file that does not match its digest is not loaded.
 """
 
 import hashlib
@@ -43,16 +43,16 @@ class Entry:
     digest: str
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for a name that is no plain one: it names the expert's file."""
+        """Raise `ConfigError` unless the name is valid, since it becomes the name of a file."""
         check_name(self.name)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a mixture is made of; `router` is its `RouterSpec` as a table.
+    """The parts of a mixture; `router` is its `RouterSpec` as a table.
 
-    `without` is the mark of the owners who had withdrawn when it was made, and `files` has the
-    SHA-256 of every other file; a mixture of an earlier version of fedmore has none.
+    `without` is a fingerprint of the owners who had withdrawn when it was made. `files` has the
+    SHA-256 of every other file; in a mixture of an earlier version of fedmore it is empty.
     """
 
     base: str
@@ -66,9 +66,10 @@ class Recipe:
 def save_mixture(
     directory: Path, recipe: Recipe, experts: Mapping[str, Kept], router: Router
 ) -> None:
-    """Write the mixture; `mixture.json` comes last, so a folder that has it is whole.
+    """Write the mixture; `mixture.json` is written last, so a folder that has it is complete.
 
-    Experts are written as they are kept. Raises `ConfigError` for a name that is no plain one.
+    Experts are written in their storage, float32 or sign1. Raises `ConfigError` for an invalid
+    name.
     """
     for name in experts:
         check_name(name)
@@ -88,12 +89,12 @@ def save_mixture(
 
 
 def file_of(expert: str) -> str:
-    """The file of an expert in a mixture's folder."""
+    """Relative path of an expert's file in a mixture's folder."""
     return f"experts/{expert}.safetensors"
 
 
 def forget_mixture(directory: Path) -> bool:
-    """Remove the mixture in `directory`, since an owner's part must go; whether there was one."""
+    """Remove the mixture in `directory` after an owner withdrew; returns whether there was one."""
     there = (directory / FILE).exists()
     (directory / FILE).unlink(missing_ok=True)
     for file in [directory / ROUTER, *(directory / "experts").glob("*.safetensors")]:
@@ -102,13 +103,13 @@ def forget_mixture(directory: Path) -> bool:
 
 
 def read_recipe(directory: Path) -> Recipe:
-    """What the mixture in `directory` is made of; raises `RegistryError` if there is none."""
+    """Read the recipe in `directory`; raises `RegistryError` if it is missing or damaged."""
     try:
         table: Any = json.loads((directory / FILE).read_text(encoding="utf-8"))
         if not isinstance(table, dict):
             raise ValueError("not a table")
         if table.pop(DIGEST, _mark(table)) != _mark(table):
-            raise ValueError("not as it was written")
+            raise ValueError("its own digest does not match")
         entries = tuple(Entry(**entry) for entry in table.pop("experts"))
         return Recipe(**table, experts=entries)
     except FileNotFoundError:
@@ -120,12 +121,12 @@ def read_recipe(directory: Path) -> Recipe:
 
 
 def load_experts(directory: Path, recipe: Recipe) -> dict[str, Kept]:
-    """Every expert's change as it is kept, in the router's order."""
+    """Load every expert's change in its storage, in the router's order."""
     return {e.name: _expert(directory, file_of(e.name), recipe) for e in recipe.experts}
 
 
 def load_router_of(directory: Path) -> tuple[Recipe, Router]:
-    """A mixture's recipe and router, without its experts."""
+    """Load a mixture's recipe and router, without its experts."""
     recipe = read_recipe(directory)
     state = _tensors(directory, ROUTER, recipe)
     try:
@@ -135,7 +136,7 @@ def load_router_of(directory: Path) -> tuple[Recipe, Router]:
 
 
 def load_mixture(directory: Path, base: Base) -> Mixture:
-    """The mixture over `base`; raises `BaseError` when it was made over another one."""
+    """Load the mixture over `base`; raises `BaseError` if it was made over another base."""
     recipe, router = load_router_of(directory)
     if recipe.fingerprint != base.fingerprint:
         raise BaseError(
@@ -170,5 +171,5 @@ def _digest(file: Path) -> str:
 
 
 def _mark(table: Mapping[str, Any]) -> str:
-    """The digest of a recipe's table, however its text is laid out."""
+    """Digest of a recipe's table, independent of the layout of the JSON text."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()

@@ -1,9 +1,9 @@
 """A block's FFN in a mixture, for every form of FFN (`experts/base/ffn.py`).
 
-Gated ones go through the kernel `moe_ffn`. An FFN of two projections, ``F = W2 phi(W1 x)``, is
+A gated FFN goes through the kernel `moe_ffn`. An FFN of two projections, ``F = W2 phi(W1 x)``, is
 mixed in the same anchor form, ``y = F + sum g_i (F_i - F)``. With ``h = phi(W1 x)`` and
-``h_i = phi((W1 + B1 A1) x)`` this is ``W2 (h + sum g_i (h_i - h)) + sum g_i B2 (A2 h_i)``: the
-base's two products are computed once a token, however many experts are active.
+``h_i = phi((W1 + B1 A1) x)`` this is ``W2 (h + sum g_i (h_i - h)) + sum g_i B2 (A2 h_i)``. So the
+base's two products are computed once per token, however many experts are active.
 
 Shape suffixes: B sequences, T tokens, D width, H hidden width, E experts.
 """
@@ -24,7 +24,7 @@ Changes = Mapping[int, Mapping[str, LowRank]]  # expert index -> projection -> (
 
 
 def mixture_ffn(ffn: nn.Module, gates: RoutingState, changes: Changes) -> nn.Module:
-    """The FFN with the experts that change it; raises `ConfigError` for an unknown form."""
+    """Wrap an FFN with the experts that change it; raises `ConfigError` for an unknown form."""
     layout = layout_of(ffn)
     if layout is None or any(set(change) != set(layout.names) for change in changes.values()):
         raise ConfigError(f"the experts do not fit the base's {type(ffn).__name__}")
@@ -54,7 +54,7 @@ class MixtureTwoProjections(nn.Module):
         ]
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """The block's FFN output, [B, T, D]."""
+        """Compute the block's FFN output, [B, T, D]."""
         x = x_BTD.flatten(0, 1)
         weights_TE = self.weights(self.gates, self.among).to(x.dtype)
         read, inner = getattr(self.ffn, self.first)(x), inner_of(self.ffn, self.layout)

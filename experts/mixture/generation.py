@@ -1,7 +1,7 @@
-"""Text from a mixture, token by token, and the weights of all arms at every token.
+"""Generates text from a mixture, token by token, with the weights of all arms at every token.
 
-The weights of a token are those of the position before it: by them it was made or, in a prompt,
-would have been. The first token has none.
+A token's weights are those of the position before it, which predicts it; this holds for tokens of
+the prompt too. The first token has no weights.
 
 Shape suffixes: L decisions (layers), T tokens, A arms (the public expert, then the experts).
 """
@@ -20,18 +20,18 @@ from fedmore.experts.mixture.model import Mixture
 from fedmore.experts.text.tokenization import pad_token
 
 SEEDS = 2**63
-"""A seed is from 0 to below this."""
+"""Seeds are at least 0 and below this."""
 
 COLDEST = 1e-3
-"""Temperature below which logits that are divided by it may overflow."""
+"""The lowest temperature; division by a lower one could overflow the logits."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How text is made: `temperature` 0 takes the likeliest token, above 0 draws by `seed`.
+    """How text is generated: `temperature` 0 takes the likeliest token, above 0 it draws by `seed`.
 
-    Of a draw only the likeliest tokens take part whose probabilities make up `top_p`. There are no
-    beams: every token is told as soon as it is made.
+    A draw is among the likeliest tokens whose probabilities add up to `top_p`. There are no beams,
+    so every token can be reported at once.
     """
 
     max_tokens: int = 64
@@ -41,7 +41,7 @@ class Settings:
     use_cache: bool = True
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for what nobody can mean."""
+        """Raise `ConfigError` for a value out of range."""
         if self.max_tokens < 1:
             raise ConfigError(f"max-tokens must be 1 or more, not {self.max_tokens}")
         if self.temperature != 0 and not COLDEST <= self.temperature < float("inf"):
@@ -52,7 +52,7 @@ class Settings:
             raise ConfigError(f"seed must be from 0 to {SEEDS - 1}, not {self.seed}")
 
     def options(self) -> dict[str, Any]:
-        """For transformers' `generate`; what is not here the base's own configuration says."""
+        """Arguments for transformers' `generate`; the base's own configuration sets the rest."""
         chosen = {"max_new_tokens": self.max_tokens, "num_beams": 1, "use_cache": self.use_cache}
         if self.temperature == 0:
             return {**chosen, "do_sample": False}
@@ -62,9 +62,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Generated:
-    """A text: its first `prompt` tokens were given. `weights_LTA` are of all tokens but the first.
+    """A text whose first `prompt` tokens were given; `weights_LTA` covers all tokens but the first.
 
-    `ended` says that the model itself made an end, before there was no more room.
+    `ended` says that the model made an end token before it reached the limit.
     """
 
     ids: tuple[int, ...]
@@ -74,19 +74,19 @@ class Generated:
 
     @property
     def mean(self) -> Tensor:
-        """Weights [T - 1, A]: the mean over the decisions."""
+        """Mean weights over the decisions, [T - 1, A]."""
         return self.weights_LTA.mean(0)
 
     @property
     def used(self) -> Tensor:
-        """Weights [A]: the mean over the decisions and the tokens that were made."""
+        """Mean weights over the decisions and the generated tokens, [A]."""
         return self.mean[self.prompt - 1 :].mean(0)
 
 
 _DRAWING = threading.Lock()
 
 OnToken = Callable[[int, Tensor], None]
-"""Is told every new token with its weights [L, A]."""
+"""A callback that gets every new token and its weights [L, A]."""
 
 
 def generate(
@@ -96,9 +96,9 @@ def generate(
     settings: Settings,
     on_token: OnToken | None = None,
 ) -> Generated:
-    """Go on with `ids` as `settings` say; an end token is kept.
+    """Continue the tokens `ids`; an end token is part of the result.
 
-    Raises `ConfigError` if there is no token at all, or more than the base has positions for.
+    Raises `ConfigError` if `ids` is empty, or if the base has too few positions.
     """
     check_room(mixture, len(ids), settings.max_tokens)
     gates, model = mixture.gates, mixture.model
@@ -118,7 +118,7 @@ def generate(
 
 
 class Stream:
-    """What transformers' `generate` tells of its tokens, beside what the gates have watched."""
+    """Receives tokens from transformers' `generate` and pairs them with the watched weights."""
 
     def __init__(self, decisions: int, on_token: OnToken | None) -> None:
         self.watched: list[Tensor] = []
@@ -128,14 +128,14 @@ class Stream:
         self._begun = False
 
     def put(self, tokens: Tensor) -> None:
-        """The prompt at first, then token by token."""
+        """Take the prompt at the first call, then one token per call."""
         if not self._begun:
             self._begun = True
             return
-        # Of one forward pass alone: where stopping is decided late, the next has run already.
+        # Take one forward pass only: the next one may have run before stopping was decided.
         passed, self.watched[: self._decisions] = self.watched[: self._decisions], []
         weights_LTA = torch.stack([weights[0].float().cpu() for weights in passed])
-        if self.weights:  # without a cache every pass goes over all tokens
+        if self.weights:  # without a cache, every pass covers all tokens
             weights_LTA = weights_LTA[:, -1:]
         self.ids.append(int(tokens[0]))
         self.weights.append(weights_LTA)
@@ -143,14 +143,14 @@ class Stream:
             self._on_token(self.ids[-1], weights_LTA[:, -1])
 
     def end(self) -> None:
-        """Nothing is left to say."""
+        """Do nothing; `generate` calls this at the end."""
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of `seed` inside; whatever else draws some is not touched.
+    """Draw random numbers by `seed` inside, and restore the generator's state afterwards.
 
-    PyTorch has one source of them for all threads, so one text is drawn after another.
+    PyTorch has one generator for all threads, so a lock lets one text be drawn at a time.
     """
     with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -158,15 +158,15 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def positions(mixture: Mixture) -> int | None:
-    """How many tokens the base can read; None if it knows no limit."""
+    """Number of positions of the base; None if it has no limit."""
     limit: int | None = getattr(mixture.model.config, "max_position_embeddings", None)
     return limit
 
 
 def check_room(mixture: Mixture, given: int, wanted: int) -> None:
-    """Raise `ConfigError` unless there is something to go on from, and room for `wanted` tokens."""
+    """Raise `ConfigError` unless a token is given and the base has room for `wanted` more."""
     if given < 1:
-        raise ConfigError("nothing to go on from: give at least one token")
+        raise ConfigError("no text to continue: give at least one token")
     limit = positions(mixture)
     if limit is not None and given + wanted > limit:
         raise ConfigError(
@@ -176,6 +176,6 @@ def check_room(mixture: Mixture, given: int, wanted: int) -> None:
 
 
 def ends(model: Any) -> set[int]:
-    """The tokens that end a text."""
+    """Ids of the tokens that end a text."""
     found = model.generation_config.eos_token_id
     return set(found) if isinstance(found, list) else {found}

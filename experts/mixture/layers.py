@@ -1,4 +1,4 @@
-"""The layers of a mixture: a block's FFN and its attention projections, with the experts in them.
+"""The layers of a mixture: a block's FFN and attention projections, with their experts.
 
 Shape suffixes: B sequences, T tokens, D width.
 """
@@ -18,7 +18,7 @@ LowRank = tuple[Factor, Factor]
 
 
 class MixtureFFN(nn.Module):
-    """One block's FFN with the experts that change it."""
+    """A block's gated FFN with the experts that change it."""
 
     def __init__(
         self, mlp: Any, gates: RoutingState, changes: Mapping[int, dict[str, LowRank]]
@@ -35,7 +35,7 @@ class MixtureFFN(nn.Module):
         self.experts: Any = experts if is_trained(experts[0]) else kernel.prepare(experts)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """The block's FFN output, [B, T, D]."""
+        """Compute the block's FFN output, [B, T, D]."""
         mlp = self.mlp
         base = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         x = x_BTD.flatten(0, 1)
@@ -59,7 +59,7 @@ class MixtureLinear(nn.Module):
         self.adapters: Any = adapters if is_trained(adapters) else kernel.prepare(adapters)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """The changed projection, [B, T, out]."""
+        """Compute the changed projection, [B, T, out]."""
         y = self.linear(x_BTD)
         gates = self.weights(self.gates, self.among)
         x, flat = x_BTD.flatten(0, -2), y.flatten(0, -2)
@@ -70,6 +70,6 @@ class MixtureLinear(nn.Module):
 
 
 def is_trained(pairs: Sequence[LowRank]) -> bool:
-    """Whether these factors are to be trained: they must not be packed once and for all."""
+    """Whether these factors are trained; packed copies would miss their changes."""
     factors = [factor for pair in pairs for factor in pair]
     return any(isinstance(factor, Tensor) and factor.requires_grad for factor in factors)

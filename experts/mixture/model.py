@@ -1,9 +1,9 @@
 """The mixture: base + experts + adapters + router in one model.
 
-Domain experts and the FFN part of language adapters go through `moe_ffn` if the FFN has a gate,
-else through `routed_ffn`; the attention part of adapters goes through `lora_mix`. Every weight at
-zero gives the base exactly. The experts are frozen: their factors are prepared once, and gradients
-go to the router's weights and to the inputs.
+Changes of a gated FFN go through the kernel `moe_ffn`, those of an FFN with two projections through
+`ffn_layer`, and those of attention projections through `lora_mix`. If all weights are zero, the
+result is exactly the base's. Experts are frozen unless the mixture is `trainable`: their factors
+are packed once, and gradients reach the router's weights and the inputs.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from fedmore.experts.spec import FFN_PARENTS, layer_of
 class Mixture:
     """An assembled mixture: `model` is a Hugging Face causal LM with the experts built in.
 
-    `trained` are the experts' factors as the model uses them, where they are to be trained.
+    `trained` has the experts' factors that the model uses, if they are trained.
     """
 
     model: Any
@@ -38,19 +38,19 @@ class Mixture:
 
     @property
     def params(self) -> int:
-        """Parameters of base, experts and router."""
+        """Number of parameters of base, experts and router."""
         router = sum(tensor.numel() for tensor in self.router.state_dict().values())
         return int(self.base_params + sum(map(num_parameters, self.experts.values())) + router)
 
     @property
     def base_params(self) -> int:
-        """Parameters of the base alone."""
+        """Number of parameters of the base alone."""
         return int(self.model.num_parameters())
 
     def active_params(self, top_k: int) -> int:
-        """Parameters that one token uses at most: the base and the `top_k` largest experts.
+        """Most parameters that a token uses: those of the base and the `top_k` largest experts.
 
-        All of them where `top_k` is 0.
+        If `top_k` is 0, all experts count.
         """
         sizes = sorted(map(num_parameters, self.experts.values()), reverse=True)
         return self.base_params + sum(sizes[: top_k or None])
@@ -66,9 +66,9 @@ def assemble(
 ) -> Mixture:
     """Build the mixture over a copy of `model` (weights shared, `model` itself unchanged).
 
-    `experts` holds each one's change of every site, scale folded in; their order is the router's.
-    With `trainable`, copies of them are trained together with the router. Raises `ConfigError` for
-    a router of another number of experts or blocks.
+    `experts` has each expert's change of every target module, with its scale folded in, in the
+    router's order. With `trainable`, copies of them are trained together with the router. Raises
+    `ConfigError` if the router is for another number of experts or blocks.
     """
     blocks = routed_blocks(experts)
     gates = RoutingState(router, blocks)
@@ -86,13 +86,13 @@ def assemble(
 
 
 def _moved(kept: Kept, model: Any) -> Kept:
-    """Factors where the model is."""
+    """Move the factors to the model's device and dtype."""
     place = model.device, model.dtype
     return {path: (b.to(*place), a.to(*place)) for path, (b, a) in kept.items()}
 
 
 def _to_train(kept: Kept, model: Any) -> Factors:
-    """Copies there that collect gradients."""
+    """Copy the factors to the model's device, with gradients."""
     there = dequantize(_moved(kept, model))
     return {
         path: (b.detach().clone().requires_grad_(), a.detach().clone().requires_grad_())

@@ -1,1 +1,1 @@
-"""How an owner's files become documents: which files, their encodings, formats and columns."""
+"""Reads an owner's files as documents: finds them and handles encodings, formats and columns."""

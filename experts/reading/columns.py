@@ -1,4 +1,4 @@
-"""The column that holds an owner's text, or its conversations."""
+"""Finds the column that holds an owner's text or conversations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,21 +12,21 @@ TEXT, MESSAGES = "text", "messages"
 
 @dataclass(frozen=True)
 class Columns:
-    """The column named `text`, or that the owner chose; what else was taken goes to the notes."""
+    """The wanted column: `text`, or the owner's choice; a near match is noted."""
 
     text: str = TEXT
     notes: Notes = field(default_factory=Notes)
 
     def choose(self, names: Sequence[str], place: str) -> str:
-        """The column to read, of those that are there; raises `DataError`, naming them, for none.
+        """Choose the column to read; raises `DataError`, which lists the columns, if none fits.
 
-        One that differs from the wanted name in case or blanks alone is taken, and noted.
+        A column whose name differs only in case or blanks is accepted and noted.
         """
         if self.text in names:
             return self.text
         near = [name for name in names if same_name(name, self.text)]
         if len(near) == 1:
-            self.notes.add(f"rows whose column {near[0]!r} is taken for {self.text!r}")
+            self.notes.add(f"rows whose column {near[0]!r} is used as {self.text!r}")
             return near[0]
         if self.text == TEXT and MESSAGES in names:
             return MESSAGES
@@ -37,12 +37,12 @@ class Columns:
 
 
 def same_name(name: object, wanted: str) -> bool:
-    """Whether two names of columns differ in case or blanks at most."""
+    """Whether two names of columns are equal apart from case and blanks."""
     return isinstance(name, str) and name.strip().casefold() == wanted.strip().casefold()
 
 
 def messages_of(value: object, place: str) -> list[dict[str, Any]]:
-    """A conversation: turns that each have a role and a content; raises `DataError` otherwise."""
+    """Check a conversation; raises `DataError` unless every turn has a role and a content."""
     turns = value if isinstance(value, list) else []
     if not turns or not all(_is_turn(turn) for turn in turns):
         raise DataError(

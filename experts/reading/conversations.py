@@ -1,4 +1,4 @@
-"""Conversations as documents: through the chat template of the base."""
+"""Turns conversations into documents with the base's chat template."""
 
 from typing import Any
 
@@ -8,13 +8,11 @@ from fedmore.experts.text.control_tokens import as_text, mark
 
 
 def chat_template(tokenizer: Any, *, answering: bool = False) -> Converse:
-    """A function that writes a conversation as the base's template does.
+    """Make a function that formats a conversation with the base's template.
 
-    With `answering` up to where the model has its say.
-
-    The control tokens that the template writes are marked (`fedmore.experts.text.control_tokens`);
-    a turn that holds one is text. The function raises `DataError` if the base has no template,
-    or the template refuses.
+    With `answering`, the result ends where the model's answer begins. Control tokens of the
+    template are marked (`fedmore.experts.text.control_tokens`); one in a turn counts as text. The
+    function raises `DataError` if the base has no template or the template refuses.
     """
     from jinja2 import TemplateError
 

@@ -1,8 +1,8 @@
-"""Documents read from an owner's files.
+"""Reads documents from an owner's files.
 
-A .txt or .md file is one document. A .jsonl, .json, .csv, .tsv or .parquet file is one document a
-row, in its column `text` or in the one that the owner names; a row with `messages` is a
-conversation. All but parquet may be packed as .gz.
+A .txt or .md file is one document. A .jsonl, .json, .csv, .tsv or .parquet file has one document
+per row, in its column `text` or in the one that the owner names. A row with `messages` is a
+conversation. All but parquet may be compressed as .gz.
 """
 
 import codecs
@@ -20,7 +20,7 @@ from fedmore.experts.reading.notes import Notes
 from fedmore.experts.text.control_tokens import unmarked
 
 Converse = Callable[[list[dict[str, Any]]], str]
-"""Turns a conversation into a document, as a base's chat template does."""
+"""A function that turns a conversation into a document, such as a base's chat template."""
 
 REPLACEMENT = "\ufffd"
 _LONE = re.compile("[\ud800-\udfff]")
@@ -28,16 +28,16 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Format:
-    """How the owner's files are written, as far as that cannot be seen.
+    """The owner's choices for reading files.
 
-    `encoding` is of files without a byte order mark, UTF-8 if empty; `column` holds the text.
+    `encoding` is for files without a byte order mark; empty means UTF-8. `column` holds the text.
     """
 
     encoding: str = ""
     column: str = TEXT
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for an encoding that there is not."""
+        """Raise `ConfigError` for an unknown encoding."""
         try:
             text = not self.encoding or codecs.lookup(self.encoding)._is_text_encoding
         except (LookupError, ValueError):
@@ -48,7 +48,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Corpus:
-    """An owner's documents, and in a line each what reading them left out or replaced."""
+    """An owner's documents, and a line for each kind of thing that was left out or changed."""
 
     documents: list[str]
     notes: tuple[str, ...]
@@ -57,15 +57,15 @@ class Corpus:
 def read_documents(
     path: Path, form: Format = Format(), converse: Converse | None = None
 ) -> list[str]:
-    """All documents below `path` (a file or a folder), in order of file name.
+    """Read all documents below `path` (a file or a folder), in order of file name.
 
-    Raises `DataError` when the path cannot be read or holds no text.
+    Raises `DataError` if the path cannot be read or holds no text.
     """
     return read_corpus(path, form, converse).documents
 
 
 def read_corpus(path: Path, form: Format = Format(), converse: Converse | None = None) -> Corpus:
-    """The same, with notes of what was left out; conversations become text by `converse`."""
+    """Do as `read_documents`, and also note what was left out."""
     notes = Notes()
     reader = _Reader(form.encoding, Columns(form.column, notes), converse, notes)
     files = _files(path, notes)
@@ -93,7 +93,7 @@ class _Reader:
     notes: Notes
 
     def read(self, file: Path) -> Iterator[str]:
-        """The documents of one file that are not blank."""
+        """Yield the documents of one file that are not blank."""
         empty = True
         for place, row in rows_of(file, self.encoding, self.columns):
             text = self._clean(self._text(row, place), file)
@@ -129,7 +129,7 @@ class _Reader:
             raise DataError(f"{place}: {error}") from error
 
     def _clean(self, text: str, file: Path) -> str:
-        """Half of a surrogate pair is no character, and no tokenizer takes it."""
+        """Replace lone surrogates, which are no characters and which tokenizers reject."""
         cleaned, count = _LONE.subn(REPLACEMENT, text)
         if count:
             self.notes.add("documents with half a character (lone surrogate) replaced", file.name)

@@ -1,4 +1,4 @@
-"""Text files opened in their encoding: by their byte order mark, else as the owner says."""
+"""Opens text files in the encoding of their byte order mark, or else in the owner's choice."""
 
 import codecs
 import gzip
@@ -15,7 +15,7 @@ from fedmore.experts.reading.files import PACKED
 NUL = "\0"
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # must come before UTF-16's, which is its beginning
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -24,9 +24,10 @@ _MARKS = (
 
 @contextmanager
 def open_text(file: Path, encoding: str, newline: str | None = None) -> Iterator[TextIO]:
-    """`file` as text, unpacked where it is .gz; what fails inside becomes a `DataError`.
+    """Open `file` as text, decompressing .gz; errors inside become `DataError`.
 
-    A byte order mark decides; without one it is `encoding`, and UTF-8 where that is empty.
+    A byte order mark decides on the encoding. Without one it is `encoding`, or UTF-8 if that is
+    empty.
     """
     try:
         with _binary(file) as raw:
@@ -44,18 +45,18 @@ def open_text(file: Path, encoding: str, newline: str | None = None) -> Iterator
 
 
 def encoding_of(start: bytes, otherwise: str) -> str:
-    """The encoding that the byte order mark in a file's first bytes stands for."""
+    """The encoding named by a byte order mark in a file's first bytes, else `otherwise`."""
     return next((name for mark, name in _MARKS if start.startswith(mark)), otherwise)
 
 
 def lines_of(text: TextIO, file: Path) -> Iterator[str]:
-    """The lines of `text`; raises `DataError` for a binary file under a text name."""
+    """Yield the lines of `text`; raises `DataError` if the file is binary."""
     for line in text:
         yield checked(line, file)
 
 
 def checked(text: str, file: Path) -> str:
-    """`text` itself; raises `DataError` when it holds NUL, as binary files do and texts do not."""
+    """Return `text`; raises `DataError` if it contains NUL, as only binary files do."""
     if NUL in text:
         raise DataError(
             f"{file}: holds NUL bytes: a binary file under a text name (take it out), or UTF-16 "

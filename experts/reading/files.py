@@ -1,7 +1,7 @@
-"""Which files below a folder are an owner's text, and which are left out.
+"""Decides which files below a folder are an owner's text, and which are left out.
 
-Whatever is left out is counted in the notes, so that nothing is dropped in silence. A folder that
-cannot be listed and a link that leads nowhere are errors: the owner believes that text to be there.
+Files that are left out are counted in the notes, so that nothing is dropped in silence. A folder
+that cannot be listed and a broken link are errors, because the owner expects text there.
 """
 
 import errno
@@ -20,7 +20,7 @@ KNOWN = (*PLAIN, *LINES, *SEPARATED, PARQUET)
 PACKED = ".gz"
 
 MACHINES = ("__pycache__", "__MACOSX", "node_modules", "site-packages")
-"""Names of folders that programs fill."""
+"""Names of folders whose files programs make."""
 
 MARKS = {
     "pyvenv.cfg": "a virtual environment",
@@ -28,14 +28,14 @@ MARKS = {
     "trainer_state.json": "a checkpoint",
     "adapter_config.json": "a checkpoint",
 }
-"""Files by which a program's own folder is known, and what it is then called."""
+"""Files that mark a program's own folder, and the name of its kind."""
 
 WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth")
-"""A folder with such files holds a model's checkpoint."""
+"""Files that mark the folder of a model's checkpoint."""
 
 
 def kind_of(file: Path) -> str:
-    """The suffix that says how a file is read, in lower case and without .gz; empty if unknown."""
+    """The suffix that selects the reader, in lower case and without .gz; empty if unknown."""
     name = file.name.lower()
     packed = name.endswith(PACKED)
     suffix = Path(name.removesuffix(PACKED)).suffix
@@ -44,7 +44,7 @@ def kind_of(file: Path) -> str:
 
 
 def find_files(root: Path, notes: Notes) -> list[Path]:
-    """The files of known kinds below `root`, in order of path; linked folders are followed once."""
+    """List files of known kinds below `root`, in order of path, following a linked folder once."""
     found: list[Path] = []
     seen = {_identity(root)}
     for place, folders, names in os.walk(root, followlinks=True, onerror=_unlisted):
@@ -55,7 +55,7 @@ def find_files(root: Path, notes: Notes) -> list[Path]:
 
 
 def _enters(folder: Path, seen: set[tuple[int, int]], notes: Notes) -> bool:
-    """Whether the walk goes on below `folder`."""
+    """Whether the walk should enter `folder`."""
     why = _program_of(folder)
     if folder.name.startswith("."):
         notes.add("hidden files and folders left out", folder.name)
@@ -70,13 +70,13 @@ def _enters(folder: Path, seen: set[tuple[int, int]], notes: Notes) -> bool:
 
 
 def _program_of(folder: Path) -> str:
-    """What sort of program's own folder this is; empty for an owner's."""
+    """The kind of program that made this folder; empty if it is an owner's."""
     if folder.name in MACHINES:
         return "a program's own files"
     try:
         names = [entry.name for entry in folder.iterdir()]
     except OSError:
-        return ""  # the walk lists it again, and says why it cannot
+        return ""  # the walk will list it again and raise the error
     marks = [MARKS[name] for name in names if name in MARKS]
     if any(name.lower().endswith(WEIGHTS) for name in names):
         marks.append("a checkpoint")
@@ -105,7 +105,7 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ELOOP)  # yet it was listed
+        missing = error.errno in (errno.ENOENT, errno.ELOOP)  # it was listed, so it is a link
         what = "a link that leads nowhere" if missing else "cannot be read"
         raise DataError(f"{path}: {what}: {error.strerror}; mend it or take it out") from error
 

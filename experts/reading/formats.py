@@ -1,7 +1,7 @@
-"""Rows of an owner's files: where each stands, and what it holds.
+"""Reads the rows of an owner's files, each with its place for error messages.
 
-A row is a text, or a table from column names to values. The formats' own libraries read them: json
-and csv of the standard library, pyarrow for parquet.
+A row is a text, or a table from column names to values. json and csv are read by the standard
+library, parquet by pyarrow.
 """
 
 import csv
@@ -19,11 +19,11 @@ from fedmore.experts.reading.files import KNOWN, LINES, PARQUET, PLAIN, SEPARATE
 Row = tuple[str, object]
 DELIMITERS = ",;\t|"
 LONGEST_FIELD = (1 << 31) - 1
-"""Characters of a csv field; the library's own limit is 131,072, less than a book."""
+"""Most characters of a csv field; the library's default, 131,072, is less than a book."""
 
 
 def rows_of(file: Path, encoding: str, columns: Columns) -> Iterator[Row]:
-    """Every row of `file`, with its place for an error; raises `DataError` for what is damaged."""
+    """Yield every row of `file` with its place; raises `DataError` if the file is damaged."""
     kind = kind_of(file)
     if kind in PLAIN:
         yield from _whole(file, encoding)
@@ -51,7 +51,7 @@ def _json(file: Path, encoding: str) -> Iterator[Row]:
     try:
         found = json.loads(whole)
     except json.JSONDecodeError as error:
-        if error.msg != "Extra data":  # which is how JSON Lines begin
+        if error.msg != "Extra data":  # JSON Lines give this error
             raise DataError(f"{file}:{error.lineno}: not JSON: {error.msg}") from error
         yield from _lines(whole.split("\n"), file)
     except (ValueError, RecursionError) as error:
@@ -90,7 +90,7 @@ def _separated(file: Path, encoding: str, columns: Columns) -> Iterator[Row]:
 
 
 def _sniffed(text: TextIO, file: Path, columns: Columns) -> tuple[str, Iterator[str]]:
-    """The delimiter by the header, and all lines."""
+    """Find the delimiter by the header, and return it with all lines."""
     lines, first = lines_of(text, file), list[str]()
     for line in lines:
         first.append(line)
@@ -121,7 +121,7 @@ def _parquet(file: Path, columns: Columns) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(file) as table:
             if not table.metadata.num_rows:
-                return  # a shard may be empty, whatever its columns
+                return  # an empty shard may have any columns
             name = columns.choose(table.schema_arrow.names, str(file))
             _check_type(table.schema_arrow.field(name).type, name, file)
             row = 0
@@ -150,7 +150,7 @@ def _check_type(kind: Any, name: str, file: Path) -> None:
 
 
 def _value(scalar: Any, name: str, place: str) -> object:
-    """A value as Python's; bytes are decoded, for writers without a text type write those."""
+    """Convert to a Python value; bytes are decoded, since some writers have no text type."""
     try:
         value = scalar.as_py()
         return value.decode("utf-8") if isinstance(value, bytes) else value

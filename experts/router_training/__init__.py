@@ -1,1 +1,1 @@
-"""Training a router: by gradient, or by REINFORCE (ReMix)."""
+"""Trains a router by gradient or by REINFORCE (ReMix)."""

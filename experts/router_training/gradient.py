@@ -1,4 +1,4 @@
-"""Training a router over experts: by gradient, or for ReMix by forward losses alone.
+"""Trains a router over experts: by gradient or, for ReMix, by forward losses alone.
 
 Shape suffixes: W windows, B of them in a batch, T tokens, A arms, L decisions, M selections.
 """
@@ -17,24 +17,24 @@ from fedmore.experts.mixture.model import Mixture
 from fedmore.experts.routers.base import Router
 from fedmore.experts.routers.sampling import effective_size
 
-if TYPE_CHECKING:  # it imports this module
+if TYPE_CHECKING:  # reinforce imports this module
     from fedmore.experts.router_training.reinforce import LossTable
 
 Report = Callable[[int, int, float], None]  # step, steps, loss in nats per token
 
 CLIP = 1.0
-FLOOR = 0.1  # the learning rate at the end, as a part of that at the start
+FLOOR = 0.1  # the final learning rate as a fraction of the first
 
 
 @dataclass(frozen=True)
 class Training:
     """How a router is trained.
 
-    `samples` (M), `entropy` and `masked` are ReMix's: a selection is not charged with the tokens
-    before it was made, unless `masked` is false. `balance` (MixLoRA's and Switch's load-balance
-    loss) and `z_loss` are the softmax routers'. With `experts_rate` above 0 the experts are trained
-    too, at that learning rate; the mixture must have been assembled `trainable`. With `only`,
-    nothing but what the router knows of these arms is trained: an expert that was added.
+    ReMix uses `samples` (M), `entropy` and `masked`: with `masked`, a selection is not charged with
+    the tokens before it was made. Softmax routers use `z_loss` and `balance`, the load-balance loss
+    of MixLoRA and Switch. With `experts_rate` above 0, the experts are trained too, at that
+    learning rate; the mixture must be assembled `trainable`. With `only`, just the router's numbers
+    for these arms are trained, as for an expert that was added.
     """
 
     steps: int = 24
@@ -50,13 +50,13 @@ class Training:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """Part of the learning rate at a step (from 0)."""
+        """Fraction of the learning rate at a step, counted from 0."""
         return 1 - (1 - FLOOR) * step / self.steps
 
 
 @dataclass
 class Trace:
-    """What a training was like: mean loss and seconds of every step, and ESS [L] of every step."""
+    """The record of a training: every step's mean loss, seconds, and effective sample size [L]."""
 
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -64,17 +64,17 @@ class Trace:
 
     @property
     def steps_per_s(self) -> float:
-        """Optimiser steps a second."""
+        """Optimiser steps per second."""
         return len(self.seconds) / sum(self.seconds)
 
 
 def window_losses(model: Any, ids_BT: Tensor, copies: int = 1) -> Tensor:
-    """Mean nats per predicted token [B * copies] of windows; float32, differentiable."""
+    """Mean nats per predicted token of windows, [B * copies], float32, differentiable."""
     return token_losses(model, ids_BT, copies).mean(1)
 
 
 def token_losses(model: Any, ids_BT: Tensor, copies: int = 1) -> Tensor:
-    """Nats [B * copies, T - 1] of every predicted token of windows; float32, differentiable."""
+    """Nats of every predicted token of windows, [B * copies, T - 1], float32, differentiable."""
     logits = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
     targets = ids_BT[:, 1:].repeat_interleave(copies, dim=0)
     return cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
@@ -87,11 +87,11 @@ def train_router(
     report: Report | None = None,
     table: "LossTable | None" = None,
 ) -> Trace:
-    """Train the mixture's router in place on windows [W, T + 1]; the same seed, the same numbers.
+    """Train the mixture's router in place on windows, int64 [W, T + 1]; deterministic by seed.
 
-    Windows are gone through in their order, again from the first when they are used up. `table`
-    holds losses that are known already, of the same windows, experts and weights. Raises
-    `ConfigError` for a router that is not trained.
+    Windows are used in their order, and again from the first after the last. `table` holds losses
+    that are known already, for the same windows, experts and weights. Raises `ConfigError` if this
+    kind of router is not trained.
     """
     router = mixture.router
     if not any(p.requires_grad for p in router.parameters()):
@@ -130,7 +130,7 @@ def _method(
 
 
 def batches(count: int, training: Training) -> Iterator[list[int]]:
-    """Which windows each step is made of."""
+    """Yield the indices of each step's windows."""
     for step in range(training.steps):
         first = step * training.batch_size
         yield [(first + i) % count for i in range(training.batch_size)]
@@ -146,7 +146,7 @@ def _groups(mixture: Mixture, training: Training) -> Iterator[dict[str, Any]]:
 
 
 def _mask(router: Router, arms: tuple[int, ...]) -> None:
-    """Leave the gradient of these arms alone."""
+    """Zero the gradients of all arms but these."""
     for name, parameter in router.named_parameters():
         if parameter.grad is None:
             continue
@@ -166,7 +166,7 @@ class ByGradient:
         self.ess: list[float] = []
 
     def step(self, _step: int, rows: list[int]) -> float:
-        """Gradients of one step; its loss, without what the auxiliary losses add."""
+        """Compute the gradients of one step; returns its loss without the auxiliary losses."""
         logits: list[Tensor] = []
         weights: list[Tensor] = []
         with self.mixture.gates.asking(recorded=logits, watch=weights):
@@ -177,9 +177,10 @@ class ByGradient:
         return loss.item()
 
     def _auxiliary(self, recorded: Sequence[Tensor]) -> Tensor:
-        """Load balance over the batch, and the logits' size (ST-MoE, arXiv 2202.08906).
+        """Load-balance loss over the batch, plus z-loss of the logits (ST-MoE, arXiv 2202.08906).
 
-        Logits that start from domain embeddings are large by right: evidence adds up.
+        The z-loss is left out for logits that start from domain embeddings: they grow with the
+        evidence.
         """
         total = torch.zeros(())
         spec = self.mixture.router.spec
@@ -192,9 +193,9 @@ class ByGradient:
 
 
 def balance_loss(logits_NA: Tensor, top_k: int) -> Tensor:
-    """``A sum_a f_a P_a``: f_a the part of the choices that arm a has, P_a its mean probability.
+    """``A sum_a f_a P_a``, with f_a arm a's share of the choices and P_a its mean probability.
 
-    1 where all arms are alike (Switch, arXiv 2101.03961, section 2.2; MixLoRA over its top-k).
+    It is 1 if all arms are alike (Switch, arXiv 2101.03961, section 2.2; MixLoRA over its top-k).
     """
     arms = logits_NA.shape[-1]
     k = min(top_k or arms, arms)
@@ -204,18 +205,18 @@ def balance_loss(logits_NA: Tensor, top_k: int) -> Tensor:
 
 
 def finite(loss: Tensor) -> None:
-    """Raise `FloatingPointError` for a loss that is not."""
+    """Raise `FloatingPointError` if the loss is NaN or infinite."""
     if not bool(torch.isfinite(loss)):
         raise FloatingPointError(f"router training: loss {loss.item()}; lower the learning rate")
 
 
 @torch.no_grad()
 def fit_features(router: Router, model: Any, ids_BT: Tensor, blocks: tuple[int, ...]) -> None:
-    """Set what a learned router centres by, from public text [B, T]; `model` is the base's."""
+    """Set a learned router's feature means and deviations from public text [B, T] in the base."""
     features: Any = getattr(router, "features", None)
     if features is None:
         return
     hidden = model(input_ids=ids_BT, use_cache=False, output_hidden_states=True).hidden_states
     places = [-1] if router.two_pass else [0] if router.shared else blocks
     for slot, place in enumerate(places):
-        features.fit(slot, hidden[place][:, 1:].flatten(0, 1))  # not the start token
+        features.fit(slot, hidden[place][:, 1:].flatten(0, 1))  # without the start token

@@ -1,13 +1,12 @@
-"""ReMix's training: forward losses alone (arXiv 2603.10160), nothing differentiated but the router.
+"""ReMix's training (arXiv 2603.10160): forward losses alone; only the router is differentiated.
 
-A selection is charged with the tokens that it was made for: those from where it was decided on. The
-tokens before it were decided on without it, and would only add noise or, where one selection is run
-over a whole window, the loss of what it never decides.
+A selection is charged with the tokens that it decides: those after the point of decision. Earlier
+tokens do not depend on it and would only add noise.
 
-Experts are frozen and weights constant, so the losses of a text under one selection are numbers for
-ever. Where all layers share the decision, each (window, set of arms) is therefore computed once
-(`LossTable`); else the M selections of a batch run together, and share what lies below the first
-routed block.
+Experts are frozen and weights constant, so the losses of a text under one selection never change.
+If all layers share the decision, each pair (window, set of arms) is therefore computed once
+(`LossTable`). Otherwise the M selections of a batch run together and share the blocks below the
+first routed one.
 
 Shape suffixes: B windows, M selections of each, T tokens, A arms, K chosen, D width.
 """
@@ -30,14 +29,14 @@ from fedmore.experts.routers.sampling import (
 )
 
 CHUNK = 32
-"""Windows in one forward pass of the table."""
+"""Number of windows in one forward pass of the table."""
 
 
 @dataclass
 class Draws:
-    """Ordered selections of one step, and what each was decided from.
+    """The ordered selections of one step, each with the features that it was decided from.
 
-    Above the token level a window has one selection, decided from its tokens before `cut`.
+    Above the token level, a window has one selection, decided from its tokens before `cut`.
     """
 
     generator: torch.Generator
@@ -47,11 +46,11 @@ class Draws:
     made: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
     def repeated(self, tensor: Tensor, windows: int) -> Tensor:
-        """Once for every selection, if the batch has not been widened yet."""
+        """Repeat rows once per selection, unless the batch is that wide already."""
         return tensor if len(tensor) > windows else tensor.repeat_interleave(self.samples, dim=0)
 
     def draw(self, slot: int, features: Tensor, log_q: Tensor, k: int, windows: int) -> Tensor:
-        """Arms [B * M, T, K] for all tokens."""
+        """Draw the arms of all tokens, [B * M, T, K]."""
         tokens = features.shape[1]
         if not self.by_token:
             features, log_q = features[:, self.cut - 1], log_q[:, self.cut - 1]
@@ -69,7 +68,7 @@ class LossTable:
         self.known: dict[tuple[int, frozenset[int]], Tensor] = {}
 
     def losses(self, rows: list[int], chosen_BMK: Tensor) -> Tensor:
-        """Nats of every token [B, M, T]."""
+        """Nats of every token, [B, M, T]; missing ones are computed."""
         keys = [
             [(row, frozenset(arms)) for arms in of_row]
             for row, of_row in zip(rows, chosen_BMK.tolist(), strict=True)
@@ -104,14 +103,14 @@ class Reinforce:
         self.router = router
         self.by_token = router.spec.level == "token"
         self.generator = torch.Generator().manual_seed(training.seed)
-        # A table is for experts that stay as they are, and decisions that all layers share.
+        # A table needs frozen experts, and a decision that all layers share.
         remembers = router.shared and not self.by_token and not training.experts_rate
         self.table = (table or LossTable(mixture, windows_WT)) if remembers else None
         decisions = 1 if router.shared else len(mixture.gates.blocks)
-        self.ess = [float(router.spec.top_k)] * decisions  # by construction
+        self.ess = [float(router.spec.top_k)] * decisions  # since the k weights are equal
 
     def step(self, _step: int, rows: list[int]) -> float:
-        """Gradients of one step; its mean loss over windows and selections."""
+        """Compute the gradients of one step; returns its mean loss over windows and selections."""
         samples = self.training.samples
         tokens = self.windows_WT.shape[1] - 1
         cut = int(torch.randint(1, tokens + 1, (), generator=self.generator))
@@ -129,7 +128,7 @@ class Reinforce:
         return float(losses_BMT.detach().mean())
 
     def _forward(self, rows: list[int], draws: Draws) -> Tensor:
-        """Nats [B * M, T] under selections that are drawn on the way through the model."""
+        """Nats [B * M, T] under selections that are drawn during the forward pass."""
         copies, k = self.training.samples, self.router.spec.top_k
 
         def draw(slot: int, features: Tensor, log_q: Tensor) -> Tensor:
@@ -150,7 +149,7 @@ class Reinforce:
         return self.table.losses(rows, chosen.view(len(rows), draws.samples, k))
 
     def _charged(self, losses_BMT: Tensor, cut: int) -> Tensor:
-        """What each selection is charged with, in nats over T [B, M, selections of a window]."""
+        """The loss charged to each selection: nats divided by T, [B, M, selections of a window]."""
         tokens = losses_BMT.shape[-1]
         if not self.training.masked:
             whole_BM1 = losses_BMT.mean(-1, keepdim=True)
@@ -160,12 +159,12 @@ class Reinforce:
         return losses_BMT[..., cut - 1 :].sum(-1, keepdim=True) / tokens
 
     def _target(self, losses_BMT: Tensor, draws: Draws) -> Tensor:
-        """The loss that is differentiated: the surrogate, less the weighted entropy."""
+        """The differentiated loss: the surrogate minus the weighted entropy."""
         charged_BMS = self._charged(losses_BMT, draws.cut)
         log_probability_BMS = torch.zeros_like(charged_BMS)
         spread = losses_BMT.new_zeros(())
         for slot, features, chosen in draws.made:
-            # A tensor of inference mode cannot be saved for a backward pass; its copy can.
+            # A tensor from inference mode cannot be saved for a backward pass; a copy can.
             log_q = self.router.log_q(features.clone(), slot)
             found = log_probability(log_q, chosen.clone())
             log_probability_BMS = log_probability_BMS + found.view_as(charged_BMS)

@@ -1,4 +1,4 @@
-"""Which experts each token used."""
+"""Measures which experts each token uses."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,15 @@ from fedmore.experts.routers.context import Memory
 
 @torch.inference_mode()
 def usage(mixture: Mixture, ids_BT: Tensor) -> Tensor:
-    """Mean weight over the decisions of every arm at every token [B * T, A], float64."""
+    """Mean weight over the decisions of every arm at every token, [B * T, A], float64."""
     return by_decision(mixture, ids_BT).mean(0)
 
 
 @torch.inference_mode()
 def by_decision(mixture: Mixture, ids_BT: Tensor) -> Tensor:
-    """Weight of every arm at every token in every decision [L, B * T, A], float64, on the CPU.
+    """Weight of every arm at every token in every decision, [L, B * T, A], float64, on the CPU.
 
-    Only the decoder is run; a decision that all layers share costs no more than the embeddings.
+    Only the decoder runs; if all layers share the decision, only the embeddings are computed.
     """
     gates, model = mixture.gates, mixture.model
     ids = ids_BT.to(model.device)

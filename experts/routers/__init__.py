@@ -1,1 +1,1 @@
-"""Routers: which experts a token uses, in which layer, and with what weight."""
+"""Routers decide which experts a token uses, in which layer and with what weight."""

@@ -1,10 +1,10 @@
-"""The one interface of every router.
+"""The interface of every router.
 
-A router is called with the hidden states that enter a decision's place (the input embeddings for
-decisions that all layers share, else a block's input) and answers with the weights of all arms: the
-public expert first, then the experts in their order. It is causal: the weights of a token depend on
-it and the tokens before it. What it must know of those is in the `Memory`, so that it works with a
-key-value cache, one token at a time.
+A router gets the hidden states at the place of a decision: the input embeddings if all layers share
+the decision, else a block's input. It returns the weights of all arms: the public expert first,
+then the experts in their order. It is causal: the weights of a token depend on it and on the tokens
+before it. It keeps what it needs of those in the `Memory`, so that it works with a key-value cache,
+one token at a time.
 
 Shape suffixes: B sequences, T tokens, D width, A arms.
 """
@@ -20,26 +20,26 @@ from fedmore.experts.routers.context import Memory
 from fedmore.experts.routers.spec import RouterSpec
 
 HAIR = 1e-3
-"""What a new expert's bias lacks to the public one's: more than rounding would tell apart."""
+"""By how much a new expert's bias is below the public one's; more than rounding could hide."""
 
 
 class Router(nn.Module):
-    """What a mixture needs of a router."""
+    """Base class of all routers."""
 
     arm_axes: ClassVar[dict[str, int]] = {}
-    """By name, the axis of the arms in every state tensor with an entry per arm."""
+    """Axis of the arms, by name of every state tensor with an entry per arm."""
 
     expert_axes: ClassVar[dict[str, int]] = {}
-    """The same for tensors with an entry per expert, without the public one."""
+    """Axis of the experts, by name of every state tensor with an entry per expert but public."""
 
     two_pass: ClassVar[bool] = False
     """Whether `plan` is called with the base's last hidden states before the forward pass."""
 
     learned: ClassVar[bool] = False
-    """Whether its parameters are trained; if not, it is ready once it is made and prepared."""
+    """Whether its parameters are trained; if not, it is ready after `prepare`."""
 
     per_layer: ClassVar[bool] = False
-    """Whether it decides in every routed block, whatever the configuration says."""
+    """Whether it decides in every routed block, independent of the configuration."""
 
     def __init__(self, spec: RouterSpec) -> None:
         super().__init__()
@@ -47,35 +47,35 @@ class Router(nn.Module):
 
     @property
     def shared(self) -> bool:
-        """One decision for all layers, from the input embeddings."""
+        """Whether all layers share one decision, made from the input embeddings."""
         return self.spec.layers == 1 and not self.two_pass
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """Weights [B, T, A] of decision `slot`, each at least 0."""
+        """Return the weights of decision `slot`, float32 [B, T, A], each at least 0."""
         raise NotImplementedError
 
     def prepare(self, experts: Mapping[str, Factors], blocks: Sequence[int]) -> None:
-        """Set what follows from the experts' changes alone, before any training.
+        """Set the state that follows from the experts' changes alone, before any training.
 
         `experts` are in the order of the arms, and `blocks` are the layers that they change.
         """
 
     def plan(self, hidden_BTD: Tensor, memory: Memory) -> None:
-        """Look at the base's last hidden states, ahead of the forward pass that is routed."""
+        """Read the base's last hidden states before the routed forward pass, if `two_pass`."""
 
     @torch.no_grad()
     def keeping(self, experts: Sequence[int]) -> "Router":
-        """The router of some of its experts, in that order; what it learned of them is kept."""
+        """Make the router of some of its experts, in that order, with their learned numbers."""
         other = type(self)(self.spec.of(len(experts)))
         other.load_state_dict(self._selected(experts))
         return other.train(self.training)
 
     @torch.no_grad()
     def with_new(self, count: int = 1) -> "Router":
-        """The router of `count` experts more, after the others; a new one is as yet never better.
+        """Make a router with `count` more experts at the end, which are never preferred yet.
 
-        Its numbers are those of the public expert where there are such, else zeros; its bias is a
-        `HAIR` less, so that no rounding puts it before the public one.
+        A new expert gets a copy of the public expert's numbers, or zeros in tensors without them.
+        Its bias is a `HAIR` lower, so that no rounding puts it before the public expert.
         """
         other = type(self)(self.spec.of(self.spec.experts + count))
         old, state = self.state_dict(), other.state_dict()
@@ -103,9 +103,9 @@ class Router(nn.Module):
 
 
 def keep_top(arms_A: Tensor, k: int) -> Tensor:
-    """All but the k largest experts set to 0; the public arm has what they had.
+    """Set all but the k largest experts to 0 and give their weight to the public arm.
 
-    k = 0 keeps all. The public expert costs nothing more, so nothing is renormalised.
+    k = 0 keeps all. Nothing is renormalised, since more weight of the public expert costs nothing.
     """
     experts = arms_A[..., 1:]
     if not 0 < k < experts.shape[-1]:
@@ -115,11 +115,11 @@ def keep_top(arms_A: Tensor, k: int) -> Tensor:
 
 
 def largest(values_A: Tensor, k: int) -> Tensor:
-    """Indices [..., K] of the k largest; of equal ones the first, whatever the batch."""
+    """Indices of the k largest, [..., K]; among equal ones the first, independent of the batch."""
     return values_A.argsort(dim=-1, descending=True, stable=True)[..., :k]
 
 
 def with_public(experts_E: Tensor) -> Tensor:
-    """The experts' shares, with what they leave in front; rounding leaves nothing below 0."""
+    """Put the rest up to 1 in front of the experts' shares, as the public share; never below 0."""
     public = (1 - experts_E.sum(-1, keepdim=True)).clamp_min(0)
     return torch.cat([public, experts_E], dim=-1)

@@ -1,6 +1,6 @@
-"""What a router knows in one call, and how it is to choose now.
+"""What a router knows during one call, and how it must choose.
 
-Shape suffixes: B sequences (1 where all are alike), T tokens of the call, D width, A arms.
+Shape suffixes: B sequences (1 if all are alike), T tokens of the call, D width, A arms.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from fedmore.experts.routers.inputs import Inputs
 from fedmore.experts.routers.past import Past, Track
 
 Draw = Callable[[int, Tensor, Tensor], Tensor]
-"""Layer slot, what the decision is made from, log q: the arms that are chosen, ordered."""
+"""A function from layer slot, features and log q to the chosen arms, in order."""
 
 
 @dataclass
 class Memory:
-    """The tokens of one call and what came before them; it belongs to that call alone.
+    """The tokens of one call and the texts' past; it belongs to that call alone.
 
-    `past` stays as it is until `passed`. `draw` chooses in place of the deterministic top-k (ReMix
-    in training). A list in `recorded` gets the logits of every decision. `planned` and
-    `first_pass` are what a two-pass router keeps of its first pass, and that pass's cache.
+    `past` does not change until `passed`. `draw` replaces the deterministic top-k (ReMix in
+    training). A list in `recorded` gets the logits of every decision. A two-pass router keeps the
+    results of its first pass in `planned`, and that pass's cache in `first_pass`.
     """
 
     inputs: Inputs
@@ -34,7 +34,7 @@ class Memory:
     first_pass: Any = None
     sums: dict[int, Tensor] = field(default_factory=dict)
     number_BT: Tensor = field(init=False)
-    """Real tokens of each text up to each token, the start token being 1."""
+    """Number of each token within its text, counting real tokens; the start token has 1."""
 
     def __post_init__(self) -> None:
         """Count the tokens."""
@@ -49,20 +49,20 @@ class Memory:
 
     @classmethod
     def of(cls, x_BTD: Tensor) -> "Memory":
-        """Of new texts without padding, whose hidden states or embeddings are given."""
+        """The memory for new texts without padding, given by their hidden states or embeddings."""
         return cls(Inputs.of(x_BTD))
 
     @property
     def evidence(self) -> Tensor:
-        """Which tokens [B, T] tell something about the text: no start token, no padding."""
+        """Which tokens count as evidence, bool [B, T]: all but start tokens and padding."""
         real_BT = self.inputs.real
         told = self.number_BT > 1
         return told if real_BT is None else told & real_BT
 
     def running(self, slot: int, x_BTD: Tensor, limit: int = 0) -> tuple[Tensor, Tensor]:
-        """Sum over the tokens of a text so far [B, T, D], and how many they are [B, T, 1].
+        """Sum over a text's tokens so far, [B, T, D], and their number, [B, T, 1].
 
-        Of its first `limit` tokens only, if `limit` is not 0.
+        If `limit` is not 0, only the first `limit` tokens of a text count.
         """
         counted = self.evidence
         numbers = (self.number_BT - 1).clamp_min(0)
@@ -76,7 +76,7 @@ class Memory:
         return sums, numbers[..., None]
 
     def passed(self) -> Past:
-        """The past with the tokens of this call in it."""
+        """Return the past, extended by the tokens of this call."""
         past, inputs = self.past, self.inputs
         past.seen += inputs.tokens
         past.mask_BT = inputs.mask_BK
@@ -89,10 +89,10 @@ class Memory:
 
 
 def running_total(x_BTD: Tensor, begins_BT: Tensor | None, before_B1D: Tensor | None) -> Tensor:
-    """Sums over the tokens up to each one [B, T, D], anew where a text begins.
+    """Running sums over the tokens, [B, T, D], which restart at the beginning of a text.
 
-    `before_B1D` was there already. What is taken off at a beginning is taken off in float64, so
-    that no text leaves its rounding behind in the next.
+    `before_B1D` is the sum of earlier calls. The sum before a beginning is subtracted in float64,
+    so that one text's rounding does not reach the next.
     """
     if begins_BT is None:
         total = x_BTD.cumsum(1)

@@ -1,4 +1,4 @@
-"""What a learned router decides from.
+"""The features from which a learned router decides.
 
 Shape suffixes: L decisions (layers), B sequences, T tokens, D width.
 """
@@ -14,12 +14,12 @@ SMALLEST = 1e-2
 
 
 class Features(nn.Module):
-    """Hidden states, normalised and centred; at the levels above the token, pooled.
+    """Normalised and centred hidden states, pooled for decisions above the token level.
 
-    A hidden state is divided by its root mean square, then standardised by mean and deviation over
-    public text (`fit`). Pooled, it is the sum over the tokens so far divided by the root of their
-    number: the noise stays the same size and the signal grows, as evidence does. The start token
-    is no evidence.
+    A hidden state is divided by its root mean square, then standardised by the mean and deviation
+    over public text (`fit`). Pooling sums the tokens so far and divides by the root of their
+    number. So the noise keeps its size and the signal grows, as evidence does. The start token does
+    not count.
     """
 
     origin_LD: Tensor
@@ -32,7 +32,7 @@ class Features(nn.Module):
         self.register_buffer("scale_LD", torch.ones(spec.layers, spec.width))
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """Features [B, T, D], float32."""
+        """Compute features, float32 [B, T, D]."""
         normed = (normalised(x_BTD) - self.origin_LD[slot]) / self.scale_LD[slot]
         if self.level == "token":
             return normed * memory.evidence[..., None]
@@ -42,13 +42,13 @@ class Features(nn.Module):
 
     @torch.no_grad()
     def fit(self, slot: int, x_ND: Tensor) -> None:
-        """Mean and deviation of one layer's hidden states over public text."""
+        """Set mean and deviation of one layer from hidden states of public text, [N, D]."""
         normed = normalised(x_ND).double()
         self.origin_LD[slot] = normed.mean(0)
         self.scale_LD[slot] = normed.std(0, correction=0).clamp_min(SMALLEST)
 
 
 def normalised(x: Tensor) -> Tensor:
-    """Each vector divided by its root mean square, float32."""
+    """Divide each vector by its root mean square; float32."""
     x = x.float()
     return x * (x.square().mean(-1, keepdim=True) + EPSILON).rsqrt()

@@ -1,9 +1,9 @@
-"""The tokens of one call: which are real, and where a text begins among them.
+"""Finds which tokens of a call are real, and at which of them a text begins.
 
-Read from what a caller gives a model: a padding mask, a 4-D mask, positions. What it gives that
-cannot be read so is refused, in one line.
+It reads the arguments of the model's call: a padding mask, a 4-D mask, positions. Arguments that it
+cannot interpret are refused.
 
-Shape suffixes: B sequences (1 where all are alike), T tokens of the call, K tokens with those in
+Shape suffixes: B sequences (1 if all are alike), T tokens of the call, K tokens including those in
 the cache.
 """
 
@@ -18,14 +18,14 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.routers.past import Past
 
 PAGED = ("cache", "block_table", "cu_seq_lens_q", "seq_idx")
-"""Arguments that say where texts begin in ways that are not read here."""
+"""Arguments that mark the beginnings of texts in ways that are not supported."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """One call's tokens; `mask_BK` is False at padding, `begins_BT` True where a text begins.
+    """One call's tokens; `mask_BK` is False at padding, `begins_BT` True at a text's first token.
 
-    Either is None if there is no such token.
+    Either is None if the call has no such token.
     """
 
     tokens: int
@@ -35,19 +35,19 @@ class Inputs:
 
     @classmethod
     def of(cls, tokens: Tensor) -> "Inputs":
-        """The inputs of new texts without padding [B, T, ...]."""
+        """The inputs for new texts without padding, given as [B, T, ...]."""
         return cls(tokens.shape[1], _on_from(0, tokens))
 
     @property
     def real(self) -> Tensor | None:
-        """Which of the call's own tokens are real [B, T]."""
+        """Which of the call's own tokens are real, [B, T]."""
         return None if self.mask_BK is None else self.mask_BK[:, -self.tokens :]
 
 
 def read_inputs(given: Mapping[str, Any], past: Past) -> Inputs:
-    """The tokens of a call with the arguments `given`, after those of `past`.
+    """Interpret the arguments `given` of a call that continues `past`.
 
-    Raises `ConfigError` for a call without tokens, and for masks that are not understood.
+    Raises `ConfigError` for a call without tokens, and for masks that cannot be interpreted.
     """
     ids = given.get("input_ids")
     tokens = ids if ids is not None else given.get("inputs_embeds")
@@ -74,13 +74,13 @@ def read_inputs(given: Mapping[str, Any], past: Past) -> Inputs:
 
 
 def _on_from(start: int, tokens: Tensor) -> Tensor:
-    """The positions [1, T] that a model gives tokens if its caller does not."""
+    """The default positions of a model, [1, T]."""
     count = tokens.shape[1]
     return torch.arange(start, start + count, device=tokens.device)[None]
 
 
 def _needed(begins_BT: Tensor | None, mask_BK: Tensor | None, past: Past) -> Tensor | None:
-    """Where texts begin after others; the first real token of all begins one anyway."""
+    """Where texts begin after others; None if each sequence is one text, which needs no marks."""
     if begins_BT is None:
         return None
     if mask_BK is not None:
@@ -92,10 +92,10 @@ def _needed(begins_BT: Tensor | None, mask_BK: Tensor | None, past: Past) -> Ten
 
 
 def restarts(position_BT: Tensor, last_B1: Tensor | None, packed: bool) -> Tensor:
-    """Where positions do not go on [B, T].
+    """Where positions restart, [B, T].
 
-    `packed` texts are told apart as transformers does: by any step that is not 1. Elsewhere a
-    position may be left out, and a text begins where they go back or stand.
+    In `packed` sequences, any step other than 1 begins a text, as in transformers. In others a
+    position may be skipped, and a text begins if positions decrease or repeat.
     """
     first_B1 = position_BT[:, :1] - 1 if last_B1 is None else last_B1
     step_BT = torch.diff(position_BT, prepend=first_B1.expand(len(position_BT), 1), dim=1)
@@ -103,7 +103,7 @@ def restarts(position_BT: Tensor, last_B1: Tensor | None, packed: bool) -> Tenso
 
 
 def _only(mask: Any) -> Tensor | None:
-    """The mask of full attention; transformers makes one for each kind of layer."""
+    """The mask for full attention, of those that transformers makes for each kind of layer."""
     if isinstance(mask, Mapping):
         if "full_attention" not in mask:
             raise ConfigError("attention_mask: there is none for full attention; give a 2-D mask")
@@ -115,7 +115,7 @@ def _only(mask: Any) -> Tensor | None:
 
 
 def _padding(mask: Tensor | None, count: int, past: Past) -> Tensor | None:
-    """A 2-D mask as bools, of the tokens up to now [B, K]."""
+    """A 2-D mask as bools over all tokens so far, [B, K]."""
     width = past.seen + count
     if mask is None:
         if past.mask_BT is None:
@@ -137,9 +137,9 @@ def _padding(mask: Tensor | None, count: int, past: Past) -> Tensor | None:
 
 
 def _seen(mask: Tensor, count: int, past: Past) -> tuple[Tensor, Tensor]:
-    """What a 4-D mask [B, H, T, K] says: which tokens are real, and where texts begin.
+    """Read a 4-D mask [B, H, T, K]: which tokens are real, and which begin a text.
 
-    A token is padding if it does not see itself, and begins a text if it sees none before it.
+    A token is padding if it does not see itself. It begins a text if it sees no token before it.
     """
     start, width = past.seen, past.seen + count
     seen_BTK = _as_bools(mask)[..., :width]
@@ -160,7 +160,7 @@ def _seen(mask: Tensor, count: int, past: Past) -> tuple[Tensor, Tensor]:
 
 
 def _as_bools(mask: Tensor) -> Tensor:
-    """Whether each token sees each [B, T, K]."""
+    """Which tokens each token sees, bool [B, T, K]."""
     seen = mask if mask.dtype == torch.bool else mask > torch.finfo(torch.float16).min / 2
     if not bool((seen == seen[:, :1]).all()):
         raise ConfigError("attention_mask differs from head to head: a router has one text")
@@ -170,7 +170,7 @@ def _as_bools(mask: Tensor) -> Tensor:
 def _check(seen_BTK: Tensor, text_BK: Tensor, begins_BT: Tensor) -> None:
     """Raise `ConfigError` unless every real token sees its text from the beginning up to itself.
 
-    `text_BK` is True at the call's real tokens and at those of the text that they go on with.
+    `text_BK` is True at the call's real tokens and at those of the text that they continue.
     """
     count, width = seen_BTK.shape[1:]
     place_K = torch.arange(width, device=text_BK.device)

@@ -1,4 +1,4 @@
-"""Routers that are trained: softmax (dense or top-k), X-LoRA's gate, ReMix.
+"""Trained routers: softmax (dense or top-k), X-LoRA's gate, ReMix.
 
 Shape suffixes: B sequences, T tokens, D width, A arms, L decisions (layers), K chosen.
 """
@@ -17,12 +17,12 @@ from fedmore.experts.routers.static import TEMPERATURE, DomainRouter
 
 
 class LinearRouter(Router):
-    """A row and a bias per arm and decision, all zero at the start: every arm alike.
+    """Logits from a row and a bias per arm and decision, all zero at first, so all arms are alike.
 
-    One that starts from domain embeddings adds the domain router's logits, and decides as that one
-    does before any training (FlexOlmo's router tuning, arXiv 2507.07024, section 3). What is
-    trained then is also how far evidence is trusted, and what every token more speaks for an arm
-    whatever it is: the domain router's temperature and threshold.
+    If it starts from domain embeddings, it adds the domain router's logits. Before any training it
+    then decides like that router (FlexOlmo's router tuning, arXiv 2507.07024, section 3). In that
+    case the domain router's temperature and threshold are trained too: how much evidence counts,
+    and how much each further token favours an arm by itself.
     """
 
     learned: ClassVar[bool] = True
@@ -41,7 +41,7 @@ class LinearRouter(Router):
             self.lean_A = nn.Parameter(torch.zeros(spec.arms))
 
     def inputs(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """What a decision is made from [B, T, …]: features, then the number of tokens, evidence."""
+        """Inputs of a decision, [B, T, …]: features, then the number of tokens, then evidence."""
         features: Tensor = self.features(x_BTD, slot, memory)
         if self.domain is None:
             return features
@@ -50,7 +50,7 @@ class LinearRouter(Router):
         return torch.cat([features, counts, evidence_BTE], dim=-1)
 
     def logits(self, inputs: Tensor, slot: int) -> Tensor:
-        """Of every arm [..., A], float32."""
+        """Logits of every arm, float32 [..., A]."""
         width = self.spec.width
         rows, bias = self.rows_LAD[slot], self.bias_LA[slot]
         logits: Tensor = width**-0.5 * inputs[..., :width] @ rows.T + bias
@@ -62,14 +62,14 @@ class LinearRouter(Router):
 
 
 class SoftmaxRouter(LinearRouter):
-    """A softmax over all arms, of which the `top_k` experts are kept (0: all, dense).
+    """A softmax over all arms that keeps the `top_k` largest experts (0 keeps all: dense).
 
-    As HF's FlexOlmo and MixLoRA do: softmax first, then top-k; what the others had goes to the
-    public expert (`keep_top`).
+    As in transformers' FlexOlmo and in MixLoRA, the softmax comes before the top-k. The weight of
+    the other experts goes to the public expert (`keep_top`).
     """
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """Weights of one decision."""
+        """Return the weights of one decision, [B, T, A]."""
         logits = self.logits(self.inputs(x_BTD, slot, memory), slot)
         if memory.recorded is not None:
             memory.recorded.append(logits)
@@ -77,10 +77,10 @@ class SoftmaxRouter(LinearRouter):
 
 
 class XLoraRouter(Router):
-    """X-LoRA's gate (arXiv 2402.07148): a small MLP on hidden states, two forward passes.
+    """X-LoRA's gate (arXiv 2402.07148): a small MLP on hidden states, with two forward passes.
 
-    The first pass is the base's alone; its last hidden states give the weights of every layer in
-    the second. Its last layer starts at zero: every arm alike.
+    The first pass is the base's alone. Its last hidden states give the weights of every layer in
+    the second pass. The MLP's last layer starts at zero, so all arms are alike.
     """
 
     learned: ClassVar[bool] = True
@@ -101,12 +101,12 @@ class XLoraRouter(Router):
         self.bias_LA = nn.Parameter(torch.zeros(spec.layers, spec.arms))
 
     def plan(self, hidden_BTD: Tensor, memory: Memory) -> None:
-        """Keep the gate's hidden numbers [B, T, H] of these tokens."""
+        """Keep the gate's hidden activations of these tokens, [B, T, H]."""
         features = self.features(hidden_BTD, 0, memory)
         memory.planned = nn.functional.silu(self.inner(features))
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """Weights of one block, as planned."""
+        """Return the weights of one block, [B, T, A], from the planned activations."""
         if memory.planned is None:
             raise RuntimeError("X-LoRA's first pass has not been made")
         logits = memory.planned @ self.out_LAH[slot].T + self.bias_LA[slot]
@@ -118,25 +118,28 @@ class XLoraRouter(Router):
 class RemixRouter(LinearRouter):
     """ReMix (arXiv 2603.10160): constant weights, so the effective sample size is k.
 
-    ``q = softmax(P x)``. `top_k` distinct arms are used, each with the same weight: at inference
-    the most probable, in training an ordered draw (`fedmore.experts.routers.sampling`). The paper's
-    weights 2 / (k r) and 2 / sqrt(k r) hold the adapter's own scale 2 / r or 2 / sqrt(r), which our
-    factors have in them already: what is left is 1 / k (`scaling` lora) or 1 / sqrt(k)
-    (rank_stabilised). The public expert is an arm like the others, whose change is nothing.
+    ``q = softmax(P x)``. It uses `top_k` distinct arms with equal weights: the most probable ones
+    at inference, an ordered draw in training (`fedmore.experts.routers.sampling`). The paper's
+    weights 2 / (k r) and 2 / sqrt(k r) include the adapter's scale 2 / r or 2 / sqrt(r), which our
+    factors contain already. So the weight is 1 / k (`scaling` lora) or 1 / sqrt(k)
+    (rank_stabilised). The public expert is an arm like the others, without a change of its own.
     """
 
     def log_q(self, inputs: Tensor, slot: int) -> Tensor:
-        """Log probabilities of a single draw [..., A]."""
+        """Log probabilities of a single draw, [..., A]."""
         return torch.log_softmax(self.logits(inputs, slot), dim=-1)
 
     @property
     def weight(self) -> float:
-        """Of every chosen arm."""
+        """The weight of every chosen arm."""
         k = self.spec.top_k
         return 1 / k if self.spec.scaling == "lora" else k**-0.5
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """Weights of one decision; the choice is drawn if the memory says so."""
+        """Return the weights of one decision, [B, T, A].
+
+        The choice is drawn if the memory has `draw`.
+        """
         inputs = self.inputs(x_BTD, slot, memory)
         log_q = self.log_q(inputs, slot)
         if memory.draw is None:
@@ -146,6 +149,6 @@ class RemixRouter(LinearRouter):
         return self.weights_of(chosen).to(x_BTD.dtype)
 
     def weights_of(self, chosen_K: Tensor) -> Tensor:
-        """Weights [..., A] of chosen arms."""
+        """Weights of all arms, [..., A], for the chosen ones."""
         arms = torch.zeros(*chosen_K.shape[:-1], self.spec.arms, device=chosen_K.device)
         return arms.scatter_(-1, chosen_K, self.weight)

@@ -1,9 +1,9 @@
-"""What a router remembers of texts whose keys and values are in a cache.
+"""The router's memory of texts whose keys and values are in a cache.
 
-It follows whatever is done to the cache: sequences are reordered, selected and repeated, tokens
-are cut off. So it has its numbers of every token, not of the last alone.
+It takes part in every operation on the cache: sequences are reordered, selected and repeated, and
+tokens are cut off. So it has numbers for every token, not only for the last.
 
-Shape suffixes: B sequences (1 where all are alike), T tokens so far, D width.
+Shape suffixes: B sequences (1 if all are alike), T tokens so far, D width.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,17 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass
 class Track:
-    """Numbers of every token, [B, T, ...], in the pieces that they came in."""
+    """Numbers of every token, [B, T, ...], in the pieces in which they arrived."""
 
     pieces: list[Tensor] = field(default_factory=list)
 
     @property
     def last(self) -> Tensor | None:
-        """Those of the last token, [B, 1, ...]."""
+        """The numbers of the last token, [B, 1, ...]; None if there are no tokens."""
         return self.pieces[-1][:, -1:] if self.pieces else None
 
     def add(self, piece: Tensor, whole: bool) -> None:
-        """Add the numbers of the next tokens; without `whole` only the last token's are kept."""
+        """Add the numbers of the next tokens; without `whole`, keep only the last token's."""
         if whole:
             self.pieces.append(piece)
         else:
@@ -40,7 +40,10 @@ class Track:
         self.pieces = [] if whole is None or not kept else [whole]
 
     def change(self, change: Change, alike: bool) -> None:
-        """Change the sequences; with `alike` a single row stands for all of them and stays."""
+        """Apply a change to the sequences.
+
+        With `alike`, a single row serves all and does not change.
+        """
         if self.pieces and not (alike and max(map(len, self.pieces)) == 1):
             self.pieces = [change(self._whole())]
 
@@ -52,12 +55,12 @@ class Track:
 
 
 class Past:
-    """The tokens of a batch of texts up to now, as a router has seen them.
+    """All tokens so far of a batch of texts, as the router needs them.
 
-    `number` counts the real tokens of each text, its start token being 1; `position` holds the
-    positions that were given; `sums` the running sums of every decision. `mask_BT` is False at
-    padding. `first_pass` is the cache of the base's own pass, which two-pass routers look at.
-    `owner` names the mixture.
+    `number` counts the real tokens of each text from 1, the start token. `position` holds the given
+    positions, and `sums` the running sums of every decision. `mask_BT` is False at padding.
+    `first_pass` is the cache of the base's own pass, for two-pass routers. `owner` names the
+    mixture.
     """
 
     def __init__(self, owner: str = "", whole: bool = True) -> None:
@@ -65,7 +68,7 @@ class Past:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the tokens of all texts."""
+        """Forget all tokens of all texts."""
         self.seen = 0
         self.mask_BT: Tensor | None = None
         self.number, self.position = Track(), Track()
@@ -73,13 +76,13 @@ class Past:
         self.first_pass: Any = None
 
     def real(self, like: Tensor) -> Tensor:
-        """Which tokens are real [B, seen], of at least as many sequences as `like` has."""
+        """Which tokens are real, [B, seen], for at least as many sequences as `like` has."""
         if self.mask_BT is None:
             return like.new_ones(len(like), self.seen, dtype=torch.bool)
         return self.mask_BT.expand(max(len(like), len(self.mask_BT)), -1)
 
     def of_the_last_text(self, real_BT: Tensor) -> Tensor:
-        """Which of the real tokens belong to the text that goes on [B, seen]."""
+        """Which real tokens belong to the last text of each sequence, [B, seen]."""
         last = self.number.last
         if last is None:
             return real_BT
@@ -98,13 +101,13 @@ class Past:
         self.seen = kept
 
     def select(self, index: Any) -> None:
-        """Keep these sequences, in this order; one may come several times."""
+        """Keep these sequences, in this order; an index may be repeated."""
         self._change(lambda tensor: tensor[_near(index, tensor)])
         if self.first_pass is not None:
             self.first_pass.batch_select_indices(index)
 
     def repeat(self, times: int) -> None:
-        """Repeat every sequence, its copies beside each other."""
+        """Repeat every sequence, with its copies next to each other."""
         self._change(lambda tensor: tensor.repeat_interleave(times, dim=0))
         if self.first_pass is not None:
             self.first_pass.batch_repeat_interleave(times)

@@ -22,7 +22,7 @@ def log_probability(log_q_A: Tensor, chosen_K: Tensor) -> Tensor:
     """Log probability [...] of ordered selections without replacement.
 
     ``log Q(J) = sum_j log q_{i_j} - log(1 - sum_{j' < j} q_{i_j'})``
-    What is left of 1 is summed up from the arms that are left, so a q near 1 loses no digits.
+    The rest of 1 is computed as the sum over the remaining arms, so a q near 1 loses no digits.
     """
     left = torch.zeros_like(log_q_A)
     total = log_q_A.new_zeros(chosen_K.shape[:-1])
@@ -35,10 +35,10 @@ def log_probability(log_q_A: Tensor, chosen_K: Tensor) -> Tensor:
 
 
 def leave_one_out(losses_M: Tensor) -> Tensor:
-    """What each selection's ``grad log Q`` is multiplied by: ``(L_m - mean L) / (M - 1)`` [..., M].
+    """The factor of each selection's ``grad log Q``: ``(L_m - mean L) / (M - 1)``, [..., M].
 
-    The same as every L_m against the mean of the others, over M; unbiased. Raises `ValueError`
-    for one selection alone, which has nothing to be compared with.
+    It equals L_m minus the mean of the others, divided by M, and gives an unbiased gradient. Raises
+    `ValueError` for a single selection, which has no others to compare with.
     """
     samples = losses_M.shape[-1]
     if samples < 2:
@@ -47,16 +47,16 @@ def leave_one_out(losses_M: Tensor) -> Tensor:
 
 
 def surrogate(losses_M: Tensor, log_probability_M: Tensor) -> Tensor:
-    """A number whose gradient is the estimate of the gradient of the expected loss [...]."""
+    """A scalar per text, [...], whose gradient estimates the gradient of the expected loss."""
     return (leave_one_out(losses_M).detach() * log_probability_M).sum(-1)
 
 
 def entropy(log_q_A: Tensor) -> Tensor:
-    """Of a single draw, in nats [...]."""
+    """Entropy of a single draw in nats, [...]."""
     return -(log_q_A.exp() * log_q_A).sum(-1)
 
 
 def effective_size(arms_A: Tensor) -> Tensor:
-    """Effective sample size ``(|w|_1 / |w|_2)^2`` of weights [...]: how many arms really work."""
+    """Effective sample size ``(|w|_1 / |w|_2)^2`` of weights, [...]: how many arms really work."""
     w = arms_A.double()
     return w.abs().sum(-1).square() / w.square().sum(-1).clamp_min(1e-30)

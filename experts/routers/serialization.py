@@ -1,4 +1,4 @@
-"""A router as a table and tensors, and back."""
+"""Converts a router to a table and tensors, and back."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,15 @@ ABOUT = "about"
 
 
 def make_router(spec: RouterSpec) -> Router:
-    """A router before any training."""
+    """Make an untrained router."""
     return router_class(spec.kind)(spec)
 
 
 def router_class(kind: str) -> type[Router]:
-    """The class of a kind in `ROUTERS`; a plugin's is imported, or `ConfigError` raised."""
+    """The class of a kind in `ROUTERS`.
+
+    Imports a plugin, and raises `ConfigError` if that fails.
+    """
     if kind in CLASSES:
         return CLASSES[kind]
     return cast("type[Router]", ROUTERS.load(kind, _fault))
@@ -45,7 +48,10 @@ def _fault(made: object) -> str:
 
 
 def restore_router(table: Mapping[str, Any], state: Mapping[str, Tensor]) -> Router:
-    """The router of `spec.table()` and `state_dict()`; raises `RegistryError` if they disagree."""
+    """Make a router of `spec.table()` and `state_dict()`.
+
+    Raises `RegistryError` if they disagree.
+    """
     try:
         router = make_router(RouterSpec(**table))
         router.load_state_dict(state)
@@ -55,7 +61,7 @@ def restore_router(table: Mapping[str, Any], state: Mapping[str, Tensor]) -> Rou
 
 
 def dump_router(router: Router, experts: Sequence[str]) -> bytes:
-    """A router, and the names of its experts in their order, as one safetensors file."""
+    """Write a router and its experts' names, in order, as one safetensors file."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in router.state_dict().items()}
     about = json.dumps({"spec": router.spec.table(), "experts": list(experts)})
     tensors[ABOUT] = torch.tensor(list(about.encode()), dtype=torch.uint8)
@@ -64,7 +70,7 @@ def dump_router(router: Router, experts: Sequence[str]) -> bytes:
 
 
 def load_router(data: bytes) -> tuple[Router, list[str]]:
-    """The inverse of `dump_router`."""
+    """Invert `dump_router`."""
     tensors: dict[str, Tensor] = load(data)
     about = json.loads(bytes(tensors.pop(ABOUT).tolist()))
     return restore_router(about["spec"], tensors), about["experts"]

@@ -1,4 +1,4 @@
-"""What a router is, apart from its numbers: enough to make it anew on another machine."""
+"""The specification of a router: all but its numbers, enough to make it on another machine."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
@@ -16,22 +16,22 @@ KINDS = ("uniform", "domain", "arrow", "softmax", "xlora", "remix")
 LEARNED = ("softmax", "xlora", "remix")
 STARTED = ("softmax", "remix")
 PER_LAYER = ("arrow", "xlora")
-"""Built-in kinds; what a plugin's router is, its class says."""
+"""Built-in kinds that are trained; for a plugin, its class says so."""
 
 ROUTERS = Table("router", KINDS)
-"""All kinds, those of plugins among them."""
+"""All kinds of routers, including those of plugins."""
 
 Kind = Annotated[str, AfterValidator(ROUTERS.check)]
-"""A kind of router; a configuration or task that names an unknown one is refused."""
+"""A kind of router; validation refuses an unknown one."""
 
 
 def is_learned(kind: str) -> bool:
-    """Whether routers of this kind are trained; imports the plugin if it is one's."""
+    """Whether routers of this kind are trained; imports the plugin if the kind is a plugin's."""
     return kind in LEARNED or (kind not in KINDS and _class_of(kind).learned)
 
 
 def is_per_layer(kind: str) -> bool:
-    """Whether they always decide in every layer; imports the plugin if it is one's."""
+    """Whether routers of this kind always decide per layer; imports the plugin if needed."""
     return kind in PER_LAYER or (kind not in KINDS and _class_of(kind).per_layer)
 
 
@@ -45,12 +45,12 @@ def _class_of(kind: str) -> Any:
 class RouterSpec:
     """Shape and rules of a router over `experts` experts and the public one.
 
-    `layers` is 1 for a decision that all layers share, made from the input embeddings, or the
-    number of routed blocks, each with a decision made from its own input. `level` says what a
-    decision is made from: the token; all tokens so far; or, for the whole request, its first
-    `prefix` tokens. `top_k` arms are used at most (0: all); for ReMix the public expert is one of
-    them. `scaling` is ReMix's; `hidden` the width of the X-LoRA gate. A softmax or ReMix router
-    with one decision for all layers may `start` from domain embeddings.
+    `layers` is 1 if all layers share one decision, made from the input embeddings. Otherwise it is
+    the number of routed blocks, and each decides from its own input. `level` is the evidence for a
+    decision: the token, all tokens so far, or, for the whole request, its first `prefix` tokens. At
+    most `top_k` arms are used (0: all); in ReMix the public expert is one of them. ReMix uses
+    `scaling`; `hidden` is the width of the X-LoRA gate. A softmax or ReMix router with one decision
+    for all layers may `start` from domain embeddings.
     """
 
     kind: Kind
@@ -65,7 +65,7 @@ class RouterSpec:
     start: Start = "zero"
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for what no router can be."""
+        """Raise `ConfigError` for values that do not fit each other."""
         if self.kind not in ROUTERS:
             raise ConfigError(f"router {self.kind!r}: there are {ROUTERS.listed()}")
         if self.kind == "remix" and not 1 <= self.top_k <= self.arms:
@@ -82,14 +82,17 @@ class RouterSpec:
 
     @property
     def arms(self) -> int:
-        """Choices: the public expert, then the others in their order."""
+        """Number of arms: the public expert and the others."""
         return self.experts + 1
 
     def of(self, experts: int) -> "RouterSpec":
-        """The same over another number of experts; ReMix chooses at most as many as there are."""
+        """Return the spec for another number of experts.
+
+        ReMix's `top_k` is reduced if necessary.
+        """
         top_k = min(self.top_k, experts + 1) if self.kind == "remix" else self.top_k
         return replace(self, experts=experts, top_k=top_k)
 
     def table(self) -> dict[str, Any]:
-        """The spec as a value for JSON."""
+        """Convert the spec to a table for JSON."""
         return asdict(self)

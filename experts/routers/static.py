@@ -1,4 +1,4 @@
-"""Routers that nothing is trained for: uniform, domain embeddings, Arrow.
+"""Routers without training: uniform, domain embeddings, Arrow.
 
 Shape suffixes: B sequences, T tokens, D width, E experts, L decisions (layers).
 """
@@ -21,28 +21,28 @@ SHRINKAGE = 0.1
 TEMPERATURE = 0.3
 THRESHOLD = 0.55
 EVIDENCE = -1
-"""Where the memory keeps it: no layer's slot."""
+"""The memory's slot for the evidence, which is no layer's slot."""
 
 
 class UniformRouter(Router):
-    """Every expert, and the public one, with the same weight."""
+    """Gives every expert and the public one the same weight."""
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """``1 / (E + 1)`` everywhere."""
+        """Return ``1 / (E + 1)`` for all arms, [B, T, A]."""
         return x_BTD.new_full((*x_BTD.shape[:2], self.spec.arms), 1 / self.spec.arms)
 
 
 class DomainRouter(Router):
     """Rows from domain embeddings, without training (FlexOlmo, arXiv 2507.07024, section 3).
 
-    Row i is the linear discriminant between domain i and public text,
-    ``r_i = C^-1 (mu_i - mu_0)``, from the mean input embedding of each domain and the mean and
-    covariance of public text. ``(e - mu_0) r_i / D_i^2``, ``D_i^2 = (mu_i - mu_0) r_i``, is 0 on
-    average on public text and 1 on domain i; what exceeds `THRESHOLD` adds up over the tokens so
-    far, as evidence does (log-likelihood ratio of two Gaussians, tempered by `TEMPERATURE` since
-    tokens are not independent). A softmax with the public expert at logit 0 gives the weights: the
-    same for all at the start, where nothing is known. The `top_k` experts of the largest weight are
-    kept, not renormalised: the others' weight goes to the public expert, which costs nothing more.
+    Row i is the linear discriminant between domain i and public text, ``r_i = C^-1 (mu_i - mu_0)``,
+    from the mean input embedding of each domain and the mean and covariance of public text. ``(e -
+    mu_0) r_i / D_i^2``, ``D_i^2 = (mu_i - mu_0) r_i``, is 0 on average on public text and 1 on
+    domain i. The excess over `THRESHOLD` adds up over the tokens so far, as evidence does (log-
+    likelihood ratio of two Gaussians, tempered by `TEMPERATURE` since tokens are not independent).
+    A softmax with the public expert at logit 0 gives the weights, which are equal before the first
+    token. The `top_k` experts of the largest weight are kept. The weight of the others goes to the
+    public expert, which costs nothing more.
     """
 
     expert_axes: ClassVar[dict[str, int]] = {"rows_ED": 0, "bias_E": 0}
@@ -64,9 +64,9 @@ class DomainRouter(Router):
         return keep_top(arms, self.spec.top_k).to(x_BTD.dtype)
 
     def evidence(self, x_BTD: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """For every expert [B, T, E], float32, and from how many tokens [B, T, 1].
+        """Evidence for every expert, float32 [B, T, E], and the number of its tokens, [B, T, 1].
 
-        A sequence's start token is none.
+        A sequence's start token does not count.
         """
         evidence = (x_BTD.float() - self.origin_D) @ self.rows_ED.T - self.bias_E
         limit = self.spec.prefix if self.spec.level == "request" else 0
@@ -77,10 +77,10 @@ class DomainRouter(Router):
 
 
 def domain_router(spec: RouterSpec, means: Sequence[Tensor], public_ND: Tensor) -> DomainRouter:
-    """The router of experts with the mean input embeddings [D] in `means`.
+    """Make the router of experts whose mean input embeddings [D] are `means`.
 
     `public_ND` are embeddings of public text. The covariance is shrunk by `SHRINKAGE` of its mean
-    variance, so few tokens do.
+    variance, so that few tokens suffice.
     """
     public = public_ND.double()
     origin = public.mean(0)
@@ -101,10 +101,11 @@ class ArrowRouter(Router):
     """Prototypes from the experts' own weights, without data (Arrow; PEFT's `lora/arrow`).
 
     An expert's prototype in a layer is the top right singular vector of its change there: the
-    direction of the input that it answers to most. A token's score is ``|x . v|``, since a singular
-    vector has no sign; the softmax is over the `top_k` experts of the largest score. Unlike PEFT's,
-    a decision is one per block, from the block's normalised input and the gate and up changes
-    together. An expert without a change in a layer takes no part there; the public one never.
+    direction of input with the largest response. A token's score is ``|x . v|``, since a singular
+    vector has no sign; the softmax is over the `top_k` experts of the largest score. Unlike PEFT,
+    it makes one decision per block, from the block's normalised input and the gate and up changes
+    together. An expert without a change in a layer takes no part there, and neither does the public
+    expert anywhere.
     """
 
     per_layer: ClassVar[bool] = True
@@ -120,12 +121,12 @@ class ArrowRouter(Router):
 
     @property
     def shared(self) -> bool:
-        """Never: a prototype belongs to its layer."""
+        """Always false, since a prototype belongs to its layer."""
         return False
 
     @torch.no_grad()
     def prepare(self, experts: Mapping[str, Factors], blocks: Sequence[int]) -> None:
-        """Set every expert's prototype in every block that it changes."""
+        """Compute every expert's prototype in every block that it changes."""
         for index, factors in enumerate(experts.values()):
             for slot, layer in enumerate(blocks):
                 pairs = [pair for path, pair in factors.items() if _feeds(path, layer)]
@@ -134,7 +135,7 @@ class ArrowRouter(Router):
                     self.present_LE[slot, index] = True
 
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
-        """Weights of one block."""
+        """Return the weights of one block, [B, T, A]."""
         scores = (normalised(x_BTD) @ self.prototypes_LED[slot].T).abs()
         scores = scores.masked_fill(~self.present_LE[slot], -torch.inf)
         k = self.spec.top_k or self.spec.experts
@@ -142,7 +143,7 @@ class ArrowRouter(Router):
             chosen = largest(scores, k)
             others = torch.full_like(scores, -torch.inf)
             scores = others.scatter(-1, chosen, scores.gather(-1, chosen))
-        # Where no expert is present a softmax would be NaN: there the public one does it all.
+        # Without any expert in this block the softmax is NaN; then the public expert gets weight 1.
         weights = torch.softmax(scores, dim=-1).nan_to_num(0.0)
         return with_public(weights).to(x_BTD.dtype)
 
@@ -150,14 +151,14 @@ class ArrowRouter(Router):
 def arrow_router(
     spec: RouterSpec, experts: Mapping[str, Factors], blocks: Sequence[int]
 ) -> ArrowRouter:
-    """The router of `experts`, whose changes are in the layers `blocks`, in this order."""
+    """Make the router of `experts`, whose changes are in the layers `blocks`, in this order."""
     router = ArrowRouter(spec)
     router.prepare(experts, blocks)
     return router
 
 
 def prototype(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Top right singular vector [D] of the stacked products B A, without forming one."""
+    """Top right singular vector [D] of the stacked products B A, computed without forming them."""
     rows = [torch.linalg.qr(b.double())[1] @ a.double() for b, a in pairs]
     right: Tensor = torch.linalg.svd(torch.cat(rows), full_matrices=False)[2][0]
     return right.float()

@@ -1,4 +1,4 @@
-"""Bits per byte on held-out documents: a figure that does not depend on the tokenizer."""
+"""Bits per byte on held-out documents, a figure that can be compared across tokenizers."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -15,7 +15,7 @@ from fedmore.experts.text.tokenization import TextTokenizer
 
 @dataclass(frozen=True)
 class Score:
-    """What one document cost: `nats` of negative log likelihood over `size` bytes of text."""
+    """One document's negative log likelihood in `nats`, over `size` bytes of text."""
 
     nats: float
     size: int
@@ -31,9 +31,10 @@ def score(
 ) -> list[Score]:
     """Score the first `tokens` tokens of every document, in the given order.
 
-    Every token counts, the first given the opener; without one the first character is not scored
-    and its bytes do not count. A cut leaves the last character whole. Documents of similar length
-    share a batch of `batch`; padding is on the right, where a causal model cannot see it.
+    Every token counts, and the first is predicted from the opener. Without an opener the first
+    character is not scored and its bytes do not count. A document is never cut inside a character.
+    Documents of similar length share a batch of `batch`. Padding is on the right, where a causal
+    model cannot see it.
     """
     found = score_tokens(model, text, documents, tokens, batch)
     return [Score(float(nats_T.sum()), size) for nats_T, size in found]
@@ -42,7 +43,7 @@ def score(
 def score_tokens(
     model: Any, text: TextTokenizer, documents: Sequence[str], tokens: int, batch: int = 4
 ) -> list[tuple[Tensor, int]]:
-    """As `score`, but what each token cost (nats [T], float64), and the bytes of these tokens."""
+    """Do as `score`, but return every document's nats per token, float64 [T], and its bytes."""
     cuts = [text.cut(document, tokens) for document in documents]
     losses = token_losses(model, [cut.ids for cut in cuts], batch)
     pairs = zip(losses, cuts, strict=True)
@@ -51,7 +52,7 @@ def score_tokens(
 
 @torch.inference_mode()
 def token_losses(model: Any, rows: Sequence[Sequence[int]], batch: int = 4) -> list[Tensor]:
-    """Nats [T - 1], float64, of every token of every row but the first."""
+    """Nats of every row's tokens but the first, float64 [T - 1]."""
     order = sorted((i for i, row in enumerate(rows) if len(row) > 1), key=lambda i: len(rows[i]))
     found = dict.fromkeys(range(len(rows)), torch.zeros(0, dtype=torch.float64))
     for start in range(0, len(order), batch):
@@ -81,10 +82,10 @@ def interval(
     baseline: Sequence[Score] | None = None,
     clusters: Sequence[Hashable] | None = None,
 ) -> Interval | None:
-    """95 % interval over documents of `mean_bits_per_byte`, by Student's t; None for one document.
+    """95 % interval of `mean_bits_per_byte` over documents, by Student's t; None for one document.
 
-    With a `baseline` of the same documents, of the difference to it (paired). `clusters` names each
-    score's document if one is scored more than once, as in several seeds.
+    With a `baseline` of the same documents, it is the interval of the paired difference. `clusters`
+    names each score's document if documents are scored more than once, as in several seeds.
     """
     nats = np.array([s.nats for s in scores])
     if baseline is not None:
@@ -93,12 +94,12 @@ def interval(
 
 
 def summary(scores: Sequence[Score]) -> dict[str, Any]:
-    """`{"mean", "ci95": [low, high] or None}` as reports show it."""
+    """Return `{"mean", "ci95": [low, high] or None}`, in bits per byte, as reports show it."""
     return {"mean": mean_bits_per_byte(scores), "ci95": _listed(interval(scores))}
 
 
 def difference(scores: Sequence[Score], baseline: Sequence[Score]) -> dict[str, Any]:
-    """`{"mean", "ci95"}` of the difference to `baseline` on the same documents (paired)."""
+    """Return `{"mean", "ci95"}` of the paired difference to `baseline` on the same documents."""
     mean = mean_bits_per_byte(scores) - mean_bits_per_byte(baseline)
     return {"mean": mean, "ci95": _listed(interval(scores, baseline))}
 
@@ -106,9 +107,9 @@ def difference(scores: Sequence[Score], baseline: Sequence[Score]) -> dict[str, 
 def gain_kept(
     base: Sequence[Score], own: Sequence[Score], mixture: Sequence[Score]
 ) -> dict[str, Any] | None:
-    """`{"mean", "ci95"}` of the part of the own expert's gain that the mixture keeps.
+    """Return `{"mean", "ci95"}` of the fraction of the own expert's gain that the mixture keeps.
 
-    None if there is no gain. The interval is None if the gain is not clear of 0.
+    The result is None without a gain, and the interval is None if the gain is not clearly above 0.
     """
     base_N, own_N, mixture_N = (np.array([s.nats for s in each]) for each in (base, own, mixture))
     gain = float((base_N - own_N).sum())

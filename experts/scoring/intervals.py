@@ -1,9 +1,10 @@
 """95 % intervals of figures over documents, by Student's t.
 
-A document is a draw from many that could have been scored; a cluster is what was drawn together,
-such as the scores of one document in several seeds. Documents differ in length, so a mean is a
-ratio of sums, and its error is that of leaving out one document after another (the jackknife).
-Over several strata the quantile is that of the smallest, which errs towards wide intervals.
+A document is a draw from the many that could have been scored. A cluster has scores that were drawn
+together, such as those of one document in several seeds. Documents differ in length, so a mean is a
+ratio of sums. Its error is estimated by leaving out one document after another (the jackknife).
+Over several strata, Student's quantile is that of the smallest stratum, which errs towards wide
+intervals.
 
 Shape suffixes: N documents, C clusters.
 """
@@ -20,23 +21,23 @@ LEVEL = 0.95
 Interval = tuple[float, float]
 Numbers = NDArray[np.float64]
 Pair = tuple[ArrayLike, ArrayLike]
-"""Tops and bottoms, or parts and wholes, of the documents of one stratum."""
+"""Tops and bottoms, or parts and wholes, of one stratum's documents."""
 
 
 def ratio_interval(
     tops_N: ArrayLike, bottoms_N: ArrayLike, clusters: Sequence[Hashable] | None = None
 ) -> Interval | None:
-    """The interval of sum(tops) / sum(bottoms), bottoms being sizes; None below two documents.
+    """Interval of sum(tops) / sum(bottoms), with sizes as bottoms; None below two documents.
 
-    Documents of size 0 say nothing and do not count.
+    Documents of size 0 are ignored.
     """
     return mean_ratio_interval([_clustered(tops_N, bottoms_N, clusters)])
 
 
 def mean_ratio_interval(strata: Sequence[Pair]) -> Interval | None:
-    """The interval of the mean over strata, such as texts, of sum(tops) / sum(bottoms).
+    """Interval of the mean over strata, such as texts, of sum(tops) / sum(bottoms).
 
-    Strata are chosen and not drawn: their means may differ, and only documents within one vary.
+    Strata are chosen, not drawn. So their means may differ, and only documents within one vary.
     """
     known = [_counted(*_clustered(tops, bottoms, None)) for tops, bottoms in strata]
     fewest = min(len(tops) for tops, _ in known)
@@ -51,16 +52,16 @@ def mean_ratio_interval(strata: Sequence[Pair]) -> Interval | None:
 def share_interval(
     parts_N: ArrayLike, wholes_N: ArrayLike, clusters: Sequence[Hashable] | None = None
 ) -> Interval | None:
-    """The interval of sum(parts) / sum(wholes) for wholes that may be of either sign (Fieller).
+    """Interval of sum(parts) / sum(wholes) if wholes may have either sign (Fieller's method).
 
-    It holds every share that a t-test does not refute. None unless the sum of the wholes is clearly
-    not 0: then no share at all can be refuted, or hardly any.
+    It holds every share that a t-test does not refute. The result is None unless the sum of the
+    wholes is significantly different from 0, since otherwise hardly any share can be refuted.
     """
     return stratified_share_interval([_clustered(parts_N, wholes_N, clusters)])
 
 
 def stratified_share_interval(strata: Sequence[Pair]) -> Interval | None:
-    """`share_interval` of the sums over all strata, of whose documents only those of one vary."""
+    """`share_interval` of the sums over all strata; only documents within a stratum vary."""
     known = [_clustered(parts, wholes, None) for parts, wholes in strata]
     fewest = min(len(parts) for parts, _ in known)
     if fewest < 2:
@@ -82,7 +83,7 @@ def _counted(tops_N: Numbers, bottoms_N: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def _jackknife(tops_N: Numbers, bottoms_N: Numbers) -> float:
-    """The variance of sum(tops) / sum(bottoms)."""
+    """Variance of sum(tops) / sum(bottoms), by the jackknife."""
     count, mean = len(tops_N), tops_N.sum() / bottoms_N.sum()
     residuals = (tops_N - mean * bottoms_N) / (bottoms_N.sum() - bottoms_N)
     return float((count - 1) / count * (residuals**2).sum())
@@ -95,7 +96,7 @@ def _quantile(count: int) -> float:
 def _clustered(
     one_N: ArrayLike, other_N: ArrayLike, clusters: Sequence[Hashable] | None
 ) -> tuple[Numbers, Numbers]:
-    """The sums of every cluster; each document is one by itself if there are no clusters."""
+    """Sum up every cluster; without clusters, each document is its own."""
     first, second = np.asarray(one_N, np.float64), np.asarray(other_N, np.float64)
     if clusters is None:
         return first, second

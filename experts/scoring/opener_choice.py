@@ -1,4 +1,4 @@
-"""The choice of an opener by the base's loss on public text: which one, and whether for windows."""
+"""Chooses the opener by the base's loss on public text, and whether it also opens windows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,22 @@ from fedmore.experts.text.tokenization import TextTokenizer, sample
 DOCUMENTS = 12
 TOKENS = 64
 FEWEST = 32
-"""Tokens of a document inside which a window is tried."""
+"""Number of tokens of a document in whose middle a window is tried."""
 
 CLEARLY = 1e-3
-"""Part of the bits per byte by which one is better than another; what is less may be rounding."""
+"""Relative difference in bits per byte that counts as better; less may be rounding."""
 
 PARAGRAPH = 200
-"""Characters from which on a paragraph stands for a document, if documents are few."""
+"""Least characters of a paragraph that serves as a document if documents are few."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The opener that was chosen, and by which figures, all in bits per byte of public text.
+    """The chosen opener and the figures behind it, all in bits per byte of public text.
 
-    `starts` are of beginnings of documents by opener; `inside` of windows inside documents: after
-    the chosen opener, and after nothing but the token before them. None if no document is long.
+    `starts` has the figure for beginnings of documents after each opener. `inside` has two figures
+    for windows inside documents: after the chosen opener, and after just the token before them. It
+    is None if no document is long enough.
     """
 
     opener: Opener
@@ -34,7 +35,7 @@ class Choice:
     inside: tuple[float, float] | None
 
     def lines(self) -> list[str]:
-        """The figures for a person."""
+        """The figures as lines for a person."""
         shown = ", ".join(f"{name} {bits:.3f}" for name, bits in self.starts.items())
         found = [f"opener {self.opener.name}: bits per byte of public text after {shown}"]
         if self.inside is not None:
@@ -47,9 +48,9 @@ class Choice:
 
 
 def choose(model: Any, tokenizer: Any, documents: Sequence[str]) -> Choice:
-    """Try every opener of the tokenizer; the first of those that are as good as the best.
+    """Try every opener of the tokenizer and take the first that is as good as the best.
 
-    Windows are opened only if that is clearly better, so that the choice is the same everywhere.
+    Windows are opened only if that is clearly better, so that every machine makes the same choice.
     """
     texts = sample(_enough(documents), DOCUMENTS, 0)
     known = candidates(tokenizer)
@@ -70,7 +71,7 @@ def choose(model: Any, tokenizer: Any, documents: Sequence[str]) -> Choice:
 
 
 def _enough(documents: Sequence[str]) -> list[str]:
-    """Documents, or paragraphs if documents are few."""
+    """Return the documents, or their paragraphs if documents are few."""
     if len(documents) >= DOCUMENTS:
         return list(documents)
     parts = [part.strip() for text in documents for part in text.split("\n\n")]
@@ -86,8 +87,8 @@ def _bits(
 ) -> float:
     """Bits per byte of texts from their beginning or, if `middle` is 2, from half-way on.
 
-    The context is the opener or, if it is None, the token before. The first token of a text is not
-    counted, so that all openers are compared on the same tokens.
+    The context is the opener or, if it is None, the token before. The first token of a text does
+    not count, so that all openers are compared on the same tokens.
     """
     rows, counted = [], []
     for each in ids:

@@ -1,1 +1,1 @@
-"""Text as tokens: openers, windows, passages, control tokens."""
+"""Turns text into tokens: openers, training windows, passages, control tokens."""

@@ -1,8 +1,8 @@
-"""Control tokens in text: those that a chat template wrote, and no others.
+"""Marks the control tokens that a chat template wrote; in all other text they are plain text.
 
-An owner's text that holds `<|im_end|>` is text. In a conversation that a template has written, the
-template's own tokens stand between two marks, so that they are told from those of the turns. The
-marks are noncharacters of Unicode, which no text for interchange holds.
+An owner's text that contains `<|im_end|>` is text. In a formatted conversation, each of the
+template's own control tokens stands between two marks, which tells it from the same characters in a
+turn. The marks are noncharacters of Unicode, which texts for interchange never contain.
 """
 
 import re
@@ -14,7 +14,7 @@ _MARKS = re.compile(f"[{OPEN}{CLOSE}{SPLIT}]")
 
 
 def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Every token that means something else than its characters, the longest first."""
+    """Every token that means something other than its characters, the longest first."""
     added = tokenizer.added_tokens_decoder.values()
     found = {*map(str, tokenizer.all_special_tokens), *(str(t) for t in added if t.special)}
     return tuple(sorted(found, key=lambda token: (-len(token), token)))
@@ -25,12 +25,12 @@ def _pattern(tokenizer: Any) -> str:
 
 
 def unmarked(text: str) -> str:
-    """The text without marks."""
+    """Remove the marks."""
     return _MARKS.sub("", text)
 
 
 def as_text(tokenizer: Any, value: Any) -> Any:
-    """A turn whose strings hold no control token; `mark` makes them whole again."""
+    """Split the control tokens in a turn's strings, so that none is left; `mark` undoes it."""
     if isinstance(value, str):
         parts = re.compile(_pattern(tokenizer))
         return parts.sub(lambda m: m[0][:1] + SPLIT + m[0][1:], unmarked(value))
@@ -42,12 +42,12 @@ def as_text(tokenizer: Any, value: Any) -> Any:
 
 
 def mark(tokenizer: Any, text: str) -> str:
-    """What a template made of turns that went through `as_text`, with its own tokens marked."""
+    """Mark the template's own tokens in its output for turns that went through `as_text`."""
     return re.sub(f"({_pattern(tokenizer)})", f"{OPEN}\\1{CLOSE}", text).replace(SPLIT, "")
 
 
 def parts(tokenizer: Any, text: str) -> Iterator[tuple[str, bool]]:
-    """The text in turns of plain text and marked control tokens (true)."""
+    """Split the text into plain text (false) and marked control tokens (true)."""
     found = re.split(f"{OPEN}({_pattern(tokenizer)}){CLOSE}", text)
     for index, part in enumerate(found):
         if part:

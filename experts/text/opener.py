@@ -1,8 +1,8 @@
-"""What opens a document, and a window of text: one choice per federation.
+"""The opener: tokens before a document and maybe a window; one choice per federation.
 
-Some bases were trained with a token before every document and score far worse without it; of others
+Some bases were trained with a token before every document and score far worse without it. In others
 the <bos> opens something else, such as a turn of a chat. So the choice is made once, by the base's
-loss (`fedmore.experts.scoring.opener_choice`), and all of training, scoring and generation use it.
+loss (`fedmore.experts.scoring.opener_choice`). Training, scoring and generation all use it.
 """
 
 import functools
@@ -13,10 +13,10 @@ from typing import Any
 from fedmore.experts.errors import ConfigError
 
 AUTO = "auto"
-"""The rule for a federation that made no choice: <bos>, else <eos>, else the tokenizer's own."""
+"""The rule for a federation without a choice: <bos>, else <eos>, else the tokenizer's own."""
 
 NONE = "none"
-"""Documents follow one another with nothing between them."""
+"""The opener without tokens: documents follow one another directly."""
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -31,9 +31,9 @@ class Opener:
 
 
 def candidates(tokenizer: Any) -> dict[str, tuple[int, ...]]:
-    """Every opener that this tokenizer has, by name; of two names for one, the first.
+    """List this tokenizer's openers by name; of two names for one opener, the first is kept.
 
-    What the tokenizer itself puts before a text comes first, nothing at all comes last.
+    The tokens that the tokenizer itself puts before a text come first, the empty opener last.
     """
     found: dict[str, tuple[int, ...]] = {}
     for name, ids in _named(tokenizer).items():
@@ -52,14 +52,14 @@ def _named(tokenizer: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _id_of(tokenizer: Any, token: str) -> int | None:
-    """The number of a token; None if the tokenizer has none of that name."""
+    """Id of a token; None if the tokenizer has no token of that name."""
     number = tokenizer.convert_tokens_to_ids(token)
     known = number is not None and tokenizer.convert_ids_to_tokens(number) == token
     return int(number) if known else None
 
 
 def prefix_of(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that the tokenizer itself puts before a text."""
+    """Tokens that the tokenizer itself puts before a text."""
     whole: list[int] = tokenizer("a")["input_ids"]
     plain: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     for start in range(len(whole) - len(plain) + 1):
@@ -70,7 +70,7 @@ def prefix_of(tokenizer: Any) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=16)
 def resolve(tokenizer: Any, name: str = AUTO, windows: bool = False) -> Opener:
-    """The opener called `name`; raises `ConfigError` if the tokenizer has none of that name."""
+    """Look up the opener `name`; raises `ConfigError` if the tokenizer has no such opener."""
     known = candidates(tokenizer)
     if name == AUTO:
         name = _by_rule(tokenizer, known)

@@ -1,4 +1,4 @@
-"""Passages of a text to embed: documents' beginnings and, if these are few, more of each."""
+"""Passages of a text to embed: documents' beginnings and, if these are too few, more of each."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from fedmore.experts.text.tokenization import TextTokenizer
 
 LOOKED_AT = 1 << 20
-"""Characters of a document from which its passages are taken."""
+"""Number of a document's first characters from which passages are taken."""
 
 PER_TOKEN = 32
-"""Characters that a token has at most, as a rule: enough to find a document's first tokens."""
+"""Usual upper bound of a token's characters, enough to find a document's first tokens."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Some tokens of document `number`."""
+    """Some consecutive tokens of document `number`."""
 
     number: int
     ids: list[int]
@@ -24,10 +24,10 @@ class Passage:
 def passages(
     documents: Sequence[str], text: TextTokenizer, count: int, tokens: int, seed: int
 ) -> list[Passage]:
-    """`count` passages of at most `tokens` tokens, or all that there are.
+    """Draw `count` passages of at most `tokens` tokens, or fewer if the text is short.
 
-    Each document gives its first one, in an order drawn by `seed`. If these are too few, each gives
-    another, and so on, so one long document gives as many as it has.
+    Each document gives its first passage, in an order drawn by `seed`. If these are too few, each
+    gives another, and so on.
     """
     generator = random.Random(seed)
     order = generator.sample(range(len(documents)), len(documents))
@@ -49,7 +49,7 @@ def passages(
 def _others(
     document: str, text: TextTokenizer, tokens: int, generator: random.Random
 ) -> Iterator[list[int]]:
-    """The passages of a document after its first, in a drawn order; a short end is left out."""
+    """Yield a document's passages after the first in random order, without a short end."""
     ids = text.plain(document[:LOOKED_AT])
     starts = list(range(tokens, len(ids) - tokens // 2, tokens))
     generator.shuffle(starts)

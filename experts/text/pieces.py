@@ -1,4 +1,4 @@
-"""Tokens as pieces of text that can be shown: a character of several tokens is one piece.
+"""Joins tokens to pieces of text that can be shown; a character of several tokens is one piece.
 
 Shape suffixes: L decisions (layers), T tokens, A arms.
 """
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 BROKEN = "\ufffd"
-"""What decoders write for bytes that are no character, or not yet a whole one."""
+"""The character that decoders write for bytes that are not, or not yet, a whole character."""
 
 LONGEST = 3
-"""Tokens that a character's beginning has at most, for it has at most four bytes."""
+"""Most tokens of an incomplete character, since a character has at most four bytes."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text of `tokens` tokens, and the mean of their weights."""
+    """The text of `tokens` tokens, and the mean of their weights."""
 
     text: str
     tokens: int
@@ -28,15 +28,15 @@ class Piece:
 
     @property
     def mean(self) -> Tensor:
-        """Weights [A]: the mean over the decisions."""
+        """Mean weights over the decisions, [A]."""
         return self.weights_LA.mean(0)
 
 
 class Pieces:
-    """Joins tokens one after another; `before` are the ones that they follow.
+    """Joins tokens one after another; `before` are the tokens before them.
 
-    A token's text depends on what stands before it (some tokenizers drop a text's first space), so
-    it is what the decoded text grows by.
+    A token's text can depend on the tokens before it: some tokenizers drop a text's first space. So
+    its text is what the decoded text grows by.
     """
 
     def __init__(self, tokenizer: Any, before: Sequence[int]) -> None:
@@ -45,7 +45,7 @@ class Pieces:
         self._weights: list[Tensor] = []
 
     def add(self, token: int, weights_LA: Tensor) -> Piece | None:
-        """The piece that is whole now, if one is."""
+        """Add a token; returns the piece that it completes, or None."""
         self._ids.append(token)
         self._weights.append(weights_LA)
         text = self._text(len(self._ids))
@@ -55,13 +55,13 @@ class Pieces:
         return self._piece(broken) if broken else None
 
     def rest(self) -> Piece | None:
-        """What is left at the end, whole or not."""
+        """Return the remaining piece at the end, complete or not."""
         return self._piece(len(self._ids)) if self._ids else None
 
     def _broken(self) -> int:
-        """How many of the first tokens will never be a character; 0 if that is open.
+        """Number of first tokens that can never become a character; 0 if they still might.
 
-        Their text stays as it is, and the next token begins another character.
+        Their text is kept as it is, and the next token begins another character.
         """
         texts = [self._text(count) for count in range(1, len(self._ids) + 1)]
         for count, (text, longer) in enumerate(pairwise(texts), 1):
@@ -87,7 +87,7 @@ class Pieces:
 
 
 def pieces(tokenizer: Any, ids: Sequence[int], weights_LTA: Tensor) -> list[Piece]:
-    """Of all tokens but the first, which has no weights."""
+    """The pieces of all tokens but the first, which has no weights."""
     joined = Pieces(tokenizer, ids[:1])
     added = [joined.add(*each) for each in zip(ids[1:], weights_LTA.unbind(1), strict=True)]
     return [piece for piece in (*added, joined.rest()) if piece is not None]

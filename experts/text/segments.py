@@ -1,17 +1,17 @@
-"""A text as segments: documents, long ones in several, so that none is too long to tokenise."""
+"""Splits a text into segments: documents, and parts of those that are too long to tokenise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 LONGEST = 1 << 18
-"""Most characters of a segment."""
+"""Maximum number of characters of a segment."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of document `number`; `first` is the one that the document begins with.
+    """A part of document `number`; `first` marks the document's beginning.
 
-    The ranges of its tokens that are named in `without` are left out.
+    The ranges of its tokens in `without` are left out.
     """
 
     number: int
@@ -21,12 +21,12 @@ class Segment:
 
     @property
     def opened(self) -> bool:
-        """Whether an opener is put before it: not if its first tokens are left out."""
+        """Whether it gets an opener; it gets none if its first tokens are left out."""
         return self.first and not any(start == 0 for start, _ in self.without)
 
 
 def segments_of(documents: Sequence[str], longest: int = LONGEST) -> list[Segment]:
-    """Every document, one of more than `longest` characters cut where words end."""
+    """Return every document; one above `longest` characters is cut between words."""
     found = []
     for number, text in enumerate(documents):
         start = 0

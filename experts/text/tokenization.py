@@ -1,4 +1,4 @@
-"""Text as tokens: documents opened as the federation has chosen, and cut for scoring."""
+"""Tokenises documents with the federation's opener, and cuts them for scoring."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from fedmore.experts.text.pieces import BROKEN
 class Cut:
     """The beginning of a document to score.
 
-    The first `given` of `ids` are context and are not scored; the others encode `size` bytes.
+    The first `given` of `ids` are context and are not scored. The others encode `size` bytes.
     """
 
     ids: list[int]
@@ -24,17 +24,17 @@ class Cut:
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer and what opens a document.
+    """A tokenizer and an opener.
 
-    Text is never read as control tokens: one that holds `<|im_end|>` gives the characters of it.
-    Only what a chat template wrote is (`fedmore.experts.text.control_tokens`).
+    Text never gives control tokens: `<|im_end|>` in it is tokenised as characters. The only
+    exception are those that a chat template wrote (`fedmore.experts.text.control_tokens`).
     """
 
     tokenizer: Any
     opener: Opener
 
     def plain(self, text: str) -> list[int]:
-        """Tokens of a text, without an opener."""
+        """Tokenise a text, without an opener."""
         if OPEN not in text:
             return self._split(text)
         ids = []
@@ -50,18 +50,18 @@ class TextTokenizer:
         return ids
 
     def document(self, text: str) -> list[int]:
-        """Tokens of a document, opened; a chat template may have done so already."""
+        """Tokenise a document, with the opener unless a chat template wrote it already."""
         return self.opened(self.plain(text))
 
     def opened(self, ids: list[int]) -> list[int]:
-        """A document's tokens after the opener, which is not put there twice."""
+        """Put the opener before a document's tokens, unless they begin with it."""
         opener = list(self.opener.ids)
         return ids if opener and ids[: len(opener)] == opener else [*opener, *ids]
 
     def cut(self, text: str, tokens: int) -> Cut:
-        """Opener and first `tokens` tokens of a document, fewer if a character would be cut.
+        """Return the opener and the first `tokens` tokens, fewer if a character would be cut.
 
-        Without an opener nothing predicts the first character, so it is context.
+        Without an opener the first character cannot be predicted, so it becomes context.
         """
         plain = self.plain(text)
         plain = self.opened(plain)[len(self.opener.ids) :]
@@ -84,13 +84,13 @@ class TextTokenizer:
 
 
 def pad_token(tokenizer: Any) -> int:
-    """A token for padding, which no one attends to: <pad>, else <eos>, else the first."""
+    """A token for padding, which is masked: <pad>, else <eos>, else token 0."""
     found = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return int(next(token for token in found if token is not None))
 
 
 def sample(documents: Sequence[str], count: int, seed: int) -> list[str]:
-    """`count` documents (or all), drawn without replacement."""
+    """Draw `count` documents (or all) without replacement."""
     generator = random.Random(seed)
     chosen: Iterable[str] = generator.sample(list(documents), min(count, len(documents)))
     return list(chosen)

@@ -1,13 +1,13 @@
-"""Training windows: over an epoch every token of the text is in one of them, once.
+"""Cuts a text into training windows; in an epoch, every token is trained exactly once.
 
-In every epoch the segments of the text (documents, and parts of long ones) are laid end to end in
-an order of the epoch's own. A group of them at a time, as large as the buffer, is cut into windows,
-whose order is drawn too. A text that fits the buffer is one group, so the order is one permutation
-of all its windows. The last window of a group takes what it lacks from the group after it, which
-then begins behind that.
+In every epoch, the segments of the text (documents, and parts of long ones) are joined in a new
+random order. A group of them, as large as the buffer, is cut into windows at a time, and their
+order is drawn too. A text that fits the buffer is one group, so its windows are in one random
+permutation. If the last window of a group is short, it takes tokens from the next group, which then
+begins behind them.
 
-A window [T + 1] trains its last T tokens. The one before them is their context: the token that
-stands there in the text or, if openers open windows too, the opener.
+A window [T + 1] trains its last T tokens. The token before them is context: the previous token of
+the text or, if windows are opened, the opener.
 """
 
 import random
@@ -24,17 +24,17 @@ from fedmore.experts.text.segments import Segment, segments_of
 from fedmore.experts.text.tokenization import TextTokenizer
 
 BUFFER = 16 << 20
-"""Characters of a group: about four million tokens."""
+"""Number of characters of a group, about four million tokens."""
 
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Place:
-    """How far a text has been read.
+    """The position in a text.
 
-    `taken` windows of a `group` in an `epoch` (all from 0) are done. The first `skip` tokens of the
-    group were in a window of the group before it.
+    Of `group` in `epoch` (both counted from 0), `taken` windows are done. The first `skip` tokens
+    of the group were in a window of the group before it.
     """
 
     epoch: int = 0
@@ -54,14 +54,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class _Group:
-    """Tokens laid end to end, the document of each, and where in them openers begin."""
+    """Joined tokens, the document of each, and the positions at which openers begin."""
 
     ids: Ids
     numbers: Ids
     openers: frozenset[int]
 
     def followed_by(self, after: "_Group", most: int) -> "_Group":
-        """The group that goes on with the first tokens of `after`, at most `most` of them."""
+        """Append the first tokens of `after`, at most `most` of them."""
         return _Group(
             np.concatenate([self.ids, after.ids[:most]]),
             np.concatenate([self.numbers, after.numbers[:most]]),
@@ -71,9 +71,9 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Windows:
-    """A group as windows in their drawn order: where each one's own tokens begin, its context.
+    """A group's windows in random order, each with the start of its own tokens and its context.
 
-    `over` tokens of what follows the group are in its last window.
+    The last window has `over` tokens of the next group.
     """
 
     text: _Group
@@ -82,7 +82,7 @@ class _Windows:
 
 
 class Stream:
-    """All windows of T = `length` tokens of some segments, in an order drawn by `seed`."""
+    """All windows of T = `length` tokens of some segments, in random order by `seed`."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Stream:
 
     @property
     def tokens(self) -> int:
-        """Tokens of an epoch; of several groups, as many as the first one lets expect."""
+        """Number of tokens of an epoch; with several groups, an estimate from the first."""
         chosen = self._groups(0)[0] if self._segments else []
         part, whole = (
             sum(len(p.text) for p in each) for each in (self._those(chosen), self._segments)
@@ -108,7 +108,7 @@ class Stream:
         return round(len(self._group(0, 0).ids) * whole / part) if part else 0
 
     def take(self, place: Place, count: int) -> Slice:
-        """The next `count` windows; raises `DataError` if there is nothing to train on."""
+        """Return the next `count` windows; raises `DataError` if the text is empty."""
         if not self.tokens:
             raise DataError("no documents to train on")
         rows: list[Ids] = []
@@ -126,7 +126,7 @@ class Stream:
         return Slice(torch.from_numpy(np.stack(rows)), len(numbers), place)
 
     def _windows(self, place: Place) -> _Windows:
-        """The group of a place as windows; those of the last one are kept."""
+        """Cut the group of a place into windows; the last result is cached."""
         begin = replace(place, taken=0)
         if self._current is None or self._current[0] != begin:
             self._current = begin, self._cut(begin)
@@ -148,7 +148,7 @@ class Stream:
         return _Windows(text, tuple(found), start - end)
 
     def _context(self, text: _Group, start: int) -> Ids:
-        """The tokens before a window; none if it brings its own opener."""
+        """The context of a window; empty if it begins with its own opener."""
         every = self._text.opener.windows
         if start in text.openers and (every or start == 0):
             return self._opening[:0]
@@ -160,7 +160,7 @@ class Stream:
         return Place(epoch, group, 0, skip)
 
     def _groups(self, epoch: int) -> list[list[int]]:
-        """The numbers of the segments of every group, in the epoch's order."""
+        """Indices of the segments of every group, in the epoch's order."""
         order = list(range(len(self._segments)))
         random.Random(f"segments/{self._seed}/{epoch}").shuffle(order)
         groups: list[list[int]] = []
@@ -205,10 +205,10 @@ class Stream:
 def windows(
     documents: Sequence[str], text: TextTokenizer, length: int, count: int, seed: int
 ) -> Tensor:
-    """`count` training windows [count, length + 1] of some of the documents, drawn by `seed`.
+    """Draw `count` training windows, int64 [count, length + 1], by `seed`.
 
-    Of a text with more than it needs only a part is tokenised. Raises `DataError` when there is not
-    one token to train on.
+    Of a text that is longer than needed, only a part is tokenised. Raises `DataError` if there is
+    no token to train on.
     """
     enough = max(1 << 16, 16 * count * length)
     stream = Stream(text, segments_of(documents), length, seed, enough)

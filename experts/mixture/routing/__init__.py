@@ -1,1 +1,1 @@
-"""The routing of one call: decided by hooks, kept in the call and its cache."""
+"""The routing of one call: hooks let the router decide, and the call and its cache remember it."""

@@ -1,7 +1,7 @@
-"""The router's memory as one more layer of transformers' key-value cache.
+"""The router's memory as an additional layer of transformers' key-value cache.
 
-A `Cache` hands every operation on to each of its layers, so the memory follows the cache through
-all of them. The layer comes after those of the model, which never look at it.
+A `Cache` passes every operation on to each of its layers, so the memory stays in step with the
+keys and values. The layer comes after those of the model, which never read it.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from fedmore.experts.routers.past import Past
 
 
 class RouterLayer(DummyLayer):
-    """Holds a `Past`, and does to it what is done to the keys and values.
+    """Holds a `Past` and applies to it every operation on the keys and values.
 
-    It says nothing of its own about compiling: transformers makes other masks for a cache with a
-    layer that cannot be compiled, and a static cache would be read beyond its end.
+    It must not declare whether it can be compiled. For a cache with a layer that cannot,
+    transformers makes other masks, and a static cache would be read beyond its end.
     """
 
     def __init__(self, past: Past) -> None:
@@ -24,11 +24,11 @@ class RouterLayer(DummyLayer):
         self.past = past
 
     def reset(self) -> None:
-        """Forget all texts of the cache."""
+        """Forget all texts."""
         self.past.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take tokens off the end; their number is 0 or negative, as transformers gives it."""
+        """Remove tokens from the end; transformers passes their number as 0 or negative."""
         self.past.cut(self.past.seen - abs(tokens_to_remove))
 
     def reorder_cache(self, beam_idx: Any) -> None:
@@ -45,9 +45,9 @@ class RouterLayer(DummyLayer):
 
 
 def past_of(cache: Any, owner: str) -> Past:
-    """What the router of the mixture `owner` remembers of the texts in `cache`, if there are any.
+    """Return what the router of the mixture `owner` remembers of the texts in `cache`.
 
-    Raises `ConfigError` if the cache was filled by anything but this mixture.
+    An empty cache gives an empty `Past`. Raises `ConfigError` if another model filled the cache.
     """
     if cache is None:
         return Past(owner)
@@ -73,7 +73,7 @@ def past_of(cache: Any, owner: str) -> Past:
 
 
 def keep(cache: Any, past: Past) -> None:
-    """Have `cache` hold `past` from now on."""
+    """Store `past` in `cache`."""
     layer = _layer(cache)
     if layer is None:
         cache.layers.append(RouterLayer(past))
@@ -82,7 +82,7 @@ def keep(cache: Any, past: Past) -> None:
 
 
 def cache_in(output: Any) -> Any:
-    """The cache that a model's output holds, whether it is a tuple or not; None without one."""
+    """The cache in a model's output, which may be a tuple; None if it has no cache."""
     values = output if isinstance(output, tuple) else output.values()
     return next((value for value in values if isinstance(value, Cache)), None)
 

@@ -1,4 +1,4 @@
-"""What torch.compile leaves alone in a mixture."""
+"""Keeps parts of a mixture out of torch.compile."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,9 @@ REASON = "a mixture is compiled in pieces: call torch.compile with fullgraph=Fal
 
 
 def apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, kept out of compiled graphs: a router's state is of a call, not of a graph.
+    """Keep `function` out of compiled graphs, because a router's state belongs to a call.
 
-    To be used where a model is there already: it loads torch's compiler.
+    It loads torch's compiler, so use it only after a model was loaded.
     """
     kept: Callable[..., Any] = torch.compiler.disable(  # type: ignore[no-untyped-call]
         function, reason=REASON

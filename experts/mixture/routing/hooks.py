@@ -1,7 +1,7 @@
-"""The hooks that have a router decide in the course of every forward pass of a model.
+"""The hooks that let a router decide during every forward pass of a model.
 
-They are at the decoder, through which every way of calling a model comes: by position, by name,
-with embeddings, from `generate` and from a pipeline.
+They are at the decoder, through which every call of a model passes: with arguments by position or
+by name, with embeddings, from `generate` and from a pipeline.
 """
 
 import functools
@@ -23,12 +23,12 @@ HANDED_ON = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
 
 
 def routing(model: Any, gates: RoutingState) -> None:
-    """Have the router of `gates` decide in every forward pass of `model`."""
+    """Install hooks that let the router of `gates` decide in every forward pass of `model`."""
     decoder = model.get_decoder()
     passing = RoutingHooks(decoder, gates)
 
     def hook(function: Callable[..., Any], *more: Any) -> Callable[..., Any]:
-        # A partial, unlike a closure, is copied with the model.
+        # A partial, unlike a closure, is copied together with the model.
         return functools.partial(apart(function), passing, *more)
 
     decoder.register_forward_pre_hook(hook(RoutingHooks.begin), with_kwargs=True)
@@ -47,7 +47,7 @@ class RoutingHooks:
         self._names = list(inspect.signature(type(decoder).forward).parameters)[1:]
 
     def begin(self, decoder: nn.Module, by_place: Any, by_name: dict[str, Any]) -> None:
-        """A text begins, or goes on if a key-value cache holds its beginning."""
+        """Begin a call: a new text, or the continuation of one in a key-value cache."""
         given = dict(zip(self._names, by_place, strict=False)) | by_name
         call = self.gates.call
         if call is None or not call.base_only:
@@ -69,7 +69,7 @@ class RoutingHooks:
         return call
 
     def end(self, _decoder: nn.Module, _inputs: Any, output: Any) -> None:
-        """The router's memory goes to the cache that the text goes on in, if there is one."""
+        """End a call: store the router's memory in the returned cache, if there is one."""
         call = self.gates.call
         if call is None or call.base_only:
             return
@@ -81,7 +81,10 @@ class RoutingHooks:
             keep(cache, call.memory.passed())
 
     def _look_ahead(self, decoder: nn.Module, named: Mapping[str, Any], call: Call) -> None:
-        """The base's pass, with a cache of its own if the text goes on in one."""
+        """Run the base's own pass of a two-pass router.
+
+        If the call has a cache, so has this pass.
+        """
         memory = call.memory
         past = memory.past
         given = {key: named[key] for key in HANDED_ON if named.get(key) is not None}
@@ -99,7 +102,7 @@ class RoutingHooks:
         self.gates.router.plan(found.last_hidden_state, memory)
 
     def embedded(self, _module: nn.Module, _inputs: Any, embeddings_BTD: Tensor) -> None:
-        """Decisions that all layers share are made here, if a forward pass is going on."""
+        """Make the decision that all layers share, if a forward pass is going on."""
         if self.gates.call is not None:
             self._embedded(self.gates.call, embeddings_BTD)
 
@@ -110,7 +113,7 @@ class RoutingHooks:
             self.gates.decide(call, embeddings_BTD, 0)
 
     def entering(self, slot: int, _block: nn.Module, inputs: Any) -> tuple[Any, ...] | None:
-        """The hook before a routed block."""
+        """Make the decision of a routed block, before it runs."""
         call = self.gates.call
         if call is None:
             raise RuntimeError("a block of a mixture runs alone; call the mixture's whole model")
@@ -134,7 +137,7 @@ def _check(decoder: nn.Module) -> None:
 
 
 def _narrow(mask: Any, width: int) -> Any:
-    """A mask of `width` tokens, of one that is for a longer, static cache."""
+    """Cut a mask for a longer, static cache to `width` tokens."""
     if isinstance(mask, Mapping):
         return {kind: _narrow(one, width) for kind, one in mask.items()}
     return mask if mask is None else mask[..., :width]

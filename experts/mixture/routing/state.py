@@ -1,6 +1,6 @@
-"""The weights of the tokens in flight: set by the router, read by every layer.
+"""The routing weights of the current call: the router sets them and every layer reads them.
 
-All of it belongs to one call in one thread, so that any number of them may use a mixture at once.
+The state belongs to one call in one thread, so several threads may use a mixture at once.
 
 Shape suffixes: B sequences, T tokens, D width, A arms.
 """
@@ -21,12 +21,12 @@ from fedmore.experts.routers.context import Draw, Memory
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the calls of a thread do otherwise than usual.
+    """Options for the calls of one thread.
 
-    `forced` [B, A] stands in for the router: the same weights for all tokens of a sequence in all
-    layers. With `copies` every sequence is run that many times from the first routed block on;
-    what lies below is computed once. A list in `watch` gets the weights of every decision. `draw`
-    and `recorded` are those of `Memory`.
+    `forced` [B, A] replaces the router: these weights hold for all tokens of a sequence, in all
+    layers. With `copies`, every sequence runs that many times from the first routed block on, and
+    the blocks below run once. A list in `watch` gets the weights of every decision. `draw` and
+    `recorded` are as in `Memory`.
     """
 
     forced: Tensor | None = None
@@ -38,9 +38,9 @@ class Wishes:
 
 @dataclass
 class Call:
-    """One forward pass: what it was asked for, what the router knows, the weights for now.
+    """One forward pass: its options, the router's memory, and the weights of the current decision.
 
-    `base_only` is True while a two-pass router has the base run ahead.
+    `base_only` is True during the base's own pass of a two-pass router.
     """
 
     wishes: Wishes
@@ -51,23 +51,23 @@ class Call:
 
 
 class _Thread(threading.local):
-    """What one thread does with a mixture; a copy of it knows of no call."""
+    """A thread's current call of a mixture, and its options; a copy starts without a call."""
 
     call: Call | None = None
     wishes: Wishes = Wishes()
 
     def __reduce__(self) -> tuple[type["_Thread"], tuple[()]]:
-        """Have copies begin anew."""
+        """Make copies start empty."""
         return _Thread, ()
 
 
 class RoutingState:
-    """The router of a mixture, and the calls that it is at work for."""
+    """The router of a mixture, and the calls in progress."""
 
     def __init__(self, router: Router, blocks: Sequence[int]) -> None:
         self.router, self.blocks = router, tuple(blocks)
         self.owner = uuid.uuid4().hex
-        """By which a key-value cache knows the mixture again."""
+        """The name by which a key-value cache recognises this mixture."""
         self._thread = _Thread()
 
     @property
@@ -77,12 +77,12 @@ class RoutingState:
 
     @property
     def wishes(self) -> Wishes:
-        """What the calls of this thread do otherwise than usual."""
+        """The options for this thread's calls."""
         return self._thread.wishes
 
     @contextmanager
     def asking(self, **wishes: Any) -> Iterator[None]:
-        """Have this thread's calls inside do as `Wishes` says."""
+        """Apply the given `Wishes` to this thread's calls inside."""
         before = self._thread.wishes
         self._thread.wishes = replace(before, **wishes)
         try:
@@ -91,14 +91,14 @@ class RoutingState:
             self._thread.wishes = before
 
     def begin(self, memory: Memory, cache: Any = None) -> Call:
-        """A forward pass begins in this thread."""
+        """Start a forward pass in this thread."""
         wishes = self._thread.wishes
         memory.draw, memory.recorded = wishes.draw, wishes.recorded
         self._thread.call = Call(wishes, memory, cache)
         return self._thread.call
 
     def end(self) -> None:
-        """The forward pass is over, or did not come to an end."""
+        """End this thread's forward pass, whether it succeeded or not."""
         self._thread.call = None
 
     def check(self, experts: int) -> None:
@@ -119,7 +119,7 @@ class RoutingState:
         return call.weights_BTA[..., [i + 1 for i in among]].flatten(0, 1)
 
     def decide(self, call: Call, x_BTD: Tensor, slot: int) -> None:
-        """Have the router decide, or take what is forced."""
+        """Let the router decide, or take the forced weights."""
         forced, watch = call.wishes.forced, call.wishes.watch
         if forced is not None:
             size = (len(forced), x_BTD.shape[1], forced.shape[1])
@@ -131,7 +131,7 @@ class RoutingState:
             watch.append(weights)
 
     def silence(self, call: Call, x_BTD: Tensor) -> None:
-        """Have the base work alone."""
+        """Set all experts' weights to 0, so that the base works alone."""
         arms = x_BTD.new_zeros(*x_BTD.shape[:2], self.router.spec.arms)
         arms[..., 0] = 1
         call.weights_BTA = arms

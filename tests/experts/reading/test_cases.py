@@ -39,7 +39,7 @@ NOTED = {
     "surrogate.jsonl": r"half a character \(lone surrogate\) replaced: 1 \(surrogate\.jsonl\)",
     "appledouble": r"hidden files and folders left out: 1 \(\._a\.txt\)",
     "hidden": r"hidden files and folders left out: 1 \(\.venv\)",
-    "header-case.csv": r"column 'Text' is taken for 'text': 1",
+    "header-case.csv": r"column 'Text' is used as 'text': 1",
     "messages.jsonl": r"conversations, through the base's chat template: 1",
 }
 
