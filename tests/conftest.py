@@ -1,5 +1,7 @@
+import gc
 import os
 import signal
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,9 +19,19 @@ with warnings.catch_warnings():
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Hundreds of test modules, and ours in each process of the tests, are compiled once on a machine.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A busy machine draws slowly; that is no fault of a test.
 settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+def pytest_collection_finish():
+    """What is imported and collected by now stays: the garbage collector need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from thinning import rarer_slow
 from typer.testing import CliRunner
 
 from fedmore.client.cli.main import app
@@ -16,6 +17,7 @@ Bases = Callable[[str], Path]
 NEITHER = ["bert", "mamba"]
 ADAPTER = ["mixtral", "deepseek_v3", "opt"]
 BOTH = ["gpt2", "phi3", "gemma3", "qwen3_5_text"]
+OFTEN = ("bert", "opt", "gpt2", "qwen3_5_text")
 SOME = [*ADAPTER, "qwen3_5_text"]  # an adapter of these leaves something alone, which is said
 
 
@@ -26,7 +28,7 @@ def init(base: Path, directory: Path, kind: str) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize("family", [*NEITHER, *ADAPTER, *BOTH])
+@pytest.mark.parametrize("family", rarer_slow([*NEITHER, *ADAPTER, *BOTH], OFTEN))
 def test_init_and_join_take_what_fits_and_refuse_the_rest(
     bases: Bases, tmp_path: Path, family: str
 ) -> None:

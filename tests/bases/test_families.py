@@ -1,12 +1,13 @@
 """A table of families: what of each can be trained, and that training and mixtures then hold."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from thinning import rarer_slow
 from torch import Tensor
 
 from fedmore.client.training.expert import Schedule, train
@@ -31,7 +32,7 @@ WHOLE = (
 )  # fmt: skip
 """Families of which experts and adapters can be trained, whole."""
 
-OFTEN = ("llama", "gemma3", "phi3", "gpt2", "nemotron", "mixtral", "deepseek_v3", "qwen3_5_text")
+OFTEN = ("llama", "gemma3", "gpt2", "mixtral", "qwen3_5_text")
 """One of every form; the others are slow tests."""
 
 PARTLY = {
@@ -110,15 +111,7 @@ def check_mixture(base: Base, spec: ExpertSpec, sites: tuple[TargetModule, ...])
     assert not torch.allclose(found, plain, atol=1e-5)
 
 
-def rarer_slow(families: Iterable[str]) -> list[Any]:
-    """The families, with all but `OFTEN` marked slow."""
-    return [
-        pytest.param(family, marks=() if family in OFTEN else pytest.mark.slow)
-        for family in families
-    ]
-
-
-@pytest.mark.parametrize("family", rarer_slow(WHOLE))
+@pytest.mark.parametrize("family", rarer_slow(WHOLE, OFTEN))
 def test_experts_and_adapters_of_a_family_reach_every_block_whole(
     bases: Bases, family: str
 ) -> None:
@@ -136,7 +129,7 @@ def test_experts_and_adapters_of_a_family_reach_every_block_whole(
         check_mixture(base, spec, sites)
 
 
-@pytest.mark.parametrize("family", rarer_slow(PARTLY))
+@pytest.mark.parametrize("family", rarer_slow(PARTLY, OFTEN))
 def test_what_fits_a_family_only_partly_is_said_and_holds(bases: Bases, family: str) -> None:
     why, reach = PARTLY[family]
     folder = bases(family)

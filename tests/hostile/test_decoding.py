@@ -89,6 +89,7 @@ for tag, codec in CODECS.items():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_decoding_costs_little_more_than_its_result():
     """16 Mi numbers of each codec: the bytes once more, and no second tensor of the result's size.

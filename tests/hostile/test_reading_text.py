@@ -8,6 +8,7 @@ import pytest
 import torch
 from owners import owner
 from reading import SIZE, make_trap, read_token
+from thinning import rarer_slow
 from victim import NODE, PUBLIC, SECRET, TERMS, Victim, ask_for, embed, sites_of, train_message
 
 from fedmore.client.egress.audit_log import Audit
@@ -117,6 +118,7 @@ FORGED = {
     "another rank": {"rank": 64},
     "the last block alone": {"first_layers": 0, "last_layers": 1},
 }  # fmt: skip
+OFTEN = ("one token", "one window", "another seed", "full precision", "another rank")
 
 
 @pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
@@ -126,12 +128,12 @@ def test_a_task_that_the_owner_did_not_agree_to_gives_nothing(careful, base, cha
     assert len(careful.refusals()) == 1
 
 
-@pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
-def test_nor_does_it_after_an_honest_round(careful, base, changes):
+@pytest.mark.parametrize("name", rarer_slow(FORGED, OFTEN))
+def test_nor_does_it_after_an_honest_round(careful, base, name):
     """What an answered round and another one of it differ in would be single tokens."""
     first = careful.do(TRAIN, train_message(ask_for(), base))
     with pytest.raises(EgressError):
-        careful.do(TRAIN, train_message(ask_for(**changes), base))
+        careful.do(TRAIN, train_message(ask_for(**FORGED[name]), base))
     assert careful.do(TRAIN, train_message(ask_for(), base)).content == first.content
 
 

@@ -154,6 +154,7 @@ def test_a_slow_disk_gets_checkpoints_more_rarely(tmp_path, monkeypatch):
     assert kept.due()
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(tiny, tmp_path, whole):
     """A real kill -9 in the middle of a task, then the same in this process."""
     file = tmp_path / "c"

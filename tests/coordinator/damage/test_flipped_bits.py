@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from thinning import rarer_slow
 from typer.testing import CliRunner
 
 from fedmore.coordinator.cli.main import app
@@ -33,7 +34,7 @@ FILES = {
 }
 MEANT_TO_BE_EDITED = ("federation.toml",)
 """What stands in it is the operator's word, so that another word is no damage."""
-FLIPS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 5))]
+FLIPS = rarer_slow(range(5), (1,))
 
 
 @pytest.fixture(autouse=True)

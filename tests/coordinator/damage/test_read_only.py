@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from thinning import rarer_slow
 
 from fedmore.coordinator.store.registry import FILE, Registry
 
@@ -23,8 +24,8 @@ COMMANDS = {
     "evaluate": ("legal",),
     "generate": (),
 }
-SLOW = ("generate", "assemble")
-"""Each loads torch in a process of its own."""
+OFTEN = ("status", "experts", "start", "invite", "revoke")
+"""The others load torch in a process of their own."""
 
 
 @pytest.fixture
@@ -57,11 +58,7 @@ def options(command: str) -> tuple[str, ...]:
     return ("--prompt", "The parties", "--max-tokens", "2") if command == "generate" else ()
 
 
-def quick_first(*commands: str) -> list[object]:
-    return [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in commands]
-
-
-@pytest.mark.parametrize("command", quick_first(*COMMANDS))
+@pytest.mark.parametrize("command", rarer_slow(COMMANDS, OFTEN))
 def test_what_only_reads_works(frozen, command):
     freeze(frozen)
     done = ask(frozen, command, *options(command))
@@ -72,7 +69,7 @@ def test_what_only_reads_works(frozen, command):
     assert not (frozen / f"{FILE}-wal").exists()
 
 
-@pytest.mark.parametrize("command", quick_first("start", "invite", "revoke", "assemble"))
+@pytest.mark.parametrize("command", rarer_slow(("start", "invite", "revoke", "assemble"), OFTEN))
 def test_what_writes_says_that_it_may_not(frozen, command):
     freeze(frozen)
     more = {"invite": ("bob", "--out", "/dev/null"), "revoke": ("ada",)}

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 from flwr.app import Message, RecordDict
+from thinning import rarer_slow
 
 from fedmore.client.client_app import handle
 from fedmore.coordinator.store.state_keys import LEFT_OUT, ROUTER
@@ -68,15 +69,13 @@ def failing(place, way, asked, message, context):
     return Message(way(place, name) or RecordDict(), reply_to=message)
 
 
-CASES = [
-    *((way, "task") for way in WAYS),
-    (answer_nothing, "hello"),
-    *(pytest.param(way, "hello", marks=pytest.mark.slow) for way in WAYS if way != answer_nothing),
-]
+CASES = [(way, asked) for asked in ("task", "hello") for way in WAYS]
+OFTEN = [(fail, "task"), (vanish, "task"), (answer_nothing, "hello")]
 
 
-@pytest.mark.parametrize(("way", "asked"), CASES, ids=lambda case: getattr(case, "__name__", case))
-def test_the_others_finish_and_the_cause_is_told(place, way, asked):
+@pytest.mark.parametrize("case", rarer_slow(CASES, OFTEN), ids=lambda c: f"{c[0].__name__}-{c[1]}")
+def test_the_others_finish_and_the_cause_is_told(place, case):
+    way, asked = case
     events = place.run(partial(failing, place, way, asked))
     rows = {row.kind: row.metrics for row in place.registry.rounds()}
     assert set(rows) == set(VICTIMS)  # the plan went through all its stages

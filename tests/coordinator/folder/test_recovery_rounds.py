@@ -95,8 +95,8 @@ def withdrawn_after_round_1(run):
     ("when_worse", "held", "told"),
     [
         ("scale", False, "scaled by 0.4"),
-        ("keep", False, "kept though 3.000"),
-        ("hold", True, "3.000 bits per byte after 1.000"),
+        pytest.param("keep", False, "kept though 3.000", marks=pytest.mark.slow),
+        pytest.param("hold", True, "3.000 bits per byte after 1.000", marks=pytest.mark.slow),
         ("recover", True, "3.000 bits per byte after 1.000"),
     ],
 )

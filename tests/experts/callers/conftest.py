@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from thinning import rarer_slow
 
 from fedmore.experts.base.model import Base
 from fedmore.experts.low_rank_linear import replace
@@ -186,10 +187,7 @@ def base64(base):
     return Base(base.name, copy.deepcopy(base.model).double(), base.tokenizer, base.fingerprint)
 
 
-@pytest.fixture(
-    scope="session",
-    params=[*ROUTERS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in ROUTERS[2:])],
-)
+@pytest.fixture(scope="session", params=rarer_slow(ROUTERS, ROUTERS[:2]))
 def case(request, base64, shapes):
     return make_case(base64.model, shapes, request.param)
 

@@ -45,6 +45,35 @@ CASES = [
 ]
 
 
+OFTEN = {
+    "uniform-0-shared-token",
+    "domain-2-shared-request",
+    "arrow-2-layers-token",
+    "softmax-2-shared-sequence",
+    "softmax-2-layers-token",
+    "softmax-2-layers-request",
+    "softmax-0-layers-token",
+    "xlora-2-layers-token",
+    "xlora-2-layers-request",
+    "remix-2-shared-token",
+    "remix-2-layers-request",
+    "remix-1-layers-token",
+    "remix-2-layers-sequence-rank_stabilised",
+    "softmax-2-shared-sequence-started",
+}
+"""The routers that the gate puts into a model: every kind, place and level."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A model with one of the other routers is a slow test; a router alone is quick."""
+    assert set(CASES) > OFTEN
+    for item in items:
+        case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+        if case in CASES and "mixture" in item.fixturenames and case not in OFTEN:
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass(frozen=True)
 class Case:
     """One router's shape, and how it is made."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from thinning import rarer_slow
 
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.mixture.model import assemble
@@ -19,7 +20,10 @@ ROUTERS = [  # kind, top_k, decisions, level
     ("remix", 1, 1, "sequence"), ("remix", 1, 1, "request"), ("remix", 2, 1, "token"),
     ("remix", 1, 6, "sequence"), ("remix", 2, 6, "token"),
 ]  # fmt: skip
-EACH = pytest.mark.parametrize("shape", ROUTERS, ids=lambda shape: "-".join(map(str, shape)))
+OFTEN = [*ROUTERS[:2], ROUTERS[3], ROUTERS[6], ROUTERS[9]]
+EACH = pytest.mark.parametrize(
+    "shape", rarer_slow(ROUTERS, OFTEN), ids=lambda shape: "-".join(map(str, shape))
+)
 
 
 @torch.no_grad()

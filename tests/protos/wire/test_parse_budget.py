@@ -79,7 +79,7 @@ except WireError as error:
     "part",
     [
         b"\x0a\x00",  # entries
-        b"\x0a\x05\x0a\x01x\x22\x00",  # entries of one key
+        pytest.param(b"\x0a\x05\x0a\x01x\x22\x00", marks=pytest.mark.slow),  # entries of one key
         b"\x0a\x04\x1a\x02\x0a\x00",  # values
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from flwr.app import Context, RecordDict
 from owners import owner
+from thinning import rarer_slow
 
 from fedmore.client.client_app import handle
 from fedmore.coordinator.config.schema import FederationConfig, parse_config
@@ -168,7 +169,7 @@ def begun(place, tmp_path_factory):
     return made
 
 
-@pytest.fixture(scope="session", params=["softmax", "remix"])
+@pytest.fixture(scope="session", params=rarer_slow(["softmax", "remix"], ["softmax"]))
 def routed(request, begun):
     """Call it with a folder and the router's settings: the plan, about to begin its routing."""
 
