@@ -41,6 +41,38 @@ def _state_home(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def _one_thread():
+    """Torch works in one thread, and draws the same random numbers in every run."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The folder of a base, to be read only: d 64, h 176, 6 blocks, k and v of 32; 0.3M numbers."""
+    from fedmore.sims.data.tiny_model import make_tiny_base
+
+    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny):
+    """That base in memory, in float32; a token is a byte."""
+    from fedmore.experts.base.model import load_base
+
+    return load_base(str(tiny), "float32")
+
+
+@pytest.fixture
+def open_umask():
+    """Files get the modes that programs ask for."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
 def _signals_as_before():
     """A program that has ended is deaf to the two signals; the test that called it is not."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -8,20 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from edited_bases import change_weights
 from safetensors.torch import load_file, save_file
 
 from fedmore.experts.base.fingerprint import explain
 from fedmore.experts.base.model import fingerprint_of, load_base
 from fedmore.experts.errors import BaseError
-from fedmore.sims.data.tiny_model import make_tiny_base
 
 WEIGHTS = "model.safetensors"
 Change = Callable[[Path], None]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -32,12 +27,6 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
 def edit(folder: Path, file: str, **values: Any) -> None:
     table = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(table | values))
-
-
-def weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
 
 
 def shard(folder: Path, parts: int = 3) -> None:
@@ -110,9 +99,9 @@ def tokens(folder: Path) -> None:
 
 ROPE = {"rope_theta": 5e5, "rope_type": "default"}
 OTHER: dict[str, Change] = {
-    "one number": lambda f: weights(f, flip),
-    "two tensors under each other's name": lambda f: weights(f, rename),
-    "the dtype of a tensor": lambda f: weights(f, retype),
+    "one number": lambda f: change_weights(f, flip),
+    "two tensors under each other's name": lambda f: change_weights(f, rename),
+    "the dtype of a tensor": lambda f: change_weights(f, retype),
     "rope": lambda f: edit(f, "config.json", rope_parameters=ROPE),
     "eps": lambda f: edit(f, "config.json", rms_norm_eps=1e-5),
     "activation": lambda f: edit(f, "config.json", hidden_act="gelu"),
@@ -149,7 +138,7 @@ def test_decoys_beside_a_pickle_have_no_fingerprint(copy: Path) -> None:
 def test_a_decoy_index_beside_the_file_that_is_loaded_changes_nothing(
     tiny: Path, copy: Path
 ) -> None:
-    weights(copy, flip)
+    change_weights(copy, flip)
     shutil.copy(tiny / WEIGHTS, copy / "model-0.safetensors")
     index = {"weight_map": dict.fromkeys(load_file(tiny / WEIGHTS), "model-0.safetensors")}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -160,7 +149,7 @@ def test_what_is_fingerprinted_is_what_is_loaded(copy: Path) -> None:
     before = load_base(str(copy), "float32").fingerprint
     folder = copy.with_name("other")
     copy.rename(folder)
-    weights(folder, flip)
+    change_weights(folder, flip)
     loaded = load_base(str(folder), "float32")
     number = loaded.model.state_dict()["model.layers.3.mlp.up_proj.weight"][0, 0]
     assert number == load_file(folder / WEIGHTS)["model.layers.3.mlp.up_proj.weight"][0, 0]

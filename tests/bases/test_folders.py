@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from edited_bases import change_weights
+from safetensors.torch import load_file
 
 from fedmore.client.hardware.preflight import preflight
 from fedmore.coordinator.folder.create import create, new_config
@@ -22,15 +23,10 @@ from fedmore.experts.mixture.model import assemble
 from fedmore.experts.routers.spec import RouterSpec
 from fedmore.experts.routers.static import UniformRouter
 from fedmore.experts.spec import ExpertSpec
-from fedmore.sims.data.tiny_model import byte_tokenizer, make_tiny_base
+from fedmore.sims.data.tiny_model import byte_tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LAYER = "model.layers.2.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -44,12 +40,7 @@ def edit(folder: Path, file: str, **values: Any) -> None:
 
 
 def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
-    def do(folder: Path) -> None:
-        tensors = load_file(folder / WEIGHTS)
-        change(tensors)
-        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-
-    return do
+    return lambda folder: change_weights(folder, change)
 
 
 def cut(size: int) -> Callable[[Path], None]:

@@ -18,10 +18,12 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1] / "support"))
 
 from averaging import undisturbed
-from programs import Federation, Program, eventually
+from programs import Federation, Program
 from proxy import Proxy
+from running import eventually
 
 NODES, ROUNDS, PAUSE_S = 2, 8, 0.2
 FAULTS = ("cut", "truncate", "half-close", "delay", "stop", "kill")

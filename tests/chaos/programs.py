@@ -9,8 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,14 +21,6 @@ ENVIRONMENT = quiet_environment() | {
     "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1] / '.editable'}",
     "OMP_NUM_THREADS": "1",
 }
-
-
-def eventually(condition: Callable[[], object], within_s: float = 60.0) -> None:
-    """Poll until `condition` is true; fails after `within_s`."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 def command(module: str, *arguments: object) -> list[str]:

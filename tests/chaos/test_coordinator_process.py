@@ -11,7 +11,7 @@ from contextlib import suppress
 import grpc
 import pytest
 from averaging import undisturbed
-from programs import eventually
+from running import eventually
 
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import FederationStub

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from programs import eventually
+from running import eventually
 
 from fedmore.client.identity.enrolment import enrol, read_invite
 from fedmore.client.transport.channel import OPTIONS

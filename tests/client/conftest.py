@@ -19,13 +19,6 @@ from fedmore.coordinator.store.state_keys import PORT
 from fedmore.coordinator.tasks.journal import Journal
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.base.model import Base, fingerprint_of, load_base
-from fedmore.sims.data.tiny_model import make_tiny_base
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base of 0.3M parameters: d 64, h 176, 6 blocks, k and v of 32."""
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """The ClientApp, task by task, on a tiny base."""
 
-import functools
-from pathlib import Path
-
 import pytest
 import torch
+from client_tasks import change_bytes, folder, killed_at_step
 from flwr.app import Context, RecordDict
 from owners import forget_answered
 
@@ -27,11 +25,6 @@ from fedmore.strategies.tasks.train import (
     read_update,
     train_content,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def task(number=1, **changes):
@@ -57,14 +50,6 @@ def do(context, base):
         return handle(message, context).content
 
     return run
-
-
-def change_bytes(content):
-    return content.array_records["update"]["change"].data
-
-
-def folder(context):
-    return Path(context.node_config["state"]) / f"node-{context.node_id}"
 
 
 def state_files(context):
@@ -159,16 +144,7 @@ def test_a_task_that_was_killed_goes_on_and_ends_with_the_same_bytes(do, monkeyp
     whole = change_bytes(do(task()))
     for file in folder(context).iterdir():
         file.unlink()
-    often = functools.partial(apps.Checkpoints, interval_s=0, share=float("inf"))
-    monkeypatch.setattr(apps, "Checkpoints", often)
-    steps = []
-
-    def report(step, *_):
-        steps.append(step)
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(apps.progress, "report", report)
+    steps = killed_at_step(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         do(task())
     assert list(state_files(context)) == ["kitchen.checkpoint.safetensors"]

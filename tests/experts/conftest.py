@@ -1,25 +1,12 @@
 import pytest
 import torch
 
-from fedmore.experts.base.model import load_base, shapes_of
-from fedmore.sims.data.tiny_model import make_tiny_base
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+from fedmore.experts.base.model import shapes_of
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def base(folder):
-    """d 64, h 176, 6 blocks, k and v of 32; a token is a byte."""
-    return load_base(str(folder), "float32")
+def base(tiny_base):
+    return tiny_base
 
 
 @pytest.fixture(scope="session")

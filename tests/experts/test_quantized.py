@@ -102,8 +102,8 @@ def test_trained_they_are_numbers_again(base, as_signs, router):
     assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
 
 
-def test_over_a_bfloat16_base(folder, as_signs, router):
-    half = load_base(str(folder), "bfloat16")
+def test_over_a_bfloat16_base(tiny, as_signs, router):
+    half = load_base(str(tiny), "bfloat16")
     logits = assemble(half.model, as_signs, router).model(input_ids=IDS).logits
     decoded = {name: dequantize(kept) for name, kept in as_signs.items()}
     assert logits.dtype == torch.bfloat16

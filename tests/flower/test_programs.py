@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from direct import DirectGrid
+from running import eventually
 from stock import NODES, client_app, every_case, frozen, hexed, run_case
 
 from fedmore.coordinator.folder.invites import write_invite
@@ -73,13 +73,6 @@ def programs(tmp_path):
     }
     with Processes(environment) as processes:
         yield Programs(tmp_path, processes, environment)
-
-
-def eventually(condition, within_s=60.0):
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 @pytest.mark.slow

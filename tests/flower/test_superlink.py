@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from running import living_processes
 
 from fedmore.coordinator.folder.create import create
 from fedmore.coordinator.folder.federation import open_federation
@@ -73,20 +74,9 @@ def flower(tmp_path):
         yield start
     sessions = {child.process.pid for child in processes.children}
     deadline = time.monotonic() + 60
-    while left := [pid for pid, session in alive() if session in sessions]:
+    while left := [pid for pid, session in living_processes() if session in sessions]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
-
-
-def alive():
-    """Process and session id of every process that is not a zombie."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if rest[0] != "Z":
-            yield pid, int(rest[3])
 
 
 def app_folder(folder):

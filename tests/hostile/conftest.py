@@ -16,8 +16,11 @@ import grpc
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from owners import owner
+from victim import TERMS, Victim
 
 from fedmore.client.identity.enrolment import Identity
+from fedmore.client.owner.agreement import Agreement
 from fedmore.experts.factors import Factors
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.federation_pb2_grpc import FederationStub
@@ -186,6 +189,18 @@ class Round:
         assert not self._thread.is_alive(), "the round hangs"
         assert self.error is None, self.error
         return self.metrics[0]
+
+
+@pytest.fixture(scope="session")
+def base(tiny_base):
+    return tiny_base
+
+
+@pytest.fixture
+def careful(tmp_path, base):
+    """An owner at the defaults, who has agreed to a plan."""
+    Agreement(tmp_path).accept(TERMS)
+    return Victim(tmp_path, base, owner(tmp_path, "a") | {"policy": ""})
 
 
 @pytest.fixture

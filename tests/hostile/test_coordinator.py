@@ -16,7 +16,6 @@ from fedmore.client.egress.policy_guard import guard_of
 from fedmore.client.joining.node_options import make_handler
 from fedmore.client.session.runner import Session
 from fedmore.experts.base.model import load_base, shapes_of
-from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.members import HELLO
 from fedmore.strategies.tasks.train import (
     EMBED,
@@ -42,11 +41,6 @@ class Victim:
     node_id: int
     state: Path
     tiny: Path
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

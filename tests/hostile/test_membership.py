@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Context, RecordDict
-from owners import owner
-from victim import SECRET, TERMS, Victim, ask_for, embed, train_message
+from victim import SECRET, TERMS, ask_for, embed, train_message
 
 from fedmore.client.egress.audit_log import Audit
 from fedmore.client.egress.policy_guard import guard_of
@@ -22,63 +21,49 @@ from fedmore.client.joining.node_options import node_config
 from fedmore.client.joining.options import JoinOptions
 from fedmore.client.owner.agreement import Agreement
 from fedmore.client.owner.policy import OwnerPolicy, dump_policy
-from fedmore.experts.base.model import load_base
 from fedmore.experts.errors import ConfigError, EgressError, WireError
 from fedmore.protos.enrolment.federation_info import FederationInfo
-from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.tasks.train import EMBED, TRAIN
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    torch.set_num_threads(1)
-    return load_base(str(make_tiny_base(tmp_path_factory.mktemp("tiny"))), "float32")
-
-
-@pytest.fixture
-def victim(tmp_path, base):
-    Agreement(tmp_path).accept(TERMS)
-    return Victim(tmp_path, base, owner(tmp_path, "a") | {"policy": ""})
-
-
-def renumbered(victim, node_id):
+def renumbered(careful, node_id):
     """The same owner, whom the coordinator calls another member."""
-    victim.context = Context(1, node_id, victim.context.node_config, RecordDict(), {})
-    victim.guard = guard_of(node_id, victim.context.node_config, Audit(victim.folder))
-    return victim
+    careful.context = Context(1, node_id, careful.context.node_config, RecordDict(), {})
+    careful.guard = guard_of(node_id, careful.context.node_config, Audit(careful.folder))
+    return careful
 
 
-def more_text(victim):
+def more_text(careful):
     """The owner adds one document; the difference of two embeddings would be that document."""
-    with Path(victim.context.node_config["data"]).open("a") as file:
+    with Path(careful.context.node_config["data"]).open("a") as file:
         file.write(json.dumps({"text": "A new patient came in with measles."}) + "\n")
 
 
 @pytest.mark.parametrize("changes", [{"learning_rate": 2e-3}, {"seed": 1}, {"round": 4}], ids=str)
-def test_another_member_number_gives_no_second_answer(victim, base, changes):
-    victim.do(TRAIN, train_message(ask_for(), base))
+def test_another_member_number_gives_no_second_answer(careful, base, changes):
+    careful.do(TRAIN, train_message(ask_for(), base))
     with pytest.raises((EgressError, WireError)):
-        renumbered(victim, 99).do(TRAIN, train_message(ask_for(**changes), base))
+        renumbered(careful, 99).do(TRAIN, train_message(ask_for(**changes), base))
 
 
-def test_another_member_number_and_another_aggregate_give_no_second_answer(victim, base):
+def test_another_member_number_and_another_aggregate_give_no_second_answer(careful, base):
     """Two answers of one round over one text, from two beginnings, are what is never given."""
-    victim.do(TRAIN, train_message(ask_for(), base))
+    careful.do(TRAIN, train_message(ask_for(), base))
     silent = {
         s.path: (torch.zeros(s.out_features, 1), torch.zeros(1, s.in_features))
-        for s in victim.guard.contract.sites(ask_for())
+        for s in careful.guard.contract.sites(ask_for())
     }
     with pytest.raises(EgressError, match="a second time and in another way"):
-        renumbered(victim, 99).do(TRAIN, train_message(ask_for(), base, silent))
+        renumbered(careful, 99).do(TRAIN, train_message(ask_for(), base, silent))
 
 
 @pytest.mark.parametrize("consent", ["plan", "bounds"])
-def test_there_is_one_embedding_under_any_number_and_after_any_change_of_text(victim, consent):
+def test_there_is_one_embedding_under_any_number_and_after_any_change_of_text(careful, consent):
     """Its noise is the same for ever, so a second one of a longer text would show what is new."""
-    victim.context.node_config["policy"] = dump_policy(OwnerPolicy(consent=consent))
-    first = renumbered(victim, 7).do(EMBED, embed())
-    more_text(victim)
-    assert renumbered(victim, 99).do(EMBED, embed()).content == first.content
+    careful.context.node_config["policy"] = dump_policy(OwnerPolicy(consent=consent))
+    first = renumbered(careful, 7).do(EMBED, embed())
+    more_text(careful)
+    assert renumbered(careful, 99).do(EMBED, embed()).content == first.content
 
 
 STAGES = ("language", "router", "routing", "experts2", "", "experts/1")
@@ -86,14 +71,14 @@ STAGES = ("language", "router", "routing", "experts2", "", "experts/1")
 
 @pytest.mark.parametrize("consent", ["plan", "bounds"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_task_belongs_to_stages_of_its_kind(victim, base, stage, consent):
+def test_a_task_belongs_to_stages_of_its_kind(careful, base, stage, consent):
     """Under another stage's name its rounds would be counted anew."""
-    victim.context.node_config["policy"] = dump_policy(OwnerPolicy(consent=consent))
-    renumbered(victim, 5)
+    careful.context.node_config["policy"] = dump_policy(OwnerPolicy(consent=consent))
+    renumbered(careful, 5)
     with pytest.raises(EgressError, match="asked for a task of experts in a stage"):
-        victim.do(TRAIN, train_message(ask_for(stage=stage), base))
+        careful.do(TRAIN, train_message(ask_for(stage=stage), base))
     with pytest.raises(EgressError, match="asked for a task of router in a stage"):
-        victim.do(EMBED, embed(stage="experts" if stage == "router" else stage))
+        careful.do(EMBED, embed(stage="experts" if stage == "router" else stage))
 
 
 def test_a_member_stays_the_one_that_it_is(tmp_path):
@@ -163,11 +148,11 @@ def test_owners_of_one_expert_are_told_what_the_other_can_work_out(tmp_path):
     assert any("each of you can work out the other's updates" in line for line in said)
 
 
-def test_no_file_of_an_owner_holds_its_text(victim, base):
+def test_no_file_of_an_owner_holds_its_text(careful, base):
     """What is kept on the owner's disk beside the text: nothing of it."""
-    victim.do(TRAIN, train_message(ask_for(), base))
-    victim.do(EMBED, embed())
-    data = Path(victim.context.node_config["data"])
-    files = [f for f in victim.folder.rglob("*") if f.is_file() and f != data]
+    careful.do(TRAIN, train_message(ask_for(), base))
+    careful.do(EMBED, embed())
+    data = Path(careful.context.node_config["data"])
+    files = [f for f in careful.folder.rglob("*") if f.is_file() and f != data]
     assert len(files) >= 4
     assert not [f for f in files for text in SECRET if text[:40].encode() in f.read_bytes()]

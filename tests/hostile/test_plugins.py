@@ -17,9 +17,8 @@ from fedmore.client.egress.audit_log import Audit
 from fedmore.client.egress.policy_guard import guard_of
 from fedmore.client.owner.agreement import Agreement, check_bounds
 from fedmore.client.owner.policy import OwnerPolicy, parse_policy
-from fedmore.experts.base.model import load_base, shapes_of
+from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import ConfigError, EgressError, WireError
-from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.router_stage.tasks import ROUTE, RouteTask, ranks_of, route_content
 from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.base import work_of
@@ -51,12 +50,6 @@ PLANS = {
         TERMS, stages=(*TERMS.stages, ROUTING), router=replace(ROUTER, kind="first")
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    torch.set_num_threads(1)
-    return load_base(str(make_tiny_base(tmp_path_factory.mktemp("tiny"))), "float32")
 
 
 @pytest.fixture

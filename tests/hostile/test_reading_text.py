@@ -17,19 +17,11 @@ from fedmore.client.ingress.weights import loss_of
 from fedmore.client.owner.agreement import Agreement
 from fedmore.client.owner.policy import OwnerPolicy, dump_policy
 from fedmore.experts import factors as low_rank
-from fedmore.experts.base.model import load_base
 from fedmore.experts.errors import EgressError, FedmoreError
 from fedmore.experts.low_rank_linear import with_change
-from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.tasks.train import EMBED, TRAIN, pack, read_update
 
 TOKENS = 24
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    torch.set_num_threads(1)
-    return load_base(str(make_tiny_base(tmp_path_factory.mktemp("tiny"))), "float32")
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +33,6 @@ def trap(base):
 @pytest.fixture
 def careless(tmp_path, base):
     return Victim(tmp_path, base, owner(tmp_path, "a", min_tokens=1))
-
-
-@pytest.fixture
-def careful(tmp_path, base):
-    """At the defaults, with a plan agreed to."""
-    Agreement(tmp_path).accept(TERMS)
-    return Victim(tmp_path, base, owner(tmp_path, "a") | {"policy": ""})
 
 
 ONE_TOKEN = {

@@ -13,12 +13,11 @@ from victim import PUBLIC, ROUTER, SECRET, TERMS, Victim, sites_of
 
 from fedmore.client.ingress.weights import loss_of
 from fedmore.client.owner.agreement import Agreement
-from fedmore.experts.base.model import load_base, shapes_of
+from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import EgressError, FedmoreError
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.routers.serialization import make_router
 from fedmore.experts.routers.spec import RouterSpec
-from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.router_stage.tasks import (
     ROUTE,
     RouteTask,
@@ -32,12 +31,6 @@ from fedmore.strategies.tasks.base import work_of
 STAGE = RouterStage(rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
 LEARNED = replace(ROUTER, kind="softmax")
 PLAN = replace(TERMS, stages=(*TERMS.stages, STAGE), router=LEARNED)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    torch.set_num_threads(1)
-    return load_base(str(make_tiny_base(tmp_path_factory.mktemp("tiny"))), "float32")
 
 
 @pytest.fixture

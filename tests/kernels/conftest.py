@@ -14,15 +14,6 @@ if not GPU:
 import torch  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def device():
     """Where Triton forms run: the GPU, or the CPU in interpreter mode."""

@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from assertions import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_tensors import numbers
 from thinning import rarer_slow
 
 from fedmore.kernels.lora_mix import cpu, reference, triton
@@ -28,10 +30,6 @@ CASES = [
 ]
 
 
-def numbers(*shape, dtype=torch.float32):
-    return (torch.randn(*shape) * max(1, shape[-1]) ** -0.5).to(dtype)
-
-
 def some(case, dtype=torch.float32, device="cpu"):
     """y, x, gates, adapters."""
     count, d, o, ranks = case
@@ -45,11 +43,6 @@ def some(case, dtype=torch.float32, device="cpu"):
     ]
     y, x = torch.randn(count, o), torch.randn(count, d)
     return y.to(device, dtype), x.to(device, dtype), gates.to(device), adapters
-
-
-def error(found, wanted):
-    found, wanted = found.detach().cpu().double(), wanted.detach()
-    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
 
 @pytest.fixture
@@ -96,13 +89,13 @@ def check(form, dtype, device, case):
     wanted = reference.lora_mix(*doubles[:3], pairs)
     found = form.lora_mix(y, x, gates, adapters)
     assert found.dtype == dtype
-    assert error(found, wanted) < ERROR[dtype]
+    assert relative_error(found, wanted) < ERROR[dtype]
     seed = torch.randn(found.shape)
     ours = torch.autograd.grad(found, leaves, seed.to(found))
     theirs = list(torch.autograd.grad(wanted, doubles, seed.double()))
     theirs[2] = theirs[2] * (doubles[2] != 0)
     for a, b in zip(ours, theirs, strict=True):
-        assert error(a, b) < ERROR[dtype]
+        assert relative_error(a, b) < ERROR[dtype]
 
 
 @settings(max_examples=30, deadline=None)
@@ -112,7 +105,7 @@ def test_any_shape(count, d, o, ranks, seed):
     torch.manual_seed(seed)
     y, x, gates, adapters = some((count, d, o, ranks))
     wanted = reference.lora_mix(y, x, gates, adapters)
-    assert error(cpu.lora_mix(y, x, gates, adapters), wanted) < 1e-5
+    assert relative_error(cpu.lora_mix(y, x, gates, adapters), wanted) < 1e-5
 
 
 def test_nan_of_an_adapter_reaches_only_its_tokens(form, place):

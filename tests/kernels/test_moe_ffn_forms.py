@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 import torch
+from assertions import relative_error
+from random_tensors import numbers
 from thinning import rarer_slow
 from torch.nn.functional import gelu, linear, silu
 
@@ -22,10 +24,6 @@ CASES = [
     (3, 7, 13, [(0, 0, 2)]),
 ]
 LARGE = [(130, 40, 264, [(2, 64, 9), (16, 16, 16)] * 3), (6, 130, 260, [(130, 129, 140)])]
-
-
-def numbers(*shape, dtype=torch.float32):
-    return (torch.randn(*shape) * max(1, shape[-1]) ** -0.5).to(dtype)
 
 
 def layer(case, dtype=torch.float32, device="cpu"):
@@ -58,11 +56,6 @@ def linears(weights):
 
 def flat(experts):
     return [t for expert in experts for pair in expert for t in pair]
-
-
-def error(found, wanted):
-    found, wanted = found.detach().cpu().double(), wanted.detach()
-    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
 
 @pytest.fixture
@@ -102,13 +95,13 @@ def check(form, dtype, device, case):
         leaf.requires_grad_()
     found = form.moe_ffn(x, gates, linears(weights), experts, silu)
     assert found.dtype == dtype
-    assert error(found, wanted) < ERROR[dtype]
+    assert relative_error(found, wanted) < ERROR[dtype]
     seed = torch.randn(found.shape)
     ours = torch.autograd.grad(found, leaves, seed.to(found), materialize_grads=True)
     theirs = list(torch.autograd.grad(wanted, doubles, seed.double(), materialize_grads=True))
     theirs[1] = theirs[1] * (doubles[1] != 0)
     for a, b in zip(ours, theirs, strict=True):
-        assert error(a, b) < ERROR[dtype]
+        assert relative_error(a, b) < ERROR[dtype]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -145,8 +138,8 @@ def test_router_training_over_frozen_experts(form, device):
     seed = torch.randn(found.shape)
     ours = torch.autograd.grad(found, [x, gates, *factors], seed.to(found), allow_unused=True)
     theirs = torch.autograd.grad(wanted, doubles[:2], seed.double())
-    assert error(ours[0], theirs[0]) < 2e-6
-    assert error(ours[1], theirs[1] * (doubles[1] != 0)) < 2e-6
+    assert relative_error(ours[0], theirs[0]) < 2e-6
+    assert relative_error(ours[1], theirs[1] * (doubles[1] != 0)) < 2e-6
     assert ours[2:] == (None,) * len(factors)
 
 
@@ -203,7 +196,7 @@ def test_other_types_on_the_cpu(dtype):
     wanted, _ = exact(weights, experts, x, gates)
     found = cpu.moe_ffn(x, gates.to(dtype), linears(weights), experts, silu)
     assert found.dtype == dtype
-    assert error(found, wanted) < {torch.float64: 1e-7, torch.bfloat16: 2e-2}[dtype]
+    assert relative_error(found, wanted) < {torch.float64: 1e-7, torch.bfloat16: 2e-2}[dtype]
 
 
 def test_triton_refuses_other_types(device):
@@ -223,4 +216,4 @@ def test_other_activations(form, device):
         x.cpu().double(), gates.cpu().double(), tuple(w.cpu().double() for w in weights),
         [[[f.cpu().double() for f in pair] for pair in e] for e in experts], gelu,
     )  # fmt: skip
-    assert error(found, wanted) < 2e-6
+    assert relative_error(found, wanted) < 2e-6

@@ -1,6 +1,7 @@
 """A federation's folder with its clients' folders, and a whole plan run over it in this process."""
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
@@ -20,6 +21,7 @@ from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.data.generated import generate_text
 from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.sims.engines.workers import Node, Workers
+from fedmore.strategies.events import RoundFinished
 
 CLIENTS = (  # name, kind, target, rank, text
     ("kitchen-a", "expert", "kitchen", 2, "kitchen"),
@@ -45,6 +47,12 @@ def make_material(folder):
     return folder, {name: generate_text(name, folder / name, 16) for name in names}
 
 
+def interrupt_after_a_round(event):
+    """An observer of a plan: Ctrl-C comes when a round is finished."""
+    if isinstance(event, RoundFinished):
+        raise KeyboardInterrupt
+
+
 @dataclass
 class Place:
     """A federation's folder with its clients' folders: everything that outlives a process."""
@@ -55,7 +63,7 @@ class Place:
 
     def run(self, observer=lambda _: None, prepare=lambda _: None, clients=CLIENTS):
         """One life of the coordinator and its clients."""
-        with Registry.open(self.directory) as registry:
+        with self.registry() as registry:
             mailbox, nodes = TaskQueue(), dict(self.node(registry, *c) for c in clients)
             prepare(registry)
             with Workers(mailbox, nodes, handle, lambda _: None):
@@ -64,10 +72,22 @@ class Place:
                     config=self.config,
                     directory=self.directory,
                     registry=registry,
-                    store=Store(self.directory / "blobs"),
+                    store=self.store,
                     tracker=NullTracker(),
                     observer=observer,
                 )
+
+    def registry(self):
+        return Registry.open(self.directory)
+
+    @property
+    def store(self):
+        return Store(self.directory / "blobs")
+
+    def copy(self, directory):
+        """The same federation in another folder."""
+        shutil.copytree(self.directory, directory)
+        return replace(self, directory=directory)
 
     def node(self, registry, name, kind, target, rank, text):
         known = {m.name: m for m in registry.members()}
@@ -85,7 +105,7 @@ class Place:
 
     def outcome(self):
         """Everything that must not depend on interruptions."""
-        with Registry.open(self.directory) as registry:
+        with self.registry() as registry:
             return {
                 "experts": {(e.name, e.stage, e.round): e.digest for e in registry.experts()},
                 "states": {(r.stage, r.round): r.metrics[STATE] for r in registry.rounds()},

@@ -1,7 +1,6 @@
 """A federation on loopback: real server, TLS, registry and store; clients in threads."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 from flwr.app import Message, RecordDict
+from running import eventually
 
 from fedmore.client.identity.enrolment import Identity, Invite, enrol
 from fedmore.client.session.runner import Session
@@ -42,26 +42,17 @@ T = TypeVar("T")
 Handler = Callable[[Message], Message]
 
 
-def eventually(condition: Callable[[], T], within_s: float = 10.0) -> T:
-    """Poll until `condition` is true; fails after `within_s`."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
-    return value
-
-
 class Running(threading.Thread):
     """A session in a thread of its own."""
 
-    def __init__(self, session: Session, handler: Handler) -> None:
+    def __init__(self, identity: Identity, handler: Handler, patience_s: float) -> None:
         super().__init__(daemon=True)
-        self.session = session
+        self.identity = identity
         self.statuses: list[str] = []
+        self.session = Session(identity, patience_s=patience_s, on_status=self.statuses.append)
         self.finished: bool | None = None
         self.error: BaseException | None = None
         self._handler = handler
-        session._on_status = session._waiting._say = self.statuses.append
         self.start()
 
     def run(self) -> None:
@@ -160,7 +151,7 @@ class Federation:
 
     def begin(self, identity: Identity, handler: Handler, *, patience_s: float = 20.0) -> Running:
         """A session that nobody waits for."""
-        running = Running(Session(identity, patience_s=patience_s), handler)
+        running = Running(identity, handler, patience_s)
         self.running.append(running)
         return running
 

@@ -122,7 +122,7 @@ def test_no_encryption_only_where_both_ends_ask_for_it(federation):
     with pytest.raises(ConfigError, match=r"this machine alone, and not for hub\.example\.org"):
         describe(replace(invite, address="hub.example.org:8470"), insecure=True)
     running = federation.join("ada", answer)
-    secret = running.session._identity.key
+    secret = running.identity.key
     assert federation.registry.authenticate(secret_digest(secret)).name == "ada"
     assert (federation.directory / "ada" / "secret").stat().st_mode & 0o777 == 0o600
     federation.server.finish()

@@ -193,7 +193,7 @@ def test_a_member_that_is_revoked_while_connected_is_out_at_once(federation):
     result = ask(federation)
     federation.registry.revoke("ada", "key stolen")
     with (
-        running.session._identity.link() as link,
+        running.identity.link() as link,
         pytest.raises(MembershipError, match=r"revoked .*key stolen"),
     ):
         link.upload("ab" * 32, b"x")
@@ -221,7 +221,7 @@ def test_a_member_that_is_revoked_while_away_stays_out(federation, caplog):
 
 def test_a_member_that_withdraws_is_let_go_and_may_only_look(federation):
     running = federation.join("ada", echo)
-    identity, token = running.session._identity, federation.registry.invite_again("ada")
+    identity, token = running.identity, federation.registry.invite_again("ada")
     with identity.link() as link:
         for wrong in ("", "x", secret_digest(token)):
             with pytest.raises(TokenError, match="needs the invite that this client joined with"):

@@ -27,7 +27,7 @@ def test_a_client_at_work_is_told_nothing(federation):
         return make_reply(message, RecordDict())
 
     busy = federation.join("ana", work)
-    task = federation.ask(busy.session._identity.node_id)
+    task = federation.ask(busy.identity.node_id)
     assert entered.wait(10)
     federation.news = pb.News(doing=pb.News.ROUND, stage=1, stages=2, total=3)
     seen = federation.server._parts.connections._present

@@ -82,7 +82,7 @@ def test_a_coordinator_whose_loop_stalls_loses_nobody(impatient):
     for _ in range(2):
         impatient.server._loop.call_soon_threadsafe(time.sleep, 1.5 * DEAD_AFTER_S)
         impatient.eventually(lambda: all(r.statuses == ["connected to test"] for r in running))
-        task_id = impatient.ask(running[0].session._identity.node_id)
+        task_id = impatient.ask(running[0].identity.node_id)
         impatient.eventually(
             lambda task_id=task_id: task_id in {e.task_id for e in impatient.of(Received)}, 30
         )

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from heard import Heard
 
 from fedmore.client.session import reply_sender as module
 from fedmore.client.session.reply_sender import KEPT, KEPT_BYTES, TRIES, ReplySender
@@ -14,12 +15,12 @@ from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.wire.messages import PackedReply, pack_failure
 
 
-class Wire:
+class Wire(Heard):
     """A link whose uploads fail as it is told, and an outbox that remembers what was said."""
 
     def __init__(self):
-        self.uploads, self.errors, self.said, self.fatal = [], [], [], []
-        self.heard = threading.Condition()
+        super().__init__()
+        self.uploads, self.errors, self.fatal = [], [], []
         self.courier = ReplySender(self, self.failed, self.fatal.append)
 
     def upload(self, digest, payload):
@@ -34,16 +35,6 @@ class Wire:
         outbox = Outbox(pb.Hello(), heartbeat_s=heartbeat_s)
         outbox.reply = self.say
         return outbox
-
-    def say(self, reply):
-        with self.heard:
-            self.said.append(reply)
-            self.heard.notify_all()
-
-    def wait(self, count):
-        with self.heard:
-            assert self.heard.wait_for(lambda: len(self.said) >= count, 10)
-        return self.said
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from heard import Heard
 
 from fedmore.client.session import worker as module
 from fedmore.client.session.worker import Worker
@@ -20,12 +21,12 @@ from fedmore.protos.wire.records import StoredArray
 BLOB = bytes(range(256)) * 1024
 
 
-class Wire:
+class Wire(Heard):
     """Link and outbox in one: what comes, and what was sent."""
 
     def __init__(self):
-        self.blobs, self.uploads, self.said, self.told = {}, {}, [], []
-        self.heard = threading.Condition()
+        super().__init__()
+        self.blobs, self.uploads, self.told = {}, {}, []
 
     def download(self, digest, offset):
         if digest not in self.blobs:
@@ -39,16 +40,6 @@ class Wire:
         outbox = Outbox(pb.Hello(), heartbeat_s=60.0)
         outbox.reply, outbox.progress = self.say, self.told.append
         return outbox
-
-    def say(self, reply):
-        with self.heard:
-            self.said.append(reply)
-            self.heard.notify_all()
-
-    def wait(self, count):
-        with self.heard:
-            assert self.heard.wait_for(lambda: len(self.said) >= count, 10)
-        return self.said
 
     def task(self, task_id, **arrays):
         content = RecordDict({"c": ConfigRecord({"n": 1}), "arrays": ArrayRecord(arrays)})
@@ -86,9 +77,9 @@ def wire():
 def make(app, wire, tmp_path):
     made = []
 
-    def start(guard=None):
+    def start(guard=None, handler=app):
         fatal = []
-        worker = Worker(app, wire, guard or Unguarded(), tmp_path / "d", 5.0, fatal.append)
+        worker = Worker(handler, wire, guard or Unguarded(), tmp_path / "d", 5.0, fatal.append)
         worker.fatal = fatal
         made.append(worker)
         worker.start()
@@ -219,7 +210,6 @@ def test_when_nothing_may_be_said_at_all_the_session_hears_of_it(make, wire):
 
 
 def test_a_handler_that_returns_something_else_fails_its_task(make, wire):
-    worker = make()
-    worker._handler = lambda message: None
+    worker = make(handler=lambda message: None)
     worker.offer(wire.task("t"))
     assert "returned a NoneType" in wire.wait(1)[0].failure.reason

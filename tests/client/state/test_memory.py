@@ -1,5 +1,6 @@
 import pytest
 import torch
+from assertions import same
 
 from fedmore.client.state import memory
 from fedmore.client.state.memory import Memory, Remembered, Routing
@@ -14,12 +15,6 @@ def entry(updates=3, answer=b"\x00\xffanswer"):
     mirror = {PATH: (torch.randn(4, 3).bfloat16().float(), torch.randn(3, 5).bfloat16().float())}
     numbers = {"loss": 1.25, "tokens": 7}
     return Remembered(factors, owed, updates, "experts/3/2", answer, numbers, mirror)
-
-
-def same(left, right):
-    return set(left) == set(right) and all(
-        torch.equal(x, y) for p in left for x, y in zip(left[p], right[p], strict=True)
-    )
 
 
 def assert_same(found, wanted):

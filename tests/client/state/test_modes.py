@@ -14,12 +14,7 @@ from fedmore.client.state import app_memory
 from fedmore.client.state.memory import Embedding, Memory
 from fedmore.client.training.checkpoint import Checkpoints, Position
 
-
-@pytest.fixture(autouse=True)
-def open_umask():
-    before = os.umask(0)
-    yield
-    os.umask(before)
+pytestmark = pytest.mark.usefixtures("open_umask")
 
 
 def mode(path):

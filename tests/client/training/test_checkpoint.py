@@ -43,11 +43,6 @@ def every_step(file):
     return Checkpoints(file, interval_s=0, share=float("inf"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def fit(tiny, kept=None, *, die_after=None, seed=0, frozen=False, **schedule):
     """Train; `die_after` steps it is killed."""
     base = load_base(str(tiny), "float32")

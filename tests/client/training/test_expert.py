@@ -18,12 +18,6 @@ TEXTS = ["stir the soup twice, wait 9 minutes, then taste the broth. " * 4]
 SPEC = ExpertSpec("kitchen/a", "expert", "kitchen", 4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def base(tiny):
     return load_base(str(tiny), "float32")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from assertions import same
 from flwr.app import RecordDict
 from owners import forget_answered
 
@@ -16,12 +17,6 @@ from fedmore.protos.wire.flower_compat import make_task
 from fedmore.strategies.expert_stage.aggregate_mirror import broadcast, fingerprint
 from fedmore.strategies.members import HELLO
 from fedmore.strategies.tasks.train import TRAIN, TrainTask, train_content
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -72,12 +67,6 @@ def casts(sites):
     there = aggregate(sites)
     first = broadcast(there, {}, "sign1", sites)
     return first, broadcast(near(there), first.mirror, "sign1", sites)
-
-
-def same(left, right):
-    return set(left) == set(right) and all(
-        torch.equal(x, y) for p in left for x, y in zip(left[p], right[p], strict=True)
-    )
 
 
 def test_it_is_kept_moved_and_told(context, sites, casts):

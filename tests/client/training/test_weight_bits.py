@@ -1,10 +1,10 @@
 """The client's part where factors are trained as weights of 1, 2 or 4 bits, on a tiny base."""
 
 import functools
-from pathlib import Path
 
 import pytest
 import torch
+from client_tasks import change_bytes, folder, killed_at_step
 from owners import forget_answered, lenient
 
 from fedmore.client.client_app import handle
@@ -32,11 +32,6 @@ from fedmore.strategies.tasks.train import (
 )
 
 NUMBERS = 6 * 3 * 4 * (64 + 176)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -71,16 +66,8 @@ def do(context, sites):
     return run
 
 
-def folder(context):
-    return Path(context.node_config["state"]) / f"node-{context.node_id}"
-
-
 def remembered(context):
     return Memory(folder(context)).read("kitchen")
-
-
-def change_bytes(content):
-    return content.array_records["update"]["change"].data
 
 
 def equal(left, right):
@@ -187,16 +174,7 @@ def test_a_task_that_was_killed_ends_with_the_same_bytes(do, monkeypatch, contex
     whole = change_bytes(do(task()))
     for file in folder(context).iterdir():
         file.unlink()
-    often = functools.partial(apps.Checkpoints, interval_s=0, share=float("inf"))
-    monkeypatch.setattr(apps, "Checkpoints", often)
-    steps = []
-
-    def report(step, *_):
-        steps.append(step)
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(apps.progress, "report", report)
+    steps = killed_at_step(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         do(task())
     assert change_bytes(do(task())) == whole

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from thinning import rarer_slow
 from typer.testing import CliRunner
 
@@ -35,11 +34,6 @@ FILES = {
 MEANT_TO_BE_EDITED = ("federation.toml",)
 """What stands in it is the operator's word, so that another word is no damage."""
 FLIPS = rarer_slow(range(5), (1,))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def ask(directory: Path, command: str) -> str:

@@ -3,7 +3,6 @@
 import io
 
 import pytest
-import torch
 from flwr.app import Context, RecordDict
 from owners import owner
 from rich.console import Console
@@ -41,11 +40,6 @@ SHARED = {
 }  # fmt: skip
 KINDS = ("experts", "language", "router", "routing")
 ROUTED = {"kind": "softmax", "start": "domain", "trained_at": "clients"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

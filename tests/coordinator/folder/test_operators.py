@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from running import run
 
 from fedmore.client.cli.main import app as client
 from fedmore.client.identity.enrolment import enrol, read_invite
@@ -29,15 +29,6 @@ from fedmore.experts.errors import (
 )
 
 PROGRAM = [sys.executable, "-m", "fedmore.coordinator.cli.main"]
-
-
-def run(*arguments: object, app: object = coordinator) -> str:
-    """A command in this process; what it printed."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])  # type: ignore[arg-type]
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @contextmanager

@@ -6,7 +6,6 @@ What an expert scores is decided here, since no text of this size decides it.
 from dataclasses import replace
 
 import pytest
-import torch
 from places import SHARED, config_of, make_material, place
 
 from fedmore.coordinator.config.schema import parse_config
@@ -31,11 +30,6 @@ KITCHENS = (
     ("kitchen-b", "expert", "kitchen", 5, "kitchen"),
 )
 LEFT = KITCHENS[:2]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,13 @@ import torch
 
 from fedmore.coordinator.cli import main
 from fedmore.coordinator.store.registry import Registry
-from fedmore.experts.base.model import load_base, shapes_of
+from fedmore.experts.base.model import shapes_of
 from fedmore.experts.mixture.checkpoint import Entry, Recipe, save_mixture
 from fedmore.experts.mixture.model import routed_blocks
 from fedmore.experts.routers.serialization import make_router
 from fedmore.experts.routers.spec import RouterSpec
 from fedmore.experts.spec import ExpertSpec
 from fedmore.protos.runtime.exits import DEBUG, QUIET
-from fedmore.sims.data.tiny_model import make_tiny_base
 
 NAMES = ("legal", "gl")
 TEMPLATE = (
@@ -25,14 +24,9 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
-def base(tmp_path_factory):
-    return load_base(str(make_tiny_base(tmp_path_factory.mktemp("tiny"))), "float32")
+def base(tiny_base):
+    return tiny_base
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
 """The page of a text that was made: it stands alone, escapes, nests, and shows every expert."""
 
-from html.parser import HTMLParser
-
 import pytest
 import torch
+from html_pages import Page
 
 from fedmore.coordinator.generation.colours import PUBLIC, colour
 from fedmore.coordinator.generation.generator import MixtureGenerator
@@ -12,32 +11,6 @@ from fedmore.experts.mixture.checkpoint import Entry, load_mixture
 from fedmore.experts.mixture.generation import Generated
 
 PROMPT = 'a < b & "<script>"'
-VOID = {"meta"}
-
-
-class Page(HTMLParser):
-    """Its text, and its tags with their attributes; raises unless they nest."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.words = [], [], {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.setdefault(self.open[-1] if self.open else "", []).append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture
@@ -87,7 +60,7 @@ def test_text_is_escaped_and_whole(written):
     assert "<script" not in text
     assert "a &lt; b" not in text  # a token each
     assert "&lt;" in text
-    spans = [words for words in Page(text).words["span"] if words]
+    spans = [words for words in Page(text).words_in["span"] if words]
     assert "".join(spans).startswith(PROMPT)
     given = [a for a in Page(text).all("span") if a.get("class") == "given"]
     assert len(given) == len(PROMPT)
@@ -96,11 +69,11 @@ def test_text_is_escaped_and_whole(written):
 @pytest.mark.parametrize("mixture", ["mixture", "layered"])
 def test_every_expert_is_in_the_legend_in_its_colour(written, mixture):
     found = Page(written(mixture))
-    names = [words for words in found.words["th"] if words.strip()]
+    names = [words for words in found.words_in["th"] if words.strip()]
     assert names[2:] == ["public", "legal", "gl"]
     keys = [a["style"] for a in found.all("span") if a.get("class") == "key"]
     assert keys == [f"background:{c}" for c in (PUBLIC, colour(1), colour(2))]
-    assert sum(map(float, found.words["td"])) == pytest.approx(1, abs=2e-3)
+    assert sum(map(float, found.words_in["td"])) == pytest.approx(1, abs=2e-3)
 
 
 def test_a_token_has_the_colour_of_the_largest_weight_and_tells_all(shown, base):
@@ -126,11 +99,11 @@ def test_layers_have_a_map_of_their_own(shown, base):
     assert len(cells) == 6 * 3
     assert cells[1]["fill"] == f"{colour(2)}c8"  # the last layer is on top
     assert {cell["fill"] for cell in cells} == {f"{PUBLIC}c8", f"{colour(2)}c8"}
-    assert found.words["title"][1:3] == [
+    assert found.words_in["title"][1:3] == [
         "layer 5: public 1.00 · legal 0.00 · gl 0.00",
         "layer 5: gl 1.00 · public 0.00 · legal 0.00",
     ]
-    assert found.words["text"] == [*"543210", "a", "↵", "␣"]
+    assert found.words_in["text"] == [*"543210", "a", "↵", "␣"]
 
 
 def test_how_it_ended(shown):

@@ -22,21 +22,9 @@ from fedmore.experts.quantized import dequantize, quantize
 from fedmore.experts.routers.static import DomainRouter, UniformRouter, arrow_router
 from fedmore.experts.spec import ExpertSpec, ExpertStorage
 from fedmore.kernels.grouped_lowrank.factors import SignTensor
-from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.embedding_stage.embeddings import Embedding, dump
 
 PUBLIC = ["read the letter today", "open the door later", "keep the key"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

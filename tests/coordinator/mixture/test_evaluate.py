@@ -31,11 +31,6 @@ TEXTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A federation with one expert and its evaluation, worked out once."""

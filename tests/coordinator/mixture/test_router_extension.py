@@ -25,21 +25,9 @@ from fedmore.experts.mixture.checkpoint import (
 from fedmore.experts.quantized import dequantize, quantize
 from fedmore.experts.spec import ExpertSpec, ExpertStorage
 from fedmore.kernels.grouped_lowrank.factors import SignTensor
-from fedmore.sims.data.tiny_model import make_tiny_base
 from fedmore.strategies.embedding_stage.embeddings import Embedding, dump
 
 TEXTS = {"public": "read the letter today", "legal": "the parties agree", "code": "x = y + 1"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return make_tiny_base(tmp_path_factory.mktemp("tiny"))
 
 
 class Hub:

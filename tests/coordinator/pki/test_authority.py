@@ -4,10 +4,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from running import run
 
 from fedmore.client.identity.enrolment import enrol, read_invite
-from fedmore.coordinator.cli.main import app
 from fedmore.coordinator.folder.federation import open_federation
 from fedmore.coordinator.folder.open_journal import open_journal
 from fedmore.coordinator.folder.operator_access import local_access, read_access, tls_of
@@ -50,14 +49,6 @@ def serving(directory: Path):
             yield
         finally:
             server.stop()
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def as_operator(found) -> str:

@@ -19,11 +19,6 @@ from fedmore.strategies.expert_stage.snapshot import restore
 ROUNDS = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     """A base and texts, made once."""

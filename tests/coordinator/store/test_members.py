@@ -1,6 +1,5 @@
 """Members in the registry: invited, enrolled, revoked, withdrawn."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,12 +18,6 @@ from fedmore.experts.errors import (
 )
 
 KEY, OTHER = "ab" * 32, "cd" * 32
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry.open(tmp_path) as registry:
-        yield registry
 
 
 def enrol(registry: Registry, token: str, identity: str | None = KEY, rank: int = 4) -> Member:

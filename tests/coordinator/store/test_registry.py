@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,12 +7,6 @@ import pytest
 
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import RegistryError
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry.open(tmp_path) as registry:
-        yield registry
 
 
 def test_another_process_writes_meanwhile(registry: Registry, tmp_path: Path) -> None:

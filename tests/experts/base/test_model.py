@@ -11,15 +11,15 @@ from fedmore.experts.base.model import (
 from fedmore.experts.errors import BaseError
 
 
-def test_a_base_is_frozen_and_loaded_once(base, folder):
-    assert load_base(str(folder), "float32") is base
+def test_a_base_is_frozen_and_loaded_once(base, tiny):
+    assert load_base(str(tiny), "float32") is base
     assert not base.model.training
     assert not any(p.requires_grad for p in base.model.parameters())
     assert base.parameters == sum(p.numel() for p in base.model.parameters())
 
 
-def test_shapes_are_read_without_the_weights(base, folder):
-    assert linear_shapes(str(folder)) == shapes_of(base.model)
+def test_shapes_are_read_without_the_weights(base, tiny):
+    assert linear_shapes(str(tiny)) == shapes_of(base.model)
     shapes = shapes_of(base.model)
     assert len(shapes) == 6 * 7
     assert shapes["model.layers.0.mlp.down_proj"] == (64, 176)

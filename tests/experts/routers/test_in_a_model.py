@@ -147,8 +147,8 @@ def test_another_number_of_experts_or_blocks_is_refused(base, experts, case):
      "remix-2-shared-sequence", "softmax-2-layers-token"],
     indirect=True,
 )  # fmt: skip
-def test_in_bfloat16(folder, experts, case, logits):
-    half = load_base(str(folder), "bfloat16")
+def test_in_bfloat16(tiny, experts, case, logits):
+    half = load_base(str(tiny), "bfloat16")
     mixture = assemble(half.model, experts, case.make(half, experts))
     full = logits(mixture.model, IDS)
     assert full.dtype == torch.bfloat16

@@ -22,13 +22,6 @@ def synced(monkeypatch):
     return names
 
 
-@pytest.fixture
-def open_umask():
-    before = os.umask(0)
-    yield
-    os.umask(before)
-
-
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 

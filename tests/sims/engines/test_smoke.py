@@ -3,9 +3,9 @@
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from running import living_processes
 
 from fedmore.coordinator.folder.federation import open_federation
 from fedmore.sims.engines import grpc, local, processes
@@ -61,20 +61,9 @@ def run_ray(directory, log):
         child = running.start("ray", command, log)
         assert child.process.wait(400) == 0, child.tail()
     deadline = time.monotonic() + 30
-    while left := [pid for pid, session in sessions() if session == child.process.pid]:
+    while left := [pid for pid, session in living_processes() if session == child.process.pid]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
-
-
-def sessions():
-    """Process and session id of every process that is not a zombie."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if rest[0] != "Z":
-            yield pid, int(rest[3])
 
 
 def check_clients(directory):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_tensors import tensors_of
 
 from fedmore.experts.errors import WireError
 from fedmore.strategies.compression.cast import Cast
@@ -50,11 +51,6 @@ NAN = {
     torch.float16: [0x7FFF, 0xFFFF, 0x7FFC, 0x7C01, 0x7C00],
 }
 """Bits of NaN and Inf, those among them that rounding by adding half a unit turns into -0."""
-
-
-def tensors_of(shapes, seed=0, size=1.0):
-    g = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=g) * size for shape in shapes]
 
 
 @pytest.fixture(params=TAGS)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_tensors import tensors_of
 
 from fedmore.experts.errors import WireError
 from fedmore.strategies.compression import error_feedback, mirrored
@@ -15,11 +16,6 @@ SHAPES = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 40)) | st.just((17, 31)), min_size=1, max_size=4
 )
 HALF_ULP = 2.0**-24
-
-
-def tensors_of(shapes, seed=0, size=1.0):
-    g = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=g) * size for shape in shapes]
 
 
 @pytest.fixture(params=TAGS)

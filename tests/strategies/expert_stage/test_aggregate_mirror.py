@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from assertions import same
 
 from fedmore.experts.errors import WireError
 from fedmore.experts.factors import empty, ranks, tensors
@@ -51,12 +52,6 @@ def apart(left, right):
     """Relative Frobenius distance of two aggregates' products."""
     wrong = sum(delta.norm([(*left[p], 1.0), (*right[p], -1.0)]) ** 2 for p in right)
     return (wrong / sum(delta.norm([(*pair, 1.0)]) ** 2 for pair in right.values())) ** 0.5
-
-
-def same(left, right):
-    return set(left) == set(right) and all(
-        torch.equal(x, y) for p in left for x, y in zip(left[p], right[p], strict=True)
-    )
 
 
 def turned(factors, seed):

@@ -1,7 +1,7 @@
 """Mirrors of aggregates over the rounds of a stage: who is sent what, and after interruptions."""
 
 import pytest
-import torch
+from assertions import same
 from flwr.app import ArrayRecord
 
 from fedmore.experts.errors import DataError
@@ -13,12 +13,6 @@ from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import TRAIN
 
 STAGE = ExpertStage(steps=2, learning_rate=0.1, download_codec="sign1")
-
-
-def same(left, right):
-    return set(left) == set(right) and all(
-        torch.equal(x, y) for p in left for x, y in zip(left[p], right[p], strict=True)
-    )
 
 
 @pytest.fixture

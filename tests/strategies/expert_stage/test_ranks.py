@@ -1,6 +1,7 @@
 """What depends on an owner's rank: the scale of its product, and its learning rate."""
 
 import pytest
+from assertions import product
 from flwr.app import ArrayRecord
 
 from fedmore.experts.spec import alpha_of
@@ -19,11 +20,6 @@ def start(shapes, new_log):
         return strategy
 
     return run
-
-
-def product(factors, path):
-    b, a = factors[path]
-    return b.double() @ a.double()
 
 
 @pytest.mark.parametrize(("rank", "scale"), [(2, 4.0), (8, 2.0), (32, 1.0), (128, 0.5)])

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from flwr.app import ArrayRecord
+from assertions import product
+from expert_rounds import train
 
 from fedmore.experts import factors as low_rank
-from fedmore.strategies.expert_stage.progress import Progress
 from fedmore.strategies.expert_stage.round_start import FLOOR, rotated, start_of
 from fedmore.strategies.expert_stage.snapshot import dump, restore
-from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.stages.expert import ExpertStage
 
 PATH = "model.layers.0.mlp.up_proj"
@@ -24,11 +23,6 @@ def drawn(rank, seed, size=1.0):
 def fresh(rank, seed=9):
     b, a = drawn(rank, seed)[PATH]
     return {PATH: (b * 0, FLOOR * a / a.norm(dim=1, keepdim=True))}
-
-
-def product(factors, path=PATH):
-    b, a = factors[path]
-    return b.double() @ a.double()
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])
@@ -105,10 +99,7 @@ class Dense:
 @pytest.fixture
 def start(shapes, new_log):
     def run(grid, stage, rounds=1, states=None, done=0):
-        log = new_log()
-        strategy = ExpertStrategy(stage, shapes, 7, log, Progress(done, states or {}))
-        strategy.start(strategy.patient(grid), ArrayRecord(), num_rounds=rounds, timeout=0.2)
-        return strategy, log
+        return train(shapes, new_log(), grid, stage, rounds, states, done)
 
     return run
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from assertions import product, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,11 +46,6 @@ def nothing(after):
 def contribution(name, rank, weight, seed, scale=2.0):
     after = factors(rank, seed)
     return Change(name, nothing(after), after, weight, scale)
-
-
-def product(factors, path):
-    b, a = factors[path]
-    return b.double() @ a.double()
 
 
 def exact(items, path):
@@ -197,12 +193,6 @@ def test_the_old_state_is_not_changed():
         assert torch.equal(b, before[path][0])
         assert torch.equal(a, before[path][1])
     assert state.components["0"].updates == 1
-
-
-def same(left, right):
-    return set(left) == set(right) and all(
-        torch.equal(x, y) for p in left for x, y in zip(left[p], right[p], strict=True)
-    )
 
 
 def test_dump_and_restore():

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from assertions import product
+from expert_rounds import train
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmore.experts.errors import DataError, RoundError
-from fedmore.strategies.expert_stage.progress import Progress
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.state import without
-from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.members import HELLO, ask_members
 from fedmore.strategies.rounds.quorum_grid import RoundGrid
 from fedmore.strategies.stages.expert import ExpertStage, LanguageStage
@@ -22,17 +22,9 @@ def start(shapes, new_log):
     """Call it with a grid: trains and returns the strategy and its rounds."""
 
     def run(grid, rounds=3, stage=STAGE, states=None, done=0):
-        log = new_log()
-        strategy = ExpertStrategy(stage, shapes, 7, log, Progress(done, states or {}))
-        strategy.start(strategy.patient(grid), ArrayRecord(), num_rounds=rounds, timeout=0.2)
-        return strategy, log
+        return train(shapes, new_log(), grid, stage, rounds, states, done)
 
     return run
-
-
-def product(factors, path):
-    b, a = factors[path]
-    return b.double() @ a.double()
 
 
 def test_aggregates_are_the_weighted_sum_of_what_the_clients_hold(fake_grid, clients, start):

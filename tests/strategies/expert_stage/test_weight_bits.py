@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from assertions import product
 from flwr.app import ArrayRecord
 from pydantic import ValidationError
 
@@ -43,11 +44,6 @@ def start(shapes, new_log):
         return strategy, log
 
     return run
-
-
-def product(factors, path):
-    b, a = factors[path]
-    return b.double() @ a.double()
 
 
 def off(found, exact):

@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from wire_arrays import array
 
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
@@ -183,10 +184,6 @@ def test_a_wrong_count_of_ranks_is_refused(content, shapes, count):
     task = read_route_task(changed(content, {"ranks": ranks[:-1] if count < 0 else [*ranks, 1]}))
     with pytest.raises(WireError, match=rf"{63 + count} ranks for 3 experts and 21 matrices"):
         read_experts(content, task, shapes)
-
-
-def array(data, stype="fedmore.fp32"):
-    return Array("uint8", (len(data),), stype, data)
 
 
 def spoiled(content, name, how):

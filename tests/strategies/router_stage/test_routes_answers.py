@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from wire_arrays import array
 
 from fedmore.experts.errors import WireError
 from fedmore.experts.routers.serialization import make_router
@@ -21,10 +22,6 @@ def router(request):
     kind, place = request.param.split("-")
     layers, start = 3 if place == "layers" else 1, "domain" if place == "domain" else "zero"
     return make_router(RouterSpec(kind, 3, 12, layers, hidden=4, start=start))
-
-
-def array(data, stype="fedmore.fp32"):
-    return Array("uint8", (len(data),), stype, data)
 
 
 def test_nothing_private_and_no_buffer_is_trained(router):

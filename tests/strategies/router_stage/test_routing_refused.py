@@ -1,7 +1,8 @@
 """The routing stage: what is refused, what a round needs, and what withdrawals leave."""
 
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from wire_arrays import array
 
 from fedmore.experts.errors import DataError, RoundError
 from fedmore.strategies.router_stage.state import dump
@@ -27,10 +28,6 @@ def test_a_round_below_its_quorum_is_an_error(fake_grid, start, trio, quorum, fa
     with pytest.raises(RoundError, match=rf"round 1: {good} of 3 clients succeeded: .*b: Data"):
         run(failing)
     assert len(run(failing - 1)[1]) == 1
-
-
-def array(data, stype="fedmore.fp32"):
-    return Array("uint8", (len(data),), stype, data)
 
 
 def update(data, **changes):

@@ -31,12 +31,6 @@ OWNERS = (
 NODE = 5
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def shapes(base):
     return shapes_of(base.model)

@@ -1,29 +1,18 @@
 """Federations whose plan ends with a routing stage, over clients in this process."""
 
-import shutil
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from flwr.app import Context, RecordDict
-from owners import owner
+from places import Place
 from thinning import rarer_slow
 
-from fedmore.client.client_app import handle
-from fedmore.coordinator.config.schema import FederationConfig, parse_config
+from fedmore.coordinator.config.schema import parse_config
 from fedmore.coordinator.mixture.versions import STATE
-from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
-from fedmore.coordinator.run.stages import run_plan
-from fedmore.coordinator.store.blobs import Store
-from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import ROUTER
-from fedmore.coordinator.tasks.grid import MailboxGrid
-from fedmore.coordinator.tasks.queue import TaskQueue
-from fedmore.protos.wire.flower_compat import RUN
+from fedmore.experts.routers.serialization import load_router
 from fedmore.sims.data.generated import generate_text
 from fedmore.sims.data.tiny_model import make_tiny_base
-from fedmore.sims.engines.workers import Node, Workers
 from fedmore.strategies.events import StageStarted
 
 CLIENTS = (  # name, kind, target, rank, text
@@ -43,11 +32,6 @@ STAGES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def material(tmp_path_factory):
     """A base and texts, made once."""
@@ -57,57 +41,18 @@ def material(tmp_path_factory):
     return folder, {name: generate_text(name, folder / name, 12) for name in names}
 
 
-@dataclass
-class Place:
-    """A federation's folder with its clients' folders: everything that outlives a process."""
+class RoutingPlace(Place):
+    """Such a federation, to which an owner that has withdrawn does not come back."""
 
-    directory: Path
-    config: FederationConfig
-    texts: dict
-
-    def run(self, observer=lambda _: None, prepare=lambda _: None):
-        """One life of the coordinator and its clients; who has withdrawn does not come."""
+    def run(self, observer=lambda _: None, prepare=lambda _: None, clients=CLIENTS):
         with self.registry() as registry:
-            mailbox = TaskQueue()
             gone = registry.withdrawn()
-            nodes = dict(self.node(registry, *c) for c in CLIENTS if c[0] not in gone)
-            prepare(registry)
-            with Workers(mailbox, nodes, handle, lambda _: None):
-                run_plan(
-                    grid=MailboxGrid(mailbox),
-                    config=self.config,
-                    directory=self.directory,
-                    registry=registry,
-                    store=self.store,
-                    tracker=NullTracker(),
-                    observer=observer,
-                )
+        super().run(observer, prepare, [c for c in clients if c[0] not in gone])
 
-    def node(self, registry, name, kind, target, rank, text):
-        known = {m.name: m for m in registry.members()}
-        if name not in known:
-            known[name] = registry.enrol(registry.invite(name), name, kind, target, rank)
-        base = self.config.base
-        config = {
-            "name": name, "kind": kind, "target": target, "rank": rank,
-            "data": str(self.texts[text].train), "base": base.model, "dtype": base.dtype,
-            "quantization": "none", "device": "cpu",
-            **owner(self.directory / "of" / name, name),
-        }  # fmt: skip
-        node_id = known[name].node_id
-        return node_id, Node(name, Context(RUN, node_id, config, RecordDict(), {}))
-
-    def registry(self):
-        return Registry.open(self.directory)
-
-    @property
-    def store(self):
-        return Store(self.directory / "blobs")
-
-    def copy(self, directory):
-        """The same federation in another folder."""
-        shutil.copytree(self.directory, directory)
-        return Place(directory, self.config, self.texts)
+    def router(self):
+        """The router of the federation, and the names of its experts."""
+        with self.registry() as registry:
+            return load_router(self.store.get(registry.get_state(ROUTER)))
 
     def outcome(self):
         """Everything that must not depend on interruptions."""
@@ -145,7 +90,7 @@ def place(material):
                 "tokens": 24,
             },
         }  # fmt: skip
-        return Place(directory, parse_config(table, "test"), texts)
+        return RoutingPlace(directory, parse_config(table, "test"), texts)
 
     return make
 

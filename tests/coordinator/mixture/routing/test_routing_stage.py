@@ -3,23 +3,16 @@
 import json
 
 import pytest
+from places import interrupt_after_a_round
 
 from fedmore.coordinator.mixture.versions import STATE
-from fedmore.coordinator.store.state_keys import ROUTER
 from fedmore.experts.base.model import load_base
 from fedmore.experts.mixture.checkpoint import load_mixture
-from fedmore.experts.routers.serialization import load_router
 from fedmore.strategies.events import RoundFinished
 from fedmore.strategies.router_stage.state import restore
 
 ROUTING = 2  # the stage's index
 EVERYBODY = {"kitchen-a", "kitchen-b", "garden", "foreign"}
-
-
-def router_of(made):
-    """What assembly takes: the clients' router."""
-    with made.registry() as registry:
-        return load_router(made.store.get(registry.get_state(ROUTER)))
 
 
 def test_the_evaluation_names_the_router(straight):
@@ -34,7 +27,7 @@ def test_the_evaluation_names_the_router(straight):
 
 
 def test_the_mixture_has_the_router_that_the_clients_trained(straight):
-    router, experts = router_of(straight)
+    router, experts = straight.router()
     base = load_base(straight.config.base.model, "float32")
     mixture = load_mixture(straight.directory / "mixture", base)
     assert list(mixture.experts) == experts == ["garden", "kitchen", "xx"]
@@ -52,7 +45,7 @@ def test_every_client_has_a_part_of_the_sum(straight):
     assert all(set(row.metrics["clients"]) == EVERYBODY for row in rows)
     state = restore(straight.store.get(rows[-1].metrics[STATE]))
     assert {name: part.updates for name, part in state.parts.items()} == dict.fromkeys(EVERYBODY, 2)
-    assert repr(state.router().state_dict()) == repr(router_of(straight)[0].state_dict())
+    assert repr(state.router().state_dict()) == repr(straight.router()[0].state_dict())
     assert set(tokens.values()) == {3 * 2 * 2 * 16}
 
 
@@ -66,12 +59,8 @@ def test_only_the_last_round_is_kept(straight):
 def test_interrupted_after_a_round_the_result_is_the_same(straight, routed, tmp_path):
     made = routed(tmp_path / "federation")
 
-    def pull(event):
-        if isinstance(event, RoundFinished):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        made.run(pull)
+        made.run(interrupt_after_a_round)
     seen = []
     made.run(seen.append)
     finished = [(e.stage, e.round) for e in seen if isinstance(e, RoundFinished)]

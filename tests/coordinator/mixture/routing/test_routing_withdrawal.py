@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from assertions import same_state
+from places import interrupt_after_a_round
 
 from fedmore.coordinator.mixture.assemble import load_factors
 from fedmore.coordinator.mixture.versions import STATE
@@ -30,16 +32,6 @@ def withdraw(made, *names):
             registry.withdraw(name, "changed our mind")
 
 
-def router_of(made):
-    with made.registry() as registry:
-        return load_router(made.store.get(registry.get_state(ROUTER)))
-
-
-def same(one, other):
-    left, right = one.state_dict(), other.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
-
-
 def words(made):
     """Next-token scores of the mixture on disk."""
     mixture = load_mixture(made.directory / "mixture", load_base(made.config.base.model, "float32"))
@@ -60,11 +52,11 @@ def test_after_the_plan_its_part_and_its_row_are_gone(straight, tmp_path, name, 
     left = last_state(made)
     assert name not in left.parts
     assert left.parts.keys() == trained.parts.keys() - {name}
-    router, known = router_of(made)
+    router, known = made.router()
     alone = trained.without({name}).router().keeping([trained.experts.index(e) for e in experts])
     assert (tuple(known), left.experts) == (experts, experts)
-    assert same(router, alone)
-    assert not same(router, trained.router())
+    assert same_state(router, alone)
+    assert not same_state(router, trained.router())
     assert tuple(e.name for e in read_recipe(made.directory / "mixture").experts) == experts
     assert torch.isfinite(words(made)).all()
     found = json.loads((made.directory / "evaluation.json").read_text(encoding="utf-8"))
@@ -79,19 +71,15 @@ def test_after_the_plan_its_part_and_its_row_are_gone(straight, tmp_path, name, 
 def test_between_two_rounds_the_next_goes_on_without_it(routed, tmp_path):
     made = routed(tmp_path / "federation")
 
-    def pull(event):
-        if isinstance(event, RoundFinished):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        made.run(pull)
+        made.run(interrupt_after_a_round)
     withdraw(made, "garden")
     made.run()
     state = last_state(made)
     assert {name: part.updates for name, part in state.parts.items()} == {
         "foreign": 2, "kitchen-a": 2, "kitchen-b": 2
     }  # fmt: skip
-    assert router_of(made)[1] == ["kitchen", "xx"]
+    assert made.router()[1] == ["kitchen", "xx"]
     assert torch.isfinite(words(made)).all()
 
 
@@ -116,7 +104,7 @@ def test_before_the_stage_begins_fewer_are_asked(routed, tmp_path):
     withdraw(made, "garden", "foreign")
     made.run()
     assert set(last_state(made).parts) == {"kitchen-a", "kitchen-b"}
-    router, known = router_of(made)
+    router, known = made.router()
     assert known == ["kitchen"]
     assert router.spec.top_k == (2 if router.spec.kind == "remix" else 4)
     assert torch.isfinite(words(made)).all()
@@ -148,7 +136,7 @@ def test_a_router_with_a_decision_for_every_layer_outlives_them_too(begun, tmp_p
                 assert name not in found.parts
                 assert found.experts == (tuple(_experts(made, registry)) or ("xx",))
                 router, _ = load_router(made.store.get(registry.get_state(ROUTER)))
-                assert same(router, found.router())
+                assert same_state(router, found.router())
 
 
 def trained(spec, experts, blocks):
