@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROTOS := $(wildcard protos/*.proto)
 INSTALLED := .venv/.installed
 
-.PHONY: help setup env text demo test slow chaos format lint contract types protos protos-check tests clean
+.PHONY: help setup env text demo test slow coverage chaos format lint contract types protos protos-check tests clean
 
 help:
 	@echo "make demo    a federation of four clients on this machine; sets itself up"
 	@echo "make test    the gate: every check but the slow tests; sets itself up"
-	@echo "make slow    the slow tests: real processes, other engines, kill -9 at every write; CI runs both"
+	@echo "make slow    the slow tests: real processes, other engines, kill -9 at every write; then make coverage"
+	@echo "make coverage  the gate's tests again, counting the lines that they run; fails under the floor"
 	@echo "make setup   .venv, the demo's text and its model; afterwards no network is needed"
 	@echo "make chaos   real programs under random faults for an hour; MINUTES=5 SEED=7 for less, and again"
 	@echo "make format | lint | types | contract | protos | tests | clean   one thing at a time"
@@ -69,11 +70,19 @@ tests: env
 	HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2 -m "not slow"
 
 slow: env
-	HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2 -m slow
+	FEDMORE_EXAMPLES=4 HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2 -m "slow or hypothesis"
+	$(MAKE) coverage
+
+# Counting lines makes the tests half as long again, so the gate itself does without.
+coverage: env
+	rm -rf .coverage && mkdir .coverage
+	HF_HUB_OFFLINE=1 .venv/bin/coverage run -m pytest -q -n 2 -m "not slow"
+	.venv/bin/coverage combine -q
+	.venv/bin/coverage report --skip-covered
 
 MINUTES ?= 60
 chaos: env
 	HF_HUB_OFFLINE=1 $(PY) tests/chaos/chaos.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -12,6 +12,7 @@ import pytest
 import torch
 from edited_bases import change_weights
 from safetensors.torch import load_file
+from thinning import rarer_slow
 
 from fedmore.client.hardware.preflight import preflight
 from fedmore.coordinator.folder.create import create, new_config
@@ -220,7 +221,7 @@ def test_code_of_an_unknown_family_is_refused_and_nobody_is_asked(
     assert "evil" not in sys.modules
 
 
-@pytest.mark.parametrize("part", MAPS)
+@pytest.mark.parametrize("part", rarer_slow(MAPS, [*MAPS][-1:]))
 def test_code_beside_a_known_family_is_left_alone(
     folder: Path, tmp_path: Path, mark: Path, part: str
 ) -> None:

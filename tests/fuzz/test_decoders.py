@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 FUZZ = runpy.run_path(str(Path(__file__).with_name("targets.py")))
 SEEDS = FUZZ["seeds"]()
 NAMES = sorted(FUZZ["TARGETS"])
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(
+    max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @st.composite

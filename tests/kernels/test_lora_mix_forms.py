@@ -8,7 +8,7 @@ from assertions import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_tensors import numbers
-from thinning import rarer_slow
+from thinning import examples, rarer_slow
 
 from fedmore.kernels.lora_mix import cpu, reference, triton
 
@@ -98,7 +98,7 @@ def check(form, dtype, device, case):
         assert relative_error(a, b) < ERROR[dtype]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.integers(1, 40), st.integers(1, 300), st.integers(1, 300),
        st.lists(st.integers(0, 140), min_size=1, max_size=4), st.integers(0, 999))  # fmt: skip
 def test_any_shape(count, d, o, ranks, seed):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from fedmore.kernels.lowrank_sum import cpu, reference
 
@@ -29,7 +30,7 @@ def distance(left, right):
     return float((left - right).norm() / right.norm().clamp_min(1e-30))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 @given(
     st.integers(1, 24),
     st.integers(1, 24),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples, rarer_slow
 from torch.nn.functional import linear, silu
 
 from fedmore.kernels.moe_ffn import cpu, reference, triton
@@ -32,7 +33,7 @@ def base():
     return tuple((lambda x, w=w: (x[:, None, :] * w.to(x.device)).sum(2)) for w in weights)
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=rarer_slow(FORMS, ("cpu",)))
 def form(request):
     return FORMS[request.param]
 
@@ -90,7 +91,7 @@ def test_any_number_of_threads_gives_the_same_bits(base, threads):
     assert all(map(torch.equal, run(base, experts, x, gates, seed), one))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.integers(1, 40), st.lists(st.tuples(*[st.integers(0, 64)] * 3), min_size=1, max_size=5),
        st.floats(0, 1), st.integers(0, 999))  # fmt: skip
 def test_any_ranks_and_number_of_active_experts(count, ranks, share, seed):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from fedmore.kernels.sign1 import cpu, reference
 
@@ -35,7 +36,7 @@ def same_bits(left, right):
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(100))
 @given(VALUES, BLOCKS)
 def test_equals_the_reference_bit_for_bit(values, block):
     x = tensor(values)
@@ -146,6 +147,7 @@ sys.exit(threads() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted by /proc")
 def test_half_precision_begins_no_more_threads_of_torch():
     """With a team of them for a thread of ours, all small operators are slow from then on."""

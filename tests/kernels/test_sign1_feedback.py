@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from fedmore.kernels.sign1 import cpu, masked
 
@@ -15,7 +16,7 @@ BLOCKS = st.sampled_from([1, 2, 3, 7, 8, 9, 16, 256])
 CHANGES = st.lists(st.sampled_from([0.0, -0.0]) | st.floats(-1, 1, width=32), max_size=70)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(50))
 @given(CHANGES, st.randoms(use_true_random=False), BLOCKS)
 def test_what_is_sent_and_what_is_owed_is_what_was_wanted(values, rng, block):
     change = torch.tensor(values)
@@ -45,7 +46,7 @@ def test_a_zero_among_others_is_paid_back():
     assert float(drifting[zero].min()) > 8
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(50))
 @given(CHANGES, st.randoms(use_true_random=False), BLOCKS)
 def test_masked_numbers_neither_send_nor_owe(values, rng, block):
     mask = torch.tensor([rng.random() < 0.6 for _ in values], dtype=torch.bool)
@@ -100,6 +101,7 @@ def test_several_threads_may_encode_at_once():
         assert all(torch.equal(b, bits) and torch.equal(s, scales) for b, s in seen[i])
 
 
+@pytest.mark.slow
 def test_numba_comes_with_the_first_use():
     code = """if True:
         import sys, torch

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from thinning import examples
 from typer.testing import CliRunner
 
 from fedmore.client.cli.main import app
@@ -69,7 +70,7 @@ calls = st.tuples(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(12))
 @given(st.lists(st.one_of(calls, st.none()), max_size=12))
 def test_the_total_is_what_was_recorded_whenever_the_process_is_killed(steps):
     """None is a kill: the object is dropped without `close`, as nothing is kept in memory."""

@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from thinning import examples
 
 from fedmore.client.state.memory import Memory, Remembered
 from fedmore.client.training import component as components
@@ -166,7 +167,7 @@ class Owing(RuleBasedStateMachine):
 
 
 TestOwing = Owing.TestCase
-TestOwing.settings = settings(max_examples=20, stateful_step_count=10, deadline=None)
+TestOwing.settings = settings(max_examples=examples(10), stateful_step_count=10, deadline=None)
 
 
 @pytest.mark.parametrize("codec", CODECS)

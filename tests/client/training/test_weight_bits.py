@@ -6,6 +6,7 @@ import pytest
 import torch
 from client_tasks import change_bytes, folder, killed_at_step
 from owners import forget_answered, lenient
+from thinning import rarer_slow
 
 from fedmore.client.client_app import handle
 from fedmore.client.egress.audit_log import Audit
@@ -80,7 +81,7 @@ def farthest(left, right):
     return max(float(tensor.abs().max()) for pair in off.values() for tensor in pair)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("bits", rarer_slow([1, 2, 4], [1]))
 def test_the_loss_falls_and_a_number_is_so_many_bits(do, bits):
     contents = [do(task(number, bits)) for number in (1, 2, 3)]
     metrics = [read_metrics(content, METRICS) for content in contents]
@@ -89,6 +90,7 @@ def test_the_loss_falls_and_a_number_is_so_many_bits(do, bits):
     assert len(change_bytes(contents[0])) == NUMBERS * bits // 8 + 36 * 8
 
 
+@pytest.mark.slow
 def test_one_bit_is_better_trained_than_rounded(do, context, base):
     """By what both ends hold, on text that was not trained on; the figures are in the README."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from quick_help import help_answers_at_once
+from thinning import rarer_slow
 from typer.testing import CliRunner
 
 from fedmore.coordinator.cli.main import app, names
@@ -20,6 +21,7 @@ COMMANDS = (
     "generate", "chat",
     "health", "operator", "authority", "renew", "withdraw",
 )  # fmt: skip
+OFTEN = ((), ("start",), ("generate",))
 
 
 def run(*arguments: object) -> str:
@@ -30,7 +32,9 @@ def run(*arguments: object) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("command", [(), *[(c,) for c in COMMANDS]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", rarer_slow([(), *[(c,) for c in COMMANDS]], OFTEN), ids=" ".join
+)
 def test_help_answers_at_once(command: tuple[str, ...]) -> None:
     assert help_answers_at_once([sys.executable, "-m", "fedmore.coordinator.cli.main", *command])
 

@@ -92,13 +92,14 @@ def test_the_metrics_of_a_round(straight):
     assert tokens == dict.fromkeys(tokens, 2 * 2 * 2 * 32)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(straight, material, tmp_path):
     again = place(material, tmp_path / "again")
     again.run()
     assert again.outcome() == straight[0].outcome()
 
 
-@pytest.mark.parametrize("stop", rarer_slow(ROUNDS[:4], ROUNDS[1:2]))
+@pytest.mark.parametrize("stop", rarer_slow(ROUNDS[:4], ()))
 def test_interrupted_after_a_round_the_result_is_the_same(straight, material, tmp_path, stop):
     made = place(material, tmp_path / "federation")
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_tensors import tensors_of
+from thinning import examples
 
 from fedmore.experts.errors import WireError
 from fedmore.strategies.compression.cast import Cast
@@ -64,7 +65,7 @@ def test_every_codec_is_in_this_file_and_in_the_policies():
 
 
 @pytest.mark.parametrize("tag", TAGS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(20))
 @given(SHAPES, st.integers(0, 1000))
 def test_what_comes_back_has_the_shapes_and_is_stable(tag, shapes, seed):
     """Decoding gives float32 of the same shapes; encoding that again gives the same numbers."""
@@ -165,7 +166,7 @@ def test_no_bits_of_nan_or_inf_come_into_what_is_sent_or_owed(codec, dtype, bits
 
 
 @pytest.mark.parametrize("tag", TAGS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.binary(max_size=64), SHAPES)
 def test_any_bytes_decode_or_raise_the_wire_error(tag, data, shapes):
     codec = codec_of(tag)
@@ -178,7 +179,7 @@ def test_any_bytes_decode_or_raise_the_wire_error(tag, data, shapes):
 
 
 @pytest.mark.parametrize("tag", TAGS)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(50))
 @given(st.data(), st.integers(1, 600))
 def test_any_bytes_of_the_right_length_too(tag, data, count):
     codec = codec_of(tag)

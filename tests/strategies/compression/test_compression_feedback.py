@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_tensors import tensors_of
+from thinning import examples
 
 from fedmore.experts.errors import WireError
 from fedmore.strategies.compression import error_feedback, mirrored
@@ -24,7 +25,7 @@ def codec(request):
 
 
 @pytest.mark.parametrize("tag", TAGS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(20))
 @given(SHAPES, st.integers(0, 1000), st.sampled_from([1e-38, 1e-6, 1.0, 1e4]))
 def test_sent_and_residual_are_all_there_was(tag, shapes, seed, size):
     """To the rounding of two float32 sums, as the module says."""
@@ -78,7 +79,7 @@ def test_the_gain_is_in_what_is_sent_and_only_sign1_has_one():
 
 
 @pytest.mark.parametrize("tag", TAGS)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(12))
 @given(SHAPES, st.integers(0, 1000), st.sampled_from([0.3, 1.0, 1.4]))
 def test_bytes_and_residual_are_those_of_separate_steps(tag, shapes, seed, gain):
     """To the last bit, whether a codec's kernel does them in one pass or not."""
@@ -127,7 +128,7 @@ def test_a_codec_for_each_tensor():
 
 
 @pytest.mark.parametrize("tag", TAGS)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(12))
 @given(SHAPES, st.integers(0, 1000))
 def test_both_ends_stay_equal_bit_for_bit(tag, shapes, seed):
     here = mirrored.init(tensors_of(shapes, seed))

@@ -6,6 +6,7 @@ else is here.
 
 import pytest
 from flwr.app import ArrayRecord
+from thinning import rarer_slow
 
 from fedmore.strategies.expert_stage.progress import Progress
 from fedmore.strategies.expert_stage.snapshot import dump, restore
@@ -41,7 +42,7 @@ def _said(content):
             yield name, key, value.data if hasattr(value, "data") else value
 
 
-@pytest.mark.parametrize("download", ["bf16", "sign1"])
+@pytest.mark.parametrize("download", rarer_slow(["bf16", "sign1"], ["sign1"]))
 @pytest.mark.parametrize("start", ["own", "aggregate"])
 @pytest.mark.parametrize(
     ("first", "before", "again"),

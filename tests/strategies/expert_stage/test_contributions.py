@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from fedmore.experts.spec import TargetModule
 from fedmore.strategies.expert_stage.changes import COMMON, Change
@@ -95,7 +96,7 @@ events = st.one_of(answers, answers, answers, st.sampled_from(sorted(RANKS)), st
 seeds = st.integers(0, 10**6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 @given(
     st.lists(events, min_size=1, max_size=12), st.integers(0, 10**6), st.booleans(), st.booleans()
 )

@@ -7,6 +7,7 @@ import torch
 from assertions import product, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from fedmore.experts.factors import ranks
 from fedmore.experts.spec import TargetModule
@@ -61,7 +62,7 @@ def assert_is(state, path, wanted, rtol=2e-6):
     assert float((found - wanted).norm()) <= rtol * float(wanted.norm()) + 1e-12
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(12))
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 10_000))
 def test_equals_the_weighted_sum_for_mixed_ranks(client_ranks, seed):
     items = [

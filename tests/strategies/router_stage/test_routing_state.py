@@ -5,6 +5,7 @@ import torch
 from assertions import same_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thinning import examples
 
 from fedmore.experts.mixture.model import routed_blocks
 from fedmore.experts.mixture.routing.state import RoutingState
@@ -108,7 +109,7 @@ def test_advancing_leaves_the_state_before_as_it_was(state):
     assert dump(state) == before
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(12))
 @given(
     st.sampled_from(CASES),
     st.lists(st.permutations("abcde").map(lambda p: p[:4]), min_size=1, max_size=3),
