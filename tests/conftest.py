@@ -22,6 +22,9 @@ from hypothesis import HealthCheck, settings
 # Hundreds of test modules, and ours in each process of the tests, are compiled once on a machine.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A shell starts what runs in the background deaf to Ctrl-C; programs of the tests must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine draws slowly; that is no fault of a test.
 settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])

@@ -29,9 +29,9 @@ def fresh(rank, seed=9):
 def test_a_start_is_the_leading_part(rank):
     aggregate = drawn(6, 0)
     start = start_of(aggregate, fresh(rank), 2.0)
-    u, s, vh = torch.linalg.svd(product(aggregate))
+    u, s, vh = torch.linalg.svd(product(aggregate, PATH))
     best = (u[:, :rank] * s[:rank]) @ vh[:rank]
-    assert float((2.0 * product(start) - best).norm()) < 1e-6 * float(best.norm())
+    assert float((2.0 * product(start, PATH) - best).norm()) < 1e-6 * float(best.norm())
     assert start[PATH][1].shape == (rank, 12)
 
 
