@@ -11,7 +11,8 @@ from fedmore.experts.base.model import (
 from fedmore.experts.errors import BaseError
 
 
-def test_a_base_is_frozen_and_loaded_once(base, tiny):
+def test_a_base_is_frozen_and_loaded_once(tiny):
+    base = load_base(str(tiny), "float32")
     assert load_base(str(tiny), "float32") is base
     assert not base.model.training
     assert not any(p.requires_grad for p in base.model.parameters())
