@@ -14,13 +14,13 @@ from torch import Tensor
 from fedmore.experts.errors import RoundError, WireError
 from fedmore.strategies.embedding_stage.embeddings import Embedding, by_expert
 from fedmore.strategies.members import Member, ask_members, nobody
-from fedmore.strategies.rounds.quorum_grid import NO_ANSWER, RoundGrid, quorum
-from fedmore.strategies.rounds.returning_clients import last_of_each
+from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
+from fedmore.strategies.rounds.replies import by_node, check_has_text, read_replies
 from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.settings import STRICT
 from fedmore.strategies.stages.embedding import EmbeddingStage
 from fedmore.strategies.tasks.base import read_settings
-from fedmore.strategies.tasks.train import EMBED, pack, read_metrics, unpack
+from fedmore.strategies.tasks.train import EMBED, pack, unpack
 from fedmore.strategies.terms import EMBED_DOCUMENTS, EMBED_TOKENS
 
 METRICS = ("documents", "tokens")
@@ -94,49 +94,27 @@ class EmbeddingStrategy(RoundStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The embeddings that came; the same for any order of replies."""
-        answers, clients, failures = self._read(replies)
-        if len(answers) < quorum(self.stage, len(self._members)):
-            causes = "; ".join(failures)
-            raise RoundError(f"no domain embedding: {causes}", nobody=not answers)
-        found = {m.name: Embedding(m.target, m.size, mean) for m, mean in answers}
-        metrics = {
-            "stage": "router",
-            "round": server_round,
-            "clients": clients,
-            "experts": {},
-            "failures": failures,
-        }
-        self.on_round(server_round, metrics, found)
-        arrays = {name: Array(mean.numpy()) for name, mean in by_expert(found).items()}
+        found = read_replies(
+            replies,
+            self._members,
+            by_node,
+            self._embedding,
+            metrics=METRICS,
+            withdrawn=self.withdrawn,
+            missing=self._missing,
+        )
+        if len(found.accepted) < quorum(self.stage, len(self._members)):
+            causes = "; ".join(found.failures)
+            raise RoundError(f"no domain embedding: {causes}", nobody=not found.accepted)
+        sent = {each.asked.name: each.value for each in found.accepted}
+        self.on_round(server_round, found.row(self.stage, server_round, {}), sent)
+        arrays = {name: Array(mean.numpy()) for name, mean in by_expert(sent).items()}
         return ArrayRecord(arrays), MetricRecord()
 
-    def _read(
-        self, replies: Iterable[Message]
-    ) -> tuple[list[tuple[Member, Tensor]], dict[str, Any], list[str]]:
-        """Embeddings in order of client name, their metrics, and why the others sent none."""
-        answers: list[tuple[Member, Tensor]] = []
-        clients: dict[str, Any] = {}
-        waiting, failures = dict(self._members), list(self._missing)
-        for reply in last_of_each(replies):
-            member = waiting.pop(reply.metadata.src_node_id)
-            try:
-                mean = self._embedding(reply, member)
-                clients[member.name] = read_metrics(reply.content, METRICS)
-            except WireError as error:
-                failures.append(f"{member.name}: {error}")
-                continue
-            answers.append((member, mean))
-        failures += [f"{member.name}: {NO_ANSWER}" for member in waiting.values()]
-        by_name = sorted(answers, key=lambda pair: pair[0].name)
-        return by_name, dict(sorted(clients.items())), sorted(failures)
-
-    def _embedding(self, reply: Message, member: Member) -> Tensor:
-        mean = read_embedding(reply, self.width)
-        if member.name in self.withdrawn():
-            raise WireError("withdrawn")
-        if not member.size:
-            raise WireError("says that it has no text")
-        return mean
+    def _embedding(self, content: RecordDict, member: Member) -> Embedding:
+        mean_D = read_embedding(content, self.width)
+        check_has_text(member)
+        return Embedding(member.target, member.size, mean_D)
 
 
 def embedding_content(mean_D: Tensor, metrics: Mapping[str, int]) -> RecordDict:
@@ -150,11 +128,9 @@ def read_embed_task(content: RecordDict) -> EmbedTask:
     return read_settings(content, _TASK, "an embedding task")
 
 
-def read_embedding(reply: Message, width: int) -> Tensor:
+def read_embedding(content: RecordDict, width: int) -> Tensor:
     """The vector [`width`] in a client's answer; raises `WireError` when there is none."""
-    if reply.has_error():
-        raise WireError(reply.error.reason)
-    record = reply.content.array_records.get("embedding", ArrayRecord())
+    record = content.array_records.get("embedding", ArrayRecord())
     if list(record) != ["mean"]:
         raise WireError(f"the embedding holds {list(record)}, not one array named mean")
     return unpack(record["mean"], [(width, 1)])[0].view(-1)

@@ -32,6 +32,11 @@ class PendingTask:
     task: TrainTask
 
     @property
+    def name(self) -> str:
+        """The name of the client."""
+        return self.member.name
+
+    @property
     def number(self) -> int:
         """The round (from 1) that the task was for."""
         return self.task.round

@@ -6,10 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedmore.experts.errors import RoundError, WireError
+from fedmore.experts.errors import RoundError
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes
 from fedmore.strategies.expert_stage.advice import stuck, unguarded
@@ -39,13 +39,13 @@ from fedmore.strategies.expert_stage.state import ExpertState, begun_anew, fresh
 from fedmore.strategies.expert_stage.step import advance, outer_of
 from fedmore.strategies.members import Member, ask_members, nobody
 from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
+from fedmore.strategies.rounds.replies import Replies, by_task, read_replies
 from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.rounds.update_limits import check_update
 from fedmore.strategies.stages.expert import FactorStage
 from fedmore.strategies.tasks.train import (
     METRICS,
     TRAIN,
-    read_metrics,
     read_update,
     train_content,
 )
@@ -168,11 +168,12 @@ class ExpertStrategy(RoundStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Advance every expert by what its clients sent; the same for any order of replies."""
         number = server_round + self.done
-        answers, clients, failures = self._read(replies, number)
+        found = self._read(replies, number)
+        answers = [(each.asked, each.value) for each in found.accepted]
         in_time = sum(asked.number == number for asked, _ in answers)
         if not answers or (self._sent and in_time < quorum(self.stage, len(self._sent))):
             most = "no client" if not answers else f"{in_time} of {len(self._sent)} clients"
-            why = f"round {number}: {most} succeeded: " + "; ".join(failures)
+            why = f"round {number}: {most} succeeded: " + "; ".join(found.failures)
             raise RoundError(why, nobody=not answers)
         if number >= self.stage.rounds and self._patient is not None:
             self._patient.give_up(list(self._late))  # there is no later round to use them in
@@ -180,11 +181,11 @@ class ExpertStrategy(RoundStrategy):
         experts = self._advance(answers, number)
         owners = {name: len(entry["owners"]) for name, entry in experts.items()}
         metrics = {
-            "stage": self.stage.kind,
-            "round": number,
-            "clients": clients,
-            "experts": experts,
-            "failures": failures,
+            **found.row(self.stage, number, experts),
+            "clients": {
+                each.asked.name: {**each.metrics, "behind": number - each.asked.number}
+                for each in found.accepted
+            },
             "warnings": unguarded(self.stage, owners) + stuck(self.stage, self.states),
             "late": to_rows(self._late),
             "sizes": dict(sorted(self._sizes.items())),
@@ -193,40 +194,27 @@ class ExpertStrategy(RoundStrategy):
         worst = max(entry["aggregation_error"] for entry in experts.values())
         return arrays_of(self.states), MetricRecord({"aggregation_error": worst})
 
-    def _read(
-        self, replies: Iterable[Message], number: int
-    ) -> tuple[list[Answer], dict[str, Any], list[str]]:
-        """Changes in order of client name, their metrics, and why the others gave none."""
-        waiting = self._late | by_id(self._sent)
-        answers, clients = list[Answer](), dict[str, Any]()
-        failures = list(self._missing)
-        for reply in replies:
-            asked = waiting.pop(reply.metadata.reply_to_message_id)
-            name = asked.member.name
-            try:
-                change, found = self._change(reply, asked), read_metrics(reply.content, METRICS)
-            except WireError as error:
-                failures.append(f"{name}: {error}")
-                continue
-            answers.append((asked, change))
-            clients[name] = {**found, "behind": number - asked.number}
-        grid, self._late = self._patient, {}
-        for key, asked in waiting.items():
-            why = grid.absent.get(key, "") if grid else ""
-            failures.append(f"{asked.member.name}: {why or asked.unanswered(number)}")
-            if grid and key in grid.pending:
-                self._late[key] = asked
-        failures = [text for text in failures if text.partition(": ")[0] not in clients]
-        return sorted(answers, key=lambda a: a[0].member.name), clients, sorted(failures)
+    def _read(self, replies: Iterable[Message], number: int) -> Replies[str, PendingTask, Factors]:
+        """The changes that came; tasks that may be answered in a later round are kept."""
+        absent = self._patient.absent if self._patient else {}
+        found = read_replies(
+            replies,
+            self._late | by_id(self._sent),
+            by_task,
+            self._change,
+            metrics=METRICS,
+            withdrawn=self.withdrawn,
+            missing=self._missing,
+            unanswered=lambda key, asked: absent.get(key) or asked.unanswered(number),
+        )
+        pending = self._patient.pending if self._patient else set()
+        self._late = {key: each for key, each in found.unanswered.items() if key in pending}
+        return found
 
-    def _change(self, reply: Message, asked: PendingTask) -> Factors:
-        if reply.has_error():
-            raise WireError(reply.error.reason)
-        if asked.member.name in self.withdrawn():
-            raise WireError("withdrawn")
+    def _change(self, content: RecordDict, asked: PendingTask) -> Factors:
         task = asked.task
         sites = sites_of(self.stage, asked.member, self.shapes)
-        change = read_update(reply.content, sites, task.rank, task.codec)
+        change = read_update(content, sites, task.rank, task.codec)
         check_update(change, task, initial_of(asked, self.stage, self.shapes), self.stage.max_rms)
         return change
 
@@ -234,7 +222,7 @@ class ExpertStrategy(RoundStrategy):
         """Every expert that changes, with its error, its rank and its owners."""
         gone, metrics = self.withdrawn(), dict[str, Any]()
         rule, limit = rule_of(self.stage), self.stage.max_rank
-        late = {asked.member.name for asked in self._late.values()}
+        late = {asked.name for asked in self._late.values()}
         for name, state in sorted(self.states.items()):
             own = [item for item in answers if item[0].task.expert == name]
             left, told = gone & set(state.owners), Told()

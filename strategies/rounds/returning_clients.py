@@ -81,13 +81,3 @@ class Returning:
             if message is not None:
                 found.append(message)
         return found
-
-
-def last_of_each(replies: Iterable[Message]) -> list[Message]:
-    """One reply of each node: a node that went away in the round may have been asked again."""
-    found: dict[int, Message] = {}
-    for reply in replies:
-        node = reply.metadata.src_node_id
-        if node not in found or found[node].has_error():
-            found[node] = reply
-    return list(found.values())

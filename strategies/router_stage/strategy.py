@@ -10,16 +10,16 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedmore.experts.errors import RoundError, WireError
+from fedmore.experts.errors import RoundError
 from fedmore.experts.factors import Factors
 from fedmore.experts.routers.base import Router
 from fedmore.experts.spec import Shapes
 from fedmore.strategies.members import Member, ask_members, nobody
 from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
-from fedmore.strategies.rounds.returning_clients import last_of_each
+from fedmore.strategies.rounds.replies import by_node, check_has_text, read_replies
 from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.rounds.update_limits import check_size
 from fedmore.strategies.router_stage.state import Change, RouterState, fresh
@@ -33,7 +33,7 @@ from fedmore.strategies.router_stage.tasks import (
 )
 from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.base import work_of
-from fedmore.strategies.tasks.train import METRICS, read_metrics
+from fedmore.strategies.tasks.train import METRICS
 
 OnRouting = Callable[[int, dict[str, Any], RouterState], None]
 
@@ -150,51 +150,31 @@ class RoutingStrategy(RoundStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Move the router by what came; the same for any order of replies."""
         number, asked = server_round + self.done, len(self._asked)
-        changes, clients, failures = self._read(replies)
+        found = read_replies(
+            replies,
+            self._asked,
+            by_node,
+            self._change,
+            metrics=METRICS,
+            withdrawn=self.source.withdrawn,
+            missing=self._missing,
+        )
+        changes = {each.asked.name: each.value for each in found.accepted}
         if len(changes) < quorum(self.stage, asked):
-            causes = "; ".join(failures)
+            causes = "; ".join(found.failures)
             raise RoundError(
                 f"round {number}: {len(changes)} of {asked} clients succeeded: {causes}",
                 nobody=not changes,
             )
         self._state = self.state.without(self.source.withdrawn()).advanced(changes)
-        metrics = {
-            "stage": self.stage.kind,
-            "round": number,
-            "clients": clients,
-            "experts": {},
-            "failures": failures,
-        }
-        self.on_round(number, metrics, self._state)
+        self.on_round(number, found.row(self.stage, number, {}), self._state)
         return ArrayRecord(), MetricRecord()
 
-    def _read(
-        self, replies: Iterable[Message]
-    ) -> tuple[dict[str, Change], dict[str, Any], list[str]]:
-        """Changes and metrics in order of client name, and why the others gave none."""
-        waiting, failures = dict(self._asked), list(self._missing)
-        changes: dict[str, Change] = {}
-        clients: dict[str, Any] = {}
-        for reply in last_of_each(replies):
-            member = waiting.pop(reply.metadata.src_node_id)
-            try:
-                change = self._change(reply, member)
-                clients[member.name] = read_metrics(reply.content, METRICS)
-            except WireError as error:
-                failures.append(f"{member.name}: {error}")
-                continue
-            changes[member.name] = change
-        failures += [f"{member.name}: no answer in time" for member in waiting.values()]
-        return dict(sorted(changes.items())), dict(sorted(clients.items())), sorted(failures)
-
-    def _change(self, reply: Message, member: Member) -> Change:
-        if reply.has_error():
-            raise WireError(reply.error.reason)
-        if member.name in self.source.withdrawn():
-            raise WireError("withdrawn")
-        if not member.size or self._router is None:
-            raise WireError("says that it has no text")
-        change = read_change(reply.content, self._router, self.stage.codec)
+    def _change(self, content: RecordDict, member: Member) -> Change:
+        check_has_text(member)
+        if self._router is None:
+            raise RoundError("the routing stage has not begun")
+        change = read_change(content, self._router, self.stage.codec)
         limit = self.stage.max_rms or 4 * self.stage.learning_rate * self.stage.steps
         check_size({name: (tensor,) for name, tensor in change.items()}, limit)
         return change

@@ -132,7 +132,7 @@ asked = each(
     lambda c: received(c, SITES, MIRROR),
 )
 said = each(
-    lambda c: read_embedding(make_reply(TASK, c), 4),
+    lambda c: read_embedding(c, 4),
     lambda c: member_of(make_reply(TASK, c)).updates_of("e"),
     lambda c: member_of(make_reply(TASK, c)).mirror_of("e"),
 )

@@ -51,22 +51,22 @@ def test_it_is_the_mean_input_embedding(context, tiny):
     table = base.model.get_input_embeddings().weight
     tokens = [t for text in TEXTS for t in base.text.plain(text)[:20]]
     expected = table[tokens].double().mean(0).float()
-    torch.testing.assert_close(read_embedding(reply, 64), expected)
+    torch.testing.assert_close(read_embedding(reply.content, 64), expected)
     assert read_metrics(reply.content, METRICS) == {"documents": 40, "tokens": len(tokens)}
 
 
 def test_documents_are_drawn_by_seed(context):
-    first = read_embedding(embed(context), 64)
-    assert torch.equal(first, read_embedding(embed(forgotten(context)), 64))
-    other = read_embedding(embed(forgotten(forgotten(context)), seed=2), 64)
+    first = read_embedding(embed(context).content, 64)
+    assert torch.equal(first, read_embedding(embed(forgotten(context)).content, 64))
+    other = read_embedding(embed(forgotten(forgotten(context)), seed=2).content, 64)
     assert not torch.equal(first, other)
 
 
 def test_the_same_question_gets_the_same_answer_whatever_became_of_the_text(context, tmp_path):
-    first = read_embedding(embed(context), 64)
+    first = read_embedding(embed(context).content, 64)
     context.node_config["data"] = str(tmp_path / "gone")
     again = embed(context)
-    assert torch.equal(first, read_embedding(again, 64))
+    assert torch.equal(first, read_embedding(again.content, 64))
     assert read_metrics(again.content, METRICS)["documents"] == 20
 
 

@@ -22,16 +22,6 @@ def hostile(answer, **changes):
     return RecordDict({**answer, **changes})
 
 
-class Answer:
-    """As much of a reply as `read_embedding` looks at."""
-
-    def __init__(self, content):
-        self.content = content
-
-    def has_error(self):
-        return False
-
-
 @pytest.fixture
 def embed(new_log):
     def run(grid):
@@ -47,7 +37,7 @@ def test_embeddings_are_means_by_size_of_text(fake_grid, clients, embed):
     grid = fake_grid(clients())
     found, log = embed(grid)
     assert set(found) == {"legal", "medical", "gl"}
-    value = {c.name: read_embedding(Answer(c.embed(None)), 5)[0].item() for c in clients()}
+    value = {c.name: read_embedding(c.embed(None), 5)[0].item() for c in clients()}
     assert found["legal"].tolist() == [0.75 * value["b"] + 0.25 * value["a"]] * 5
     assert found["medical"].tolist() == [value["m"]] * 5
     assert log[0][1]["clients"]["a"] == {"documents": 3, "tokens": 50}
@@ -119,7 +109,7 @@ def test_one_of_two_owners_is_enough_for_an_expert(fake_grid, clients, embed, sp
     everybody = clients()
     everybody[0].spoil = spoiling(EMBED, DataError("gone"))
     found, _ = embed(fake_grid(everybody))
-    assert found["legal"].tolist() == read_embedding(Answer(everybody[1].embed(None)), 5).tolist()
+    assert found["legal"].tolist() == read_embedding(everybody[1].embed(None), 5).tolist()
 
 
 @pytest.mark.parametrize("when", [EMBED, HELLO])
