@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -34,6 +34,10 @@ class Federation:
     config: FederationConfig
     registry: Registry
     store: Store
+
+    def with_config(self, config: FederationConfig) -> "Federation":
+        """The same federation with another configuration."""
+        return replace(self, config=config)
 
 
 @contextmanager

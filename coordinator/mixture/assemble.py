@@ -7,13 +7,13 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.layout import MIXTURE
 from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.mixture.router_factory import Trained, initial_router, train_at_coordinator
 from fedmore.coordinator.mixture.validity import mark_of
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.records import ExpertRow
-from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS, ROUTER
 from fedmore.experts.base.model import Base
 from fedmore.experts.errors import RegistryError
@@ -39,12 +39,9 @@ def load_factors(store: Store, row: ExpertRow) -> Factors:
 
 
 def assemble(
-    *,
-    config: FederationConfig,
-    directory: Path,
-    registry: Registry,
-    store: Store,
+    federation: Federation,
     experts: Sequence[str],
+    *,
     keep_router: bool = False,
     keeping: ExpertStorage = ExpertStorage.fp32,
 ) -> Path:
@@ -54,16 +51,17 @@ def assemble(
     know is trained. A router is trained over what `keeping` leaves of the experts. Raises
     `RegistryError` for an expert whose owners sent no domain embedding yet.
     """
-    base = base_of(config)
+    config, registry = federation.config, federation.registry
+    base, folder = base_of(config), federation.directory / MIXTURE
     known = {name: registry.latest(name) for name in experts}
-    loaded = {name: load_factors(store, row) for name, row in known.items()}
+    loaded = {name: load_factors(federation.store, row) for name, row in known.items()}
     kept = {name: quantize(each, keeping) for name, each in loaded.items()}
     factors = {name: dequantize(each) for name, each in kept.items()}
     if keep_router:
-        means = means_for(config, registry, store, factors)
-        made = _kept_router(config, base, directory / MIXTURE, factors, means)
+        means = means_for(federation, factors)
+        made = _kept_router(config, base, folder, factors, means)
     else:
-        made = assemble_router(config, base, registry, store, factors)
+        made = assemble_router(federation, base, factors)
     rows = [known[name] for name in made.experts]
     entries = tuple(Entry(r.name, r.kind, r.target, r.rank, r.params, r.digest) for r in rows)
     table = made.router.spec.table()
@@ -73,8 +71,8 @@ def assemble(
         if each is not factors[name]:  # it was trained together with the router
             kept[name] = quantize(each, keeping)
     ordered = {name: kept[name] for name in made.experts}
-    save_mixture(directory / MIXTURE, recipe, ordered, made.router)
-    return directory / MIXTURE
+    save_mixture(folder, recipe, ordered, made.router)
+    return folder
 
 
 def _kept_router(
@@ -90,57 +88,49 @@ def _kept_router(
     return grown_router(config, base, experts, router, load_experts(mixture, recipe), means)
 
 
-def assemble_router(
-    config: FederationConfig,
-    base: Base,
-    registry: Registry,
-    store: Store,
-    experts: Mapping[str, Factors],
-) -> Trained:
+def assemble_router(federation: Federation, base: Base, experts: Mapping[str, Factors]) -> Trained:
     """The router, trained if the configuration says so, and the experts that it is for."""
+    config = federation.config
     if is_learned(config.router.kind) and config.router.trained_at == "clients":
-        return Trained(from_clients(registry, store, list(experts)), dict(experts))
-    fresh = initial_router(config, base, experts, means_for(config, registry, store, experts))
+        return Trained(from_clients(federation, list(experts)), dict(experts))
+    fresh = initial_router(config, base, experts, means_for(federation, experts))
     if not is_learned(config.router.kind):
         return Trained(fresh, dict(experts))
     return train_at_coordinator(config, base, experts, fresh)
 
 
-def means_for(
-    config: FederationConfig, registry: Registry, store: Store, experts: Iterable[str]
-) -> dict[str, Tensor] | None:
+def means_for(federation: Federation, experts: Iterable[str]) -> dict[str, Tensor] | None:
     """The domain embeddings of `experts`; None if the configured router needs none."""
-    return domain_means(registry, store, list(experts)) if config.router.embeds else None
+    embeds = federation.config.router.embeds
+    return domain_means(federation, list(experts)) if embeds else None
 
 
-def routable(
-    config: FederationConfig, registry: Registry, store: Store, names: Iterable[str]
-) -> list[str]:
+def routable(federation: Federation, names: Iterable[str]) -> list[str]:
     """Those of `names` that the configured router can have a row for, in order.
 
     A router that is set, or started, by domain embeddings needs one of each expert. Raises
     `RegistryError` if that leaves none of them.
     """
     wanted = list(names)
-    if not config.router.embeds:
+    if not federation.config.router.embeds:
         return wanted
-    known = sent_means(registry, store)
+    known = sent_means(federation)
     kept = [name for name in wanted if name in known]
     if not kept:
-        domain_means(registry, store, wanted)  # raises, with what to do
+        domain_means(federation, wanted)  # raises, with what to do
     return kept
 
 
-def sent_means(registry: Registry, store: Store) -> dict[str, Tensor]:
+def sent_means(federation: Federation) -> dict[str, Tensor]:
     """The domain embedding [D] of every expert of which an owner sent one."""
-    digest = registry.get_state(EMBEDDINGS)
-    sent = embeddings.restore(store.get(digest)) if digest else {}
-    return embeddings.by_expert(sent, without=registry.withdrawn())
+    digest = federation.registry.get_state(EMBEDDINGS)
+    sent = embeddings.restore(federation.store.get(digest)) if digest else {}
+    return embeddings.by_expert(sent, without=federation.registry.withdrawn())
 
 
-def domain_means(registry: Registry, store: Store, names: Sequence[str]) -> dict[str, Tensor]:
+def domain_means(federation: Federation, names: Sequence[str]) -> dict[str, Tensor]:
     """The domain embedding [D] of every expert; raises `RegistryError` if one is missing."""
-    known = sent_means(registry, store)
+    known = sent_means(federation)
     missing = [name for name in names if name not in known]
     if missing:
         raise RegistryError(
@@ -150,17 +140,17 @@ def domain_means(registry: Registry, store: Store, names: Sequence[str]) -> dict
     return known
 
 
-def from_clients(registry: Registry, store: Store, names: Sequence[str]) -> Router:
+def from_clients(federation: Federation, names: Sequence[str]) -> Router:
     """The router that the clients trained, with its rows for these experts.
 
     Raises `RegistryError` if there is none, or one of the experts came later.
     """
-    digest = registry.get_state(ROUTER)
+    digest = federation.registry.get_state(ROUTER)
     if not digest:
         raise RegistryError(
             "no router has been trained at the clients: the plan needs a stage of kind routing"
         )
-    router, known = load_router(store.get(digest))
+    router, known = load_router(federation.store.get(digest))
     missing = [name for name in names if name not in known]
     if missing:
         raise RegistryError(

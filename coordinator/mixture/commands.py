@@ -44,25 +44,15 @@ def assemble_mixture(directory: Path, wanted: AssembleOptions) -> Path:
         federation.registry.database.check_writable()
         if federation.registry.withdrawn():
             _leave_out(federation)
-        config = wanted.configured(federation.config)
-        names = known_experts(federation, wanted.experts)
+        chosen = federation.with_config(wanted.configured(federation.config))
+        names = known_experts(chosen, wanted.experts)
         from fedmore.coordinator.mixture.assemble import assemble
 
         if wanted.experts is None:
             from fedmore.coordinator.mixture.exclusions import keep_routable
 
-            where = (config, federation.registry, federation.store)
-            names = tuple(keep_routable(*where, names))
-        assemble(
-            config=config,
-            directory=directory,
-            registry=federation.registry,
-            store=federation.store,
-            experts=names,
-            keep_router=wanted.keep_router,
-            keeping=wanted.keeping,
-        )
-    return directory / "mixture"
+            names = tuple(keep_routable(chosen, names))
+        return assemble(federation, names, keep_router=wanted.keep_router, keeping=wanted.keeping)
 
 
 def _leave_out(federation: Federation) -> None:
@@ -72,8 +62,8 @@ def _leave_out(federation: Federation) -> None:
         return
     from fedmore.coordinator.mixture.withdrawal import leave_out
 
-    config = recovery_rounds.asked_for(federation.config, federation.registry)
-    leave_out(config, federation.registry, federation.store)
+    asked = recovery_rounds.asked_for(federation.config, federation.registry)
+    leave_out(federation.with_config(asked))
 
 
 def evaluate_mixture(directory: Path) -> Mapping[str, Any]:
@@ -82,12 +72,7 @@ def evaluate_mixture(directory: Path) -> Mapping[str, Any]:
         known_experts(federation, None)
         from fedmore.coordinator.mixture.evaluate import evaluate
 
-        found: Mapping[str, Any] = evaluate(
-            config=federation.config,
-            directory=directory,
-            registry=federation.registry,
-            store=federation.store,
-        )
+        found: Mapping[str, Any] = evaluate(federation)
         return found
 
 

@@ -9,13 +9,12 @@ import torch
 
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder.evaluation_file import write_scores
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.layout import MIXTURE
 from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.mixture.assemble import load_factors
 from fedmore.coordinator.mixture.token_usage import tokens_used
 from fedmore.coordinator.mixture.validity import check_current
-from fedmore.coordinator.store.blobs import Store
-from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import FORGETTING
 from fedmore.experts.base.model import Base
 from fedmore.experts.factors import Factors
@@ -103,12 +102,13 @@ class Scorer:
 
 
 def after_stage(
-    scorer: Scorer, registry: Registry, store: Store, stage: str, names: Sequence[str]
+    scorer: Scorer, federation: Federation, stage: str, names: Sequence[str]
 ) -> Summary:
     """Bits per byte of every text seen so far and of plain English, before there is a router.
 
     All experts so far work with the same weight: what one gets who adds them up.
     """
+    registry, store = federation.registry, federation.store
     experts = {name: load_factors(store, registry.latest(name)) for name in names}
     width = scorer.base.model.get_input_embeddings().weight.shape[1]
     uniform = UniformRouter(RouterSpec("uniform", len(experts), width))
@@ -126,15 +126,10 @@ def _entry(stage: str, router: str, scores: Mapping[str, Summary]) -> Summary:
     return {"stage": stage, "router": router, "bits_per_byte": dict(scores)}
 
 
-def evaluate(
-    *,
-    config: FederationConfig,
-    directory: Path,
-    registry: Registry,
-    store: Store,
-    scorer: Scorer | None = None,
-) -> Summary:
-    """Score the mixture in `directory`, its experts and the base; writes evaluation.json."""
+def evaluate(federation: Federation, scorer: Scorer | None = None) -> Summary:
+    """Score the federation's mixture, its experts and the base; writes evaluation.json."""
+    directory, config = federation.directory, federation.config
+    registry, store = federation.registry, federation.store
     recipe = read_recipe(directory / MIXTURE)
     check_current(directory, directory / MIXTURE, registry)
     scorer = scorer or Scorer(config)

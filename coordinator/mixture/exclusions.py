@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Callable, Iterable
 
-from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.assemble import routable, sent_means
-from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import LEFT_OUT
 from fedmore.strategies.events import Event, LeftOut
@@ -15,9 +14,7 @@ REASON = "no owner sent a domain embedding, by which the router is set"
 
 
 def keep_routable(
-    config: FederationConfig,
-    registry: Registry,
-    store: Store,
+    federation: Federation,
     names: Iterable[str],
     observer: Callable[[Event], None] = lambda _: None,
 ) -> list[str]:
@@ -25,8 +22,8 @@ def keep_routable(
 
     Raises `RegistryError` if that leaves none.
     """
-    wanted = list(names)
-    kept = routable(config, registry, store, wanted)
+    registry, wanted = federation.registry, list(names)
+    kept = routable(federation, wanted)
     left = {name: why(registry, name) for name in wanted if name not in kept}
     noted = registry.get_state(LEFT_OUT, {})
     for name, reason in left.items():
@@ -39,12 +36,12 @@ def keep_routable(
     return kept
 
 
-def warnings_of(config: FederationConfig, registry: Registry, store: Store) -> list[str]:
+def warnings_of(federation: Federation) -> list[str]:
     """A line for every expert so far that the router cannot have, once embeddings are here."""
-    if not config.router.embeds:
+    if not federation.config.router.embeds:
         return []
-    known = sent_means(registry, store)
-    names = sorted({expert.name for expert in registry.experts()})
+    known = sent_means(federation)
+    names = sorted({expert.name for expert in federation.registry.experts()})
     return [f"{name} stays out of the mixture: {REASON}" for name in names if name not in known]
 
 

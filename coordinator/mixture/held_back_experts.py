@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder import recovery_rounds
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.versions import drop_expert
 from fedmore.coordinator.mixture.withdrawal_scoring import (
     HELD_BACK,
@@ -19,12 +19,11 @@ from fedmore.coordinator.mixture.withdrawal_scoring import (
     scorer_of,
     settle,
 )
-from fedmore.coordinator.store.blobs import Store
-from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import HELD
 from fedmore.strategies.expert_stage.progress import Judge, Told
 from fedmore.strategies.expert_stage.state import ExpertState
 from fedmore.strategies.stages.base import Stage
+from fedmore.strategies.stages.expert import FactorStage
 
 if TYPE_CHECKING:
     from fedmore.coordinator.mixture.evaluate import Scorer
@@ -32,34 +31,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def note(registry: Registry, store: Store, stage: Stage, index: int, outcome: Outcome) -> None:
+def note(federation: Federation, stage: Stage, index: int, outcome: Outcome) -> None:
     """Write down what becomes of an expert after a withdrawal; twice does nothing more."""
-    name, told = outcome.state.name, outcome.told
+    name, told, registry = outcome.state.name, outcome.told, federation.registry
     held = {key: value for key, value in registry.get_state(HELD, {}).items() if key != name}
     if HELD_BACK in told:
         held |= {name: {"why": told[HELD_BACK], "scores": told["scores"]}}
-        drop_expert(registry, store, name)
+        drop_expert(registry, federation.store, name)
     registry.set_state(HELD, held)
     if RECOVERS in told:
         recovery_rounds.add(registry, stage, index, name, told[RECOVERS])
 
 
 def judge_of(
-    config: FederationConfig,
-    registry: Registry,
-    store: Store,
-    index: int,
-    scorer: Callable[[], "Scorer"],
+    federation: Federation, index: int, stage: FactorStage, scorer: Callable[[], "Scorer"]
 ) -> Judge:
     """What a stage of a coordinator that runs does with an expert after a withdrawal."""
-    stage: Any = config.stages[index]
 
     def judge(
         before: ExpertState, left: ExpertState, error: float
     ) -> tuple[ExpertState, float, Told]:
-        wanted = recovery_rounds.asked_for(config, registry)
+        wanted = recovery_rounds.asked_for(federation.config, federation.registry)
         outcome = settle(wanted, before, left, error, stage.max_rank, scorer)
-        note(registry, store, stage, index, outcome)
+        note(federation, stage, index, outcome)
         log.warning("%s after a withdrawal: %s", left.name, outcome.told.get("withdrawal", "gone"))
         return outcome.state, outcome.error, dict(outcome.told)
 
@@ -67,8 +61,7 @@ def judge_of(
 
 
 def is_released(
-    config: FederationConfig,
-    registry: Registry,
+    federation: Federation,
     state: ExpertState,
     entry: dict[str, Any],
     scorer: Callable[[], "Scorer"],
@@ -77,6 +70,7 @@ def is_released(
 
     One that is held back is scored again, and let go once it is good enough.
     """
+    config, registry = federation.config, federation.registry
     held: Mapping[str, Any] = registry.get_state(HELD, {})
     if state.name not in held:
         return True

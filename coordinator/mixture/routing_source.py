@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
-from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.assemble import load_factors, means_for
 from fedmore.coordinator.mixture.evaluate import Scorer
 from fedmore.coordinator.mixture.exclusions import keep_routable
 from fedmore.coordinator.mixture.router_factory import initial_router
 from fedmore.coordinator.mixture.withdrawal import leave_out
-from fedmore.coordinator.store.blobs import Store
-from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.base.model import shapes_of
 from fedmore.experts.factors import Factors
 from fedmore.experts.routers.base import Router
@@ -17,43 +15,41 @@ from fedmore.kernels.determinism import one_thread
 from fedmore.strategies.router_stage.strategy import RoutingSource
 
 
-def routing_source(
-    config: FederationConfig, scorer: Scorer, registry: Registry, store: Store
-) -> RoutingSource:
+def routing_source(federation: Federation, scorer: Scorer) -> RoutingSource:
     """What the routing stage works on: newest experts, an untrained router, `router.*`."""
-    base, section = scorer.base, config.router
+    config, base = federation.config, scorer.base
+    section = config.router
 
     def initial(experts: Mapping[str, Factors]) -> Router:
         with one_thread():  # the same wherever it is made again
-            means = means_for(config, registry, store, experts)
+            means = means_for(federation, experts)
             return initial_router(config, base, experts, means).cpu()
 
     return RoutingSource(
         shapes=shapes_of(base.model),
-        experts=_experts(config, registry, store),
+        experts=_experts(federation),
         initial=initial,
         samples=section.samples,
         entropy=section.entropy,
         z_loss=section.z_loss,
-        withdrawn=registry.withdrawn,
+        withdrawn=federation.registry.withdrawn,
     )
 
 
-def _experts(
-    config: FederationConfig, registry: Registry, store: Store
-) -> Callable[[], dict[str, Factors]]:
+def _experts(federation: Federation) -> Callable[[], dict[str, Factors]]:
     """The newest version of every expert, without what withdrawn owners had in it.
 
     A router that starts from domain embeddings has no row for an expert without one.
     """
+    registry, store = federation.registry, federation.store
     known: dict[frozenset[str], dict[str, Factors]] = {}
 
     def experts() -> dict[str, Factors]:
         gone = frozenset(registry.withdrawn())
         if gone not in known:
-            leave_out(config, registry, store)
+            leave_out(federation)
             trained = sorted({row.name for row in registry.experts()})
-            names = keep_routable(config, registry, store, trained) if trained else []
+            names = keep_routable(federation, trained) if trained else []
             known.clear()
             known[gone] = {name: load_factors(store, registry.latest(name)) for name in names}
         return known[gone]

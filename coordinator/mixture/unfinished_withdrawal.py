@@ -23,9 +23,10 @@ def finish(federation: Federation, *, forget: bool = True) -> tuple[list[str], b
     """
     from fedmore.coordinator.mixture.withdrawal import leave_out
 
-    registry, store = federation.registry, federation.store
+    registry = federation.registry
     experts = set(registry.get_state(WITHDRAWALS_BEGUN, NONE)["experts"])
-    changed = leave_out(recovery_rounds.asked_for(federation.config, registry), registry, store)
+    asked = recovery_rounds.asked_for(federation.config, registry)
+    changed = leave_out(federation.with_config(asked))
     open_journal(federation).ledger.sweep()
     outdated = forget and forget_outdated(federation)
     registry.set_state(WITHDRAWALS_BEGUN, NONE)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture import held_back_experts
 from fedmore.coordinator.mixture.assemble import load_factors
 from fedmore.coordinator.mixture.versions import (
@@ -15,7 +15,6 @@ from fedmore.coordinator.mixture.versions import (
     keep_version,
 )
 from fedmore.coordinator.mixture.withdrawal_scoring import HELD_BACK, RECOVERS, Outcome, settle
-from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.records import RoundRow
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS
@@ -29,27 +28,29 @@ from fedmore.strategies.stages.expert import FactorStage
 log = logging.getLogger(__name__)
 
 
-def leave_out(config: FederationConfig, registry: Registry, store: Store) -> list[str]:
+def leave_out(federation: Federation) -> list[str]:
     """Make every expert anew that a withdrawn client has a part in; the names of those.
 
     Versions that hold its part go, from the registry and from the store, and so does its domain
     embedding. An expert of withdrawn clients alone is no more, nor is its row in a router that
     clients trained. Doing it twice changes nothing.
     """
+    registry = federation.registry
     gone = registry.withdrawn()
-    drop_versions(registry, store, gone)
+    drop_versions(registry, federation.store, gone)
     changed: list[str] = []
-    for index, stage in enumerate(config.stages):
+    for index, stage in enumerate(federation.config.stages):
         rows = [row for row in registry.rounds() if row.stage == index]
         if rows and isinstance(stage, FactorStage):
-            changed += _leave_out(config, stage, rows[-1], gone, registry, store)
-    _leave_out_of_embeddings(gone, registry, store)
+            changed += _leave_out(federation, stage, rows[-1], gone)
+    _leave_out_of_embeddings(federation, gone)
     for row in [row for row in registry.rounds() if row.kind == "routing"][-1:]:
-        _leave_out_of_router(row, gone, registry, store)
+        _leave_out_of_router(federation, row, gone)
     return changed
 
 
-def _leave_out_of_embeddings(gone: AbstractSet[str], registry: Registry, store: Store) -> None:
+def _leave_out_of_embeddings(federation: Federation, gone: AbstractSet[str]) -> None:
+    registry, store = federation.registry, federation.store
     digest = registry.get_state(EMBEDDINGS)
     sent = embeddings.restore(store.get(digest)) if digest else {}
     if not gone & sent.keys():
@@ -64,25 +65,21 @@ def _leave_out_of_embeddings(gone: AbstractSet[str], registry: Registry, store: 
 
 
 def _leave_out(
-    config: FederationConfig,
-    stage: FactorStage,
-    row: RoundRow,
-    gone: AbstractSet[str],
-    registry: Registry,
-    store: Store,
+    federation: Federation, stage: FactorStage, row: RoundRow, gone: AbstractSet[str]
 ) -> list[str]:
+    store = federation.store
     states = restore(store.get(row.metrics[STATE]), stage)
     entries = dict(row.metrics["experts"])
     touched = sorted(name for name, s in states.items() if gone & set(s.owners))
     for name in touched:
         left, error = without(states[name], gone, stage.max_rank)
-        outcome = settle(config, states[name], left, error, stage.max_rank)
-        held_back_experts.note(registry, store, stage, row.stage, outcome)
-        states[name], entries[name] = outcome.state, _kept(outcome, row, registry, store)
+        outcome = settle(federation.config, states[name], left, error, stage.max_rank)
+        held_back_experts.note(federation, stage, row.stage, outcome)
+        states[name], entries[name] = outcome.state, _kept(federation, outcome, row)
         log.warning("%s: %s", name, "; ".join(told_of(entries[name])))
     if touched:
         old, new = row.metrics[STATE], store.put(dump(states))
-        _replace(row, {**row.metrics, "experts": entries, STATE: new}, registry)
+        _replace(row, {**row.metrics, "experts": entries, STATE: new}, federation.registry)
         store.delete(old)
     return touched
 
@@ -110,10 +107,9 @@ def told_of(entry: Mapping[str, Any]) -> list[str]:
     return [made or "made anew without it", *recovers, *exact]
 
 
-def _leave_out_of_router(
-    row: RoundRow, gone: AbstractSet[str], registry: Registry, store: Store
-) -> None:
+def _leave_out_of_router(federation: Federation, row: RoundRow, gone: AbstractSet[str]) -> None:
     """The clients' router without the changes of `gone` and rows of experts that are no more."""
+    registry, store = federation.registry, federation.store
     state = restore_routing(store.get(row.metrics[STATE]))
     there = {known.name for known in registry.experts()}
     left = [name for name in state.experts if name in there]
@@ -129,12 +125,12 @@ def _leave_out_of_router(
     store.delete(old)
 
 
-def _kept(outcome: Outcome, row: RoundRow, registry: Registry, store: Store) -> dict[str, Any]:
+def _kept(federation: Federation, outcome: Outcome, row: RoundRow) -> dict[str, Any]:
     state = outcome.state
     entry = {**state.summary(outcome.error), **outcome.told}
     if not entry["owners"] or HELD_BACK in entry:
         return entry
-    at = (row.stage, row.round)
+    registry, store, at = federation.registry, federation.store, (row.stage, row.round)
     return {**entry, "digest": keep_version(registry, store, state, at, entry)}
 
 

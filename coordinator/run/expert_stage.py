@@ -1,19 +1,15 @@
 """The stages that train experts and adapters, carried out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from flwr.serverapp import Grid
+from typing import Any
 
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.mixture.evaluate import after_stage
 from fedmore.coordinator.mixture.held_back_experts import is_released, judge_of
 from fedmore.coordinator.mixture.versions import STATE, keep_version
-from fedmore.coordinator.run.recorder import Recorder
 from fedmore.coordinator.run.stage_end import owners_of
-from fedmore.coordinator.run.stage_runner import StageRunner
-from fedmore.coordinator.store.records import RoundRow
+from fedmore.coordinator.run.stage_runner import StageContext, StageRunner
 from fedmore.coordinator.store.state_keys import FORGETTING
 from fedmore.experts.base.model import linear_shapes
 from fedmore.strategies.events import Evaluated
@@ -24,82 +20,83 @@ from fedmore.strategies.expert_stage.state import ExpertState
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.stages.expert import FactorStage
 
-if TYPE_CHECKING:
-    from fedmore.coordinator.run.stages import PlanRun
 
-
-def carry_out(
-    run: "PlanRun", grid: Grid, index: int, stage: FactorStage, done: Sequence[RoundRow]
-) -> None:
+def carry_out(context: StageContext[FactorStage]) -> None:
     """Train the rounds that are left, then score what the stage has cost other texts."""
-    if not done or done[-1].round < stage.rounds:
-        _train(run, grid, index, stage, done)
-    _forgetting(run, index, stage)
+    done = context.done
+    if not done or done[-1].round < context.stage.rounds:
+        _train(context)
+    _forgetting(context)
 
 
-def _train(
-    run: "PlanRun", grid: Grid, index: int, stage: FactorStage, done: Sequence[RoundRow]
-) -> None:
-    recorder, progress = Recorder(run, index, stage), _progress(run, stage, done)
+def _train(context: StageContext[FactorStage]) -> None:
+    federation, stage = context.federation, context.stage
+    progress = _progress(context)
     strategy = ExpertStrategy(
         stage,
-        linear_shapes(run.config.base.model),
-        run.config.federation.seed,
-        partial(_trained, recorder),
+        linear_shapes(federation.config.base.model),
+        federation.config.federation.seed,
+        partial(_trained, context),
         progress,
-        run.registry.withdrawn,
-        judge_of(run.config, run.registry, run.store, index, lambda: run.scorer),
-        partial(recovery_rounds.asks, run.registry, stage),
+        federation.registry.withdrawn,
+        judge_of(federation, context.index, stage, context.scorer),
+        partial(recovery_rounds.asks, federation.registry, stage),
     )
-    recorder.begin(progress.done + 1)
-    run.start(strategy, grid, stage.rounds - progress.done, stage.timeout_s)
+    context.recorder.begin(progress.done + 1)
+    context.start(strategy, stage.rounds - progress.done)
 
 
-def _progress(run: "PlanRun", stage: FactorStage, done: Sequence[RoundRow]) -> Progress:
+def _progress(context: StageContext[FactorStage]) -> Progress:
     """What the rounds of a stage so far have left; nothing before the first."""
-    if not done:
+    if not context.done:
         return Progress()
-    metrics = done[-1].metrics
-    states = restore(run.store.get(metrics[STATE]), stage)
-    return Progress(done[-1].round, states, metrics.get("late", ()), metrics.get("sizes", {}))
+    last = context.done[-1]
+    states = restore(context.federation.store.get(last.metrics[STATE]), context.stage)
+    late, sizes = last.metrics.get("late", ()), last.metrics.get("sizes", {})
+    return Progress(last.round, states, late, sizes)
 
 
 def _trained(
-    recorder: Recorder, number: int, metrics: dict[str, Any], states: Mapping[str, ExpertState]
+    context: StageContext[FactorStage],
+    number: int,
+    metrics: dict[str, Any],
+    states: Mapping[str, ExpertState],
 ) -> None:
     """A round is aggregated: keep a version of each expert, and the state to go on from."""
-    run = recorder.run
+    federation, at = context.federation, (context.index, number)
+    registry, store = federation.registry, federation.store
     for name, entry in metrics["experts"].items():
-        if not is_released(run.config, run.registry, states[name], entry, lambda: run.scorer):
-            continue
-        at, known = (recorder.index, number), dict(entry)
-        entry["digest"] = keep_version(run.registry, run.store, states[name], at, known)
-    recorder.finish(number, metrics | {STATE: run.store.put(dump(states))})
+        if is_released(federation, states[name], entry, context.scorer):
+            entry["digest"] = keep_version(registry, store, states[name], at, dict(entry))
+    context.recorder.finish(number, metrics | {STATE: store.put(dump(states))})
 
 
-def _forgetting(run: "PlanRun", index: int, stage: FactorStage) -> None:
-    entries: list[Any] = run.registry.get_state(FORGETTING, [])
-    if any(entry["stage"] == stage.kind for entry in entries):
+def _forgetting(context: StageContext[FactorStage]) -> None:
+    federation, kind = context.federation, context.stage.kind
+    registry = federation.registry
+    entries: list[Any] = registry.get_state(FORGETTING, [])
+    if any(entry["stage"] == kind for entry in entries):
         return
-    stages = run.config.stages[: index + 1]
+    stages = federation.config.stages[: context.index + 1]
     kinds = [each.trains for each in stages if isinstance(each, FactorStage)]
-    names = sorted({e.name for e in run.registry.experts() if e.kind in kinds})
-    entry = after_stage(run.scorer, run.registry, run.store, stage.kind, names)
-    run.registry.set_state(FORGETTING, [*entries, entry])
-    run.observer(Evaluated(stage.kind, entry["bits_per_byte"]))
+    names = sorted({e.name for e in registry.experts() if e.kind in kinds})
+    entry = after_stage(context.scorer(), federation, kind, names)
+    registry.set_state(FORGETTING, [*entries, entry])
+    context.observer(Evaluated(kind, entry["bits_per_byte"]))
 
 
-def goes_on_without(run: "PlanRun", index: int, stage: FactorStage) -> bool:
+def goes_on_without(context: StageContext[FactorStage]) -> bool:
     """Whether there are experts of another stage, or owners who will train some."""
-    if any(expert.kind != stage.trains for expert in run.registry.experts()):
+    federation, registry = context.federation, context.federation.registry
+    if any(expert.kind != context.stage.trains for expert in registry.experts()):
         return True
-    later = [each for each in run.config.stages[index + 1 :] if isinstance(each, FactorStage)]
-    return any(owners_of(run.registry, each) for each in later)
+    later = federation.config.stages[context.index + 1 :]
+    return any(owners_of(registry, each) for each in later if isinstance(each, FactorStage))
 
 
-def advice(run: "PlanRun", stage: FactorStage) -> list[str]:
+def advice(context: StageContext[FactorStage]) -> list[str]:
     """What is worth a word before the stage starts over this base."""
-    return before(stage, linear_shapes(run.config.base.model))
+    return before(context.stage, linear_shapes(context.federation.config.base.model))
 
 
 RUNNER = StageRunner(carry_out, goes_on_without, advice)

@@ -13,7 +13,7 @@ was. Python's and NumPy's generators begin at the federation's seed for that.
 import logging
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.layout import APP_LOG, APP_STATE
+from fedmore.coordinator.run.plan import Plan
 from fedmore.coordinator.run.watched_grid import WatchedGrid
 from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.runtime.flower_apps import Value, load_app
@@ -50,16 +51,16 @@ def chosen(federation: Federation, app: str, run_config: Mapping[str, Value]) ->
     section = replace(
         section, app=app or section.app, run_config=section.run_config | dict(run_config)
     )
-    return replace(federation, config=replace(federation.config, federation=section))
+    return federation.with_config(replace(federation.config, federation=section))
 
 
-def make_plan(reference: str) -> Callable[..., None]:
+def make_plan(reference: str) -> Plan:
     """Load the app; what `coordinator start` then runs in place of our own plan."""
     app = load_app(reference, ServerApp)
 
-    def run_plan(*, grid: Grid, config: FederationConfig, directory: Path, **_: Any) -> None:
+    def run_plan(*, federation: Federation, grid: Grid, **_: Any) -> None:
         watched = WatchedGrid(grid)
-        run_app(app, reference, watched, config, directory)
+        run_app(app, reference, watched, federation.config, federation.directory)
         for warning in watched.check():
             log.warning("%s", warning)
 

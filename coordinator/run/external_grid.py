@@ -5,21 +5,23 @@ how messages reach them is the business of whoever runs the grid.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.serverapp import Grid
 from rich.console import Console
 
 from fedmore.coordinator.config.validation import check_plan
-from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
-from fedmore.coordinator.monitor.dashboard import make_observer
-from fedmore.coordinator.monitor.mlflow_tracker import MlflowTracker, Tracker
-from fedmore.coordinator.run.stages import run_plan
+from fedmore.coordinator.folder.federation import open_federation, running_alone
+from fedmore.coordinator.run.plan_runner import (
+    import_plan,
+    noting_failure,
+    observer_of,
+    run_plan,
+    tracker_of,
+)
 from fedmore.coordinator.store import state_keys
 from fedmore.experts.errors import RoundError
-from fedmore.protos.wire.status import describe
 
 POLL_S = 0.5
 
@@ -40,17 +42,9 @@ def run_over_grid(directory: Path, grid: Grid, console: Console, patience_s: flo
         config = federation.config
         check_plan(config)
         wait_for_nodes(grid, config.federation.clients, patience_s)
-        observer = make_observer(console, config.federation.name, config.federation.clients)
-        with tracked(federation, MlflowTracker(directory)) as tracker, observer:
-            run_plan(
-                grid=grid,
-                config=config,
-                directory=directory,
-                registry=federation.registry,
-                store=federation.store,
-                tracker=tracker,
-                observer=observer,
-            )
+        tracker, observer = tracker_of(federation), observer_of(federation, console)
+        with noting_failure(federation, tracker), observer:
+            run_plan(federation, grid, tracker, observer, import_plan())
 
 
 def wait_for_nodes(
@@ -66,20 +60,3 @@ def wait_for_nodes(
         if clock() >= deadline:
             raise RoundError(f"{found} of {count} nodes came within {patience_s:g} s")
         sleep(POLL_S)
-
-
-@contextmanager
-def tracked(federation: Federation, tracker: Tracker) -> Iterator[Tracker]:
-    """A tracked run, and the phase in the registry, ended as the block ends."""
-    registry = federation.registry
-    registry.set_state(state_keys.PHASE, state_keys.RUNNING)
-    tracker.start(federation.config)
-    try:
-        yield tracker
-    except BaseException as error:
-        registry.set_state(state_keys.PHASE, state_keys.FAILED)
-        registry.set_state("failure", describe(error))
-        tracker.finish("FAILED")
-        raise
-    registry.set_state(state_keys.PHASE, state_keys.FINISHED)
-    tracker.finish("FINISHED")

@@ -4,8 +4,8 @@ The server is up before anything heavy is imported; torch and the rest come whil
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 from rich.console import Console
 
 from fedmore.coordinator.config.validation import check_plan
-from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.create import certificate_hosts
 from fedmore.coordinator.folder.federation import (
     Federation,
@@ -27,14 +26,20 @@ from fedmore.coordinator.folder.operator_access import tls_of
 from fedmore.coordinator.mixture.unfinished_withdrawal import finish_first
 from fedmore.coordinator.monitor import status
 from fedmore.coordinator.monitor.bulletin import Bulletin
-from fedmore.coordinator.monitor.dashboard import make_observer
-from fedmore.coordinator.monitor.mlflow_tracker import MlflowTracker, NullTracker, Tracker
 from fedmore.coordinator.monitor.tracker import track
 from fedmore.coordinator.pki.tls_files import FOLDER
 from fedmore.coordinator.rpc.server import Server, serve
 from fedmore.coordinator.run import external_app
 from fedmore.coordinator.run.event_log import log_event
 from fedmore.coordinator.run.operator_api import FolderOffice
+from fedmore.coordinator.run.plan import Plan
+from fedmore.coordinator.run.plan_runner import (
+    import_plan,
+    noting_failure,
+    observer_of,
+    run_plan,
+    tracker_of,
+)
 from fedmore.coordinator.run.recovery import (
     expected_clients,
     on_same_port,
@@ -46,20 +51,16 @@ from fedmore.coordinator.store import state_keys
 from fedmore.coordinator.store.state_keys import DISMISSED, PORT
 from fedmore.coordinator.tasks.grid import MailboxGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
-from fedmore.experts.errors import FedmoreError
 from fedmore.protos.runtime.exits import interruptible
 from fedmore.protos.runtime.flower_apps import Value
 from fedmore.protos.runtime.logs import TOLD, also, logged
 from fedmore.protos.system.files import private_folder
 from fedmore.protos.system.hosts import bracketed
-from fedmore.protos.wire.status import describe
 from fedmore.strategies.events import Event
 from fedmore.strategies.plugins import all_plugins
 
 LOG = "coordinator.log"
 log = logging.getLogger(__name__)
-
-PlanRunner = Callable[..., object]  # `fedmore.coordinator.run.stages.run_plan`, or a test's own
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def start(
     directory: Path,
     console: Console,
     settings: Settings | None = None,
-    run_plan: PlanRunner | None = None,
+    plan: Plan | None = None,
 ) -> None:
     """Run the federation in `directory` to its end; does nothing to one that is finished."""
     settings = settings or Settings()
@@ -95,16 +96,16 @@ def start(
         if federation.registry.get_state(state_keys.PHASE) == state_keys.FINISHED:
             if not federation.registry.get_state(DISMISSED, False) or untold(federation.registry):
                 with interruptible("the federation is finished all the same"):
-                    Run(federation, console, settings, run_plan).dismiss()
+                    Run(federation, console, settings, plan).dismiss()
             console.print(f"{directory}: this federation is finished; nothing is left to do.")
             console.print("`coordinator init` makes another one in another folder.")
             status.show_result(federation, console)
             return
         wanted = external_app.chosen(federation, settings.app, settings.run_config)
-        if (app := wanted.config.federation.app) and run_plan is None:
-            run_plan = external_app.make_plan(app)
+        if (app := wanted.config.federation.app) and plan is None:
+            plan = external_app.make_plan(app)
         with interruptible(f"`coordinator start {directory}` goes on where this one stopped"):
-            Run(wanted, console, settings, run_plan).go()
+            Run(wanted, console, settings, plan).go()
 
 
 class Run:
@@ -115,23 +116,22 @@ class Run:
         federation: Federation,
         console: Console,
         settings: Settings,
-        run_plan: PlanRunner | None,
+        plan: Plan | None,
     ) -> None:
         self._federation = federation
         self._console = console
         self._settings = settings
-        self._run_plan = run_plan
+        self._plan = plan
         self._mailbox = TaskQueue()
         self._journal = open_journal(federation)
-        app = federation.config.federation.app
-        self._tracker: Tracker = NullTracker() if app else MlflowTracker(federation.directory)
+        self._tracker = tracker_of(federation)
 
     def _expect(self, count: int) -> None:
         """Let the display, and the clients that wait, know of how many clients there will be."""
         config = self._federation.config.federation
         stages = 0 if config.app else len(self._federation.config.stages)
         self._expected = count
-        self._observer = make_observer(self._console, config.name, count, not config.app)
+        self._observer = observer_of(self._federation, self._console, count)
         self._bulletin = Bulletin(count, stages, self._observer)
 
     def go(self) -> None:
@@ -142,7 +142,7 @@ class Run:
                 f"plugin: {plugin}"
             )
         check_plan(config)
-        try:
+        with noting_failure(self._federation, self._tracker, self._log_end):
             begun = recover(self._journal, registry)
             self._expect(expected_clients(registry, config.federation.clients, begun))
             server = self._serve()
@@ -150,32 +150,21 @@ class Run:
                 registry.set_state(state_keys.PHASE, state_keys.WAITING)
                 self._announce(server)
                 self._run(server, begun)
-        except BaseException as error:
-            self._note_failure(error)
-            raise
         status.show_result(self._federation, self._console)
 
     def _run(self, server: Server, begun: bool) -> None:
-        registry, run_plan = self._federation.registry, self._run_plan or import_run_plan()
+        plan = self._plan or import_plan()
         self._wait_for_clients(begun)
-        registry.set_state(state_keys.PHASE, state_keys.RUNNING)
-        self._tracker.start(self._federation.config)
+        names = self._federation.registry.name_of
         run_plan(
-            grid=MailboxGrid(self._mailbox, self._journal, names=registry.name_of),
-            config=self._federation.config,
-            directory=self._federation.directory,
-            registry=registry,
-            store=self._federation.store,
-            tracker=self._tracker,
-            observer=self._bulletin,
+            self._federation,
+            MailboxGrid(self._mailbox, self._journal, names=names),
+            self._tracker,
+            self._bulletin,
+            plan,
             settle=self._journal.settle,
+            on_done=partial(self._let_go, server),
         )
-        more = recovery_rounds.ahead(self._federation.config, registry)
-        registry.set_state(
-            state_keys.PHASE, state_keys.INTERRUPTED if more else state_keys.FINISHED
-        )
-        self._let_go(server)
-        self._tracker.finish("FINISHED")
 
     def dismiss(self) -> None:
         """Tell the end to those who were away then, or whom an earlier process had no time for."""
@@ -232,17 +221,8 @@ class Run:
         log_event(self._federation.registry, event)
         track(self._tracker, event)
 
-    def _note_failure(self, error: BaseException) -> None:
-        """Leave in the registry how this start ended, and close the tracked run."""
-        registry, stopped = self._federation.registry, isinstance(error, KeyboardInterrupt)
-        if registry.get_state(state_keys.PHASE) != state_keys.FINISHED:
-            registry.set_state(
-                state_keys.PHASE, state_keys.INTERRUPTED if stopped else state_keys.FAILED
-            )
-            registry.set_state("failure", None if stopped else describe(error))
-            log.error("ended: %s", "stopped" if stopped else describe(error), extra=TOLD)
-        with suppress(FedmoreError):  # the first error is the one to report
-            self._tracker.finish("KILLED" if stopped else "FAILED")
+    def _log_end(self, reason: str) -> None:
+        log.error("ended: %s", reason, extra=TOLD)
 
 
 @contextmanager
@@ -252,12 +232,3 @@ def closing_server(server: Server) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
-
-
-def import_run_plan() -> PlanRunner:
-    """The heavy part: torch, transformers and what is built on them."""
-    from fedmore.coordinator.run.stages import run_plan
-
-    # Flower narrates every round on stderr, through the live display; ours says the same.
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    return run_plan

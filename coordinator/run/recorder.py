@@ -2,21 +2,21 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.versions import STATE
+from fedmore.coordinator.monitor.tracker import Tracker
+from fedmore.coordinator.run.plan import Settle
 from fedmore.coordinator.run.recovery import LATE, count_tokens
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import RoundError
 from fedmore.protos.system.terminal import plain
-from fedmore.strategies.events import RoundFinished, RoundStarted
+from fedmore.strategies.events import Event, RoundFinished, RoundStarted
 from fedmore.strategies.stages.base import Stage, TrainingStage
-
-if TYPE_CHECKING:
-    from fedmore.coordinator.run.stages import PlanRun
 
 log = logging.getLogger(__name__)
 LONGEST_REASON = 1_000
@@ -24,23 +24,38 @@ _NODE = re.compile(r"\bnode (\d+)\b")
 
 
 class Recorder:
-    """Writes a stage's rounds down: blobs, expert versions, then the round itself."""
+    """Writes a stage's rounds down, and tells of them.
 
-    def __init__(self, run: "PlanRun", index: int, stage: Stage) -> None:
-        self.run, self.index, self.stage = run, index, stage
+    `settle` hears when a round is on disk: the group of its tasks ("experts/1"), and the ids of
+    those that may still be answered late. The rest of its journal may be cleared then.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        index: int,
+        stage: Stage,
+        *,
+        tracker: Tracker,
+        observer: Callable[[Event], None],
+        settle: Settle,
+    ) -> None:
+        self.index, self.stage = index, stage
+        self._registry, self._store = federation.registry, federation.store
+        self._tracker, self._observer, self._settle = tracker, observer, settle
         self._started = datetime.now(UTC)
 
     def begin(self, number: int) -> None:
         """Round `number` (from 1) begins."""
         self._started = datetime.now(UTC)
-        self.run.observer(RoundStarted(self.index, number - 1))
+        self._observer(RoundStarted(self.index, number - 1))
 
     def finish(self, number: int, metrics: dict[str, Any]) -> None:
         """Round `number` is aggregated, and what it made is in registry and store."""
-        names = {m.node_id: m.name for m in self.run.registry.members()}
+        names = {m.node_id: m.name for m in self._registry.members()}
         failures = [with_name(text, names) for text in metrics.get("failures", ())]
         metrics = {**metrics, "failures": failures}
-        self.run.registry.add_round(
+        self._registry.add_round(
             stage=self.index,
             kind=self.stage.kind,
             round=number,
@@ -48,12 +63,12 @@ class Recorder:
             started_at=self._started,
         )
         if isinstance(self.stage, TrainingStage):
-            count_tokens(self.run.registry)
+            count_tokens(self._registry)
         self._clear(number, [task["id"] for task in metrics.get(LATE, ())])
         log.info("round %d of %s is done", number, self.stage.kind)
         self._note(number, failures, metrics.get("warnings", ()))
-        self.run.tracker.round(self.index, number, metrics)
-        self.run.observer(RoundFinished(self.index, number - 1, metrics))
+        self._tracker.round(self.index, number, metrics)
+        self._observer(RoundFinished(self.index, number - 1, metrics))
         if number < self.stage.rounds:
             self.begin(number + 1)
 
@@ -66,14 +81,14 @@ class Recorder:
         if failures or warnings:
             about = {"stage": self.stage.kind, "round": number}
             payload = about | {"failures": list(failures), "warnings": list(warnings)}
-            self.run.registry.add_event("incomplete", payload=payload)
+            self._registry.add_event("incomplete", payload=payload)
 
     def _clear(self, number: int, late: Collection[str]) -> None:
         """What only this round needed: its tasks, and the state that it went on from."""
-        self.run.settle(f"{self.stage.kind}/{number}", late)
-        for row in self.run.registry.rounds():
+        self._settle(f"{self.stage.kind}/{number}", late)
+        for row in self._registry.rounds():
             if (row.stage, row.round) == (self.index, number - 1):
-                self.run.store.delete(row.metrics[STATE])
+                self._store.delete(row.metrics[STATE])
 
 
 @contextmanager

@@ -7,17 +7,13 @@ still ends it, and so does a stage without which there is no mixture.
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from flwr.serverapp import Grid
 
 from fedmore.coordinator.store.registry import Member, Registry
 from fedmore.coordinator.store.state_keys import SKIPPED
-from fedmore.strategies.events import StageSkipped, Waiting
+from fedmore.strategies.events import Event, Waiting
 from fedmore.strategies.stages.base import Stage
-
-if TYPE_CHECKING:
-    from fedmore.coordinator.run.stages import PlanRun
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -31,9 +27,10 @@ def owners_of(registry: Registry, stage: Stage) -> list[Member]:
 
 
 def has_owner(
-    run: "PlanRun",
+    registry: Registry,
     grid: Grid,
     stage: Stage,
+    observer: Callable[[Event], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
@@ -42,13 +39,13 @@ def has_owner(
     A stage that was given up before a restart is not waited for again.
     """
     deadline, told = clock() + stage.timeout_s, False
-    while owners := owners_of(run.registry, stage):
-        if stage.kind in run.registry.get_state(SKIPPED, {}):
+    while owners := owners_of(registry, stage):
+        if stage.kind in registry.get_state(SKIPPED, {}):
             return False
         if {member.node_id for member in owners} & set(grid.get_node_ids()):
             return True
         if not told:
-            run.observer(Waiting(tuple(member.name for member in owners), stage.timeout_s))
+            observer(Waiting(tuple(member.name for member in owners), stage.timeout_s))
             told = True
         if clock() >= deadline:
             return False
@@ -63,12 +60,10 @@ def carried_out(registry: Registry, stage: Stage) -> None:
         registry.set_state(SKIPPED, {k: v for k, v in known.items() if k != stage.kind})
 
 
-def skip(run: "PlanRun", index: int, stage: Stage, reason: str) -> None:
+def skip(registry: Registry, stage: Stage, reason: str) -> None:
     """Note that a stage ended early; the next one may begin."""
-    registry = run.registry
     known = registry.get_state(SKIPPED, {})
     if known.get(stage.kind) != reason:
         registry.add_event("skipped", stage.kind, {"reason": reason})
         registry.set_state(SKIPPED, {**known, stage.kind: reason})
     log.warning("stage %s ends early: %s", stage.kind, reason)
-    run.observer(StageSkipped(index, stage.kind, reason))

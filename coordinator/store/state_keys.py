@@ -38,6 +38,9 @@ NEW, WAITING, RUNNING, INTERRUPTED, FAILED, FINISHED = (
 )  # fmt: skip
 """Values of the state `phase`."""
 
+FAILURE = "failure"
+"""State: why the last start failed; None if it was stopped."""
+
 SKIPPED = "skipped"
 """State: the kinds of stages that ended early because nobody was left, each with the reason."""
 

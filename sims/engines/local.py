@@ -22,11 +22,15 @@ from fedmore.coordinator.config.terms import terms_of
 from fedmore.coordinator.config.validation import check_plan
 from fedmore.coordinator.folder.create import create
 from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
-from fedmore.coordinator.monitor.dashboard import Observer, make_observer
-from fedmore.coordinator.monitor.mlflow_tracker import MlflowTracker, Tracker
-from fedmore.coordinator.monitor.tracker import track
-from fedmore.coordinator.run.external_grid import tracked
-from fedmore.coordinator.run.lifecycle import import_run_plan
+from fedmore.coordinator.monitor.dashboard import Observer
+from fedmore.coordinator.monitor.tracker import Tracker, track
+from fedmore.coordinator.run import plan_runner
+from fedmore.coordinator.run.plan_runner import (
+    import_plan,
+    noting_failure,
+    observer_of,
+    tracker_of,
+)
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.tasks.grid import MailboxGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
@@ -45,10 +49,9 @@ def run(prepared: Prepared) -> None:
     made = create(prepared.directory, prepared.config, print)
     prepared = replace(prepared, config=made)
     with open_federation(prepared.directory) as federation, running_alone(prepared.directory):
-        config = federation.config
-        check_plan(config)
-        observer = make_observer(Console(), config.federation.name, config.federation.clients)
-        with tracked(federation, MlflowTracker(federation.directory)) as tracker, observer:
+        check_plan(federation.config)
+        tracker, observer = tracker_of(federation), observer_of(federation, Console())
+        with noting_failure(federation, tracker), observer:
             run_plan(prepared, federation, observer, tracker)
 
 
@@ -60,20 +63,12 @@ def run_plan(
     nodes = dict(enrol(prepared, client, federation) for client in prepared.scenario.clients)
     for client in prepared.scenario.clients:
         observer(Joined(client.name, client.kind, client.target, client.rank))
-    plan, handler = import_run_plan(), make_handler(federation.config.base)
+    plan, handler = import_plan(), make_handler(federation.config.base)
     with (
         Listener(federation.registry, observer, tracker) as listener,
         Workers(mailbox, nodes, handler, listener, threads_of(prepared)),
     ):
-        plan(
-            grid=MailboxGrid(mailbox),
-            config=federation.config,
-            directory=federation.directory,
-            registry=federation.registry,
-            store=federation.store,
-            tracker=tracker,
-            observer=observer,
-        )
+        plan_runner.run_plan(federation, MailboxGrid(mailbox), tracker, observer, plan)
 
 
 def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tuple[int, Node]:

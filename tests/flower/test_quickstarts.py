@@ -14,8 +14,12 @@ from test_programs import Programs
 
 from fedmore.client.external_app import RunConfig, make_handler
 from fedmore.coordinator.folder.create import create, new_config
+from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.monitor.tracker import NullTracker
 from fedmore.coordinator.run.external_app import make_plan
 from fedmore.coordinator.run.lifecycle import info_of
+from fedmore.coordinator.run.plan import keep_all
+from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.tasks.grid import MailboxGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
@@ -58,15 +62,17 @@ class Folder:
 
     def run(self, client_app=None):
         app = client_app or importlib.import_module(self.app).client_app
-        mailbox = TaskQueue()
+        mailbox, store = TaskQueue(), Store(self.directory / "blobs")
         with Registry.open(self.directory) as registry:
             nodes = dict(self.node(registry, part, app) for part in range(NODES))
             with Workers(mailbox, nodes, lambda m, c: c.run_config["handler"](m), lambda _: None):
+                federation = Federation(self.directory, self.config, registry, store)
                 make_plan(self.config.federation.app)(
+                    federation=federation,
                     grid=MailboxGrid(mailbox, names=registry.name_of),
-                    config=self.config,
-                    directory=self.directory,
-                    registry=registry,
+                    tracker=NullTracker(),
+                    observer=lambda _: None,
+                    settle=keep_all,
                 )
 
     def node(self, registry, part, app):

@@ -14,11 +14,11 @@ from pydantic.dataclasses import dataclass
 from fedmore.client.egress.answer_rules import AnswerRules
 from fedmore.client.egress.schema import AnswerSchema, Number
 from fedmore.coordinator.mixture.versions import STATE
-from fedmore.coordinator.run.recorder import Recorder
 from fedmore.coordinator.run.stage_runner import StageRunner
 from fedmore.experts.errors import EgressError, RoundError
 from fedmore.strategies.members import ask_members
 from fedmore.strategies.rounds.quorum_grid import RoundGrid
+from fedmore.strategies.rounds.replies import by_node, read_replies
 from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.settings import STRICT
 from fedmore.strategies.stages.base import Stage
@@ -98,46 +98,44 @@ class CensusStrategy(RoundStrategy):
     """Asks everybody once."""
 
     def __init__(self, stage, on_round):
-        self.stage, self.on_round, self.names = stage, on_round, {}
+        self.stage, self.on_round, self.asked = stage, on_round, {}
 
     def patient(self, grid):
         return RoundGrid(grid, self.stage)
 
     def configure_train(self, server_round, arrays, config, grid):
         members, _ = ask_members(grid, self.stage.timeout_s, f"census/{server_round}")
-        self.names = {node: member.name for node, member in members}
+        self.asked = dict(members)
         task = ConfigRecord(asdict(CensusTask("census", server_round, self.stage.most)))
         content = RecordDict({"task": task})
         group = f"census/{server_round}"
-        return [Message(content, node, ASK, group_id=group) for node in self.names]
+        return [Message(content, node, ASK, group_id=group) for node in self.asked]
 
     def aggregate_train(self, server_round, replies):
-        counts, failures = {}, []
-        for reply in replies:
-            name = self.names[reply.metadata.src_node_id]
-            if reply.has_error():
-                failures.append(f"{name}: {reply.error.reason}")
-            else:
-                counts[name] = dict(reply.content["metrics"])
-        if not counts:
-            raise RoundError("; ".join(failures), nobody=True)
-        self.on_round(server_round, {"clients": counts, "failures": failures})
+        found = read_replies(replies, self.asked, by_node, nothing_else, metrics=("documents",))
+        if not found.accepted:
+            raise RoundError("; ".join(found.failures), nobody=True)
+        self.on_round(server_round, found.row(self.stage, server_round, {}))
         return ArrayRecord(), MetricRecord()
 
 
-def carry_out(run, grid, index, stage, done):
-    if done:
+def nothing_else(_content, _member):
+    """The metrics are all that an answer holds."""
+
+
+def carry_out(context):
+    if context.done:
         return
-    recorder = Recorder(run, index, stage)
 
     def counted(number, metrics):
-        recorder.finish(number, metrics | {STATE: run.store.put(b"counted")})
+        state = context.federation.store.put(b"counted")
+        context.recorder.finish(number, metrics | {STATE: state})
 
-    recorder.begin(1)
-    run.start(CensusStrategy(stage, counted), grid, 1, stage.timeout_s)
+    context.recorder.begin(1)
+    context.start(CensusStrategy(context.stage, counted), 1)
 
 
-def goes_on_without(_run, _index, _stage):
+def goes_on_without(_context):
     return True
 
 

@@ -9,9 +9,10 @@ from owners import owner
 
 from fedmore.client.client_app import handle
 from fedmore.coordinator.config.schema import FederationConfig, parse_config
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.versions import STATE
 from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
-from fedmore.coordinator.run.stages import run_plan
+from fedmore.coordinator.run.stages import run_stages
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS, FORGETTING
@@ -67,12 +68,9 @@ class Place:
             mailbox, nodes = TaskQueue(), dict(self.node(registry, *c) for c in clients)
             prepare(registry)
             with Workers(mailbox, nodes, handle, lambda _: None):
-                run_plan(
+                run_stages(
+                    federation=Federation(self.directory, self.config, registry, self.store),
                     grid=MailboxGrid(mailbox),
-                    config=self.config,
-                    directory=self.directory,
-                    registry=registry,
-                    store=self.store,
                     tracker=NullTracker(),
                     observer=observer,
                 )

@@ -67,7 +67,7 @@ def load(directory: Path, size: Size) -> Material:
         base = base_of(config)
         names = sorted({row.name for row in registry.experts()})
         experts = {name: load_factors(store, registry.latest(name)) for name in names}
-        means = domain_means(registry, store, names)
+        means = domain_means(federation, names)
     seed = config.federation.seed
     scored, proxies = _texts(config, size)
     rows = [windows(proxies[name], base.text, size.tokens, size.windows, seed) for name in names]

@@ -60,9 +60,8 @@ def fill(opened, config) -> None:
     )  # fmt: skip
     metrics = {"clients": {"ada": {"tokens": 5}}, "experts": {}}
     registry.add_round(stage=0, kind="experts", round=1, metrics=metrics)
-    where = {"config": config, "directory": opened.directory, "registry": registry, "store": store}
-    assemble(**where, experts=["legal"])
-    evaluate(**where)
+    assemble(opened, ["legal"])
+    evaluate(opened)
     registry.set_state(state_keys.PHASE, state_keys.FINISHED)
     registry.set_state(DISMISSED, True)
 

@@ -14,7 +14,7 @@ from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.commands import AssembleOptions, assemble_mixture
 from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
 from fedmore.coordinator.monitor.status import status, status_view
-from fedmore.coordinator.run.stages import run_plan
+from fedmore.coordinator.run.stages import run_stages
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS
@@ -88,12 +88,9 @@ class Place:
         """The whole plan; what was observed."""
         events, nodes = [], dict(self.node(*client) for client in self.clients)
         with Workers(self.mailbox, nodes, handler, lambda _: None):
-            run_plan(
+            run_stages(
+                federation=Federation(self.directory, self.config, self.registry, self.store),
                 grid=MailboxGrid(self.mailbox),
-                config=self.config,
-                directory=self.directory,
-                registry=self.registry,
-                store=self.store,
                 tracker=NullTracker(),
                 observer=lambda event: (events.append(event), observer(event)),
             )

@@ -146,7 +146,8 @@ def test_only_the_remaining_owners_of_the_expert_recover(material, tmp_path, sco
         store = Store(run.directory / "blobs")
         registry.withdraw("kitchen-b")
         wanted = recovery_rounds.recovering(run.config, 2)
-        assert leave_out(wanted, registry, store) == ["kitchen"]
+        there = Federation(run.directory, wanted, registry, store)
+        assert leave_out(there) == ["kitchen"]
         held, rounds = outcomes(registry, ["kitchen"])["kitchen"]
         assert held.startswith("held back, 3.000")
         assert rounds == "2 recovery rounds of its remaining owners"

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 from fedmore.coordinator.config.schema import parse_config
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.evaluate import evaluate
 from fedmore.coordinator.mixture.token_usage import SHOWN, tokens_used
 from fedmore.coordinator.store.blobs import Store
@@ -74,7 +75,7 @@ def test_the_evaluation_has_them_for_every_text(federation, base, tmp_path):
                 name=name, kind="expert", target=name, rank=3, params=1, stage=0, round=1,
                 digest=store.put(save(to_state(change))),
             )  # fmt: skip
-        evaluate(config=config, directory=tmp_path, registry=registry, store=store)
+        evaluate(Federation(tmp_path, config, registry, store))
     found = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert list(found["tokens"]) == list(TEXTS)
     assert [token["text"] for token in found["tokens"]["plain"]] == ["a", "b"]

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save
 
 from fedmore.coordinator.config.schema import parse_config
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.mixture.assemble import assemble, load_factors
 from fedmore.coordinator.mixture.router_factory import public_embeddings
@@ -75,10 +76,8 @@ class Kept:
 
     def build(self, experts=("gl", "legal"), keeping=ExpertStorage.fp32, **router):
         config = replace(self.config, router=replace(self.config.router, **router))
-        return assemble(
-            config=config, directory=self.directory, registry=self.registry, store=self.store,
-            experts=experts, keeping=keeping,
-        )  # fmt: skip
+        federation = Federation(self.directory, config, self.registry, self.store)
+        return assemble(federation, experts, keeping=keeping)
 
 
 def test_the_newest_versions_are_put_together(kept):

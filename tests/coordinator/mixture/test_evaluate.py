@@ -1,12 +1,14 @@
 """evaluation.json against the same scores worked out here."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save
 
 from fedmore.coordinator.config.schema import parse_config
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture import evaluate as evaluates
 from fedmore.coordinator.mixture.assemble import assemble
 from fedmore.coordinator.mixture.evaluate import Scorer, after_stage, evaluate
@@ -61,6 +63,7 @@ def made(tmp_path_factory):
 class Made:
     def __init__(self, config, directory, registry, store):
         self.config, self.directory = config, directory
+        self.federation = Federation(directory, config, registry, store)
         self.registry, self.store = registry, store
         self.scorer = Scorer(config)
         self.base = self.scorer.base
@@ -73,12 +76,10 @@ class Made:
             name="legal", kind="expert", target="legal", rank=3, params=num_parameters(self.change),
             stage=0, round=1, digest=store.put(save(to_state(self.change))),
         )  # fmt: skip
-        self.forgetting = after_stage(self.scorer, registry, store, "experts", ["legal"])
+        self.forgetting = after_stage(self.scorer, self.federation, "experts", ["legal"])
         registry.set_state(FORGETTING, [self.forgetting])
-        parts = {"config": config, "directory": directory, "registry": registry, "store": store}
-        assemble(**parts, experts=["legal"])
-        self.parts = parts
-        self.found = evaluate(**parts)
+        assemble(self.federation, ["legal"])
+        self.found = evaluate(self.federation)
 
     def scored(self, model, text):
         documents = self.scorer.documents(text)
@@ -130,10 +131,10 @@ def test_the_gain_kept_is_of_the_same_documents(made, mixture):
 def test_it_is_told_how_far_the_scoring_is(made):
     told = []
     scorer = Scorer(made.config, told.append)
-    after_stage(scorer, made.registry, made.store, "experts", ["legal"])
+    after_stage(scorer, made.federation, "experts", ["legal"])
     stage = [event for event in told if event.name == "the stage experts"]
     assert [(event.done, event.total) for event in stage] == [(i, len(stage) - 1) for i in range(3)]
-    evaluate(**made.parts, scorer=scorer)
+    evaluate(made.federation, scorer)
     mixture = [event for event in told if event.name == "the mixture"]
     total = 3 * len(TEXTS) + 1  # base, mixture and routing of each, and the one owner's expert
     assert [(event.done, event.total) for event in mixture] == [
@@ -147,8 +148,8 @@ def test_the_file_holds_what_is_returned(made):
 
 
 def test_again_gives_the_same(made):
-    assert evaluate(**made.parts) == made.found
-    assert evaluate(**made.parts, scorer=made.scorer) == made.found
+    assert evaluate(made.federation) == made.found
+    assert evaluate(made.federation, made.scorer) == made.found
 
 
 def test_parameters_and_router(made, mixture):
@@ -190,4 +191,4 @@ def test_the_documents_are_drawn_once_and_the_base_is_scored_once(made, monkeypa
 
 def test_without_a_mixture_it_says_what_to_do(made, tmp_path):
     with pytest.raises(RegistryError, match="no mixture; `coordinator assemble"):
-        evaluate(**made.parts | {"directory": tmp_path})
+        evaluate(replace(made.federation, directory=tmp_path))

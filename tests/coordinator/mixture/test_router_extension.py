@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save
 
 from fedmore.coordinator.config.schema import parse_config
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.mixture.assemble import assemble, load_factors
 from fedmore.coordinator.mixture.commands import AssembleOptions
@@ -68,10 +69,8 @@ class Hub:
 
     def build(self, *experts, keep_router=False, keeping=ExpertStorage.fp32, **router):
         config = replace(self.config, router=replace(self.config.router, **router))
-        return assemble(
-            config=config, directory=self.directory, registry=self.registry, store=self.store,
-            experts=experts, keep_router=keep_router, keeping=keeping,
-        )  # fmt: skip
+        federation = Federation(self.directory, config, self.registry, self.store)
+        return assemble(federation, experts, keep_router=keep_router, keeping=keeping)
 
 
 @pytest.fixture

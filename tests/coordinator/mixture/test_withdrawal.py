@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from fedmore.coordinator.cli.main import app
 from fedmore.coordinator.config.schema import parse_config
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.validity import mark_of
 from fedmore.coordinator.mixture.versions import STATE
 from fedmore.coordinator.mixture.withdrawal import leave_out
@@ -44,7 +45,7 @@ def kept(tmp_path):
                 items = [contribution(o, 10 * number + ord(o)) for o in owners]
                 states[name], _ = advance(states[name], items, 512)
             write_round(registry, store, states, number)
-        yield config, registry, store, states
+        yield Federation(tmp_path, config, registry, store), states
 
 
 def versions(registry):
@@ -52,17 +53,19 @@ def versions(registry):
 
 
 def test_nobody_withdrawn_changes_nothing(kept):
-    config, registry, store, _ = kept
+    federation, _ = kept
+    registry = federation.registry
     before = versions(registry)
-    assert leave_out(config, registry, store) == []
+    assert leave_out(federation) == []
     assert versions(registry) == before
 
 
 def test_a_part_is_taken_out_of_what_others_share(kept):
-    config, registry, store, states = kept
+    federation, states = kept
+    registry, store = federation.registry, federation.store
     before, old_state = versions(registry), registry.rounds()[-1].metrics[STATE]
     registry.withdraw("a", "changed our mind")
-    assert leave_out(config, registry, store) == ["legal"]
+    assert leave_out(federation) == ["legal"]
     after = versions(registry)
     assert set(after) == {("legal", 2), ("medical", 1), ("medical", 2)}
     assert not store.has(before["legal", 1])
@@ -77,25 +80,27 @@ def test_a_part_is_taken_out_of_what_others_share(kept):
         assert all(torch.equal(x, y) for x, y in zip(found, pair, strict=True))
     assert metrics["experts"]["legal"]["owners"] == ["b"]
     assert metrics["experts"]["legal"]["digest"] == after["legal", 2]
-    assert leave_out(config, registry, store) == []
+    assert leave_out(federation) == []
     assert versions(registry) == after
 
 
 def test_an_expert_whose_owners_all_withdrew_is_no_more(kept):
-    config, registry, store, _ = kept
+    federation, _ = kept
+    registry = federation.registry
     registry.withdraw("m")
-    assert leave_out(config, registry, store) == ["medical"]
+    assert leave_out(federation) == ["medical"]
     assert {name for name, _ in versions(registry)} == {"legal"}
     assert "digest" not in registry.rounds()[-1].metrics["experts"]["medical"]
 
 
 def test_versions_of_earlier_rounds_go_even_where_the_last_is_clean(kept):
     """The strategy has left the owner out already; what it was part of before is still there."""
-    config, registry, store, states = kept
+    federation, states = kept
+    registry, store = federation.registry, federation.store
     states["legal"], _ = without(states["legal"], {"a"}, 512)
     write_round(registry, store, states, 3)
     registry.withdraw("a")
-    assert leave_out(config, registry, store) == []
+    assert leave_out(federation) == []
     assert {key for key in versions(registry) if key[0] == "legal"} == {("legal", 3)}
 
 
@@ -110,11 +115,12 @@ def embedded(registry, store, *owners):
 
 @pytest.mark.parametrize(("gone", "left"), [("a", {"b", "m"}), ("m", {"a", "b"})])
 def test_its_embedding_goes_from_registry_and_store(kept, gone, left):
-    config, registry, store, _ = kept
+    federation, _ = kept
+    registry, store = federation.registry, federation.store
     before = embedded(registry, store, "a", "b", "m")
     registry.withdraw(gone)
     for _ in "twice":
-        leave_out(config, registry, store)
+        leave_out(federation)
         digest = registry.get_state(EMBEDDINGS)
         assert set(embeddings.restore(store.get(digest))) == left
         assert registry.rounds()[-1].metrics[STATE] == digest
@@ -124,7 +130,7 @@ def test_its_embedding_goes_from_registry_and_store(kept, gone, left):
 @pytest.fixture
 def folder(kept, tmp_path):
     """The same as a federation's folder, with a mixture that was made before anybody withdrew."""
-    _, registry, store, _ = kept
+    registry, store = kept[0].registry, kept[0].store
     (tmp_path / "federation.toml").write_text(
         '[federation]\nname = "test"\n[base]\nmodel = "somewhere"\n'
         '[[stages]]\nkind = "experts"\nrounds = 2\n'
@@ -158,7 +164,7 @@ def test_the_command_says_what_became_of_each_expert(folder):
 def test_the_remaining_owners_are_asked_for_more_rounds(folder, kept):
     """Without text to score it on nobody knows if it is worse: it is kept, and trained on."""
     assert "2 rounds of " in run("plan", folder)
-    kept[1].set_state("phase", "finished")
+    kept[0].registry.set_state("phase", "finished")
     said = run("withdraw", folder, "a", "--recover", "3")
     assert "not scored: evaluation.texts names no text for legal" in said
     assert "3 recovery rounds of its remaining owners" in said
@@ -177,12 +183,12 @@ def test_the_remaining_owners_are_asked_for_more_rounds(folder, kept):
 def test_a_mixture_from_before_a_withdrawal_is_refused(folder, kept, command):
     """The base is not there at all: it is refused before that is loaded."""
     name, *options = command
-    kept[1].withdraw("a")  # as the running coordinator writes it down
+    kept[0].registry.withdraw("a")  # as the running coordinator writes it down
     with pytest.raises(RegistryError, match=r"made before a withdrew.*coordinator assemble"):
         run(name, folder, *options)
     save_mixture(
         folder / "mixture",
-        Recipe("x", "y", {}, (), mark_of(kept[1].withdrawn())),
+        Recipe("x", "y", {}, (), mark_of(kept[0].registry.withdrawn())),
         {},
         UniformRouter(SPEC),
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fedmore.coordinator.config.schema import WithdrawalSection, parse_config
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture import withdrawal_scoring
 from fedmore.coordinator.mixture.versions import STATE, keep_version
 from fedmore.coordinator.mixture.withdrawal import leave_out, outcomes
@@ -130,11 +131,11 @@ def test_a_withdrawal_scores_before_it_keeps(tmp_path, monkeypatch, shared, text
         metrics = {"experts": {"legal": entry}, STATE: state}
         registry.add_round(stage=0, kind="experts", round=1, metrics=metrics)
         registry.withdraw("b")
-        assert leave_out(config, registry, store) == ["legal"]
+        assert leave_out(Federation(tmp_path, config, registry, store)) == ["legal"]
         held = "held back" in told
         assert [row.name for row in registry.experts()] == ([] if held else ["legal"])
         (line,) = outcomes(registry, ["legal"])["legal"]
         assert told in line
         kept = restore(store.get(registry.rounds()[-1].metrics[STATE]))["legal"]
         assert set(kept.components) == {"a"}, "what is held back can be trained on"
-        assert leave_out(config, registry, store) == []
+        assert leave_out(Federation(tmp_path, config, registry, store)) == []

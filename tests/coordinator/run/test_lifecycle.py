@@ -92,12 +92,12 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
     from fedmore.coordinator.run import lifecycle as starts
 
-    monkeypatch.setattr(starts, "MlflowTracker", lambda _: NullTracker())
+    monkeypatch.setattr(starts, "tracker_of", lambda _: NullTracker())
 
 
 def test_from_ready_to_the_result(federation: Path) -> None:
     with clients(federation, echo) as out:
-        start(federation, Console(file=out, width=100), run_plan=ask_everybody)
+        start(federation, Console(file=out, width=100), plan=ask_everybody)
     text = out.getvalue()
     assert text.startswith("ready on 127.0.0.1:")
     assert "(2 clients expected)" in text.splitlines()[0]
@@ -118,7 +118,7 @@ def test_the_log_has_who_came_and_what_was_refused_and_no_secret(federation: Pat
         ask_everybody(**rest)
 
     with clients(federation, echo) as out:
-        start(federation, Console(file=out, width=100), run_plan=ask)
+        start(federation, Console(file=out, width=100), plan=ask)
     log = federation / "coordinator.log"
     assert log.stat().st_mode & 0o777 == 0o600
     text = log.read_text()
@@ -137,7 +137,7 @@ def test_keys_and_blobs_are_closed_to_others_at_every_start(federation: Path) ->
         opened.registry.set_state("phase", "finished")
     for name in ("tls", "blobs"):
         (federation / name).chmod(0o755)
-    start(federation, Console(file=io.StringIO()), run_plan=ask_everybody)
+    start(federation, Console(file=io.StringIO()), plan=ask_everybody)
     for name in ("tls", "blobs"):
         assert (federation / name).stat().st_mode & 0o777 == 0o700
 
@@ -146,7 +146,7 @@ def test_a_finished_federation_is_left_alone(federation: Path) -> None:
     with open_federation(federation) as opened:
         opened.registry.set_state("phase", "finished")
     out = io.StringIO()
-    start(federation, Console(file=out, width=200), run_plan=ask_everybody)
+    start(federation, Console(file=out, width=200), plan=ask_everybody)
     assert "this federation is finished" in out.getvalue()
     assert "coordinator init" in out.getvalue()
 
@@ -154,14 +154,14 @@ def test_a_finished_federation_is_left_alone(federation: Path) -> None:
 def test_who_was_away_at_the_end_is_told_by_another_start(federation: Path) -> None:
     """Only one hears the end; the next `start` waits for the other."""
     with clients(federation, echo) as out:
-        start(federation, Console(file=out), run_plan=ask_everybody)
+        start(federation, Console(file=out), plan=ask_everybody)
     with open_federation(federation) as opened:
         assert untold(opened.registry) == {}
         opened.registry.add_event("joined", "amt", {})
         opened.registry.add_event("left", "amt", {"reason": "no sign of life for 30 s"})
         assert set(untold(opened.registry).values()) == {"amt"}
     with clients(federation, echo) as out:
-        start(federation, Console(file=out), run_plan=ask_everybody)
+        start(federation, Console(file=out), plan=ask_everybody)
     assert "to tell the end to amt" in out.getvalue()
     with open_federation(federation) as opened:
         assert untold(opened.registry) == {}
@@ -192,7 +192,7 @@ def test_a_clients_failure_reaches_the_operator(federation: Path) -> None:
         clients(federation, fail) as out,
         pytest.raises(RoundError, match="ValueError: the text is all in one line"),
     ):
-        start(federation, Console(file=out), run_plan=ask_everybody)
+        start(federation, Console(file=out), plan=ask_everybody)
     with open_federation(federation) as opened:
         found = states.status(opened)
     assert found["phase"] == "failed"
@@ -204,9 +204,9 @@ def test_after_a_failure_the_same_clients_go_on_at_the_same_place(federation: Pa
         raise RoundError("nothing works today")
 
     with clients(federation, echo) as out, pytest.raises(RoundError):
-        start(federation, Console(file=out), run_plan=stop)
+        start(federation, Console(file=out), plan=stop)
     with clients(federation, echo) as out:
-        start(federation, Console(file=out), run_plan=ask_everybody)
+        start(federation, Console(file=out), plan=ask_everybody)
     with open_federation(federation) as opened:
         assert states.status(opened)["phase"] == "finished"
         assert len(opened.registry.members()) == 2
@@ -229,7 +229,7 @@ def test_a_port_in_use_is_named(federation: Path) -> None:
         toml = federation / "federation.toml"
         toml.write_text(toml.read_text().replace("port = 0 ", f"port = {port} "))
         with pytest.raises(TransportError, match=f"127.0.0.1:{port}.*in use"):
-            start(federation, Console(file=io.StringIO()), run_plan=ask_everybody)
+            start(federation, Console(file=io.StringIO()), plan=ask_everybody)
 
 
 def test_two_coordinators_do_not_share_a_federation(federation: Path) -> None:
@@ -252,13 +252,13 @@ def test_a_killed_coordinator_counts_as_interrupted(federation: Path) -> None:
 def test_missing_certificates_are_named(federation: Path) -> None:
     (federation / "tls" / "server.key").unlink()
     with pytest.raises(ConfigError, match=r"server\.key"):
-        start(federation, Console(file=io.StringIO()), run_plan=ask_everybody)
+        start(federation, Console(file=io.StringIO()), plan=ask_everybody)
 
 
 def test_a_missing_base_is_named(federation: Path, base: Path) -> None:
     base.rmdir()
     with pytest.raises(BaseError, match=str(base)):
-        start(federation, Console(file=io.StringIO()), run_plan=ask_everybody)
+        start(federation, Console(file=io.StringIO()), plan=ask_everybody)
 
 
 HEAVY = ("torch", "transformers", "mlflow")

@@ -78,20 +78,20 @@ def test_the_programs_are_called_as_people_call_them(prepared):
 def test_local_enrols_everyone_runs_the_plan_and_counts(prepared, monkeypatch):
     seen = {}
 
-    def run_plan(*, grid, registry, directory, **_):
+    def run_plan(*, grid, federation, **_):
         content = RecordDict({"plan": ConfigRecord({"kind": "experts", "round": 0})})
         messages = [Message(content, n, "train") for n in grid.get_node_ids()]
         for reply in grid.send_and_receive(messages, timeout=30):
-            name = registry.member(reply.metadata.src_node_id).name
+            name = federation.registry.member(reply.metadata.src_node_id).name
             seen[name] = dict(reply.content["config"])
-        seen["directory"] = directory
+        seen["directory"] = federation.directory
 
     def handle(message, context):
         return make_reply(message, RecordDict({"config": ConfigRecord(context.node_config)}))
 
-    monkeypatch.setattr(local, "import_run_plan", lambda: run_plan)
+    monkeypatch.setattr(local, "import_plan", lambda: run_plan)
     monkeypatch.setattr(local, "make_handler", lambda _: handle)
-    monkeypatch.setattr(local, "MlflowTracker", lambda _: NullTracker())
+    monkeypatch.setattr(local, "tracker_of", lambda _: NullTracker())
     local.run(prepared)
     assert seen["directory"] == prepared.directory
     assert (seen["garden"]["rank"], seen["garden"]["target"]) == (32, "garden")
@@ -107,9 +107,9 @@ def test_local_leaves_a_failed_plan_marked(prepared, monkeypatch):
     def fail(**_):
         raise RoundError("nobody answered")
 
-    monkeypatch.setattr(local, "import_run_plan", lambda: fail)
+    monkeypatch.setattr(local, "import_plan", lambda: fail)
     monkeypatch.setattr(local, "make_handler", lambda _: None)
-    monkeypatch.setattr(local, "MlflowTracker", lambda _: NullTracker())
+    monkeypatch.setattr(local, "tracker_of", lambda _: NullTracker())
     with pytest.raises(RoundError, match="nobody answered"):
         local.run(prepared)
     with open_federation(prepared.directory) as federation:

@@ -7,6 +7,7 @@ import torch
 from assertions import same_state
 from places import interrupt_after_a_round
 
+from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.assemble import load_factors
 from fedmore.coordinator.mixture.versions import STATE
 from fedmore.coordinator.mixture.withdrawal import leave_out
@@ -131,7 +132,7 @@ def test_a_router_with_a_decision_for_every_layer_outlives_them_too(begun, tmp_p
         for name in ("garden", "kitchen-a", "kitchen-b", "foreign"):
             registry.withdraw(name)
             for _ in "twice":
-                leave_out(made.config, registry, made.store)
+                leave_out(Federation(made.directory, made.config, registry, made.store))
                 found = restore(made.store.get(registry.rounds()[-1].metrics[STATE]))
                 assert name not in found.parts
                 assert found.experts == (tuple(_experts(made, registry)) or ("xx",))
