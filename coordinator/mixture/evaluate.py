@@ -13,6 +13,7 @@ from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.layout import MIXTURE
 from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.mixture.assemble import load_factors
+from fedmore.coordinator.mixture.router_factory import uniform_router
 from fedmore.coordinator.mixture.token_usage import tokens_used
 from fedmore.coordinator.mixture.validity import check_current
 from fedmore.coordinator.store.state_keys import FORGETTING
@@ -26,8 +27,6 @@ from fedmore.experts.names import PUBLIC
 from fedmore.experts.reading.conversations import chat_template
 from fedmore.experts.reading.documents import read_documents
 from fedmore.experts.router_training.usage import usage
-from fedmore.experts.routers.spec import RouterSpec
-from fedmore.experts.routers.static import UniformRouter
 from fedmore.experts.scoring import bits_per_byte as scoring
 from fedmore.experts.scoring.bits_per_byte import Score
 from fedmore.experts.text.tokenization import sample
@@ -110,9 +109,7 @@ def after_stage(
     """
     registry, store = federation.registry, federation.store
     experts = {name: load_factors(store, registry.latest(name)) for name in names}
-    width = scorer.base.model.get_input_embeddings().weight.shape[1]
-    uniform = UniformRouter(RouterSpec("uniform", len(experts), width))
-    mixture = build(scorer.base.model, experts, uniform)
+    mixture = build(scorer.base.model, experts, uniform_router(scorer.base, experts))
     return _entry(stage, "uniform", _seen(scorer, mixture, stage, names))
 
 

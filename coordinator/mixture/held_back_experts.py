@@ -6,10 +6,11 @@ on, and after every round of theirs it is scored again.
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.mixture.evaluate import Scorer
 from fedmore.coordinator.mixture.versions import drop_expert
 from fedmore.coordinator.mixture.withdrawal_scoring import (
     HELD_BACK,
@@ -24,9 +25,6 @@ from fedmore.strategies.expert_stage.progress import Judge, Told
 from fedmore.strategies.expert_stage.state import ExpertState
 from fedmore.strategies.stages.base import Stage
 from fedmore.strategies.stages.expert import FactorStage
-
-if TYPE_CHECKING:
-    from fedmore.coordinator.mixture.evaluate import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ def note(federation: Federation, stage: Stage, index: int, outcome: Outcome) -> 
 
 
 def judge_of(
-    federation: Federation, index: int, stage: FactorStage, scorer: Callable[[], "Scorer"]
+    federation: Federation, index: int, stage: FactorStage, scorer: Callable[[], Scorer]
 ) -> Judge:
     """What a stage of a coordinator that runs does with an expert after a withdrawal."""
 
@@ -64,7 +62,7 @@ def is_released(
     federation: Federation,
     state: ExpertState,
     entry: dict[str, Any],
-    scorer: Callable[[], "Scorer"],
+    scorer: Callable[[], Scorer],
 ) -> bool:
     """Whether a version of an expert may be kept after a round; says in `entry` if it may not.
 

@@ -1,7 +1,8 @@
 """The router that the configuration asks for, over the experts that there are."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def router_spec(config: FederationConfig, base: Base, experts: Mapping[str, Fact
     return RouterSpec(
         kind=section.kind,
         experts=len(experts),
-        width=int(base.model.get_input_embeddings().weight.shape[1]),
+        width=_width(base),
         layers=len(routed_blocks(experts)) if layered else 1,
         level=section.level,
         prefix=section.prefix,
@@ -55,32 +56,60 @@ def initial_router(
     means: Mapping[str, Tensor] | None = None,
 ) -> Router:
     """The router before any training; `means` are the domain embeddings [D] by expert."""
-    spec = router_spec(config, base, experts)
+    sources = RouterSources(
+        means, partial(public_embeddings, config, base), partial(public_windows, config, base)
+    )
+    return untrained(router_spec(config, base, experts), base, experts, sources)
+
+
+@dataclass(frozen=True)
+class RouterSources:
+    """What a router is set by before any training; public text is read if the router needs it.
+
+    `means` holds the domain embedding [D] of each expert. `embeddings` gives those [N, D] of
+    tokens of public text, and `windows` gives windows [W, T] of it.
+    """
+
+    means: Mapping[str, Tensor] | None
+    embeddings: Callable[[], Tensor]
+    windows: Callable[[], Tensor]
+
+
+def untrained(
+    spec: RouterSpec, base: Base, experts: Mapping[str, Factors], sources: RouterSources
+) -> Router:
+    """The router of `spec` over `experts`, before any training."""
     if spec.kind == "domain":
-        return _domain_router(config, base, spec, experts, means)
+        return _domain_router(spec, experts, sources)
     router: Any = make_router(spec)
-    router.prepare(experts, routed_blocks(experts))
+    blocks = routed_blocks(experts)
+    router.prepare(experts, blocks)
     if hasattr(router, "features"):
-        ids = public_windows(config, base)
-        fit_features(router, base.model, ids, routed_blocks(experts))
+        fit_features(router, base.model, sources.windows(), blocks)
     if spec.start == "domain":
-        known = _domain_router(config, base, router.domain.spec, experts, means)
+        known = _domain_router(router.domain.spec, experts, sources)
         router.domain.load_state_dict(known.state_dict())
     started: Router = router
     return started
 
 
+def uniform_router(base: Base, experts: Collection[str]) -> Router:
+    """The router that gives all experts the same weight: what one gets who adds them up."""
+    return make_router(RouterSpec("uniform", len(experts), _width(base)))
+
+
+def _width(base: Base) -> int:
+    """The length of a token's embedding."""
+    return int(base.model.get_input_embeddings().weight.shape[1])
+
+
 def _domain_router(
-    config: FederationConfig,
-    base: Base,
-    spec: RouterSpec,
-    experts: Iterable[str],
-    means: Mapping[str, Tensor] | None,
+    spec: RouterSpec, experts: Iterable[str], sources: RouterSources
 ) -> DomainRouter:
-    if means is None:
+    if sources.means is None:
         raise ConfigError("the router needs the clients' domain embeddings")
-    public = public_embeddings(config, base)
-    return domain_router(spec, [means[name] for name in experts], public)
+    means = [sources.means[name] for name in experts]
+    return domain_router(spec, means, sources.embeddings())
 
 
 @dataclass(frozen=True)

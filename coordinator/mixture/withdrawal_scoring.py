@@ -10,16 +10,14 @@ is. What cannot be scored is kept, and trained on if that is the choice.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedmore.coordinator.config.schema import FederationConfig, WithdrawalSection
+from fedmore.coordinator.mixture.evaluate import Scorer
 from fedmore.experts.factors import Factors
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.scoring.bits_per_byte import mean_bits_per_byte
 from fedmore.strategies.expert_stage.state import ExpertState, scaled
-
-if TYPE_CHECKING:
-    from fedmore.coordinator.mixture.evaluate import Scorer
 
 Score = Callable[[Factors | None], float]
 """Bits per byte of the base with a change laid over it; None is the base itself."""
@@ -50,7 +48,7 @@ def settle(
     after: ExpertState,
     error: float,
     max_rank: int,
-    scorer: Callable[[], "Scorer"] | None = None,
+    scorer: Callable[[], Scorer] | None = None,
 ) -> Outcome:
     """Score what is left where there is text for it, and do what the configuration says.
 
@@ -67,11 +65,9 @@ def settle(
 
 
 def scorer_of(
-    config: FederationConfig, text: str, make: Callable[[], "Scorer"] | None = None
+    config: FederationConfig, text: str, make: Callable[[], Scorer] | None = None
 ) -> Score:
     """Scores on the held-out text of a name; loads the base unless `make` has it."""
-    from fedmore.coordinator.mixture.evaluate import Scorer
-
     scorer = make() if make else Scorer(config)
 
     def score(change: Factors | None) -> float:

@@ -17,6 +17,7 @@ from fedmore.coordinator.monitor.dashboard import cell, size
 from fedmore.coordinator.store.registry import FILE, ExpertRow, Member, Registry
 from fedmore.coordinator.store.state_keys import (
     FAILED,
+    FAILURE,
     HELD,
     INTERRUPTED,
     LEFT_OUT,
@@ -38,7 +39,7 @@ def status(federation: Federation) -> dict[str, Any]:
         "federation": config.federation.name,
         "directory": str(federation.directory),
         "phase": phase(federation),
-        "failure": registry.get_state("failure"),
+        "failure": registry.get_state(FAILURE),
         "app": config.federation.app,
         "run_config": config.federation.run_config,
         "base": {"model": config.base.model, "fingerprint": config.base.fingerprint},

@@ -21,6 +21,7 @@ from fedmore.coordinator.store.advisory_lock import Lock
 from fedmore.coordinator.store.commit_mark import CommitMark
 from fedmore.coordinator.store.journal_models import Base
 from fedmore.coordinator.store.models import StateRecord
+from fedmore.coordinator.store.state_keys import SCHEMA
 from fedmore.experts.errors import RegistryError, StoreError
 
 WRITE = "fedmore_write"
@@ -30,7 +31,7 @@ WRITER = 0x6665_646D_0001
 """Of PostgreSQL's advisory lock of a writing transaction."""
 TIMEOUTS = {"keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 """libpq's: a server that is gone without a word is noticed."""
-SCHEMA, VERSION = "schema", 1
+VERSION = 1
 """Key of the state that says which version the tables are of; a change of them is a new one."""
 
 

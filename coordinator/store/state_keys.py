@@ -15,6 +15,9 @@ FORGETTING = "forgetting"
 PORT = "port"
 """State key of the port that the last `coordinator start` listened on."""
 
+SCHEMA = "schema"
+"""State key: the version of the tables."""
+
 STORE_ID = "store"
 """State key: the id that the store has in its file."""
 

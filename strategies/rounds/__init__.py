@@ -1,1 +1,1 @@
-"""Rounds of any stage: who is asked, who is waited for, how large an update may be."""
+"""Rounds of any stage: who is asked and waited for, how replies are read, how large they may be."""

@@ -69,7 +69,7 @@ def prepare(base: str) -> None:
 
     torch.set_num_threads(1)
 
-    from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
+    from fedmore.coordinator.monitor.tracker import NullTracker
     from fedmore.coordinator.run import lifecycle, stages
     from fedmore.experts.base.model import linear_shapes, load_base
     from fedmore.strategies.compression.codec import codec_of, decode, encode
@@ -78,7 +78,7 @@ def prepare(base: str) -> None:
     decode(codec, encode(codec, [torch.ones(8, 8)]), [(8, 8)])  # compiled here, not by each child
     load_base(base, "float32", "cpu", "none")
     linear_shapes(base)
-    lifecycle.MlflowTracker = lambda _: NullTracker()
+    lifecycle.tracker_of = lambda _: NullTracker()
     assert stages
     assert threading.active_count() == 1, threading.enumerate()
 

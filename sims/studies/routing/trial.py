@@ -3,15 +3,13 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fedmore.coordinator.mixture.router_factory import RouterSources, untrained
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.mixture.model import Mixture, assemble
-from fedmore.experts.router_training.gradient import Trace, Training, fit_features, train_router
+from fedmore.experts.router_training.gradient import Trace, Training, train_router
 from fedmore.experts.router_training.usage import by_decision
 from fedmore.experts.routers.base import Router
 from fedmore.experts.routers.sampling import effective_size
-from fedmore.experts.routers.serialization import make_router
-from fedmore.experts.routers.spec import RouterSpec
-from fedmore.experts.routers.static import arrow_router, domain_router
 from fedmore.experts.scoring import bits_per_byte as scoring
 from fedmore.sims.studies.routing.material import Material
 from fedmore.sims.studies.routing.tables import ChargedTable, Shared
@@ -56,21 +54,10 @@ def mixed(material: Material, router: Router) -> Mixture:
 def fresh(material: Material, variant: Variant) -> Router:
     """A router before any training."""
     spec = variant.spec(len(material.experts), material.width, len(material.blocks))
-    if variant.kind == "arrow":
-        return arrow_router(spec, material.experts, material.blocks)
-    if variant.kind == "domain":
-        return _domain_router(material, spec)
-    router: Any = make_router(spec)
-    fit_features(router, material.base.model, material.public_windows, material.blocks)
-    if spec.start == "domain":
-        router.domain.load_state_dict(_domain_router(material, router.domain.spec).state_dict())
-    started: Router = router
-    return started
-
-
-def _domain_router(material: Material, spec: RouterSpec) -> Router:
-    means = [material.means[name] for name in material.experts]
-    return domain_router(spec, means, material.public)
+    sources = RouterSources(
+        material.means, lambda: material.public, lambda: material.public_windows
+    )
+    return untrained(spec, material.base, material.experts, sources)
 
 
 def fit(

@@ -34,11 +34,12 @@ from pathlib import Path
 from flwr.app import Message, RecordDict
 from rich.console import Console
 from fedmore.coordinator.run import lifecycle
-from fedmore.coordinator.monitor.mlflow_tracker import NullTracker
+from fedmore.coordinator.monitor.tracker import NullTracker
 from fedmore.protos.runtime.exits import run
 
 
-def plan(*, grid, directory, settle, **_):
+def plan(*, federation, grid, **_):
+    directory = federation.directory
     for number in (1, 2):
         group = f"experts/{number}"
         tasks = [Message(RecordDict(), n, "train", group_id=group) for n in grid.get_node_ids()]
@@ -49,7 +50,7 @@ def plan(*, grid, directory, settle, **_):
     (directory / "evaluation.json").write_text('{"bits_per_byte": {}}')
 
 
-lifecycle.MlflowTracker = lambda _: NullTracker()
+lifecycle.tracker_of = lambda _: NullTracker()
 settings = lifecycle.Settings(patience_s=60)
 run(lambda: lifecycle.start(Path(sys.argv[1]), Console(file=sys.stdout), settings, plan))
 """

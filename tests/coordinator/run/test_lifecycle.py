@@ -73,17 +73,17 @@ def echo(message: Message) -> Message:
     return make_reply(message, RecordDict({"c": ConfigRecord({"said": "yes"})}))
 
 
-def ask_everybody(*, grid: Any, config: Any, directory: Path, **_: Any) -> None:
+def ask_everybody(*, grid: Any, federation: Any, **_: Any) -> None:
     """A plan of one question to each client."""
     tasks = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
     replies = list(grid.send_and_receive(tasks, timeout=20))
     failures = [r.error.reason for r in replies if r.has_error()]
     if failures:
         raise RoundError("; ".join(failures))
-    assert len(replies) == config.federation.clients
+    assert len(replies) == federation.config.federation.clients
     table = {"legal": {"base": {"mean": 1.2, "ci95": [1.1, 1.3]}, "own_expert": None,
                        "mixture": {"mean": 1.0, "ci95": [0.9, 1.1]}}}  # fmt: skip
-    (directory / "evaluation.json").write_text(json.dumps({"bits_per_byte": table}))
+    (federation.directory / "evaluation.json").write_text(json.dumps({"bits_per_byte": table}))
 
 
 @pytest.fixture(autouse=True)
