@@ -39,6 +39,7 @@ def test_the_ratio_says_how_many_times_better_ours_is(monkeypatch):
     assert result.goal is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(comparison.peak_memory(int) is None, reason="only Linux tells it")
 def test_peak_memory_is_what_a_call_holds_at_its_highest():
     mib = 1 << 20

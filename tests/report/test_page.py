@@ -92,6 +92,7 @@ def test_a_run_without_stages_routing_or_sockets(make: Make) -> None:
     assert Page(written.html.read_text(encoding="utf-8")).open == []
 
 
+@pytest.mark.slow
 def test_the_files_may_go_elsewhere(make: Make, tmp_path: Path) -> None:
     directory, out = make(), tmp_path / "out" / "report"
     write_report(directory, scenario="s", engine="local", seed=2, wall_s=1.0, out=out)
@@ -99,6 +100,7 @@ def test_the_files_may_go_elsewhere(make: Make, tmp_path: Path) -> None:
     assert not (directory / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_the_same_numbers_draw_the_same_bytes(make: Make, written: Written) -> None:
     again = [path.read_bytes() for path in report_of(make()).plots]
     assert again == [path.read_bytes() for path in written.plots]

@@ -24,8 +24,8 @@ COMMANDS = {
     "evaluate": ("legal",),
     "generate": (),
 }
-OFTEN = ("status", "experts", "start", "invite", "revoke")
-"""The others load torch in a process of their own."""
+OFTEN = ("status", "invite")
+"""Some of the others load torch in a process of their own."""
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def test_a_folder_of_any_name_holds_its_own_registry(tmp_path: Path, base: Path,
     assert {p.name for p in tmp_path.iterdir()} == {name, "base", "amt.json"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_any_name_holds_its_own_runs(tmp_path: Path) -> None:
     directory = tmp_path / "a?b%20c#d&e f"
     directory.mkdir()

@@ -59,6 +59,7 @@ def secrets_in(*files: Path) -> list[str]:
     return [line for line in lines if len(line) > 30]
 
 
+@pytest.mark.slow
 def test_an_access_file_steers_a_running_coordinator(federation: Path, tmp_path: Path) -> None:
     file, invite, state = tmp_path / "ops.json", tmp_path / "amt.json", tmp_path / "state"
     with started(federation) as process:

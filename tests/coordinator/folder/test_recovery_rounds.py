@@ -88,7 +88,7 @@ def withdrawn_after_round_1(run):
 @pytest.mark.parametrize(
     ("when_worse", "held", "told"),
     [
-        ("scale", False, "scaled by 0.4"),
+        pytest.param("scale", False, "scaled by 0.4", marks=pytest.mark.slow),
         pytest.param("keep", False, "kept though 3.000", marks=pytest.mark.slow),
         pytest.param("hold", True, "3.000 bits per byte after 1.000", marks=pytest.mark.slow),
         ("recover", True, "3.000 bits per byte after 1.000"),
@@ -116,6 +116,7 @@ def test_a_coordinator_that_runs_chooses_as_one_that_stands(
     assert names == (["garden"] if held else ["garden", "kitchen"])
 
 
+@pytest.mark.slow
 def test_an_expert_that_trains_on_in_the_same_plan_is_let_go(material, tmp_path, scores):
     run = federation(material, tmp_path / "f", when_worse="hold")
     note = withdrawn_after_round_1(run)

@@ -161,6 +161,7 @@ def test_a_round_that_was_not_written_down_is_done_again(straight, material, tmp
     assert made.outcome() == straight[0].outcome()
 
 
+@pytest.mark.slow
 def test_clients_that_lost_their_state_go_on(straight, material, tmp_path):
     """Not bit for bit, since what error feedback owed is gone, but with the same history."""
     made = place(material, tmp_path / "federation")

@@ -137,6 +137,7 @@ def test_texts_take_turns(case):
             case.close(found[0], case.by_hand(IDS[row, : at + 1])[-1:])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_over_230_tokens_one_by_one(simple):
     ids = torch.randint(0, 250, (1, 236), generator=torch.Generator().manual_seed(0))

@@ -97,6 +97,7 @@ def test_what_one_thread_asks_for_is_its_own(case):
                 case.close(logits, case.by_hand(lengths(number)))
 
 
+@pytest.mark.slow
 def test_texts_that_are_told_token_by_token(simple, base):
     """Our own generation: drawn texts too have their own random numbers, and their own weights."""
 

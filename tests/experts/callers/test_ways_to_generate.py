@@ -167,6 +167,7 @@ def contrastive(model, input_ids, logits_processor=None, stopping_criteria=None,
     return input_ids
 
 
+@pytest.mark.slow
 def test_contrastive_search_with_a_cache_is_contrastive_search(case):
     """Against the same search that reads every candidate's whole text anew, in the mixture."""
     found = generate(case, custom_generate=contrastive)

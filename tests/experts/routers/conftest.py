@@ -50,15 +50,10 @@ OFTEN = {
     "domain-2-shared-request",
     "arrow-2-layers-token",
     "softmax-2-shared-sequence",
-    "softmax-2-layers-token",
-    "softmax-2-layers-request",
     "softmax-0-layers-token",
-    "xlora-2-layers-token",
     "xlora-2-layers-request",
-    "remix-2-shared-token",
     "remix-2-layers-request",
     "remix-1-layers-token",
-    "remix-2-layers-sequence-rank_stabilised",
     "softmax-2-shared-sequence-started",
 }
 """The routers that the gate puts into a model: every kind, place and level."""
@@ -70,7 +65,8 @@ def pytest_collection_modifyitems(items):
     assert set(CASES) > OFTEN
     for item in items:
         case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
-        if case in CASES and "mixture" in item.fixturenames and case not in OFTEN:
+        model = {"mixture", "logits"} & set(item.fixturenames)
+        if model and case in CASES and case not in OFTEN:
             item.add_marker(pytest.mark.slow)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from assertions import same_state
 from places import interrupt_after_a_round
+from thinning import rarer_slow
 
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture.assemble import load_factors
@@ -119,7 +120,7 @@ def test_when_all_have_withdrawn_there_is_no_mixture(straight, tmp_path):
     assert last_state(made).parts == {}
 
 
-@pytest.mark.parametrize("kind", ["softmax", "xlora"])
+@pytest.mark.parametrize("kind", rarer_slow(["softmax", "xlora"], ["xlora"]))
 def test_a_router_with_a_decision_for_every_layer_outlives_them_too(begun, tmp_path, kind):
     """Rows of what is left; with nothing left, no error, and twice changes nothing."""
     made = begun.copy(tmp_path / "federation")
