@@ -15,8 +15,8 @@ INSTALLED := .venv/.installed
 help:
 	@echo "make demo    a federation of four clients on this machine; sets itself up"
 	@echo "make test    the gate: every check but the slow tests; sets itself up"
-	@echo "make slow    the slow tests: real processes, other engines, kill -9 at every write; then make coverage"
-	@echo "make coverage  the gate's tests again, counting the lines that they run; fails under the floor"
+	@echo "make slow    the slow tests: real processes, other engines, kill -9 at every write; CI runs both"
+	@echo "make coverage   the gate's tests again, counting lines: about 15 minutes; fails under the floor"
 	@echo "make setup   .venv, the demo's text and its model; afterwards no network is needed"
 	@echo "make chaos   real programs under random faults for an hour; MINUTES=5 SEED=7 for less, and again"
 	@echo "make format | lint | types | contract | protos | tests | clean   one thing at a time"
@@ -71,9 +71,8 @@ tests: env
 
 slow: env
 	FEDMORE_EXAMPLES=4 HF_HUB_OFFLINE=1 .venv/bin/pytest -q -n 2 -m "slow or hypothesis"
-	$(MAKE) coverage
 
-# Counting lines makes the tests half as long again, so the gate itself does without.
+# Counting lines makes the tests about half as long again, so neither the gate nor `slow` does it.
 coverage: env
 	rm -rf .coverage && mkdir .coverage
 	HF_HUB_OFFLINE=1 .venv/bin/coverage run -m pytest -q -n 2 -m "not slow"
