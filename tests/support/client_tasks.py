@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, RecordDict
 
-from fedmore.client.training import expert_work
+from fedmore.client.training import expert_work, progress
+from fedmore.client.training.checkpoint import Checkpoints
 
 
 def change_bytes(content: RecordDict) -> bytes:
@@ -31,7 +32,7 @@ def killed_at_step(monkeypatch: pytest.MonkeyPatch, last: int) -> list[int]:
         if len(steps) == last:
             raise KeyboardInterrupt
 
-    often = functools.partial(expert_work.Checkpoints, interval_s=0, share=float("inf"))
+    often = functools.partial(Checkpoints, interval_s=0, share=float("inf"))
     monkeypatch.setattr(expert_work, "Checkpoints", often)
-    monkeypatch.setattr(expert_work.progress, "report", report)
+    monkeypatch.setattr(progress, "report", report)
     return steps

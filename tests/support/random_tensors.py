@@ -14,4 +14,5 @@ def tensors_of(shapes: Iterable[Sequence[int]], seed: int = 0, size: float = 1.0
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A matrix of the global generator that keeps the scale of what it is applied to."""
-    return (torch.randn(*shape) * max(1, shape[-1]) ** -0.5).to(dtype)
+    width = max(1, shape[-1])
+    return (torch.randn(*shape) * float(width**-0.5)).to(dtype)
