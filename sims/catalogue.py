@@ -1,4 +1,4 @@
-"""Every scenario by name; adding one is adding a row."""
+"""The tables of scenarios and studies by name; a new one is a new row."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,21 +24,21 @@ def _routing_study() -> Callable[..., Path]:
 
 
 def _participation() -> Callable[..., Path]:
-    """Owners who join, stay away, are late or withdraw, beside FedAvg of the changes."""
+    """Owners who join, stay away, are late or withdraw, compared with FedAvg of the changes."""
     from fedmore.sims.studies.rounds.participation import STUDY
 
     return STUDY.run
 
 
 def _round_start() -> Callable[..., Path]:
-    """Where a round begins, and outer momentum, beside all text in one place."""
+    """Start of a round and outer momentum, compared with training on all text in one place."""
     from fedmore.sims.studies.rounds.round_start import STUDY
 
     return STUDY.run
 
 
 def _rank_scaling() -> Callable[..., Path]:
-    """How factors are scaled by rank, at three learning rates."""
+    """Scaling of factors by rank, at three learning rates."""
     from fedmore.sims.studies.rounds.rank_scaling import STUDY
 
     return STUDY.run
@@ -57,11 +57,11 @@ STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {
     "rank-scaling": _rank_scaling,
     "embedding-inversion": _embedding_inversion,
 }
-"""What `fedmore sim run` does for a study of many runs; the docstring of each says which."""
+"""Studies of many runs for `fedmore sim run`; `fedmore sim list` shows each docstring."""
 
 
 def scenario(name: str) -> Scenario:
-    """The scenario called `name`; raises `ConfigError` that lists those there are."""
+    """Look up a scenario; raises `ConfigError`, which lists the known names, if there is none."""
     if name not in SCENARIOS:
         known = ", ".join(SCENARIOS | STUDIES)
         raise ConfigError(f"no scenario or study is called {name!r}; there are {known}")

@@ -1,4 +1,4 @@
-"""`fedmore`: run scenarios. Imports nothing heavy, so that `--help` answers at once."""
+"""`fedmore`, the command line for scenarios; it imports nothing heavy, so `--help` is quick."""
 
 import os
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-sim = typer.Typer(help="Whole federations on this machine.", no_args_is_help=True)
+sim = typer.Typer(help="Run whole federations on this machine.", no_args_is_help=True)
 app.add_typer(sim, name="sim")
 app.add_typer(bench_app, name="bench")
 
 
 class Engine(StrEnum):
-    """How the two apps are run."""
+    """Ways to run the two apps."""
 
     grpc = "grpc"
     local = "local"
@@ -65,9 +65,9 @@ def list_scenarios() -> None:
 
 @sim.command("fetch")
 def fetch_scenario(
-    name: Annotated[str, typer.Argument(help="Which scenario; `fedmore sim list` names them.")],
+    name: Annotated[str, typer.Argument(help="Name of a scenario; `fedmore sim list` shows all.")],
 ) -> None:
-    """Get the model and the text of a scenario; afterwards it needs no network."""
+    """Download the model and the text of a scenario; afterwards it needs no network."""
     from rich.console import Console
 
     from fedmore.sims.catalogue import scenario
@@ -78,9 +78,9 @@ def fetch_scenario(
 
 @sim.command("shares")
 def show_shares(
-    name: Annotated[str, typer.Argument(help="Which scenario; `fedmore sim list` names them.")],
+    name: Annotated[str, typer.Argument(help="Name of a scenario; `fedmore sim list` shows all.")],
 ) -> None:
-    """Measure what held-out text shares with training text, and owners of one text with another."""
+    """Measure how much held-out text repeats training text, and owners of one text each other."""
     from rich.console import Console
 
     from fedmore.sims.catalogue import scenario
@@ -91,22 +91,22 @@ def show_shares(
 
 @sim.command("run")
 def run_scenario(
-    name: Annotated[str, typer.Argument(help="Which scenario; `fedmore sim list` names them.")],
+    name: Annotated[str, typer.Argument(help="Name of a scenario; `fedmore sim list` shows all.")],
     engine: Annotated[
         Engine | None,
         typer.Option(
-            help="grpc: real processes; local: all in this one; ray: Flower's simulation. "
+            help="grpc: real processes; local: one process; ray: Flower's simulation. "
             "By default grpc, for a study local."
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Of everything random; by default the scenario's, for a study 0, 1, 2."),
+        typer.Option(help="Random seed; by default the scenario's, for a study 0, 1 and 2."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A new folder for the run; by default runs/NAME-TIME. A study goes on in the "
+            help="New folder for the run; by default runs/NAME-TIME. A study continues in the "
             "folder where it stopped; by default runs/NAME."
         ),
     ] = None,
@@ -119,11 +119,12 @@ def run_scenario(
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A study's whole path on a tiny base, in two minutes.")
+        bool,
+        typer.Option("--quick", help="Run a study on a tiny base from end to end, in two minutes."),
     ] = False,
     results: Annotated[
         Path | None,
-        typer.Option(help="Where a study's JSON and plots go; by default its folder."),
+        typer.Option(help="Folder for a study's JSON and plots; by default its own folder."),
     ] = None,
 ) -> None:
     """Run a scenario and write report.json, report.html and the plots; or a study of many runs."""
@@ -144,7 +145,7 @@ def run_scenario(
     chosen, engine = scenario(name), engine or Engine.grpc
     directory = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     prepared = prepare(chosen, directory, seed=seed, settings=settings or ())
-    with interruptible(f"what was done by then is in {directory}"):
+    with interruptible(f"the finished part is in {directory}"):
         run(prepared, engine.value, Console())
 
 
@@ -166,7 +167,7 @@ def _run_study(
     folder = out or Path("runs") / (f"{name}-quick" if quick else name)
     seeds = None if seed is None else (seed,)
     console = Console()
-    with interruptible(f"what is done is in {folder}; the same command goes on from there"):
+    with interruptible(f"the finished part is in {folder}; the same command continues from there"):
         path = STUDIES[name]()(
             out=folder, seeds=seeds, quick=quick, engine=engine, settings=settings,
             results_in=results, console=console,
@@ -178,7 +179,7 @@ def _run_study(
 def judge_claims(
     result: Annotated[Path, typer.Argument(help="The routing.json of a finished study.")],
 ) -> None:
-    """Judge the claims of a finished routing study anew, from the figures in its JSON."""
+    """Judge the claims of a finished routing study again, from the figures in its JSON."""
     from rich.console import Console
 
     from fedmore.sims.studies.routing.results import judged
@@ -189,24 +190,29 @@ def judge_claims(
 
 @sim.command("codecs")
 def compare_codecs(
-    name: Annotated[str, typer.Argument(help="Which scenario.")] = "quickstart",
+    name: Annotated[str, typer.Argument(help="Name of a scenario.")] = "quickstart",
     codec: Annotated[
         list[str] | None,
         typer.Option(
-            help="A codec or policy; repeat. Compared with the first: fp32, sign1. With bits1, "
-            "bits2 or bits4 the factors are trained as such."
+            help="A codec or policy; repeat for more. By default fp32 and sign1. Each is compared "
+            "with the first. With bits1, bits2 or bits4 the factors are trained at that width."
         ),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeat for more: 0, 1, 2.")] = None,
-    engine: Annotated[Engine, typer.Option(help="As for `run`.")] = Engine.local,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Random seed; repeat for more. By default 0, 1 and 2.")
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="How to run the apps, as for `run`.")
+    ] = Engine.local,
     out: Annotated[
-        Path, typer.Option(help="Where the runs go; those that are there are not run again.")
+        Path, typer.Option(help="Folder for the runs; finished ones are not run again.")
     ] = Path("runs/codecs"),
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `run`.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as for `run`."),
     ] = None,
 ) -> None:
-    """Run a scenario with several codecs and seeds, and write what each costs to codecs.json."""
+    """Run a scenario with several codecs and seeds, and write the cost of each to codecs.json."""
     from rich.console import Console
 
     from fedmore.protos.runtime.exits import interruptible
@@ -214,7 +220,7 @@ def compare_codecs(
     from fedmore.sims.studies import codecs
 
     chosen, tags = scenario(name), codec or ["fp32", "sign1"]
-    with interruptible(f"runs that are done are in {out}; the same command goes on from there"):
+    with interruptible(f"finished runs are in {out}; the same command continues from there"):
         outcomes = codecs.study(chosen, tags, seed or [0, 1, 2], engine.value, out, settings or ())
     Console().print(codecs.table_of(outcomes))
     Console().print(codecs.write(chosen, engine.value, outcomes, out))

@@ -1,1 +1,1 @@
-"""`fedmore bench`: what the kernels and the engine reach, against named opponents."""
+"""`fedmore bench`: measures the kernels and the engine against named opponents."""

@@ -1,4 +1,4 @@
-"""`fedmore bench`. Imports nothing heavy, so that `--help` answers at once."""
+"""`fedmore bench`; it imports nothing heavy, so that `--help` answers at once."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Measurements, verified before they are timed.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure kernels and engine; results are verified before they are timed.",
+    no_args_is_help=True,
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")]
 Out = Annotated[
@@ -15,7 +18,7 @@ Out = Annotated[
 
 
 class Op(StrEnum):
-    """The ops of `fedmore.kernels`."""
+    """Ops of `fedmore.kernels`."""
 
     lora_mix = "lora_mix"
     lowbit = "lowbit"
@@ -35,18 +38,18 @@ class Device(StrEnum):
 def bench_kernels(
     json: Json = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes and few repeats: under a minute.")
+        bool, typer.Option("--quick", help="Use small sizes and few repeats; takes under a minute.")
     ] = False,
     only: Annotated[
-        list[Op] | None, typer.Option(help="Only this op; repeat for more. By default all.")
+        list[Op] | None, typer.Option(help="Measure only this op; repeat for more. By default all.")
     ] = None,
     device: Annotated[
         Device,
-        typer.Option(help="cuda: an NVIDIA GPU, with the parts of its peaks that are reached."),
+        typer.Option(help="Run on a CPU, or on an NVIDIA GPU and compare with its peaks."),
     ] = Device.cpu,
     out: Out = None,
 ) -> None:
-    """Every op against the obvious way; exit code 1 if one differs from its specification."""
+    """Compare every op with the obvious way; exit code 1 if one differs from its specification."""
     from fedmore.sims.bench.kernels import rows
     from fedmore.sims.bench.table import publish
 
@@ -57,7 +60,7 @@ def bench_kernels(
 
 
 class Part(StrEnum):
-    """What `fedmore bench engine` measures."""
+    """Parts of `fedmore bench engine`."""
 
     clients = "clients"
     large = "large"
@@ -71,14 +74,16 @@ class Part(StrEnum):
 def bench_engine(
     json: Json = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes, few rounds and clients: two minutes.")
+        bool,
+        typer.Option("--quick", help="Use small sizes, few rounds and clients; takes two minutes."),
     ] = False,
     only: Annotated[
-        list[Part] | None, typer.Option(help="Only this part; repeat for more. By default all.")
+        list[Part] | None,
+        typer.Option(help="Measure only this part; repeat for more. By default all."),
     ] = None,
     out: Out = None,
 ) -> None:
-    """The transport against Flower's, plain TCP and its payload; size, memory and restart."""
+    """Compare the transport with Flower's and plain TCP; measure bytes, memory and restart."""
     from fedmore.sims.bench.engine import measure
     from fedmore.sims.bench.table import publish
 

@@ -1,4 +1,4 @@
-"""The opponent of throughput: bytes through a loopback socket into another process, and no more."""
+"""The opponent of the throughput bench: a plain copy through a loopback socket to a process."""
 
 import socket
 import statistics
@@ -11,7 +11,7 @@ TIMEOUT_S = 60.0
 
 
 def plain_copy(size: int, repeats: int = 5) -> float:
-    """MiB/s of `size` bytes sent to a process that reads and forgets them; the median."""
+    """Median MiB/s of sending `size` bytes to a process that reads and discards them."""
     rates = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(TIMEOUT_S)
@@ -26,7 +26,7 @@ def plain_copy(size: int, repeats: int = 5) -> float:
 
 
 def _send(connection: socket.socket, size: int) -> float:
-    """Seconds until the other end has all of it."""
+    """Send `size` bytes; returns the seconds until the other end has them all."""
     piece = memoryview(bytes(PIECE))
     began = time.perf_counter()
     for start in range(0, size, PIECE):

@@ -1,7 +1,8 @@
-"""A Flower app that trains nothing: how long a round takes, and what the wire adds to its payload.
+"""A Flower app that only echoes bytes, to measure a round's time and the bytes on the wire.
 
-The same app runs on our engine and on Flower's. Run config: `out` (a file of JSON lines, one a
-round), `clients`, `rounds`, and `down` and `up`, the bytes that go to a client and come back.
+The same app runs on our engine and on Flower's. Its run config: `out` (a file of JSON lines, one
+per round), `clients`, `rounds`, and `down` and `up`, the bytes sent to and by each client in a
+round.
 """
 
 import json
@@ -24,7 +25,7 @@ client_app = ClientApp()
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Ask every client, again and again; write down how long each round took, in seconds."""
+    """Ask every client in each round, and write the seconds of every round to `out`."""
     config = context.run_config
     nodes = wait_for(grid, int(config["clients"]))
     for number in range(int(config["rounds"])):
@@ -40,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def asked(node: int, number: int, config: Mapping[str, Any]) -> Message:
-    """The message of round `number` to `node`."""
+    """Make the message of round `number` to `node`."""
     ask = {"up": int(config["up"]), "number": number}
     content = filled(int(config["down"]), node + number, ask)
     return Message(content, dst_node_id=node, message_type="query")
@@ -48,21 +49,21 @@ def asked(node: int, number: int, config: Mapping[str, Any]) -> Message:
 
 @client_app.query()
 def answer(message: Message, context: Context) -> Message:
-    """As many bytes as were asked for."""
+    """Reply with the number of bytes that was asked for."""
     ask = message.content.config_records["ask"]
     up, seed = int(str(ask["up"])), context.node_id - int(str(ask["number"]))
     return Message(filled(up, seed, {}), reply_to=message)
 
 
 def wait_for(grid: Grid, count: int) -> list[int]:
-    """The nodes, once there are `count`."""
+    """Wait until `count` nodes are connected; returns their ids."""
     while len(nodes := list(grid.get_node_ids())) < count:
         time.sleep(POLL_S)
     return nodes
 
 
 def filled(size: int, seed: int, ask: dict[str, int]) -> RecordDict:
-    """`size` bytes that were never sent before, for each is sent once; and what is asked."""
+    """Make a record with `ask` and `size` new random bytes; equal arrays are sent only once."""
     content = RecordDict({"ask": ConfigRecord({**ask})})
     if size:
         data = np.random.default_rng(seed).bytes(size)

@@ -1,7 +1,7 @@
-"""`fedmore bench engine`: the transport against Flower's, plain TCP, and its payload.
+"""`fedmore bench engine`: compares the transport with Flower's, with plain TCP and its payload.
 
-Coordinator and clients are processes of their own on loopback, with mutual TLS and the journal,
-as an operator runs them.
+Coordinator and clients are separate processes on loopback, with mutual TLS and the journal, as in a
+real federation.
 """
 
 import os
@@ -30,9 +30,11 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement; `ratio` says how many times better we are, `goal` how many we should be.
+    """One measurement.
 
-    Both are null if there is no opponent.
+    `ratio` is how many times better ours is than the opponent, `goal` the target.
+
+    Both are None without an opponent.
     """
 
     name: str
@@ -48,7 +50,7 @@ Part = Callable[[Path, bool], Iterator[Row]]
 
 
 def measure(part: str, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """The rows of one part as tables; `quick` takes small sizes and few rounds."""
+    """Measure one part; yields rows as tables. `quick` takes small sizes and few rounds."""
     from fedmore.sims.bench.scale import large_update, many_clients
 
     parts: dict[str, Part] = {
@@ -65,7 +67,7 @@ def measure(part: str, *, quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def latency(folder: Path, quick: bool) -> Iterator[Row]:
-    """An empty round of two clients; the median without the first, which wakes everybody up."""
+    """Median time of an empty round of two clients, without the first, which includes start-up."""
     ours = _seconds(Echo(folder / "ours", rounds=10 if quick else 50))
     theirs = superlink.rounds(Echo(folder / "theirs", rounds=2 if quick else 5))[1:]
     us, them = statistics.median(ours[1:]), statistics.median(theirs)
@@ -73,7 +75,7 @@ def latency(folder: Path, quick: bool) -> Iterator[Row]:
 
 
 def overhead(folder: Path, _quick: bool) -> Iterator[Row]:
-    """All bytes of the sockets in a run, with handshakes and heartbeats, over those of payload."""
+    """Compare a run's bytes on the sockets, including handshakes and heartbeats, with the payload."""
     for size in (1, 16):
         echo = Echo(folder / f"of-{size}", rounds=4, down=size * MIB, up=size * MIB)
         _seconds(echo)
@@ -86,7 +88,7 @@ def overhead(folder: Path, _quick: bool) -> Iterator[Row]:
 
 
 def throughput(folder: Path, quick: bool) -> Iterator[Row]:
-    """From the app at one end to the app at the other: disk, digests, TLS and journal included."""
+    """MiB/s from app to app, including disk, digests, TLS and journal."""
     size = (32 if quick else 256) * MIB
     copied = plain_copy(size)
     for way in ("up", "down"):
@@ -97,7 +99,7 @@ def throughput(folder: Path, quick: bool) -> Iterator[Row]:
 
 
 def restart(folder: Path, _quick: bool) -> Iterator[Row]:
-    """From `kill -9` of the coordinator until the first round that it had not done before."""
+    """Seconds from `kill -9` of the coordinator until its next new round."""
     echo = Echo(folder / "restart", rounds=100_000)
     with running(echo) as (processes, coordinator):
         wait_until(echo, processes, 20)
@@ -115,7 +117,7 @@ def restart(folder: Path, _quick: bool) -> Iterator[Row]:
 
 
 def _seconds(echo: Echo) -> list[float]:
-    """Run the federation to its end: seconds of every round."""
+    """Run the federation to its end; returns the seconds of every round."""
     with running(echo) as (processes, _):
         wait_until(echo, processes, echo.rounds)
         finish(processes)

@@ -1,4 +1,4 @@
-"""Real coordinators and clients for the bench, in processes of their own, with mutual TLS."""
+"""Starts real coordinators and clients for the bench as processes, with mutual TLS."""
 
 import json
 import sys
@@ -29,9 +29,9 @@ POLL_S = 0.02
 
 @dataclass
 class Echo:
-    """A federation whose app is `echo`: `rounds` rounds of `down` and `up` bytes to each client.
+    """A federation with the app `echo`: `rounds` rounds of `down` and `up` bytes per client.
 
-    The coordinator waits for `expected` clients, if that is more than `clients`.
+    The coordinator waits for `expected` clients if that is more than `clients`.
     """
 
     directory: Path
@@ -46,12 +46,12 @@ class Echo:
 
     @property
     def out(self) -> Path:
-        """The file that the app writes its rounds to."""
+        """The file to which the app writes its rounds."""
         return self.directory.parent / f"{self.directory.name}.jsonl"
 
     @property
     def run_config(self) -> dict[str, bool | float | int | str]:
-        """What the app is given."""
+        """The app's run config."""
         return {
             "out": str(self.out),
             "clients": self.clients,
@@ -61,7 +61,7 @@ class Echo:
         }
 
     def create(self) -> FederationConfig:
-        """`coordinator init`, and an invite for every client."""
+        """Create the federation's folder and an invite for every client."""
         config = new_config(
             name="bench",
             base="",
@@ -79,13 +79,13 @@ class Echo:
         return made
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rounds so far."""
+        """Read the rounds so far."""
         text = self.out.read_text(encoding="utf-8") if self.out.exists() else ""
         return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
 def start_coordinator(processes: Processes, echo: Echo) -> Child:
-    """`coordinator start`; returns once it listens."""
+    """Run `coordinator start`; returns once it listens."""
     command = [sys.executable, "-m", "fedmore.coordinator.cli.main", "start", str(echo.directory)]
     child = processes.start("the coordinator", command, echo.directory / "coordinator.log")
     wait_for_port(child, HOST, echo.port)
@@ -102,7 +102,7 @@ def start_client(processes: Processes, echo: Echo, index: int) -> Child:
 
 @contextmanager
 def running(echo: Echo) -> Iterator[tuple[Processes, Child]]:
-    """Coordinator and clients, ended with the block."""
+    """Run the coordinator and all clients; they are ended with the block."""
     echo.create()
     with Processes(quiet_environment()) as processes:
         coordinator = start_coordinator(processes, echo)
@@ -112,7 +112,7 @@ def running(echo: Echo) -> Iterator[tuple[Processes, Child]]:
 
 
 def wait_until(echo: Echo, processes: Processes, rounds: int, timeout_s: float = 300.0) -> None:
-    """Wait for `rounds` rounds; raises `RoundError` when a program fails or the time is over."""
+    """Wait for `rounds` rounds; raises `RoundError` if a program fails or the time is over."""
     deadline = time.monotonic() + timeout_s
     while len(echo.rows()) < rounds:
         for child in processes.children:
@@ -124,7 +124,7 @@ def wait_until(echo: Echo, processes: Processes, rounds: int, timeout_s: float =
 
 
 def finish(processes: Processes) -> None:
-    """Wait until all have ended by themselves."""
+    """Wait until all programs have ended by themselves; raises `RoundError` if one failed."""
     processes.wait(60.0)
     for child in processes.children:
         if child.process.poll() != 0:
@@ -132,6 +132,6 @@ def finish(processes: Processes) -> None:
 
 
 def traffic(echo: Echo) -> Mapping[str, tuple[int, int]]:
-    """Bytes from and to every client, as counted at the coordinator's sockets."""
+    """Bytes from and to every client, counted at the coordinator's sockets."""
     with open_federation(echo.directory) as federation:
         return {m.name: (m.bytes_up, m.bytes_down) for m in federation.registry.members()}

@@ -12,9 +12,9 @@ from fedmore.sims.bench.table import Row
 
 
 def rows(ops: Sequence[str], *, quick: bool, device: str) -> list[Row]:
-    """The results of all ops, in order; what is being done is shown on stderr of a terminal.
+    """Run the benches of all ops in order, with progress on stderr if it is a terminal.
 
-    Raises `KernelError` if the device, or something that a bench needs, is not there.
+    Raises `KernelError` if the device or a library that a bench needs is missing.
     """
     console = Console(stderr=True)
     steps = track(

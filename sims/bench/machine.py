@@ -1,4 +1,4 @@
-"""What a measurement was taken on."""
+"""Describes the machine of a measurement."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ PACKAGES = ("fedmore", "torch", "numpy", "numba", "triton", "peft")
 
 
 def machine() -> Machine:
-    """Processor, its number of threads, GPU, system and versions of what was measured with."""
+    """Processor, number of threads, GPU, operating system and versions of packages."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
@@ -26,7 +26,7 @@ def machine() -> Machine:
 
 
 def _processor() -> str:
-    """The model; `platform.processor` is empty on most Linux systems."""
+    """The processor's model; `platform.processor` is empty on most Linux systems."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():

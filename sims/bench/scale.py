@@ -1,4 +1,4 @@
-"""Many clients, and large updates: what a coordinator needs for them."""
+"""Measures the memory that a coordinator needs for many clients and for large updates."""
 
 import subprocess
 import sys
@@ -15,19 +15,19 @@ from fedmore.sims.engines.processes import Processes, quiet_environment
 
 SETTLE_S = 5.0
 EACH = 125
-"""So many clients live in one process of the swarm: above, its threads starve each other."""
+"""Most clients in one process of the swarm; with more, its threads starve each other."""
 Swarm = Callable[..., AbstractContextManager[Callable[[], float]]]
 
 
 def many_clients(folder: Path, quick: bool) -> Iterator[Row]:
-    """Idle connections, then uploads at once, to one coordinator that waits for more clients."""
+    """Measure a waiting coordinator's memory with idle clients, then with simultaneous uploads."""
     idle, uploads, size = (100, 20, MIB) if quick else (1000, 200, 4 * MIB)
     with waiting(folder / "idle", idle) as (pid, swarm):
         before = memory(pid)
         with swarm("idle") as leave:
-            time.sleep(SETTLE_S)  # what was needed for the handshakes alone is given back
+            time.sleep(SETTLE_S)  # until the memory of the handshakes is released
             each = (memory(pid) - before) / idle / 1024
-            leave()  # fails for a client that was no longer connected
+            leave()  # raises if a client was disconnected before
     yield Row(f"memory per connected client, {idle} idle", each, None, None, "KiB")
     with waiting(folder / "uploads", uploads, more=0) as (pid, swarm):
         before = memory(pid)
@@ -41,7 +41,7 @@ def many_clients(folder: Path, quick: bool) -> Iterator[Row]:
 
 
 def large_update(folder: Path, quick: bool) -> Iterator[Row]:
-    """One update that is larger than any message may be; memory beside the payload itself."""
+    """Measure one update above the largest message size: MiB/s, and memory beyond the payload."""
     found = exchange(folder, (64 if quick else 2560) * MIB)
     name = f"{found.size // MIB} MiB"
     for way, seconds in (("down", found.down_s), ("up", found.up_s)):
@@ -54,8 +54,11 @@ def large_update(folder: Path, quick: bool) -> Iterator[Row]:
 
 @contextmanager
 def waiting(folder: Path, clients: int, more: int = 1) -> Iterator[tuple[int, Swarm]]:
-    """A coordinator that waits for `more` clients yet: its id, and how to start the others."""
-    # A heartbeat of 2 s from each would keep the processes busy that play them all.
+    """Start a coordinator that waits for `more` clients.
+
+    Yields its process id and a swarm starter.
+    """
+    # With heartbeats of 2 s, the few processes that simulate all clients would be busy with them.
     echo = Echo(folder, rounds=1, clients=clients, expected=clients + more, heartbeat_s=20.0)
     echo.create()
     with Processes(quiet_environment()) as processes:
@@ -65,7 +68,7 @@ def waiting(folder: Path, clients: int, more: int = 1) -> Iterator[tuple[int, Sw
 
 @contextmanager
 def swarming(folder: Path, clients: int, kind: str, *more: str) -> Iterator[Callable[[], float]]:
-    """The swarm, ready; call what is given to have it work, for the seconds that it took."""
+    """Start the swarm; yields a function that lets it work and returns the seconds taken."""
     with ExitStack() as stack:
         parts = []
         for first in range(0, clients, EACH):
@@ -89,7 +92,7 @@ def swarming(folder: Path, clients: int, kind: str, *more: str) -> Iterator[Call
 
 @contextmanager
 def _part(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """One process of the swarm, ready; killed with the block."""
+    """Start one process of the swarm and wait until it is ready; kill it with the block."""
     command = [sys.executable, "-m", "fedmore.sims.bench.swarm", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -109,6 +112,6 @@ def _expect(child: "subprocess.Popen[str]", word: str) -> None:
 
 
 def memory(pid: int, key: str = "VmRSS") -> int:
-    """Resident bytes of a process, or with VmHWM its highest so far."""
+    """Resident bytes of a process, or with VmHWM their peak."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith(key))

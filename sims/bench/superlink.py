@@ -1,4 +1,4 @@
-"""The opponent: the same app on Flower's SuperLink with SuperNodes, on loopback."""
+"""The opponent of the latency bench: the same app on Flower's SuperLink and SuperNodes."""
 
 import json
 import os
@@ -41,12 +41,12 @@ up = 0
 
 
 def name() -> str:
-    """What it is called in results."""
+    """Its name in results."""
     return f"Flower {version('flwr')} SuperLink and SuperNode"
 
 
 def rounds(echo: Echo, timeout_s: float = 400.0) -> list[float]:
-    """Seconds of every round of `echo` on Flower's own engine; none of its processes is left."""
+    """Run `echo` on Flower's own engine; returns every round's seconds and ends all processes."""
     echo.directory.mkdir(parents=True)
     programs = Path(sys.executable).parent
     with tempfile.TemporaryDirectory(prefix="flwr-") as home:
@@ -84,6 +84,6 @@ def _start(processes: Processes, echo: Echo, programs: Path, home: Path) -> None
 
 
 def _daemons(processes: Processes) -> Processes:
-    """Those that run on; `flwr run` has ended."""
+    """The processes that are still running, without `flwr run`, which has ended."""
     processes.children = [child for child in processes.children if child.name != "flwr run"]
     return processes

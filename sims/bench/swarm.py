@@ -1,9 +1,9 @@
-"""Many clients in one process: connected and idle, or all uploading at once.
+"""Many clients in one process, connected and idle or all uploading at once.
 
-`python -m fedmore.sims.bench.swarm idle|upload FOLDER FIRST LAST [SIZE]` takes the invites of the
-clients `c<FIRST>` up to before `c<LAST>` in FOLDER, enrols with each, says `ready`, waits for a
-line on its input, works, and says `done`. Before it uploads it waits for a task of each client,
-says `asked`, and waits for another line.
+`python -m fedmore.sims.bench.swarm idle|upload FOLDER FIRST LAST [SIZE]` enrols with the invites of
+the clients `c<FIRST>` up to but without `c<LAST>` in FOLDER. It prints `ready`, waits for a line on
+its input, works, and prints `done`. Before uploads it waits for a task of each client, prints
+`asked`, and waits for another line.
 """
 
 import secrets
@@ -25,13 +25,13 @@ from fedmore.protos.enrolment.invite import read_invite
 
 T = TypeVar("T")
 AT_ONCE = 8
-"""So many enrol and connect at a time: all at once they would wait for each other's handshakes."""
+"""Clients that enrol and connect at a time; more would wait for each other's handshakes."""
 PATIENCE_S = 120.0
-"""For so long a client tries again where it does not get through, as ours does."""
+"""Seconds for which a client retries a connection, as our client does."""
 
 
 def main() -> None:
-    """What the command line says."""
+    """Run as the command line says."""
     work, folder, first, last = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:5])
     invites = [folder / f"c{index}.json" for index in range(first, last)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -67,10 +67,10 @@ def _connected(link: Link) -> "Idle":
 
 
 class Idle:
-    """A client that is welcomed and has nothing to do but its heartbeat.
+    """A client that only sends heartbeats after its welcome.
 
-    Nobody reads on after the welcome: there is nothing, and each thread that waits in gRPC wakes up
-    ten times a second.
+    It does not read on after the welcome, since each thread that waits in gRPC wakes up ten times
+    per second.
     """
 
     def __init__(self, link: Link, session: str) -> None:
@@ -83,12 +83,12 @@ class Idle:
             raise
 
     def wait_for_task(self) -> None:
-        """Until there is something to upload for."""
+        """Wait for a task that asks for an upload."""
         while next(self._events).WhichOneof("event") != "task":
             pass
 
     def leave(self) -> None:
-        """End the stream; raises what it had ended with before."""
+        """End the stream; raises the error if it had ended with one before."""
         self._outbox.leave("the bench is over")
         for _ in self._events:
             pass

@@ -1,4 +1,4 @@
-"""Measurements for people (a table) and for programs (JSON)."""
+"""Prints measurements as a table for people or as JSON for programs."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fedmore.sims.bench.machine import Machine, machine
 
-WIDTH = 160  # of a table in a file or a pipe
+WIDTH = 160  # characters of a table in a file or a pipe
 
 Row = dict[str, Any]  # all rows of a list have the same keys
 

@@ -1,1 +1,1 @@
-"""Real text from package registries."""
+"""Real text from package registries, and generated text for tests."""

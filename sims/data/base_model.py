@@ -1,6 +1,6 @@
-"""The demo's base, SmolLM2-135M-Instruct, from a package: GGUF once turned into bfloat16.
+"""The demo's base, SmolLM2-135M-Instruct, from a package; its GGUF is converted once to bfloat16.
 
-Loading the GGUF takes 20 s and training from it is slow; the converted directory loads in 0.3 s.
+Loading the GGUF takes 20 s, and training from it is slow. The converted folder loads in 0.3 s.
 """
 
 import warnings
@@ -15,9 +15,9 @@ NAME = "SmolLM2-135M-Instruct"
 
 
 def ensure_base() -> Path:
-    """A directory that `transformers` loads; converted the first time.
+    """Return a folder that `transformers` loads; the first call converts it.
 
-    Raises `DataError` when the package cannot be had, `BaseError` when it cannot be converted.
+    Raises `DataError` if the package cannot be downloaded, `BaseError` if it cannot be converted.
     """
     target = cache_root() / "base" / NAME
     if not (target / "config.json").is_file():
@@ -29,11 +29,11 @@ def ensure_base() -> Path:
 
 def convert(source: Path, target: Path) -> None:
     """Write the GGUF model `source` and its tokenizer to `target` as bfloat16 safetensors."""
-    from fedmore.experts.base.model import quiet  # torch comes with it
+    from fedmore.experts.base.model import quiet  # imports torch
 
     quiet()
     model, tokenizer = _load(source)
-    # The loader leaves GGUF marks behind that would make save_pretrained write a quantised model.
+    # The loader leaves GGUF settings that would make save_pretrained write a quantised model.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
@@ -48,7 +48,7 @@ def _load(source: Path) -> tuple[Any, Any]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the gguf reader's, about read-only memory maps
+            warnings.simplefilter("ignore")  # the gguf reader warns about read-only memory maps
             model = AutoModelForCausalLM.from_pretrained(
                 source.parent, gguf_file=source.name, dtype=torch.bfloat16
             )

@@ -1,4 +1,4 @@
-"""Where fetched packages, clean text and converted models are kept, outside the repository."""
+"""The cache for fetched packages, clean text and converted models, outside the repository."""
 
 import os
 import shutil
@@ -18,9 +18,9 @@ def cache_root() -> Path:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A new directory that takes `target`'s place in one step, or vanishes on an error.
+    """Yield a new folder that replaces `target` in one step, or is removed after an error.
 
-    A reader sees the old directory, none, or the whole new one: never a half-written one.
+    A reader sees the old folder, none, or the complete new one, but never a half-written one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -1,7 +1,7 @@
-"""Small artificial text for tests: three domains, a language and plain sentences; no downloads.
+"""Small artificial texts for tests, without downloads: domains, a language and plain sentences.
 
-Sentences come from templates with words drawn by a seeded generator, so each text has words and
-phrases of its own that a small model can learn in a few steps.
+Sentences come from templates with randomly drawn words. So each text has its own words and phrases,
+which a small model can learn in a few steps.
 """
 
 import random

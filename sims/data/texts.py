@@ -1,8 +1,8 @@
-"""Clean text by name, made once and kept in the cache.
+"""Clean texts by name, made once and kept in the cache.
 
-`<cache>/text/<name>-<key>/{train,heldout,proxy}.jsonl`, one document a line:
-`{"text": …, "source": …, "family": …}`. The key is of all that the content depends on, so a run
-that was made by another rule goes on reading the text that it was made with.
+The files are `<cache>/text/<name>-<key>/{train,heldout,proxy}.jsonl`, with one document per line:
+`{"text": …, "source": …, "family": …}`. The key covers everything that the content depends on. So a
+run that was made by another rule still reads its own text.
 """
 
 import hashlib
@@ -21,14 +21,17 @@ from fedmore.sims.data.packages import PACKAGES
 from fedmore.sims.data.sources import code, legal, medical
 from fedmore.sims.data.split import RULE, Sides, choose_groups, group_sizes, in_families, split
 
-RECIPE = 2  # raise it when any step below changes: text is then made anew
+RECIPE = 2  # increase it when any step below changes, so that text is made anew
 SHORT = 450
-"""Characters of a joined held-out document, of which the head alone is scored."""
+"""Characters of a joined held-out document; only its head is scored."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """How a text is made: `joined` strings become documents; `split_like` shares its split."""
+    """How a text is made.
+
+    `joined` joins strings to documents, `split_like` shares another's split.
+    """
 
     items: Callable[[], list[Item]]
     packages: tuple[str, ...] = ()
@@ -51,7 +54,7 @@ TEXTS = {
 
 @dataclass(frozen=True)
 class TextFiles:
-    """The files of a text: for owners, to be scored, and to train routers at a coordinator."""
+    """The files of a text: for owners, for scoring, and for a coordinator's router training."""
 
     train: Path
     heldout: Path
@@ -59,12 +62,12 @@ class TextFiles:
 
 
 def files_in(folder: Path) -> TextFiles:
-    """Their names."""
+    """The three paths in `folder`."""
     return TextFiles(*(folder / f"{side}.jsonl" for side in ("train", "heldout", "proxy")))
 
 
 def proxy_beside(heldout: Path) -> Path:
-    """The proxy text that belongs to held-out text; raises `DataError` if there is none."""
+    """The proxy text beside a held-out text; raises `DataError` if it is missing."""
     path = files_in(heldout.parent).proxy
     if heldout.name != files_in(heldout.parent).heldout.name or not path.is_file():
         raise DataError(f"{heldout}: no {path.name} beside it, of families that are not scored")
@@ -72,7 +75,7 @@ def proxy_beside(heldout: Path) -> Path:
 
 
 def ensure_text(name: str) -> TextFiles:
-    """The files of text `name`, made now unless they are there; raises `DataError`."""
+    """Return the files of text `name`, made now if they are missing; raises `DataError`."""
     if name not in TEXTS:
         raise DataError(f"no text is called {name!r}; there are {', '.join(TEXTS)}")
     folder = cache_root() / "text" / f"{name}-{_key(TEXTS[name])}"
@@ -84,7 +87,7 @@ def ensure_text(name: str) -> TextFiles:
 
 
 def build(text: Text) -> Sides:
-    """The sides' documents, in an order fixed by their content."""
+    """Make the documents of all sides, in an order that their content fixes."""
     items = text.items()
     like = text.split_like() if text.split_like else items
     family = families(like)
@@ -106,7 +109,7 @@ def write_sides(folder: Path, sides: Sides) -> TextFiles:
 
 
 def join(items: Iterable[Item], target: int = 1500, least: int = 300) -> Iterator[Item]:
-    """Documents of about `target` characters from consecutive strings, preferably of one group."""
+    """Join consecutive strings, preferably of a group, to documents of about `target` characters."""
     lines: list[str] = []
     size, first = -1, None
     for item in items:
@@ -121,7 +124,7 @@ def join(items: Iterable[Item], target: int = 1500, least: int = 300) -> Iterato
 
 
 def write_documents(path: Path, items: Iterable[Item]) -> None:
-    """JSON lines, UTF-8."""
+    """Write JSON lines in UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = ({"text": i.text, "source": i.source, "family": i.group} for i in items)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -129,18 +132,18 @@ def write_documents(path: Path, items: Iterable[Item]) -> None:
 
 
 def read_documents(path: Path) -> list[Item]:
-    """What `write_documents` wrote."""
+    """Read the output of `write_documents`."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     return [Item(row["text"], row["source"], row["family"]) for row in rows]
 
 
 def _key(text: Text) -> str:
-    """Of what the content depends on; `code` comes from the running Python itself."""
+    """Hash everything that the content depends on; `code` depends on the running Python."""
     pins = {name: PACKAGES[name].sha256 for name in text.packages}
     found = [RECIPE, RULE, pins or platform.python_version()]
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _shuffled(items: list[Item]) -> list[Item]:
-    """By hash: any number of first documents is a fair sample, and it never changes."""
+    """Sort by hash, so that the first n documents are a fair and constant sample."""
     return sorted(items, key=lambda item: hashlib.sha256(item.text.encode()).digest())

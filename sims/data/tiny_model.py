@@ -1,6 +1,6 @@
-"""A base made on the spot for tests and the `smoke` scenario: about 0.3M random weights.
+"""Makes a base with about 0.3M random weights, for tests and the scenario `smoke`.
 
-The tokenizer is one token per byte, so any text can be encoded.
+Its tokenizer has one token per byte, so any text can be encoded.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ END = "<|end|>"
 
 
 def make_tiny_base(directory: Path, seed: int = 0, layers: int = 6) -> Path:
-    """Write a small Llama and its tokenizer to `directory` and return it; same seed, same bytes."""
+    """Write a small Llama and its tokenizer to `directory`; the same seed gives the same bytes."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -40,7 +40,7 @@ def make_tiny_base(directory: Path, seed: int = 0, layers: int = 6) -> Path:
 
 
 def byte_tokenizer() -> Any:
-    """256 byte tokens and one that ends a text."""
+    """A tokenizer of 256 byte tokens and an end token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Set-up of a scenario: everything that may need the network, done once."""
+"""Fetches everything for a scenario that may need the network."""
 
 import tempfile
 from pathlib import Path
@@ -9,7 +9,7 @@ from fedmore.sims.scenarios.scenario import Scenario
 
 
 def fetch(scenario: Scenario, console: Console) -> None:
-    """Make the scenario's texts and base, saying what is there; raises `DataError`, `BaseError`."""
+    """Make the scenario's texts and base and print them; raises `DataError` or `BaseError`."""
     with tempfile.TemporaryDirectory(prefix="fedmore-") as scratch:
         for name in scenario.texts():
             with console.status(f"text {name}"):

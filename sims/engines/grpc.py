@@ -1,6 +1,6 @@
 """Engine `grpc`: one coordinator process and one process per client, on this machine's loopback.
 
-They are the programs that an operator and the owners run, with the same commands.
+These are the operator's and the owners' programs, started with the same commands.
 """
 
 import sys
@@ -27,10 +27,10 @@ CLIENTS_END_S = 30.0
 
 
 def run(prepared: Prepared) -> None:
-    """Run the whole plan; raises `RoundError` with the cause when a program ends early.
+    """Run the whole plan; raises `RoundError` with the cause if a program ends early.
 
-    The coordinator has this terminal; each client writes to `client.log` in its folder. No process
-    is left behind, whatever happens.
+    The coordinator uses this terminal; each client writes to `client.log` in its folder. All
+    processes are ended, also after an error.
     """
     server = establish(prepared)
     with ended_by_signals(), Processes(quiet_environment()) as processes:
@@ -49,7 +49,7 @@ def run(prepared: Prepared) -> None:
 
 
 def establish(prepared: Prepared) -> ServerSection:
-    """`coordinator init` and an invite for every client; returns where the server will listen."""
+    """Create the federation and an invite for every client; returns the server's address."""
     config = create(prepared.directory, with_port(prepared.config), print)
     for client in prepared.scenario.clients:
         write_invite(prepared.directory, client.name, prepared.folder(client) / "invite.json")
@@ -57,19 +57,22 @@ def establish(prepared: Prepared) -> ServerSection:
 
 
 def with_port(config: FederationConfig) -> FederationConfig:
-    """A free port, unless the scenario names one; invites hold it before the server is there."""
+    """Choose a free port unless the scenario names one.
+
+    Invites need it before the server starts.
+    """
     server = config.server
     chosen = replace(server, port=server.port or free_port(server.host))
     return replace(config, server=chosen)
 
 
 def coordinator_command(prepared: Prepared) -> list[str]:
-    """`coordinator start DIR` with this Python."""
+    """The command `coordinator start DIR` with this Python."""
     return [sys.executable, "-m", "fedmore.coordinator.cli.main", "start", str(prepared.directory)]
 
 
 def client_command(prepared: Prepared, client: ClientSpec) -> list[str]:
-    """`client join INVITE` with the client's text, base and target, with this Python."""
+    """The command `client join INVITE` with the client's text, base and target."""
     folder = prepared.folder(client)
     target = "--domain" if client.kind == "expert" else "--language"
     command = [sys.executable, "-m", "fedmore.client.cli.main", "join", str(folder / "invite.json")]
@@ -80,7 +83,7 @@ def client_command(prepared: Prepared, client: ClientSpec) -> list[str]:
 
 
 def watch(coordinator: Child, clients: list[Child]) -> None:
-    """Return when the coordinator has ended well; raise `RoundError` as soon as anything failed."""
+    """Wait for the coordinator's success; raise `RoundError` as soon as any program fails."""
     while coordinator.process.poll() is None:
         for client in clients:
             if client.process.poll():
@@ -91,6 +94,6 @@ def watch(coordinator: Child, clients: list[Child]) -> None:
 
 
 def failure(child: Child) -> str:
-    """What ended, how, and the end of what it said."""
+    """Name a program that failed, with its exit code and the end of its log."""
     said = f"; the end of {child.log}:\n{child.tail()}" if child.log else "; its message is above"
     return f"{child.name} ended with exit code {child.process.returncode}{said}"

@@ -1,7 +1,7 @@
-"""Engine `local`: the same two apps in one process, over one shared base; no sockets.
+"""Engine `local`: the same two apps in one process over one shared base, without sockets.
 
-The bytes counted are payload, without framing. `MailboxGrid` puts replies in the order of the
-messages, so no result depends on which client was faster.
+It counts payload bytes, without framing. `MailboxGrid` sorts replies in the order of the messages,
+so no result depends on which client was faster.
 """
 
 import threading
@@ -58,7 +58,7 @@ def run(prepared: Prepared) -> None:
 def run_plan(
     prepared: Prepared, federation: Federation, observer: Observer, tracker: Tracker
 ) -> None:
-    """Enrol the clients, connect them, and carry out the plan as `coordinator start` does."""
+    """Enrol and connect the clients, then run the plan as `coordinator start` does."""
     mailbox = TaskQueue()
     nodes = dict(enrol(prepared, client, federation) for client in prepared.scenario.clients)
     for client in prepared.scenario.clients:
@@ -72,7 +72,7 @@ def run_plan(
 
 
 def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tuple[int, Node]:
-    """Let a client in, as an invite would; its node id and what its app is given."""
+    """Enrol a client as an invite would; returns its node id and its app's context."""
     token = federation.registry.invite(client.name)
     member = federation.registry.enrol(token, client.name, client.kind, client.target, client.rank)
     state = prepared.folder(client) / "state"
@@ -80,7 +80,7 @@ def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tup
 
 
 def node_of(prepared: Prepared, client: ClientSpec, node_id: int, state: Path) -> Node:
-    """A client that is a member already, with `state` as the folder of what it remembers."""
+    """Make a client that is a member already, with its state in the folder `state`."""
     base = prepared.config.base
     agree(prepared, client)
     node_config: dict[str, bool | float | int | str] = {
@@ -102,17 +102,17 @@ def node_of(prepared: Prepared, client: ClientSpec, node_id: int, state: Path) -
 
 
 def agree(prepared: Prepared, client: ClientSpec) -> None:
-    """What the owner's word is elsewhere: the plan is agreed to, if it is within the policy."""
+    """Agree to the plan in the owner's place, if the policy allows it."""
     terms, rules = terms_of(prepared.config), policy_of(prepared.policy(client))
     check_bounds(terms, rules)
     Agreement(prepared.folder(client) / "state").accept(terms)
 
 
 class Listener:
-    """What happens goes to the display, the tracker and the registry.
+    """Passes events on to the display, the tracker and the registry.
 
-    Traffic is written once a second and at the end: every time is a transaction, and so a sync of
-    the disk, for which a client's thread waits.
+    Traffic is written once per second and at the end, because each write is a transaction that
+    syncs the disk while a client's thread waits.
     """
 
     def __init__(self, registry: Registry, observer: Observer, tracker: Tracker) -> None:
@@ -130,7 +130,7 @@ class Listener:
         self._account(0.0)
 
     def __call__(self, event: Event) -> None:
-        """From any client's thread."""
+        """Handle an event from any client's thread."""
         self._observer(event)
         track(self._tracker, event)
         if isinstance(event, Traffic):
@@ -140,7 +140,7 @@ class Listener:
             self._account(ACCOUNT_S)
 
     def _account(self, after_s: float) -> None:
-        """Write down the traffic so far, if that was not done for `after_s` seconds."""
+        """Write the traffic so far, unless the last write is less than `after_s` seconds ago."""
         with self._lock:
             if time.monotonic() < self._written + after_s:
                 return
@@ -151,19 +151,19 @@ class Listener:
 
 
 def threads_of(prepared: Prepared) -> int:
-    """Tasks at a time: as many as keep the cores busy in the stage that uses least of them."""
+    """Number of parallel tasks that keeps the cores busy in the stage with the fewest threads."""
     trained = [stage for stage in prepared.config.stages if isinstance(stage, TrainingStage)]
     least = min((stage.threads for stage in trained if stage.threads), default=0)
     return max(1, cores() // least) if least else 1
 
 
 def device() -> str:
-    """The first GPU, or the CPU; as a client decides that was not told."""
+    """The first GPU, else the CPU, as for a client without `--device`."""
     return choose_device(inspect_machine())
 
 
 def make_handler(base: BaseSection) -> Handler:
-    """What a client does with a message, over a base that is loaded here, once for all."""
+    """Make the function that handles a client's message, over one base for all clients."""
     from fedmore.client.client_app import handle
     from fedmore.experts.base.model import load_base
 

@@ -1,4 +1,4 @@
-"""From a scenario to a run directory: base, texts, every client's private folder, a configuration.
+"""Makes a scenario's run directory: base, texts, configuration and a folder for every client.
 
 ::
 
@@ -27,14 +27,14 @@ from fedmore.strategies.stages.base import TrainingStage
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scenario with everything it needs on disk, before any program runs."""
+    """A scenario whose files are on disk, before any program runs."""
 
     scenario: Scenario
     directory: Path
     config: FederationConfig
 
     def folder(self, client: ClientSpec) -> Path:
-        """What stands for that owner's machine."""
+        """The folder that represents that owner's machine."""
         return self.directory / "clients" / client.name
 
     def data(self, client: ClientSpec) -> Path:
@@ -49,9 +49,9 @@ class Prepared:
 def prepare(
     scenario: Scenario, directory: Path, *, seed: int | None = None, settings: Iterable[str] = ()
 ) -> Prepared:
-    """Make the run directory; a wrong setting is found before anything is fetched or written.
+    """Make the run directory; a wrong setting is refused before anything is fetched or written.
 
-    `seed` and `settings` change the scenario's configuration. Raises `ConfigError`, `DataError`.
+    `seed` and `settings` change the scenario's configuration. Raises `ConfigError` or `DataError`.
     """
     where = f"scenario {scenario.name}"
     table = override(scenario.config, settings)
@@ -71,12 +71,12 @@ def prepare(
 
 def _refuse_used(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"--out {directory}: there is something already; name a new folder")
+        raise ConfigError(f"--out {directory}: the folder is not empty; name a new folder")
     directory.mkdir(parents=True, exist_ok=True)
 
 
 def _complete(table: dict[str, Any], scenario: Scenario, directory: Path) -> None:
-    """Fill in the paths, unless a setting has given them."""
+    """Fill in the paths that no setting gives."""
     base = table["base"]
     base["model"] = base["model"] or str(scenario.base(directory).resolve())
     texts = table.setdefault("evaluation", {}).setdefault("texts", {})
@@ -87,16 +87,16 @@ def _complete(table: dict[str, Any], scenario: Scenario, directory: Path) -> Non
 
 
 def _write_private_text(prepared: Prepared, client: ClientSpec) -> None:
-    """The owner's part of a text: it shares no family and no passage with the others'."""
+    """Write the owner's part of a text, which shares no family and no passage with others."""
     files = prepared.scenario.text(client.text, prepared.directory)
     documents = portions(read_documents(files.train), client.parts)[client.part]
     write_documents(prepared.data(client) / "docs.jsonl", documents)
 
 
 def _write_owner(prepared: Prepared, client: ClientSpec) -> None:
-    """The owner's policy, and a secret that is the same in every run of one seed.
+    """Write the owner's policy, and a secret that depends only on the seed and the name.
 
-    What the plan names as codecs and plugins the owners of a simulation allow.
+    The owners of a simulation allow the codecs and plugins that the plan names.
     """
     trained = [stage for stage in prepared.config.stages if isinstance(stage, TrainingStage)]
     tags = {tag for stage in trained for tag in tags_of(stage.update_codec)}

@@ -1,4 +1,4 @@
-"""Child processes of one run: started, watched and ended by their id; none outlives the run."""
+"""Starts, watches and ends the child processes of a run by their ids; none outlives the run."""
 
 import os
 import signal
@@ -19,14 +19,14 @@ POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Child:
-    """A started process; `log` takes its output; None means the terminal."""
+    """A started process; `log` gets its output, or the terminal if `log` is None."""
 
     name: str
     process: "subprocess.Popen[bytes]"
     log: Path | None
 
     def tail(self, lines: int = 15) -> str:
-        """The end of its log."""
+        """The last lines of its log."""
         if self.log is None:
             return ""
         text = self.log.read_text(encoding="utf-8", errors="replace")
@@ -34,7 +34,7 @@ class Child:
 
 
 class Processes:
-    """The children of one run; leaving the `with` block ends those that are left."""
+    """The children of one run; the end of the `with` block ends those that still run."""
 
     def __init__(self, environment: Mapping[str, str], grace_s: float = GRACE_S) -> None:
         self.children: list[Child] = []
@@ -48,7 +48,7 @@ class Processes:
         self.stop()
 
     def start(self, name: str, command: Sequence[str], log: Path | None = None) -> Child:
-        """Start `command`; with a `log`, without the terminal's input and its Ctrl-C."""
+        """Start `command`; with a `log` it is detached from the terminal's input and Ctrl-C."""
         if log is None:
             process = subprocess.Popen(command, env=self._environment)
         else:
@@ -73,9 +73,9 @@ class Processes:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """Ask every child that still runs to end, and kill it when it has not in time.
+        """Ask every running child to end, and kill it if it has not ended in time.
 
-        A second Ctrl-C ends the waiting, not the killing.
+        A second Ctrl-C ends the waiting, but children are still killed.
         """
         try:
             for child in self.children:
@@ -94,7 +94,7 @@ def _signal(child: Child, number: signal.Signals) -> None:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that children are ended too."""
+    """Make SIGTERM and SIGHUP raise as Ctrl-C does, so that children are ended too."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -109,14 +109,14 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def free_port(host: str) -> int:
-    """A port on `host` that nobody listens on now."""
+    """Find a port on `host` on which no process listens now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for_port(child: Child, host: str, port: int, timeout_s: float = 60.0) -> None:
-    """Wait until `child` accepts connections; raises `TransportError` when it does not."""
+    """Wait until `child` accepts connections; raises `TransportError` if it does not in time."""
     deadline = time.monotonic() + timeout_s
     while child.process.poll() is None and time.monotonic() < deadline:
         try:
@@ -130,7 +130,7 @@ def wait_for_port(child: Child, host: str, port: int, timeout_s: float = 60.0) -
 
 
 def quiet_environment() -> dict[str, str]:
-    """The environment of this process, offline and without telemetry or oversubscribed cores."""
+    """This process's environment, but offline, without telemetry and with limited threads."""
     return {
         **os.environ,
         "FLWR_TELEMETRY_ENABLED": "0",

@@ -1,7 +1,7 @@
 """Engine `ray`: the same two apps in Flower's own simulation, whose workers are Ray actors.
 
-Each actor is a process that loads the base for itself. Flower tells a client only which partition
-it is; `client_app` makes the scenario's client of that.
+Each actor is a process that loads its own copy of the base. Flower gives a client only the number
+of its partition, and `client_app` maps it to the scenario's client.
 """
 
 import logging
@@ -31,7 +31,7 @@ from fedmore.sims.engines.stoppable import Stoppable
 
 NODES_COME_S = 300.0
 OBJECT_STORE = 256 << 20
-"""Bytes of shared memory for messages on their way; what is above goes to disk."""
+"""Bytes of shared memory for messages in flight; more go to disk."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an actor without a share of a GPU still sees it
@@ -50,11 +50,11 @@ def run(prepared: Prepared) -> None:
         server, failed = server_app(prepared.directory, stopped)
         try:
             simulate(server, client_app(configs), len(configs), backend(prepared, folder))
-        except RuntimeError as error:  # Flower's word for whatever went wrong in it
+        except RuntimeError as error:  # Flower raises it for all its failures
             raise RoundError(f"Flower's simulation ended: {describe(root(error))}") from error
         finally:
             stopped.set()
-            ray.shutdown()  # also if the simulation did not come to do so
+            ray.shutdown()  # in case the simulation failed before its own shutdown
         if failed:
             raise failed[0]
 
@@ -65,7 +65,7 @@ def root(error: BaseException) -> BaseException:
 
 
 def import_ray() -> Any:
-    """Ray, before anything begins; raises `ConfigError` if it is not installed."""
+    """Import Ray; raises `ConfigError` if it is not installed."""
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -74,14 +74,14 @@ def import_ray() -> Any:
 
 
 def enrol_all(prepared: Prepared) -> list[dict[str, Any]]:
-    """Let every client in; the node configs, by partition."""
+    """Enrol every client; returns the node configs by partition."""
     with open_federation(prepared.directory) as federation:
         clients = [enrol(prepared, client, federation) for client in prepared.scenario.clients]
     return [dict(node.context.node_config) for _, node in clients]
 
 
 def client_app(configs: Sequence[dict[str, Any]]) -> ClientApp:
-    """The ClientApp whose node of partition i is the client of `configs[i]`."""
+    """Make the ClientApp that runs client `configs[i]` for partition i."""
     app = ClientApp()
 
     @app.query("hello")
@@ -98,7 +98,7 @@ def client_app(configs: Sequence[dict[str, Any]]) -> ClientApp:
 
 
 def server_app(directory: Path, stopped: threading.Event) -> tuple[ServerApp, list[BaseException]]:
-    """The ServerApp that carries out the plan in `directory`, and a list for its failure."""
+    """Make the ServerApp for the plan in `directory`, and a list that gets its failure."""
     app, failed = ServerApp(), list[BaseException]()
 
     @app.main()
@@ -112,7 +112,7 @@ def server_app(directory: Path, stopped: threading.Event) -> tuple[ServerApp, li
 
 
 def backend(prepared: Prepared, folder: str) -> dict[str, Any]:
-    """As many actors as engine `local` has threads, a bounded store, no dashboard."""
+    """Ray's options: an actor per thread of engine `local`, a bounded store, no dashboard."""
     return {
         "init_args": {
             "num_cpus": threads_of(prepared),
@@ -127,13 +127,13 @@ def backend(prepared: Prepared, folder: str) -> dict[str, Any]:
 
 
 def scratch() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for Ray's sockets and logs; the last of its processes may still write as it goes."""
+    """A folder for Ray's sockets and logs; Ray's last process may write there while it ends."""
     return tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
 
 
 @contextmanager
 def environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables, and put them back, PYTHONPATH too: Flower's simulation changes it."""
+    """Set variables, and restore them and PYTHONPATH, which Flower's simulation changes."""
     before = {key: os.environ.get(key) for key in (*values, "PYTHONPATH")}
     os.environ.update(values)
     try:

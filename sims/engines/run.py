@@ -1,4 +1,4 @@
-"""One run, by whichever engine, and its report."""
+"""Runs a scenario with any engine and writes its report."""
 
 import time
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ def simulate(
     seed: int | None = None,
     settings: Iterable[str] = (),
 ) -> "Report":
-    """Run a scenario, or the one of that name, in the new folder `out`; returns its report.
+    """Run a scenario, given as an object or by name, in the new folder `out`; returns its report.
 
     `settings` change keys of federation.toml, as `fedmore sim run --set` does. Raises `ConfigError`
     for a wrong setting, before anything is written.
@@ -38,7 +38,7 @@ def simulate(
 
 
 def run(prepared: Prepared, engine: str, console: Console) -> "Written":
-    """Run the plan of `prepared`, write its report next to the registry, and show the result."""
+    """Run the plan of `prepared`, write its report beside the registry, and show the result."""
     start = time.monotonic()
     if engine == "grpc":
         from fedmore.sims.engines import grpc

@@ -1,4 +1,4 @@
-"""A grid that ends with the run, although its own thread cannot be interrupted."""
+"""A grid that fails after the run was stopped, because its own thread cannot be interrupted."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ POLL_S = 0.1
 
 
 class Stoppable(DelegatingGrid):
-    """`grid`, until `stopped` is set: from then on every call raises `RoundError`."""
+    """Passes calls to `grid` until `stopped` is set; then every call raises `RoundError`."""
 
     def __init__(self, grid: Grid, stopped: threading.Event) -> None:
         super().__init__(grid)
@@ -22,7 +22,7 @@ class Stoppable(DelegatingGrid):
 
     @property
     def grid(self) -> Grid:
-        """The grid beneath; raises `RoundError` once the run was stopped."""
+        """The wrapped grid; raises `RoundError` after the run was stopped."""
         if self._stopped.is_set():
             raise RoundError("the run was stopped")
         return super().grid
@@ -30,7 +30,7 @@ class Stoppable(DelegatingGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """The replies that come in `timeout` seconds."""
+        """Send messages and return the replies that arrive within `timeout` seconds."""
         waiting = set(self.push_messages(messages))
         deadline = None if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []

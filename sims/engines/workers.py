@@ -1,7 +1,7 @@
-"""Clients as threads: what does the tasks of the engine `local`.
+"""Runs the clients of engine `local` in threads.
 
-What goes to a client and what it answers is packed and unpacked as for the wire, so each end gets
-what it would get over a network.
+Tasks and replies are packed and unpacked as for the wire, so each end gets the same values as over
+a network.
 """
 
 import threading
@@ -30,7 +30,7 @@ Handler = Callable[[Message, Context], Message]
 
 @dataclass
 class Node:
-    """One client: its name and Flower context; the lock keeps its tasks one after another."""
+    """One client: its name and Flower context; the lock lets one of its tasks run at a time."""
 
     name: str
     context: Context
@@ -38,9 +38,9 @@ class Node:
 
 
 class Workers:
-    """Takes tasks out of the mailbox, has `handler` do them, and puts the replies back.
+    """Takes tasks from the queue, lets `handler` do them, and puts back the replies.
 
-    At most `threads` tasks are done at a time. Within the `with` block the nodes are connected.
+    At most `threads` tasks run at a time. The nodes are connected inside the `with` block.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def _begin(self, node_id: int) -> None:
-        """Something may have come for this node; not any more once the run is over."""
+        """Schedule the waiting tasks of a node, unless the run is over."""
         if not self._over:
             self._pool.submit(self._work, node_id)
 
@@ -83,7 +83,9 @@ class Workers:
                 return
             try:
                 self._do(node, task)
-            except Exception as error:  # nobody looks at the future: a lost task waits for ever
+            except (
+                Exception
+            ) as error:  # the future is never read, so a lost task would block the run
                 self._mailbox.fail(task.id, describe(error))
 
     def _do(self, node: Node, task: Task) -> None:
@@ -106,5 +108,5 @@ class Workers:
         try:
             with reporting(throttled(tell)):
                 return pack_reply(task_id, self._handler(task, node.context))
-        except Exception as error:  # as at a real client: it fails the task and nothing else
+        except Exception as error:  # as in a real client, it fails only this task
             return pack_failure(task_id, describe(error), CLIENT_RAISED)

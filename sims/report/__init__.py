@@ -1,1 +1,1 @@
-"""From a finished run to report.json, report.html and plots."""
+"""Makes report.json, report.html and plots from a finished run."""

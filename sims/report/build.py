@@ -1,4 +1,4 @@
-"""From a finished federation directory to `report.json`, `report.html` and a PNG of each plot."""
+"""Makes `report.json`, `report.html` and PNG plots from a finished federation's directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from fedmore.sims.report.verdict import Verdict, judge
 
 @dataclass(frozen=True)
 class Written:
-    """A report and where its files are."""
+    """A report and the paths of its files."""
 
     study: Study
     verdicts: tuple[Verdict, ...]
@@ -20,7 +20,7 @@ class Written:
 
     @property
     def report(self) -> Report:
-        """What `report.json` holds."""
+        """The contents of `report.json`."""
         return self.study.report
 
 
@@ -35,15 +35,16 @@ def write_report(
 ) -> Written:
     """Read the federation in `run_directory`; write `report.json`, `report.html` and `plots/`.
 
-    The files go to `out`, or else into the directory itself. `wall_s` is in seconds. Raises
-    `RegistryError` when the evaluation is missing or malformed, `ConfigError` for the plan.
+    The files go to `out`, by default the directory itself. `wall_s` is the run's time in seconds.
+    Raises `RegistryError` if the evaluation is missing or malformed, and `ConfigError` for a plan
+    that cannot be read.
     """
-    # matplotlib and jinja2 take half a second that no `--help` should wait for
+    # Imported late: matplotlib and jinja2 take half a second, for which `--help` should not wait.
     from fedmore.sims.report.html import render
     from fedmore.sims.report.plots import draw_plots
 
     study = read_study(run_directory, scenario=scenario, engine=engine, seed=seed, wall_s=wall_s)
-    table = to_json(study.report)  # first: a wrong number must not leave half a report
+    table = to_json(study.report)  # first, so that a wrong number leaves no partial report
     folder = out or run_directory
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw_plots(study, folder / "plots")

@@ -1,4 +1,4 @@
-"""Plots of how the run went: traffic, training loss, aggregation error."""
+"""Plots of the run: traffic, training loss, aggregation error."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ _OTHERS = (("same numbers in float32", OWN, "s"), ("whole model in float32", BAS
 
 
 def draw_traffic(study: Study, path: Path) -> None:
-    """What each client sent, against two other ways of sending it; log scale."""
+    """Draw the bytes that each client sent, with two other ways of sending them; log scale."""
     rows = [(c.name, _ways(study, c)) for c in study.report.clients]
     traffic = study.report.traffic
     totals = (traffic.bytes_up, traffic.bytes_up_if_fp32, traffic.bytes_up_if_full_model)
@@ -54,7 +54,7 @@ def draw_traffic(study: Study, path: Path) -> None:
 
 
 def _ways(study: Study, client: Client) -> tuple[int | None, int, int]:
-    """Bytes up of one client: counted, the same numbers in float32, a whole model each round."""
+    """One client's bytes up: counted, the same numbers in float32, a whole model each round."""
     rounds = [r.clients[client.name] for r in study.rounds if client.name in r.clients]
     numbers = sum(each.numbers for each in rounds)
     return (
@@ -65,7 +65,7 @@ def _ways(study: Study, client: Client) -> tuple[int | None, int, int]:
 
 
 def _dumbbell(axes: Axes, y: int, ways: Sequence[int | None]) -> None:
-    """The line between the ways, with the value of each and how many times smaller we are."""
+    """Draw the line between the ways, with the value of each and the ratio to ours."""
     known = [way for way in ways if way]
     if not known:
         return
@@ -94,7 +94,7 @@ def _dumbbell(axes: Axes, y: int, ways: Sequence[int | None]) -> None:
 
 
 def draw_loss(study: Study, path: Path) -> None:
-    """Mean training loss of each client in each round."""
+    """Draw the mean training loss of each client in each round."""
     subtitle = "nats per token, mean over the round · each client trains in its own stage"
     with canvas(path, "Training loss of every client", subtitle) as figure:
         axes = figure.subplots()
@@ -123,7 +123,7 @@ def _loss(each: Round, name: str) -> float | None:
 
 
 def _round_axis(axes: Axes, rounds: Sequence[Round]) -> None:
-    """Rounds in order of the plan, a thin line between stages."""
+    """Put rounds on the x axis in order of the plan, with a thin line between stages."""
     axes.set_xticks(range(len(rounds)), [f"{r.kind}\nround {r.round}" for r in rounds])
     axes.grid(visible=False, axis="x")
     for x in range(1, len(rounds)):
@@ -132,7 +132,7 @@ def _round_axis(axes: Axes, rounds: Sequence[Round]) -> None:
 
 
 def draw_aggregation(study: Study, path: Path) -> None:
-    """Relative error of each aggregate against the exact weighted sum, round by round."""
+    """Draw the relative error of each aggregate against the exact weighted sum, by round."""
     subtitle = "relative Frobenius error against the exact weighted sum of what the clients sent"
     with canvas(path, "Aggregation error", subtitle) as figure:
         axes = figure.subplots()
@@ -162,7 +162,7 @@ def draw_aggregation(study: Study, path: Path) -> None:
 
 
 def _errors(rounds: Sequence[Round], name: str) -> list[tuple[int, float]]:
-    """(round, error) of one expert; an error of exactly 0 has no place on a log scale."""
+    """(round, error) of one expert, without errors of exactly 0, which a log scale cannot show."""
     found = [
         (x, each.experts[name].aggregation_error)
         for x, each in enumerate(rounds)

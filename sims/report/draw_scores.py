@@ -1,4 +1,4 @@
-"""Plots of what the models can do: bits per byte, forgetting, routing."""
+"""Plots of the models' results: bits per byte, forgetting, routing."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _SERIES = (("base", BASE, "o"), ("own expert", OWN, "s"), ("mixture", MIXTURE, "
 
 
 def draw_scores(study: Study, path: Path) -> None:
-    """Bits per byte by text; and beside it the paired change against the base, where known."""
+    """Draw bits per byte by text and, if known, the paired change against the base beside it."""
     scores = study.report.bits_per_byte
     title, subtitle = "Bits per byte on held-out text", "mean over documents and its 95 % interval"
     with canvas(path, title, f"lower is better · {subtitle}") as figure:
@@ -44,7 +44,7 @@ def draw_scores(study: Study, path: Path) -> None:
 
 
 def _changes(axes: Axes, study: Study) -> None:
-    """The paired differences; most of the left panel's width is documents being unlike."""
+    """Draw the paired differences, which are without the variation between documents."""
     known = [study.paired.get(text) for text in study.report.bits_per_byte]
     own = [change.own_expert if change else None for change in known]
     mixture = [change.mixture if change else None for change in known]
@@ -67,7 +67,18 @@ def _whiskers(
     *,
     told: bool = False,
 ) -> None:
-    """One series: a mark and an interval for each text that has one."""
+    """Draw one series: a mark and an interval for each text with a value.
+
+    Args:
+        axes: where to draw.
+        every: the interval of each text in bits per byte, or None.
+        shift: vertical offset of the series, in rows.
+        label: its name in the legend.
+        colour: its colour.
+        marker: its marker.
+        told: whether to write the values.
+
+    """
     rows = [(y + shift, i.mean, i.ci95 or (i.mean, i.mean)) for y, i in enumerate(every) if i]
     axes.errorbar(
         [mean for _, mean, _ in rows],
@@ -96,7 +107,7 @@ def _whiskers(
 
 
 def draw_forgetting(study: Study, path: Path) -> None:
-    """The change of each text against the base, after each stage."""
+    """Draw the change of each text against the base, after each stage."""
     stages = study.report.forgetting
     subtitle = "change of bits per byte against the base · below 0 is better than the base"
     with canvas(path, "What each stage taught, and what it cost the others", subtitle) as figure:
@@ -121,13 +132,13 @@ def draw_forgetting(study: Study, path: Path) -> None:
 
 
 def _texts(study: Study) -> list[str]:
-    """Texts that some stage has measured, in the order of the evaluation."""
+    """Texts that any stage measured, in the order of the evaluation."""
     seen = {text for stage in study.report.forgetting for text in stage.bits_per_byte}
     return [text for text in study.report.bits_per_byte if text in seen]
 
 
 def draw_routing(study: Study, path: Path) -> None:
-    """How much of each text's gate each expert gets."""
+    """Draw each expert's share of the gate, for each text."""
     texts = list(study.routing)
     experts = list(dict.fromkeys(e for gates in study.routing.values() for e in gates))
     gates = [[study.routing[t].get(e, 0.0) for e in experts] for t in texts]

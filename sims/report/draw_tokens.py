@@ -1,4 +1,4 @@
-"""The heat map of the first tokens of each held-out text by expert."""
+"""Heat map of the first tokens of each held-out text by expert."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fedmore.sims.report.style import SOFT, canvas
 
 COLUMNS, LETTERS, UPRIGHT = 40, 9, 2
 HEAD, ROW, FOOT = 0.8, 0.15, 0.62
-"""Inches: above all; of an expert's row; of a text's title and the tokens below it."""
+"""Heights in inches: of the head, of an expert's row, of a text's title and token labels."""
 
 SIGNS = {"\n": "↵", "\r": "↵", "\t": "⇥"}
 SPACE = "␣"
@@ -21,7 +21,7 @@ MISSING = "□"
 
 
 def drawable(study: Study) -> bool:
-    """Whether some text has tokens, and weights of the experts that its routing names."""
+    """Whether any text has tokens with weights of the experts that its routing names."""
     return bool(_texts(study))
 
 
@@ -34,7 +34,7 @@ def _texts(study: Study) -> dict[str, tuple[Token, ...]]:
 
 
 def draw_tokens(study: Study, path: Path) -> None:
-    """One strip a text: experts down, tokens from left to right."""
+    """Draw one strip per text, with experts as rows and tokens as columns."""
     texts = _texts(study)
     rows = max(len(study.routing[text]) for text in texts)
     height = HEAD + len(texts) * (FOOT + ROW * rows)
@@ -48,7 +48,7 @@ def draw_tokens(study: Study, path: Path) -> None:
 def _strip(axes: Axes, text: str, experts: list[str], tokens: tuple[Token, ...]) -> None:
     shares = np.array([token.weights for token in tokens]).T.clip(0, 1)
     colours = np.array([to_rgb(colour(arm)) for arm in range(len(experts))])
-    # White where the weight is 0, the expert's own colour where it is 1.
+    # Weight 0 is white, weight 1 the expert's own colour.
     axes.imshow(1 - shares[..., None] * (1 - colours[:, None]), aspect="auto")
     axes.set_xlim(-0.5, COLUMNS - 0.5)
     axes.set_title(text, loc="left", fontsize=9, fontweight="bold", pad=3)
@@ -60,7 +60,7 @@ def _strip(axes: Axes, text: str, experts: list[str], tokens: tuple[Token, ...])
 
 
 def _labels(axes: Axes, texts: list[str]) -> None:
-    """From top to bottom, or upright on one line where all are short."""
+    """Write the tokens vertically, or horizontally if all are short."""
     if max(map(len, texts)) <= UPRIGHT:
         axes.set_xticks(range(len(texts)), texts, fontsize=6, va="baseline")
         axes.tick_params(axis="x", pad=8)
@@ -69,7 +69,7 @@ def _labels(axes: Axes, texts: list[str]) -> None:
 
 
 def label(text: str) -> str:
-    """A token below the map: short, white space as a sign, and only letters that the font has."""
+    """Shorten a token for the axis, with signs for white space and for glyphs the font lacks."""
     short = text.strip(" ")[:LETTERS] or SPACE
     known = get_font(findfont(FontProperties())).get_charmap()
     shown = (SIGNS.get(letter, letter) for letter in short)

@@ -1,4 +1,4 @@
-"""`report.html`: one file that opens anywhere, offline, in light and dark."""
+"""Renders `report.html`: a single file that works offline, in light and dark mode."""
 
 import base64
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ NONE = "not measured"
 
 
 def render(study: Study, verdicts: Sequence[Verdict], plots: Sequence[Drawn]) -> str:
-    """The whole page; every name that comes from data is escaped."""
+    """Render the whole page; all values from data are escaped."""
     environment = make_environment()
     environment.filters |= _filters(study)
     text = files("fedmore.sims.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def render(study: Study, verdicts: Sequence[Verdict], plots: Sequence[Drawn]) ->
 
 
 def _figure(drawn: Drawn) -> dict[str, Any]:
-    """The PNG as a data URI, with the size that its header gives (so that nothing jumps)."""
+    """The PNG as a data URI, with its size, so that the page does not move while loading."""
     data = drawn.path.read_bytes()
     return {
         "src": f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}",
@@ -63,7 +63,7 @@ def _traffic(traffic: Traffic) -> list[tuple[str, int | None, str]]:
 
 
 def _filters(study: Study) -> dict[str, Any]:
-    """How the template writes values."""
+    """The template's filters for values."""
 
     def last_loss(client: Client) -> str:
         losses = [r.clients[client.name].loss for r in study.rounds if client.name in r.clients]
@@ -87,11 +87,11 @@ def _filters(study: Study) -> dict[str, Any]:
 
 
 def small(value: float | None) -> str:
-    """A number far below 1, in scientific notation."""
+    """Format a number far below 1 in scientific notation."""
     return NONE if value is None else f"{value:.1e}"
 
 
 def duration(seconds: float) -> str:
-    """`342.5` as `5 min 43 s`."""
+    """Format seconds, such as `342.5`, as `5 min 43 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

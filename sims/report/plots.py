@@ -1,4 +1,4 @@
-"""The plots of a report: which there are, when one makes sense, and what its caption says."""
+"""The table of a report's plots: name, caption, and the condition for drawing it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A plot as a PNG."""
+    """A plot with the path of its PNG."""
 
     plot: Plot
     path: Path
@@ -39,7 +39,7 @@ PLOTS = (
     Plot(
         "forgetting",
         "How far every text seen so far, and plain English, moved from the base after each stage. "
-        "A line that rises forgets; one that stays keeps what was learned.",
+        "A rising line shows forgetting; a level one keeps what was learned.",
         draw_forgetting,
         lambda study: bool(study.report.forgetting),
     ),
@@ -57,23 +57,23 @@ PLOTS = (
     ),
     Plot(
         "routing",
-        "The part of the mixture that the router gives to each expert, averaged over the tokens of "
-        "each held-out text. What no expert gets is the base's own network (“public”).",
+        "The share of the mixture that the router gives to each expert, averaged over the tokens "
+        "of each held-out text. The rest belongs to the base's own network (“public”).",
         draw_routing,
         lambda study: bool(study.routing),
     ),
     Plot(
         "tokens",
-        "The first tokens of one held-out document of each text, and the weight of every expert by "
-        "which the mixture predicts each, averaged over the layers: the stronger the colour, the "
-        "larger.",
+        "The first tokens of one held-out document of each text, with the weight of every expert "
+        "in the prediction of each token, averaged over the layers. A stronger colour is a larger "
+        "weight.",
         draw_tokens,
         drawable,
     ),
     Plot(
         "aggregation_error",
-        "What the aggregate loses against the exact weighted sum of the clients' products, "
-        "although their ranks differ. Rounding of float32 is the least that is possible.",
+        "The relative error of the aggregate against the exact weighted sum of the clients' "
+        "products, whose ranks may differ. Float32 rounding is the lower limit.",
         draw_aggregation,
         lambda study: bool(study.report.aggregation_error),
     ),

@@ -1,8 +1,8 @@
-"""What `report.json` holds, as frozen dataclasses: the one place that knows its keys.
+"""The schema of `report.json` as frozen dataclasses, the only place that knows its keys.
 
-An interval is the mean over documents with the 95 % interval of that mean. Bytes are null if
-nothing counted them: never a guess. `counted` says whether they are those of the socket, with all
-framing, or the payload alone, as where no socket is (the engines `local` and `ray`).
+An interval is a mean over documents with its 95 % interval. Bytes that were not counted are null,
+never an estimate. `counted` says whether they were counted at the socket, with all framing, or as
+payload alone, as in the engines `local` and `ray`, which have no sockets.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from fedmore.experts.errors import WireError
 from fedmore.strategies.settings import STRICT
 
 ROUNDING = 1e-9
-"""Of one document the interval is the mean, taken over sums in another order."""
+"""Tolerance for an interval of one document, whose ends are means summed in another order."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Interval:
-    """A mean and its 95 % interval, in bits per byte; one document alone has no interval."""
+    """A mean and its 95 % interval, in bits per byte; a single document has no interval."""
 
     mean: float
     ci95: tuple[float, float] | None
 
     def __post_init__(self) -> None:
-        """Finite, and in order."""
+        """Raise `ValueError` unless the numbers are finite and in order."""
         low, high = self.ci95 or (self.mean, self.mean)
         finite = math.isfinite(low) and math.isfinite(high)
         if not (finite and low - ROUNDING <= self.mean <= high + ROUNDING):
@@ -46,7 +46,7 @@ class Base:
 
 @dataclass(frozen=True, config=STRICT)
 class Client:
-    """One client: a `domain` or a `language`, what it trained and what crossed its socket."""
+    """One client: its domain or language, what it trained, and its traffic in bytes."""
 
     name: str
     rank: int
@@ -58,21 +58,21 @@ class Client:
     language: str | None = None
 
     def __post_init__(self) -> None:
-        """A client trains one thing."""
+        """Raise `ValueError` unless there is either a domain or a language."""
         if (self.domain is None) == (self.language is None):
             raise ValueError(f"client {self.name}: give a domain or a language, not both")
 
     @property
     def target(self) -> str:
-        """The domain or the language."""
+        """The client's domain or language."""
         return self.domain or self.language or ""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Traffic:
-    """Bytes of all clients and rounds: counted, and what two other ways would have cost.
+    """Bytes of all clients and rounds, and the bytes that two other ways would have needed.
 
-    `counted` is of the first two: with all framing at the socket, or the payload of messages alone.
+    `counted` says how the first two were counted: at the socket with all framing, or as payload.
     """
 
     counted: Literal["socket", "payload"]
@@ -96,7 +96,7 @@ class Expert:
 
 @dataclass(frozen=True, config=STRICT)
 class Mixture:
-    """The assembled model; `active_params` work on one token."""
+    """The assembled model; `active_params` is the number of parameters that one token uses."""
 
     params: int
     active_params: int
@@ -123,7 +123,7 @@ class StageScores:
 
 @dataclass(frozen=True, config=STRICT)
 class Report:
-    """The whole of `report.json`; `aggregation_error` is the worst of all rounds and experts."""
+    """The contents of `report.json`; `aggregation_error` is the worst of all rounds and experts."""
 
     scenario: str
     seed: int
@@ -143,7 +143,7 @@ _ADAPTER = TypeAdapter(Report)
 
 
 def to_json(report: Report) -> str:
-    """The text of `report.json`, which `parse_report` reads back to the same report."""
+    """Serialise a report; `parse_report` is the inverse."""
     table = dataclasses.asdict(report)
     table["clients"] = [_client(client) for client in table["clients"]]
     text = json.dumps(table, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -152,7 +152,7 @@ def to_json(report: Report) -> str:
 
 
 def _client(table: dict[str, Any]) -> dict[str, Any]:
-    """A client's row with the one of `domain` and `language` that it has, after its name."""
+    """A client's row, with its `domain` or `language` after its name and without the other."""
     rest = {key: value for key, value in table.items() if key not in ("domain", "language")}
     target = {key: table[key] for key in ("domain", "language") if table[key] is not None}
     return {"name": table["name"], **target, **rest}
@@ -167,6 +167,6 @@ def parse_report(text: str) -> Report:
 
 
 def explain(error: ValidationError) -> str:
-    """Every problem in one line: path and message."""
+    """All problems in one line, each with its path."""
     problems: list[Any] = error.errors(include_url=False)
     return "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems)

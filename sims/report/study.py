@@ -1,6 +1,6 @@
-"""Everything that a finished federation directory can tell, read into one value.
+"""Reads a finished federation's directory into one value.
 
-Reads `federation.toml`, the registry and `evaluation.json`; writes nothing and trains nothing.
+It reads `federation.toml`, the registry and `evaluation.json`, and writes nothing.
 """
 
 from dataclasses import field
@@ -29,7 +29,7 @@ from fedmore.strategies.stages.kinds import trains_on_text
 
 BYTES_FP32 = 4
 WITH_SOCKETS = "grpc"
-"""The engine whose programs talk through sockets."""
+"""The engine that uses sockets."""
 
 _OPEN = ConfigDict(extra="ignore")
 
@@ -38,7 +38,7 @@ _OPEN = ConfigDict(extra="ignore")
 class Change:
     """Bits per byte minus the base's on the same documents; below 0 is better.
 
-    `gain_kept` is the part of the own expert's gain that the mixture keeps, if there is a gain.
+    `gain_kept` is the fraction of the own expert's gain that the mixture keeps, if there is a gain.
     """
 
     own_expert: Interval | None
@@ -56,7 +56,7 @@ class Token:
 
 @dataclass(frozen=True, config=_OPEN)
 class StageEntry:
-    """One entry of evaluation.json's `forgetting`; a stage is named or numbered."""
+    """An entry of `forgetting` in evaluation.json; a stage has a name or a number."""
 
     stage: str | int
     bits_per_byte: dict[str, Interval]
@@ -65,7 +65,7 @@ class StageEntry:
 
 @dataclass(frozen=True, config=_OPEN)
 class Evaluation:
-    """The part of evaluation.json that is reported; what has a default may be missing."""
+    """The part of evaluation.json that is reported; fields with a default may be missing."""
 
     base: Base
     mixture: "MixtureEntry"
@@ -88,7 +88,7 @@ class MixtureEntry:
 
 @dataclass(frozen=True, config=_OPEN)
 class ClientRound:
-    """What one client did in one round: `numbers` sent, as `payload_bytes`, and its mean loss."""
+    """One client's part in one round: `numbers` sent as `payload_bytes`, and its mean loss."""
 
     numbers: int
     payload_bytes: int
@@ -99,7 +99,7 @@ class ClientRound:
 
 @dataclass(frozen=True, config=_OPEN)
 class ExpertRound:
-    """What one round made of an expert."""
+    """The metrics of an expert after one round."""
 
     aggregation_error: float | None = None
     rank: int | None = None
@@ -118,7 +118,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Study:
-    """The report, and what only the plots and the verdict need."""
+    """The report, and further values for the plots and the verdict."""
 
     report: Report
     rounds: tuple[Round, ...]
@@ -176,7 +176,7 @@ def _round(row: RoundRow) -> Round:
 
 
 def _client(member: Member, config: FederationConfig) -> Client:
-    """A member's row; a client that sent an update cannot have sent 0 bytes, so 0 is null."""
+    """A member's row; 0 bytes become null, since a client that sent an update sent some."""
     stage = {"expert": "experts", "adapter": "language"}.get(member.kind or "", "")
     codec = next(
         (s.update_codec for s in config.stages if isinstance(s, TrainingStage) and s.kind == stage),
@@ -194,7 +194,7 @@ def _client(member: Member, config: FederationConfig) -> Client:
 
 
 def _traffic(members: list[Member], rounds: tuple[Round, ...], params: int, engine: str) -> Traffic:
-    """Totals; a full model is one float32 copy of the base for each client and round."""
+    """Total bytes; a full model is one float32 copy of the base per client and round."""
     sent = [client for each in rounds for client in each.clients.values()]
     return Traffic(
         counted="socket" if engine == WITH_SOCKETS else "payload",
@@ -206,12 +206,12 @@ def _traffic(members: list[Member], rounds: tuple[Round, ...], params: int, engi
 
 
 def _total(counts: list[int]) -> int | None:
-    """The sum, unless one of them was not counted."""
+    """The sum; None if any count is missing."""
     return sum(counts) if counts and all(counts) else None
 
 
 def _newest(versions: list[ExpertRow]) -> tuple[Expert, ...]:
-    """The last version of each name; versions come oldest first."""
+    """The last version of each name, given versions from old to new."""
     newest = {version.name: version for version in versions}
     return tuple(Expert(v.name, v.kind, v.rank, v.params, v.digest) for v in newest.values())
 

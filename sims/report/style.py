@@ -1,8 +1,8 @@
-"""How every plot looks: colours that colour-blind readers tell apart, and no more ink than needed.
+"""The style of all plots, with colours that colour-blind readers can tell apart.
 
-Colours are Okabe and Ito's, some a little darker so that text in them is readable. A thing has
-one colour in all plots: the base is grey, an own expert blue, the mixture vermilion. Nothing is
-told by colour alone: lines carry their names.
+Colours are Okabe and Ito's, some a little darker so that coloured text is readable. A subject has
+one colour in all plots: the base is grey, an own expert blue, the mixture vermilion. Lines also
+carry their names, so colour is never the only sign.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ WIDTH, HEIGHT, DPI = 8.0, 4.7, 150
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # text over lines stays readable
 
 _SETTINGS: Any = {
-    "text.parse_math": False,  # names are data: a dollar sign in one is a dollar sign
+    "text.parse_math": False,  # names are data, and may contain dollar signs
     "font.size": 10.5,
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
@@ -51,9 +51,9 @@ _SETTINGS: Any = {
 
 @contextmanager
 def canvas(path: Path, title: str, subtitle: str, height: float = HEIGHT) -> Iterator[Figure]:
-    """An empty figure with its title; what is drawn inside the block is saved as `path`.
+    """Yield an empty figure with its title; it is saved as `path` at the end of the block.
 
-    `height` is in inches; the title takes as much of it in every figure.
+    `height` is in inches; the title has the same height in every figure.
     """
     part = HEIGHT / height
     with mpl.rc_context(_SETTINGS):
@@ -67,9 +67,9 @@ def canvas(path: Path, title: str, subtitle: str, height: float = HEIGHT) -> Ite
 
 
 def end_labels(axes: Axes, x: float, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Name lines at their right end: (y, text, colour), moved apart where they would overlap.
+    """Write labels (y, text, colour) at the right ends of lines, moved apart to avoid overlap.
 
-    Call it last: the places are parts of the axes' height, linear or log, as it then is.
+    Call it last, because the positions depend on the final limits of the axes.
     """
     axes.get_ylim()  # makes the limits final
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -89,7 +89,7 @@ def end_labels(axes: Axes, x: float, labels: Sequence[tuple[float, str, str]]) -
 
 
 def apart(values: Sequence[float], least: float) -> list[float]:
-    """`values` moved as little as needed to lie at least `least` from each other, order kept."""
+    """Move `values` as little as possible so that they are at least `least` apart, in order."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     groups: list[list[int]] = []
     for index in order:
@@ -115,7 +115,7 @@ def _top(group: list[int], values: Sequence[float], least: float) -> float:
 
 
 def human_bytes(count: float) -> str:
-    """`1234567` as `1.2 MB` (decimal units)."""
+    """Format bytes in decimal units: `1234567` as `1.2 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"

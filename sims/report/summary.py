@@ -1,4 +1,4 @@
-"""The end of a run on the terminal: the numbers, the goals, and where the files are."""
+"""Prints the end of a run: the numbers, the goals and the paths of the files."""
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,7 +13,7 @@ _MARKS = {"met": "✔", "not met": "✘", "undecided": "?", "not measured": "–
 
 
 def summary_table(written: Written) -> Group:
-    """Bits per byte, the goals, and the files; print it with a rich console."""
+    """Bits per byte, goals and files, for a rich console."""
     parts: list[RenderableType] = [
         _scores(written.report),
         Text(),

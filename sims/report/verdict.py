@@ -1,9 +1,9 @@
-"""Did the run reach the project's goals? Every answer is computed from the data of this run.
+"""Judges whether a run met the project's goals, from the data of this run alone.
 
 A goal about bits per byte is judged by a 95 % interval over documents: met or missed if the whole
-interval says so, undecided otherwise. Paired differences (the same documents under both models) are
-used if the evaluation has them: documents differ far more from each other than the models do.
-Otherwise the two intervals must not overlap, which is stricter.
+interval says so, undecided otherwise. If the evaluation has paired differences (the same documents
+under both models), they are used, because documents differ far more than the models do. Otherwise
+the two intervals must not overlap, which is stricter.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from fedmore.sims.report.study import Change, Study
 GAIN_KEPT = 0.80
 TIMES_SMALLER = 25.0
 ROUNDING = 1e-5  # relative; float32 rounds at 6e-8, and the sums run over thousands of terms
-MARGIN = 0.005  # of the base's bits per byte: what still counts as "not worse"
+MARGIN = 0.005  # relative to the base's bits per byte; up to this counts as "not worse"
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One goal: what was asked, what was measured, and the answer in a word."""
+    """One goal, the measured value, and the outcome."""
 
     goal: str
     measured: str
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def judge(study: Study) -> tuple[Verdict, ...]:
-    """Every goal, in the order of the report."""
+    """Judge every goal, in the order of the report."""
     scores, paired = study.report.bits_per_byte, study.paired
     trained = {name: s for name, s in scores.items() if s.own_expert}
     return (
@@ -43,7 +43,7 @@ def judge(study: Study) -> tuple[Verdict, ...]:
 
 
 def gain_kept(scores: Scores) -> float | None:
-    """The part of the own expert's gain that the mixture keeps; None if there is no gain."""
+    """The fraction of the own expert's gain that the mixture keeps; None without a gain."""
     if scores.own_expert is None or scores.own_expert.mean >= scores.base.mean:
         return None
     gain = scores.base.mean - scores.own_expert.mean
@@ -51,13 +51,13 @@ def gain_kept(scores: Scores) -> float | None:
 
 
 def times_smaller(study: Study) -> float | None:
-    """How many times less went up than float32 would have sent; None if it was not counted."""
+    """Ratio of float32 bytes to the bytes sent up; None if they were not counted."""
     traffic = study.report.traffic
     return traffic.bytes_up_if_fp32 / traffic.bytes_up if traffic.bytes_up else None
 
 
 def signed(change: float) -> str:
-    """A change of bits per byte, with its sign."""
+    """Format a change of bits per byte with its sign."""
     return f"{change:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 

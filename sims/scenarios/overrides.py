@@ -11,8 +11,8 @@ from fedmore.experts.errors import ConfigError
 def override(table: Mapping[str, object], settings: Iterable[str]) -> dict[str, Any]:
     """A changed copy of `table`; raises `ConfigError` with the dotted path of a bad setting.
 
-    A value is read as TOML, and as text if it is no TOML. A key that does not exist is found
-    when the table is validated.
+    A value is read as TOML, or as text if it is not valid TOML. The later validation of the table
+    refuses unknown keys.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(table))
     for setting in settings:

@@ -1,4 +1,4 @@
-"""The real base and the real texts of a scenario: they come from packages, wherever the run is."""
+"""The real base and texts of a scenario, which come from packages."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ def package_base(_directory: Path) -> Path:
 
 
 def package_text(name: str, _directory: Path) -> TextFiles:
-    """Training and held-out text of that name."""
+    """The training, held-out and proxy text of that name."""
     return ensure_text(name)

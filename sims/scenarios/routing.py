@@ -1,4 +1,4 @@
-"""The federation under the routing study: three domains, two languages, one nobody trained."""
+"""The federation of the routing study: three domains, two languages, and an untrained third."""
 
 from fedmore.sims.scenarios.packages import package_base, package_text
 from fedmore.sims.scenarios.scenario import ClientSpec, Scenario

@@ -1,4 +1,4 @@
-"""What a scenario is: a federation's configuration, who takes part, and with which text."""
+"""A scenario: a federation's configuration, its clients and their texts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,10 +25,9 @@ class ClientSpec:
 class Scenario:
     """A whole run.
 
-    `config` is `federation.toml` as a table, without the paths, which are known only when the run
-    directory is. `policy` is what every owner's `owner.toml` says. `evaluation` maps names in the
-    report to texts; `base` and `text` make the base and the files of a text, given the run
-    directory.
+    `config` is `federation.toml` as a table, without the paths, which depend on the run directory.
+    `policy` is the content of every owner's `owner.toml`. `evaluation` maps names in the report to
+    texts. `base` and `text` make the base and the files of a text, given the run directory.
     """
 
     name: str
@@ -42,6 +41,6 @@ class Scenario:
     policy: Mapping[str, object] = field(default_factory=dict)
 
     def texts(self) -> tuple[str, ...]:
-        """Every text that the run reads, each once."""
+        """All texts that the run reads, without repetition."""
         names = [client.text for client in self.clients]
         return tuple(dict.fromkeys([*names, *self.evaluation.values(), self.public_text]))

@@ -1,4 +1,4 @@
-"""What the sides of a scenario's texts share, measured: `fedmore sim shares`."""
+"""`fedmore sim shares`: measures what the sides of a scenario's texts share."""
 
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ HEADINGS = (
 
 
 def measure(scenario: Scenario) -> Iterator[tuple[str, Shares]]:
-    """Every pair of sides that ought to share nothing, and every pair of owners of one text."""
+    """Measure all pairs of sides that should share nothing, and all pairs of owners of a text."""
     with tempfile.TemporaryDirectory(prefix="fedmore-") as scratch:
         for text in scenario.texts():
             files = scenario.text(text, Path(scratch))
@@ -50,7 +50,7 @@ def _sides(text: str, files: TextFiles) -> Iterator[tuple[str, Shares]]:
 
 
 def table_of(scenario: Scenario) -> Table:
-    """The figures as a table; shares are of documents, and of a document's runs of words."""
+    """A table of shares of documents, and shares of a document's runs of words."""
     table = Table("what repeats what", title="What the sides of the texts share", box=None)
     for heading in HEADINGS:
         table.add_column(heading, justify="right")

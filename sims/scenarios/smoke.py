@@ -1,4 +1,4 @@
-"""The same shape as `quickstart` in seconds: a random base and generated text, no downloads."""
+"""A small version of `quickstart` for seconds: random base, generated text, no downloads."""
 
 from pathlib import Path
 
@@ -48,12 +48,13 @@ _OWNERS = {
     "min_embedding_tokens": 64,
     "max_spectral_ratio": 50.0,
 }
-"""Rounds of seconds are below the default floors; a base of 64 dimensions drowns in the default
-noise, and what it learns is large beside its random matrices."""
+"""Looser limits than the defaults, for three reasons: the rounds are below the default floors, the
+default noise is too large for a width of 64, and changes are large beside the random matrices."""
+"""Looser limits than the defaults: the rounds are shorter than the default floors, the default noise is too large for 64 dimensions, and changes are large relative to the base's random matrices."""
 
 
 def smoke() -> Scenario:
-    """Two owners of one artificial domain, one of another, one of a language."""
+    """Two owners of one artificial domain, one of another, and one of a language."""
     return Scenario(
         name="smoke",
         description="The shape of quickstart with a random 0.3M base and generated text; seconds",

@@ -1,1 +1,1 @@
-"""Questions that many runs answer, each in a folder of its own; `fedmore sim run` runs them."""
+"""Studies of many runs, each in a folder of its own, for `fedmore sim run`."""

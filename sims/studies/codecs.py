@@ -1,7 +1,7 @@
-"""What codecs cost: one scenario once a seed and codec, own experts compared with the first codec.
+"""The cost of codecs: runs a scenario per seed and codec, and compares own experts with the first.
 
-Runs go to ``<out>/seed-<seed>-<codec>/``; one that has its report already is not run again, so a
-study that was stopped goes on. The result is ``<out>/codecs.json``.
+Runs go to ``<out>/seed-<seed>-<codec>/``. A run that has its report is not repeated, so a stopped
+study continues. The result is ``<out>/codecs.json``.
 """
 
 import json
@@ -25,10 +25,9 @@ RESULT = "codecs.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run: bits per byte of every text under its own expert, and bytes sent by all clients.
+    """One run's bits per byte of every text under its own expert, and bytes sent by all clients.
 
-    `bytes_up` is as in `report.json`: None if nothing counted them, and `counted` at the socket
-    with all framing or as the payload alone.
+    `bytes_up` and `counted` are as in `report.json`.
     """
 
     seed: int
@@ -41,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bits per byte above those of the first codec in percent, paired by seed, in seed order."""
+    """Bits per byte in per cent above those of the first codec, paired by seed, in seed order."""
 
     codec: str
     text: str
@@ -49,7 +48,7 @@ class Cost:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds, in per cent."""
         return sum(self.percent) / len(self.percent)
 
 
@@ -61,7 +60,7 @@ def study(
     out: Path,
     settings: Iterable[str] = (),
 ) -> list[Outcome]:
-    """Run what is not there yet; raises `ConfigError` for a list with a name twice or none."""
+    """Run what is missing; raises `ConfigError` for an empty list or a repeated name."""
     for name, values in (("--codec", codecs), ("--seed", seeds)):
         if not values or len(set(values)) < len(values):
             raise ConfigError(f"{name}: give at least one, each once, not {list(values)}")
@@ -89,7 +88,7 @@ def _report(
 
 
 def _codec_settings(scenario: Scenario, codec: str) -> list[str]:
-    """What sets the codec of every stage that trains; one of weights sets what is trained too."""
+    """Settings for the codec of every training stage; a codec of weights also sets their bits."""
     stages: Any = scenario.config["stages"]
     bits = {tag: bits for bits, tag in WEIGHT_TAGS.items()}.get(codec)
     setting = f"codec={codec}" if bits is None else f"weight_bits={bits}"
@@ -109,7 +108,7 @@ def _outcome(report: Report, codec: str) -> Outcome:
 
 
 def costs(outcomes: Sequence[Outcome]) -> list[Cost]:
-    """Every other codec against the first, by text."""
+    """Compare every other codec with the first, by text."""
     first = outcomes[0].codec
     by_run = {(o.codec, o.seed): o.bits_per_byte for o in outcomes}
     seeds = list(dict.fromkeys(o.seed for o in outcomes))
@@ -136,7 +135,7 @@ def write(scenario: Scenario, engine: str, outcomes: Sequence[Outcome], out: Pat
 
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
-    """The costs, for a terminal."""
+    """The costs as a table for a terminal."""
     table = Table(title=f"Bits per byte above {outcomes[0].codec}, own expert", box=None)
     for heading in ("codec", "text", "each seed", "mean"):
         table.add_column(heading, justify="right" if heading == "mean" else "left")

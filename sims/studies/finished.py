@@ -1,4 +1,4 @@
-"""What all studies share: results that are worked out once, and the JSON that a study ends in."""
+"""Helpers of all studies: results that are computed once, and the final JSON."""
 
 import json
 import platform
@@ -18,9 +18,9 @@ PACKAGES = ("fedmore", "torch", "transformers")
 
 
 def kept(path: Path, compute: Callable[[], Any], say: Callable[[str], None]) -> Any:
-    """The result in a file, computed if it is not there: a study that was stopped goes on.
+    """Read a result from a file, or compute and write it, so that a stopped study can continue.
 
-    It is written in one step. `say` is told the name of what is computed.
+    The file is written in one step. `say` gets the name of what is computed.
     """
     if not path.is_file():
         say(path.stem)
@@ -32,7 +32,7 @@ def kept(path: Path, compute: Callable[[], Any], say: Callable[[str], None]) -> 
 
 
 def write(path: Path, found: Mapping[str, Any], packages: Sequence[str] = PACKAGES) -> Path:
-    """Write what was found as JSON, below the command and the versions that it was made with."""
+    """Write results as JSON, with the command and the versions of `packages`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     about = {"command": command(), "versions": versions | {"texts": RECIPE}}
@@ -41,11 +41,11 @@ def write(path: Path, found: Mapping[str, Any], packages: Sequence[str] = PACKAG
 
 
 def command() -> str:
-    """What the user typed, without folders of this machine."""
+    """The user's command, without paths of this machine."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def interval(values: Sequence[float]) -> list[float] | None:
-    """The 95 % interval of a mean over seeds (Student's t); None for one seed alone."""
+    """The 95 % interval of a mean over seeds (Student's t); None for a single seed."""
     found = ratio_interval(values, np.ones(len(values)))
     return None if found is None else list(found)

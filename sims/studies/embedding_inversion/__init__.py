@@ -1,1 +1,1 @@
-"""The study `embedding-inversion`: which words an embedding gives away, and what it is for."""
+"""The study `embedding-inversion`: which words an embedding reveals, and how well it routes."""

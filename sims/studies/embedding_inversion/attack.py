@@ -1,10 +1,10 @@
-"""Naming the tokens behind a domain embedding: what a coordinator with other text could work out.
+"""An attack that names the tokens behind a domain embedding with the help of other text.
 
 The embedding is ``x E / N`` for counts x [V] of N tokens, plus noise of a known size. The attacker
-knows E, N, the noise and how often each token is in other text; this prior says how many of each to
-expect. There are two estimates of x:
+knows E, N, the noise and each token's frequency in other text, which serves as a prior. There are
+two estimates of x:
 
-linear: the best linear one for counts of Poisson's variance (Gauss-Markov), over all tokens.
+linear: the best linear estimate for counts with Poisson variance (Gauss-Markov), over all tokens.
 sparse: counts of at least 0 that give the embedding, few of them of what the prior calls rare
     (non-negative least squares); for the exact embedding of a short text.
 
@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 SMALLEST = 0.02
-"""What a token that is not in the other text counts as: times it might have been there."""
+"""Count for a token that is absent from the other text."""
 
 CANDIDATES = 3000
-"""Likeliest tokens among which the sparse estimate looks."""
+"""Number of likeliest tokens that the sparse estimate considers."""
 
 PENALTY = 1e-3
-"""Weight of the prior in the sparse estimate, for rows of norm 1: it decides between exact ones."""
+"""Weight of the prior in the sparse estimate, for rows of norm 1; it decides between exact fits."""
 
 FEW = 1000
-"""Tokens of a text that the sparse estimate is for: with many it has too many counts to find."""
+"""Longest text, in tokens, for the sparse estimate; a longer one has too many counts to find."""
 
 
 def expected(prior_V: Tensor, total: float) -> Tensor:
-    """How many of each token to expect in a text of `total` tokens, from counts in other text."""
+    """Expected counts [V] in a text of `total` tokens, from the counts in other text."""
     smoothed_V = prior_V + SMALLEST
     return total * smoothed_V / smoothed_V.sum()
 
@@ -77,7 +77,7 @@ def _sparse(sum_D: Tensor, expected_V: Tensor, rows_VD: Tensor) -> Tensor:
 
 
 def whole(estimate_V: Tensor, total: int) -> Tensor:
-    """Whole counts that add up to `total`: rounded down, and the largest remainders up."""
+    """Round to integers that add up to `total`: down, but up for the largest remainders."""
     scaled_V = estimate_V * (total / estimate_V.sum().clamp_min(1e-30))
     counts_V = scaled_V.floor()
     left = total - int(counts_V.sum())
@@ -86,15 +86,16 @@ def whole(estimate_V: Tensor, total: int) -> Tensor:
 
 
 def share_named(estimate_V: Tensor, truth_V: Tensor) -> float:
-    """Share of the text's tokens that whole counts name right, whatever their order."""
+    """Share of the text's tokens that the rounded counts name correctly, ignoring order."""
     total = int(truth_V.sum())
     return float(torch.minimum(whole(estimate_V, total), truth_V).sum()) / total
 
 
 def rare_named(estimate_V: Tensor, prior_V: Tensor, truth_V: Tensor, count: int) -> float:
-    """Share of the first `count` rare tokens named that are in the text.
+    """Share of the first `count` named rare tokens that are in the text.
 
-    Rare is what the prior expects less than once; the tokens of the largest estimates are named.
+    A token is rare if the prior expects it less than once. Those with the largest estimates are
+    named.
     """
     rare_V = expected(prior_V, float(truth_V.sum())) < 1
     named = torch.where(rare_V, estimate_V, -torch.inf).topk(count).indices

@@ -1,4 +1,4 @@
-"""What the study runs on: a base's embeddings, owners' text, and text that an attacker has."""
+"""The study's material: a base's embeddings, owners' text, and the attacker's text."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ class Material:
     general: list[str]
 
     def counts(self, documents: Sequence[str]) -> Tensor:
-        """How often each token is in documents: float64 [V]."""
+        """Counts of every token in documents, float64 [V]."""
         ids = [i for text in documents for i in self.base.text.plain(text)]
         return torch.bincount(torch.tensor(ids), minlength=len(self.rows_VD)).double()
 
     def divided(self, name: str, seed: int) -> tuple[list[str], list[str]]:
-        """The owner's part of a domain's documents, and what an attacker has of that domain."""
+        """Divide a domain's documents between the owner and the attacker."""
         documents = self.texts[name][0]
         drawn = random.Random(f"{name}/{seed}").sample(documents, len(documents))
         at = len(drawn) * 5 // 8
@@ -45,7 +45,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Given:
-    """An embedding as an owner gives it, the noise in it, and the truth behind it."""
+    """An embedding as an owner sends it, its noise, and the true counts."""
 
     mean_D: Tensor
     noise: float
@@ -57,7 +57,7 @@ def given(
     material: Material, documents: Sequence[str], shape: tuple[int, int], rules: OwnerPolicy,
     seed: int,
 ) -> Given:  # fmt: skip
-    """The embedding of at most `shape` passages and tokens of each, by the client's own code."""
+    """Compute an embedding with the client's own code; `shape` is (passages, tokens of each)."""
     found = passages(documents, material.base.text, *shape, seed)
     means_PD = torch.stack([_mean(material.rows_VD, each) for each in found])
     mean_D, _ = noised_mean(means_PD, material.rows_VD, rules, seed + 1)
@@ -72,7 +72,10 @@ def _mean(rows_VD: Tensor, passage: Passage) -> Tensor:
 
 
 def smollm() -> Material:
-    """SmolLM2-135M-Instruct over medical and legal text; general is interface text and code."""
+    """SmolLM2-135M-Instruct with medical and legal text.
+
+    The general text is interfaces and code.
+    """
     from fedmore.sims.data.base_model import ensure_base
 
     base = load_base(str(ensure_base()), "auto")
@@ -82,7 +85,7 @@ def smollm() -> Material:
 
 
 def tiny(folder: Path) -> Material:
-    """A byte model of 0.3M parameters over generated text."""
+    """A byte model of 0.3M parameters with generated text."""
     base = load_base(str(make_tiny_base(folder / "base")), "float32")
     texts = {n: _read(generate_text(n, folder / n)) for n in ("kitchen", "garden", "foreign")}
     return _material("tiny", base, texts, _read(generate_text("plain", folder / "plain"))[0])

@@ -1,4 +1,4 @@
-"""Means over seeds of shares, with 95 % Student intervals."""
+"""Means of shares over seeds, with 95 % Student intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from fedmore.sims.studies import finished
 def table(
     rows: Sequence[Mapping[str, Any]], keys: Sequence[str], figures: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A line for each case and value of `keys`: mean, low and high end of every figure."""
+    """Make a line per case and value of `keys`, with mean, low and high end of every figure."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in ("case", *keys)), []).append(row)
@@ -23,7 +23,7 @@ def table(
 
 
 def interval(values: Sequence[float]) -> list[float]:
-    """Mean, low and high of numbers between 0 and 1; of one number that number alone."""
+    """Mean, low and high end for numbers from 0 to 1; for one number, only that number."""
     ends = finished.interval(values) or []
     inside = np.clip([float(np.mean(values)), *ends], 0.0, 1.0)
     return [round(float(number), 4) for number in inside]

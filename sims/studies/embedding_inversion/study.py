@@ -1,4 +1,4 @@
-"""`fedmore sim run embedding-inversion`: words named from embeddings, and domains told apart."""
+"""`fedmore sim run embedding-inversion`: names words from embeddings, and tells domains apart."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -35,23 +35,23 @@ from fedmore.sims.studies.finished import kept, write
 SEEDS = (0, 1, 2)
 RARE = 50
 OPEN = OwnerPolicy(embedding_noise=0.0, embedding_clip=1e6)
-"""An owner who gives the bare mean, as before there was a defence."""
+"""Policy of an owner without a defence, who sends the bare mean."""
 
 HELD_OUT = 60
-"""Held-out documents of each domain, at most."""
+"""Most held-out documents of each domain."""
 
 ATTACKED = 2
-"""Domains whose embeddings are attacked: the first of the material's."""
+"""Number of domains whose embeddings are attacked."""
 
 WORDS = ("tokens_named", "tokens_by_chance", "rare_named", "rare_by_chance")
 
 PROMPT = 128
-"""Tokens of a held-out document that say of which domain it is."""
+"""Number of a held-out document's first tokens that decide its domain."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """At most so many passages of so many tokens, with the defence of the defaults or without."""
+    """The largest number of passages and their tokens, with the default defence or without."""
 
     passages: int
     tokens: int
@@ -59,7 +59,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As it is called in files and tables."""
+        """Name in files and tables."""
         return f"{self.passages}x{self.tokens}-{'defended' if self.defended else 'open'}"
 
     @property
@@ -75,14 +75,14 @@ CASES = (
     Case(16, 16, defended=True),
     Case(16, 16, defended=False),
 )
-"""What a plan asks for as a rule; the least that the floors let out, 16 x 128; and 16 x 16 tokens,
-which they refuse, as they were read before there was a defence."""
+"""The cases: what a plan usually asks for; 16 x 128, the least that the floors allow; and 16 x 16
+tokens, which they refuse, with the bare mean."""
 
 
 def named(
     material: Material, case: Case, domain: str, seed: int, priors: Mapping[str, Tensor]
 ) -> list[dict[str, Any]]:
-    """What is named of one owner's embedding, with each of the priors [V] that are known."""
+    """Attack one owner's embedding with each of the priors [V]."""
     own, _ = material.divided(domain, seed)
     made = given(material, own, (case.passages, case.tokens), case.rules, seed)
     total = float(made.truth_V.sum())
@@ -101,7 +101,7 @@ def named(
 
 
 def told_apart(material: Material, case: Case, seed: int) -> dict[str, Any]:
-    """Share of held-out documents whose domain the router of these embeddings finds."""
+    """Measure the share of held-out documents whose domain a router of these embeddings finds."""
     owners = {
         name: given(
             material, material.divided(name, seed)[0], (case.passages, case.tokens), case.rules,
@@ -124,9 +124,9 @@ def told_apart(material: Material, case: Case, seed: int) -> dict[str, Any]:
 
 
 def _nearest(router: DomainRouter, material: Material, text: str) -> int:
-    """The domain that a document speaks for, by the evidence of its first tokens."""
+    """The domain with the most evidence in a document's first tokens."""
     ids = material.base.text.plain(text)[:PROMPT]
-    x_BTD = material.rows_VD[torch.tensor([ids[0], *ids])][None]  # the first one opens the text
+    x_BTD = material.rows_VD[torch.tensor([ids[0], *ids])][None]  # the first stands for an opener
     evidence_BTE, _ = router.evidence(x_BTD, Memory.of(x_BTD))
     return int(evidence_BTE[0, -1].argmax())
 
@@ -139,7 +139,7 @@ def _about(material: Material, case: Case, made: Given, seed: int) -> dict[str, 
 def measured(
     material: Material, seeds: Sequence[int], out: Path, console: Console
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of both tables, words named and domains told apart; what is done is read."""
+    """The rows of both tables, named words and domains; finished rows are read from files."""
     words: list[dict[str, Any]] = []
     domains: list[dict[str, Any]] = []
     general_V, done = material.counts(material.general), out / "done"
@@ -170,7 +170,7 @@ def run(
     results_in: Path | None = None,
     console: Console,
 ) -> Path:
-    """Run what is not there yet and write `embedding-inversion.json`; returns its path."""
+    """Run what is missing and write `embedding-inversion.json`; returns its path."""
     if settings:
         raise ConfigError("embedding-inversion has no settings; --set is for other studies")
     material = tiny(out / "tiny") if quick else smollm()
