@@ -21,7 +21,7 @@ else:
     }
 
     def __getattr__(name):
-        """Import what is exported when it is first used."""
+        """Import an exported name at its first use."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

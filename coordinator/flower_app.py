@@ -1,7 +1,7 @@
 """The server side of fedmore as a Flower App: `[tool.flwr.app]` in pyproject.toml names `app`.
 
-The run config says where on this machine the federation's folder is (`coordinator init` made it)
-and how many seconds to wait for its nodes.
+The run config has the federation's folder on this machine, made by `coordinator init`, and the
+number of seconds to wait for its nodes.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def check_opener(directory: Path, run_config: Mapping[str, object]) -> None:
-    """Raise `ConfigError` unless the run config tells clients what the federation's opener is."""
+    """Raise `ConfigError` unless the run config gives clients the federation's opener."""
     base = load_config(directory).base
     said = run_config.get("opener", AUTO), run_config.get("open-windows", False)
     if said != (base.opener, base.open_windows):

@@ -1,1 +1,1 @@
-"""The wire: service schema, generated stubs, Flower messages to and from bytes."""
+"""The wire: service schema, generated stubs, and conversion of Flower messages to bytes."""

@@ -1,4 +1,4 @@
-"""Commands about operators' certificates and the authority: `add` puts them into `coordinator`."""
+"""Commands for operators' certificates and the authority; `add` registers them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,19 +9,19 @@ from fedmore.protos.system.files import at_home
 from fedmore.protos.system.terminal import console, echo
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="What the operator is called.")]
-Days = Annotated[int, typer.Option(min=1, max=825, help="Until it expires.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the operator.")]
+Days = Annotated[int, typer.Option(min=1, max=825, help="Days until the certificate expires.")]
 
 operator = typer.Typer(
-    help="Operators elsewhere: who is let in, and by which certificate.", no_args_is_help=True
+    help="Manage operators on other machines and their certificates.", no_args_is_help=True
 )
 authority = typer.Typer(
-    help="The federation's authority: its key's place and passphrase.", no_args_is_help=True
+    help="Manage the federation's certificate authority and its key.", no_args_is_help=True
 )
 
 
 def add(app: typer.Typer) -> None:
-    """Give the program these groups of commands."""
+    """Add these groups of commands to the program."""
     app.add_typer(operator, name="operator")
     app.add_typer(authority, name="authority")
 
@@ -32,21 +32,21 @@ def add_operator(
     name: Name,
     out: Annotated[
         Path,
-        typer.Option(help="Where to write the file; it holds a private key.", callback=at_home),
+        typer.Option(help="File to write; it contains a private key.", callback=at_home),
     ],
     days: Days = 90,
 ) -> None:
-    """Write a file with which an operator asks and steers the coordinator from elsewhere."""
+    """Write an access file, with which an operator controls the coordinator from elsewhere."""
     from fedmore.coordinator.folder import operator_access
 
     operator_access.write_access(directory, name, out, days)
-    echo(f"{out}: as good as you; give it to {name} over a safe channel")
+    echo(f"{out}: gives full control; send it to {name} over a safe channel")
     echo(f"  coordinator status {out.name}    (also invite, revoke, stop, health)")
 
 
 @operator.command("list")
 def list_operators(directory: Directory) -> None:
-    """List the operators who are let in; `operator` is the folder's own certificate."""
+    """List the valid operators; `operator` is the folder's own certificate."""
     from fedmore.coordinator.folder import operator_access
     from fedmore.coordinator.monitor.dashboard import cell
     from fedmore.coordinator.monitor.status import clock_time, narrow_table
@@ -60,11 +60,11 @@ def list_operators(directory: Directory) -> None:
 
 @operator.command("revoke")
 def revoke_operator(directory: Directory, name: Name) -> None:
-    """Let an operator in no more, from its next call on."""
+    """Revoke an operator's certificate, from its next call on."""
     from fedmore.coordinator.folder import operator_access
 
     operator_access.revoke_access(directory, name)
-    echo(f"{name} is no operator any more")
+    echo(f"{name} is no longer an operator")
 
 
 @operator.command("rotate")
@@ -73,23 +73,23 @@ def rotate_operator(
     name: Name,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write the new file; not for `operator`.", callback=at_home),
+        typer.Option(help="File to write; not needed for `operator`.", callback=at_home),
     ] = None,
     days: Days = 90,
 ) -> None:
-    """Make another certificate for an operator; its present one is worth nothing from then on."""
+    """Make a new certificate for an operator; the previous one is invalid from then on."""
     from fedmore.coordinator.folder import operator_access
 
     operator_access.rotate_access(directory, name, out, days)
-    echo(f"{name} has another certificate; the one before is let in no more")
+    echo(f"{name} has a new certificate; the previous one is no longer valid")
 
 
 @authority.command()
 def protect(directory: Directory) -> None:
     """Encrypt the authority's key with a passphrase, which `start` and `invite` then ask for.
 
-    It is asked for at a terminal, or read from FEDMORE_CA_NEW_PASSPHRASE; the present one, where
-    there is one, from FEDMORE_CA_PASSPHRASE.
+    The new passphrase is read from FEDMORE_CA_NEW_PASSPHRASE or asked for at the terminal; the
+    present one, if there is one, from FEDMORE_CA_PASSPHRASE.
     """
     from fedmore.coordinator.pki import authority as authorities
 
@@ -99,9 +99,9 @@ def protect(directory: Directory) -> None:
 @authority.command()
 def move(
     directory: Directory,
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="Where the key is to lie.")],
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="New path of the key.")],
 ) -> None:
-    """Have the authority's key lie elsewhere, such as on a disk that is kept in a safe."""
+    """Move the authority's key, for example to a disk that is kept in a safe."""
     from fedmore.coordinator.pki import authority as authorities
 
     authorities.move(directory, target)
@@ -110,14 +110,14 @@ def move(
 
 @authority.command()
 def roll(directory: Directory) -> None:
-    """Put another authority in place of this one, whose key may be in wrong hands.
+    """Replace the authority, for example because its key was stolen.
 
-    Every certificate is worth nothing from then on. Members keep their keys and what they
-    contributed, and come back with an invite of `coordinator invite DIR NAME --again`.
+    All certificates are invalid from then on. Members keep their keys and contributions, and come
+    back with an invite of `coordinator invite DIR NAME --again`.
     """
     from fedmore.coordinator.run import operator_api
 
     members = operator_api.roll(directory)
-    echo("another authority; all operators' files and invites are worth nothing any more")
+    echo("the authority was replaced; all operators' files and invites are invalid")
     for name in members:
         echo(f"  coordinator invite {directory} {name} --again --out {name}.json")

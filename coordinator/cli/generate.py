@@ -1,4 +1,4 @@
-"""Commands to talk to the mixture: `add` puts them into the `coordinator` program."""
+"""Commands to talk to the mixture; `add` registers them."""
 
 import contextlib
 import json
@@ -14,46 +14,52 @@ if TYPE_CHECKING:  # they import torch
     from fedmore.experts.mixture.generation import Generated
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
-MaxTokens = Annotated[int, typer.Option(help="How many tokens at most; 1 or more.")]
+MaxTokens = Annotated[int, typer.Option(help="Maximum number of new tokens, from 1.")]
 Temperature = Annotated[
-    float, typer.Option(help="0: the likeliest token each time; above: drawn, the more freely.")
+    float, typer.Option(help="0 takes the likeliest token; higher values draw more freely.")
 ]
 TopP = Annotated[
-    float, typer.Option(help="Draw only from the likeliest tokens that make up this probability.")
+    float, typer.Option(help="Draw only from the likeliest tokens with this total probability.")
 ]
-Seed = Annotated[int, typer.Option(help="Of the draws; 0 or more.")]
+Seed = Annotated[int, typer.Option(help="Seed of the draws, from 0.")]
 Folder = Annotated[
-    Path | None, typer.Option("--mixture", help="A mixture's folder; by default DIR/mixture.")
+    Path | None, typer.Option("--mixture", help="Folder of the mixture; by default DIR/mixture.")
 ]
 ShowExperts = Annotated[
     bool,
-    typer.Option("--show-experts/--no-show-experts", help="Colour tokens by expert, add a legend."),
+    typer.Option(
+        "--show-experts/--no-show-experts", help="Colour tokens by expert and add a legend."
+    ),
 ]
 
 
 def add(app: typer.Typer) -> None:
-    """Give the program these commands."""
+    """Add these commands to the program."""
     for command in (generate, chat):
         app.command()(command)
 
 
 def generate(
     directory: Directory,
-    prompt: Annotated[str, typer.Option(help="The text to go on from.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue.")],
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
     json_file: Annotated[
-        str, typer.Option("--json", metavar="FILE|-", help="Every token's weights; -: here.")
+        str,
+        typer.Option(
+            "--json", metavar="FILE|-", help="Write every token's weights as JSON; - prints them."
+        ),
     ] = "",
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A page with the experts of every token.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page that shows the experts of every token."),
     ] = None,
     show_experts: ShowExperts = True,
     folder: Folder = None,
 ) -> None:
-    """Have the mixture go on with a text, and show which expert made each token."""
+    """Let the mixture continue a text, and show which expert made each token."""
     from rich.console import Console
 
     from fedmore.coordinator.generation.generator import open_speaker, said
@@ -64,7 +70,7 @@ def generate(
     text, settings = said(prompt), Settings(max_tokens, temperature, top_p, seed)
     for path in (Path(json_file) if json_file not in ("", "-") else None, html):
         writable(path)
-    with interruptible("what was made so far is above"):
+    with interruptible("the text so far is above"):
         speaker = open_speaker(directory, folder)
         ids = speaker.text.document(text)
         painter = TokenRenderer(Console(quiet=json_file == "-"), show_experts)
@@ -101,13 +107,13 @@ def chat(
     settings = Settings(max_tokens, temperature, top_p, seed)
     with contextlib.suppress(ImportError):  # a system without it edits lines less well
         import readline  # noqa: F401
-    with interruptible("a conversation is not kept; `coordinator chat` begins a new one"):
+    with interruptible("the conversation is not stored; `coordinator chat` begins a new one"):
         speaker = open_speaker(directory, folder)
         Chat(speaker, settings, Console(), show_experts).run(ask)
 
 
 def ask() -> str | None:
-    """A line from the terminal, or from what is piped in; None at its end."""
+    """Read a line from the terminal or a pipe; None at its end."""
     from fedmore.experts.errors import ConfigError
 
     terminal = sys.stdin.isatty()
@@ -118,7 +124,7 @@ def ask() -> str | None:
             typer.echo()
         return None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"what was typed is not UTF-8 text: {error.reason}") from error
+        raise ConfigError(f"the input is not UTF-8 text: {error.reason}") from error
 
 
 def used(speaker: "MixtureGenerator", made: "Generated") -> dict[str, float]:
@@ -127,7 +133,7 @@ def used(speaker: "MixtureGenerator", made: "Generated") -> dict[str, float]:
 
 
 def table(speaker: "MixtureGenerator", made: "Generated", prompt: str) -> dict[str, Any]:
-    """What --json writes; a piece is a token, or the tokens of one character."""
+    """The contents for --json; a piece is a token, or the tokens of one character."""
     given, new = speaker.given(made), speaker.made(made)
     return {
         "prompt": prompt,
@@ -148,19 +154,19 @@ def table(speaker: "MixtureGenerator", made: "Generated", prompt: str) -> dict[s
 
 
 def writable(path: Path | None) -> None:
-    """Raise `ConfigError` early for a file that could not be written after all the work."""
+    """Raise `ConfigError` before any work if the file cannot be written."""
     from fedmore.experts.errors import ConfigError
 
     if path is None:
         return
     if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"{path}: cannot be written: name a file in a folder that is there")
+        raise ConfigError(f"{path}: cannot be written: name a file in an existing folder")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"{path}: cannot be written: Permission denied")
 
 
 def write(where: str, text: str) -> None:
-    """To a file, or - for stdout."""
+    """Write to a file, or to stdout for -."""
     from fedmore.experts.errors import ConfigError
 
     if where == "-":

@@ -1,4 +1,4 @@
-"""`coordinator`: run a federation. Imports nothing heavy, so that `--help` answers at once."""
+"""`coordinator`, the operator's program; it imports nothing heavy, so that `--help` is quick."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from fedmore.protos.system.files import at_home
 from fedmore.protos.system.terminal import console, echo
 
 app = typer.Typer(
-    help="Run a federation: who takes part, what is trained, what becomes of it.",
+    help="Run a federation: invite clients, train experts, build and evaluate the mixture.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -26,7 +26,7 @@ ServerAppName = Annotated[
 ]
 RunConfig = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="For the Flower app; repeat for more."),
+    typer.Option(metavar="KEY=VALUE", help="Run config of the Flower app; repeat for more."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -37,7 +37,7 @@ def root(
         bool, typer.Option("--debug", help="Show the traceback of an error (or FEDMORE_DEBUG=1).")
     ] = False,
 ) -> None:
-    """Run a federation: who takes part, what is trained, what becomes of it."""
+    """Run a federation: invite clients, train experts, build and evaluate the mixture."""
     if debug:
         os.environ["FEDMORE_DEBUG"] = "1"
 
@@ -45,7 +45,9 @@ def root(
 @app.command()
 def init(
     directory: Directory,
-    base: Annotated[str, typer.Option(help="The base: a folder, or a name on the hub.")] = "",
+    base: Annotated[
+        str, typer.Option(help="The base: a folder, or a model's name on the hub.")
+    ] = "",
     name: Annotated[
         str, typer.Option(help="Name of the federation; by default the folder's.")
     ] = "",
@@ -55,16 +57,20 @@ def init(
     language: Annotated[
         list[str] | None, typer.Option(help="A language that may be trained; repeat for more.")
     ] = None,
-    clients: Annotated[int, typer.Option(min=1, help="How many clients the plan waits for.")] = 2,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    clients: Annotated[
+        int, typer.Option(min=1, help="Number of clients that the plan waits for.")
+    ] = 2,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 means all.")
+    ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 means a free one.")
     ] = 8470,
     advertise: Annotated[
         str, typer.Option(help="Host name or address that clients reach; by default --host.")
     ] = "",
     public_text: Annotated[
-        str, typer.Option(help="Public text that the router tells the domains from.")
+        str, typer.Option(help="Path of public text, which the router separates from the domains.")
     ] = "",
     opener: OpenerName = "auto",
     open_windows: OpenWindows = False,
@@ -74,7 +80,7 @@ def init(
         str, typer.Option(help="postgresql+psycopg://user@host/name; no password, see PGPASSWORD.")
     ] = "",
 ) -> None:
-    """Make a federation: a commented federation.toml, certificates, an empty registry."""
+    """Create a federation: a commented federation.toml, certificates and an empty registry."""
     from fedmore.coordinator.folder.create import create, default_name, new_config
     from fedmore.protos.runtime.flower_apps import published, values
 
@@ -107,17 +113,19 @@ def init(
 @app.command()
 def invite(
     place: Place,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the client will be called.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
     out: Annotated[
-        Path, typer.Option(help="Where to write the invite; it holds a secret.", callback=at_home)
+        Path, typer.Option(help="File to write; it contains a secret.", callback=at_home)
     ],
     hours: Annotated[float, typer.Option(help="Hours until it expires.")] = 24.0,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Without TLS, for `start --insecure`: tests only.")
+        bool, typer.Option("--insecure", help="Without TLS, for `start --insecure`; tests only.")
     ] = False,
     again: Annotated[
         bool,
-        typer.Option("--again", help="For a member whose certificate is good no more; same key."),
+        typer.Option(
+            "--again", help="For a member whose certificate is invalid; it keeps its key."
+        ),
     ] = False,
 ) -> None:
     """Write an invite: it lets one client in, once."""
@@ -136,7 +144,7 @@ def invite(
 def start(
     directory: Directory,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Without TLS: for tests on this machine only.")
+        bool, typer.Option("--insecure", help="Run without TLS; only for tests on this machine.")
     ] = False,
     patience: Annotated[
         float | None, typer.Option(help="Seconds to wait for missing clients; by default no limit.")
@@ -144,7 +152,7 @@ def start(
     server_app: ServerAppName = "",
     run_config: RunConfig = None,
 ) -> None:
-    """Wait for the clients and run the plan; goes on where an earlier start stopped."""
+    """Wait for the clients and run the plan; continues where an earlier start stopped."""
     from fedmore.coordinator.run.lifecycle import Settings
     from fedmore.coordinator.run.lifecycle import start as start_federation
     from fedmore.protos.runtime.flower_apps import values
@@ -155,7 +163,7 @@ def start(
 
 @app.command()
 def status(place: Place, as_json: AsJson = False) -> None:
-    """Show who takes part and how far the plan is."""
+    """Show the clients and the progress of the plan."""
     from fedmore.coordinator.monitor import status
     from fedmore.coordinator.run import operator_api
 
@@ -180,14 +188,15 @@ def assemble(
     router: Annotated[
         str | None,
         typer.Option(
-            help="uniform, domain, arrow, softmax, xlora or remix; by default federation.toml's."
+            help="uniform, domain, arrow, softmax, xlora or remix; by default as configured."
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=0, help="Experts a token; 0: all. By default as configured.")
+        int | None,
+        typer.Option(min=0, help="Most experts per token; 0 means all. By default as configured."),
     ] = None,
     experts: Annotated[
-        str, typer.Option(help="Names, with commas between; by default all of them.")
+        str, typer.Option(help="Names of experts, separated by commas; by default all.")
     ] = "",
     keep_router: Annotated[
         bool,
@@ -197,10 +206,12 @@ def assemble(
     ] = False,
     experts_as: Annotated[
         ExpertStorage,
-        typer.Option(help="How experts are kept; sign1: one bit a number, less exact."),
+        typer.Option(
+            help="How to store experts: float32, or sign1 with one bit per number, less exact."
+        ),
     ] = ExpertStorage.fp32,
 ) -> None:
-    """Put base, experts and router together as DIR/mixture."""
+    """Build the mixture of base, experts and router in DIR/mixture."""
     from fedmore.coordinator.mixture.commands import AssembleOptions, assemble_mixture
 
     wanted = AssembleOptions(router, top_k, names(experts), keep_router, experts_as)
@@ -209,7 +220,7 @@ def assemble(
 
 @app.command()
 def evaluate(directory: Directory, as_json: AsJson = False) -> None:
-    """Score base, experts and mixture on the held-out text; writes DIR/evaluation.json."""
+    """Score base, experts and mixture on held-out text; writes DIR/evaluation.json."""
     from fedmore.coordinator.mixture.commands import evaluate_mixture
     from fedmore.coordinator.monitor.status import evaluation_view
 
@@ -222,12 +233,12 @@ operators.add(app)
 
 
 def names(text: str) -> tuple[str, ...] | None:
-    """`a,b` as names; none for all."""
+    """Split `a,b` into names; None stands for all."""
     return tuple(part.strip() for part in text.split(",") if part.strip()) or None
 
 
 def show(content: Any, as_json: bool) -> None:
-    """Print JSON that a program can read, or something for a person."""
+    """Print JSON for a program, or a view for a person."""
     if as_json:
         echo(json.dumps(content, indent=2))
     else:
@@ -235,7 +246,7 @@ def show(content: Any, as_json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line that is not wrapped, so that a command in it can be copied."""
+    """Print a line without wrapping, so that a command in it can be copied."""
     echo(text)
 
 

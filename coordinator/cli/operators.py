@@ -1,4 +1,4 @@
-"""Commands about who may do what: `add` puts them into the `coordinator` program."""
+"""Commands for members, the plan and a running coordinator; `add` registers them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,20 +10,28 @@ from fedmore.protos.system.terminal import echo
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
 OpenerName = Annotated[
-    str, typer.Option("--opener", help="What opens a document: a token, or none; auto: measured.")
+    str,
+    typer.Option(
+        "--opener", help="Token before every document, or none; auto measures which is best."
+    ),
 ]
 OpenWindows = Annotated[
-    bool, typer.Option("--open-windows", help="With --opener: windows inside a document too.")
+    bool,
+    typer.Option(
+        "--open-windows", help="With --opener: also put it before windows inside a document."
+    ),
 ]
 Place = Annotated[
     Path,
     typer.Argument(metavar="DIR|FILE", help="The federation's folder, or an operator's file."),
 ]
-Reason = Annotated[str, typer.Option(help="Why; kept, and told to whom it concerns.")]
+Reason = Annotated[
+    str, typer.Option(help="Reason; it is stored and shown to the clients concerned.")
+]
 
 
 def add(app: typer.Typer) -> None:
-    """Give the program these commands."""
+    """Add these commands to the program."""
     for command in (plan, revoke, withdraw, stop, health, renew):
         app.command()(command)
     access.add(app)
@@ -32,10 +40,11 @@ def add(app: typer.Typer) -> None:
 def plan(
     directory: Directory,
     out: Annotated[
-        Path | None, typer.Option(help="Write it here; owners give it to `client join --plan`.")
+        Path | None,
+        typer.Option(help="File to write; owners can pin it with `client join --plan`."),
     ] = None,
 ) -> None:
-    """Show what owners are asked to agree to."""
+    """Show the plan that owners are asked to agree to."""
     from fedmore.coordinator.config.terms import terms_of
     from fedmore.coordinator.folder.federation import open_federation
     from fedmore.protos.system.files import export
@@ -52,30 +61,30 @@ def plan(
 
 def revoke(
     place: Place,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The client.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
     reason: Reason = "",
 ) -> None:
-    """Let a client, or an invite nobody has used, take part no more; what it did so far stays."""
+    """Exclude a client, or cancel an unused invite; past contributions stay."""
     from fedmore.coordinator.run import operator_api
 
     operator_api.revoke(place, name, reason)
-    echo(f"{name} may take part no more; its tasks fail, and the name stays taken")
+    echo(f"{name} is excluded; its tasks fail, and the name cannot be used again")
 
 
 def withdraw(
     directory: Directory,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The client.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
     reason: Reason = "",
     recover: Annotated[
         int,
         typer.Option(
             min=0,
             metavar="N",
-            help="Rounds that the remaining owners of an expert train on if it is worse then.",
+            help="Extra rounds for the remaining owners of an expert that became worse.",
         ),
     ] = 0,
 ) -> None:
-    """Take a client's work out of every expert at its owner's wish; see also `client withdraw`."""
+    """Remove a client's work from every expert, at its owner's wish; see also `client withdraw`."""
     from fedmore.coordinator.run import operator_api
 
     done = operator_api.withdraw(directory, name, reason, recover)
@@ -96,15 +105,15 @@ def withdraw(
 
 
 def stop(place: Place, reason: Reason = "") -> None:
-    """End a running coordinator as Ctrl-C does; `coordinator start` goes on later."""
+    """Stop a running coordinator, as Ctrl-C does; `coordinator start` continues later."""
     from fedmore.coordinator.run import operator_api
 
     operator_api.stop(place, reason)
-    echo("the coordinator ends; `coordinator start` on its folder goes on")
+    echo("the coordinator stops; `coordinator start` on its folder continues")
 
 
 def health(place: Place) -> None:
-    """Ask a running coordinator whether it serves; the exit code says so."""
+    """Check whether a running coordinator serves; exit code 0 if it does."""
     from fedmore.coordinator.run import operator_api
 
     operator_api.check_health(place)
@@ -112,9 +121,10 @@ def health(place: Place) -> None:
 
 
 def renew(directory: Directory) -> None:
-    """Make the certificates of the server, as a changed server.advertise needs, and of the folder.
+    """Renew the certificates of the server and of the folder's operator.
 
-    Copies of the folder's operator certificate from before are worth nothing from then on.
+    A changed server.advertise needs it. Older copies of the folder's operator certificate are
+    invalid from then on.
     """
     from fedmore.coordinator.run import operator_api
 

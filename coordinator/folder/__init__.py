@@ -1,1 +1,1 @@
-"""A federation's folder: made, opened, paired with its store, and what lies where in it."""
+"""A federation's folder: its layout, how it is made and opened, and its pairing with the store."""

@@ -1,4 +1,4 @@
-"""Whether a plan can be carried out over its base: said by `init`, before anybody is invited."""
+"""Checks for `init` that a plan fits its base, before any client is invited."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ def check_plan(
 ) -> None:
     """Raise `BaseError` if the base allows no expert or no adapter and the plan wants one.
 
-    What an adapter does not reach in this base is told.
+    `tell` gets a line about any part that an adapter cannot change in this base.
     """
     from fedmore.experts.base.suitability import suitability
 

@@ -1,4 +1,4 @@
-"""`coordinator init`: a folder that holds one federation, and nothing of another."""
+"""`coordinator init`: makes the folder of one federation."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -32,11 +32,11 @@ def nobody(_line: str) -> None:
 def create(
     directory: Path, config: FederationConfig, tell: Callable[[str], None] = nobody
 ) -> FederationConfig:
-    """Make the federation; returns `config` with the base's path made absolute and fingerprinted.
+    """Make the federation; returns `config` with the base's absolute path and fingerprint.
 
-    What opens documents is chosen here, unless it is in `config`; `tell` is told by which figures.
-    `federation.toml` comes last: a folder without it is not a federation, so a failure on the way
-    can simply be tried again. Raises `ConfigError` if there is a federation already.
+    The opener is chosen here unless `config` has one; `tell` gets the figures of the choice.
+    `federation.toml` is written last. A folder without it is no federation, so the command can be
+    repeated after a failure. Raises `ConfigError` if the folder has a federation already.
     """
     if (directory / configs.FILE).exists():
         raise ConfigError(
@@ -54,7 +54,7 @@ def create(
 
 
 def open_fresh(directory: Path, config: FederationConfig) -> None:
-    """Make the registry; raises `ConfigError` if its database is another federation's."""
+    """Make the registry; raises `ConfigError` if its database belongs to another federation."""
     with Registry.open(directory, database_url(config)) as registry:
         pair(registry, Store(directory / BLOBS))
         list_own(directory, registry)
@@ -77,9 +77,24 @@ def new_config(
     run_config: Mapping[str, Value] | None = None,
     database: str = "",
 ) -> FederationConfig:
-    """A configuration with a stage for what there is to train, the rest at its defaults.
+    """Make a configuration with a stage for each kind of training, and defaults for the rest.
 
-    With `app`, a Flower ServerApp, there is nothing else to train.
+    Args:
+        name: the federation's name.
+        base: folder or hub name of the base.
+        domains: names that experts may be trained for.
+        languages: codes that adapters may be trained for.
+        clients: number of clients that the plan waits for.
+        host: address to listen on.
+        port: port to listen on; 0 means a free one.
+        advertise: host that clients reach, by default `host`.
+        public_text: path of public text.
+        opener: token before every document, or auto.
+        open_windows: whether the opener also opens windows.
+        app: a Flower ServerApp, which replaces our own plan.
+        run_config: values for that app.
+        database: URL of a PostgreSQL database, by default SQLite in the folder.
+
     """
     server = server_table(host, port, advertise)
     table: dict[str, Any] = {"server": server | {"database": database}}
@@ -95,12 +110,12 @@ def new_config(
 
 
 def default_name(directory: Path) -> str:
-    """The name of a federation without one: its folder's name, made fit to be a name."""
+    """The default name of a federation: its folder's name, with invalid characters replaced."""
     return tamed(directory.resolve().name) or DEFAULT_NAME
 
 
 def refuse_beside_app(*options: str) -> None:
-    """Raise `ConfigError` if something of our own plan is given."""
+    """Raise `ConfigError` if any option of our own plan is given."""
     if any(options):
         raise ConfigError(
             "--app runs a Flower app instead of our plan, so there is no place for "
@@ -111,7 +126,7 @@ def refuse_beside_app(*options: str) -> None:
 def plan_table(
     base: str, domains: tuple[str, ...], languages: tuple[str, ...], public_text: str
 ) -> dict[str, Any]:
-    """The sections of our own plan."""
+    """The sections of the configuration for our own plan."""
     if not domains and not languages:
         raise ConfigError("nothing to train: give --domain NAME, --language CODE, or both")
     if not base:
@@ -128,7 +143,7 @@ def plan_table(
 
 
 def server_table(host: str, port: int, advertise: str) -> dict[str, object]:
-    """Where to listen; raises `ConfigError` if no client could know which host to reach."""
+    """The section `server`; raises `ConfigError` if clients would have no host to call."""
     if host in EVERY_NETWORK and not advertise:
         raise ConfigError(
             f"--host {host} listens everywhere; name the host that clients reach with --advertise"
@@ -146,10 +161,10 @@ def render_text(config: FederationConfig) -> str:
 def with_fingerprint(
     config: FederationConfig, tell: Callable[[str], None] = nobody
 ) -> FederationConfig:
-    """The base found and its fingerprint taken; raises `BaseError` if it is not the one named.
+    """Find the base and take its fingerprint; raises `BaseError` if it differs from the given one.
 
-    Also raises it if the plan wants what the base does not allow; `tell` is told what a change
-    leaves alone. The federation of a foreign app has no base.
+    It also raises `BaseError` if the base does not fit the plan. `tell` gets a line about parts
+    that cannot be changed. A federation that runs a Flower app has no base.
     """
     if config.federation.app:
         return config
@@ -174,20 +189,20 @@ def with_fingerprint(
 
 
 def with_opener(config: FederationConfig, tell: Callable[[str], None]) -> FederationConfig:
-    """The configuration with what opens documents (`fedmore.coordinator.folder.opener_choice`)."""
+    """The configuration with its opener (`fedmore.coordinator.folder.opener_choice`)."""
     from fedmore.coordinator.folder import opener_choice
 
     return opener_choice.with_opener(config, tell)
 
 
 def write_certificates(directory: Path, config: FederationConfig) -> None:
-    """The federation's certificate authority, and the server's certificate by it."""
+    """Write the certificate authority and the server's certificate."""
     from fedmore.coordinator.pki.tls_files import make_tls
 
     make_tls(directory, config.federation.name, certificate_hosts(config))
 
 
 def certificate_hosts(config: FederationConfig) -> list[str]:
-    """The names and addresses under which a client may reach the server."""
+    """Names and addresses under which clients may reach the server."""
     hosts = [config.server.advertise, config.server.host, "localhost", "127.0.0.1"]
     return [h for h in dict.fromkeys(hosts) if h not in EVERY_NETWORK]

@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def write_scores(directory: Path, registry: Registry, scores: Mapping[str, Any]) -> None:
-    """Write the file; in a folder that is read-only that is left out, with a warning."""
+    """Write the file; in a read-only folder, log a warning instead."""
     file, data = directory / EVALUATION, (json.dumps(scores, indent=2) + "\n").encode()
     if registry.database.frozen or not os.access(directory, os.W_OK):
-        log.warning("%s: not written, for the folder is read-only", file)
+        log.warning("%s: not written, because the folder is read-only", file)
         return
     registry.set_state(EVALUATION_DIGEST, f"sha256:{hashlib.sha256(data).hexdigest()}")
     try:
@@ -31,13 +31,13 @@ def write_scores(directory: Path, registry: Registry, scores: Mapping[str, Any])
 
 
 def read_scores(directory: Path, registry: Registry) -> dict[str, Any] | None:
-    """What the file holds; None if the file is missing; raises `RegistryError` if it is damaged."""
+    """Read the file; None if it is missing. Raises `RegistryError` if it is damaged."""
     file = directory / EVALUATION
     try:
         data = file.read_bytes()
         known = registry.get_state(EVALUATION_DIGEST)
         if known and known != f"sha256:{hashlib.sha256(data).hexdigest()}":
-            raise ValueError("not as it was written")
+            raise ValueError("its digest does not match")
         found: dict[str, Any] = json.loads(data)
     except FileNotFoundError:
         return None

@@ -1,4 +1,4 @@
-"""A federation's folder, opened: the one way in for every command but `init`."""
+"""Opens a federation's folder, for every command but `init`."""
 
 import fcntl
 import os
@@ -23,7 +23,7 @@ from fedmore.experts.errors import RegistryError, StoreError, TransportError
 from fedmore.protos.enrolment.federation_info import FederationInfo
 
 DATABASE = "FEDMORE_DATABASE"
-"""Environment variable with the URL of the database, in place of `server.database`."""
+"""Environment variable with the URL of the database, which overrides `server.database`."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Federation:
 
 @contextmanager
 def open_federation(directory: Path) -> Iterator[Federation]:
-    """The federation in `directory`; raises `ConfigError` or `RegistryError` if there is none.
+    """Open the federation in `directory`; raises `ConfigError` or `RegistryError` if it cannot be.
 
-    Its registry is whole, and shown to be that of its store. From a folder that may not be written
-    to it can be read.
+    The registry is checked for damage and for belonging to the store. A read-only folder can be
+    opened for reading.
     """
     config = load_config(directory)
     url, database = database_url(config), directory / registries.FILE
@@ -61,7 +61,7 @@ def open_federation(directory: Path) -> Iterator[Federation]:
 
 
 def database_url(config: FederationConfig) -> str:
-    """The registry's URL by the environment or the configuration; empty if it is in the folder."""
+    """The registry's URL from the environment or configuration; empty if it is in the folder."""
     url = os.environ.get(DATABASE, "") or config.server.database
     if url:
         check_url(url)
@@ -70,10 +70,10 @@ def database_url(config: FederationConfig) -> str:
 
 @contextmanager
 def running_alone(directory: Path, patience_s: float = 1.0) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when the process dies, however it dies.
+    """Hold the folder's lock; the system releases it when the process dies for any reason.
 
-    Raises `TransportError` when another coordinator holds it. `status` looks at the lock for a
-    moment, hence the patience.
+    Raises `TransportError` if another coordinator holds it. `status` takes the lock for a moment,
+    so the attempt is repeated for `patience_s` seconds.
     """
     deadline = time.monotonic() + patience_s
     with _lock_file(directory) as file:
@@ -101,7 +101,7 @@ def _lock_file(directory: Path) -> TextIO:
 
 
 def is_running(directory: Path) -> bool:
-    """Whether a `coordinator start` holds the folder's lock."""
+    """Whether a running coordinator holds the folder's lock."""
     try:
         with (directory / LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -113,7 +113,7 @@ def is_running(directory: Path) -> bool:
 
 
 def info_of(config: FederationConfig) -> FederationInfo:
-    """What clients are told."""
+    """The federation's description for clients."""
     base = config.base
     return FederationInfo(
         name=config.federation.name,

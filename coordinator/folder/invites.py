@@ -1,4 +1,4 @@
-"""`coordinator invite`: a file that lets one client in, once."""
+"""`coordinator invite`: makes a file with which one client can enrol, once."""
 
 import os
 from datetime import timedelta
@@ -17,8 +17,8 @@ from fedmore.protos.system.hosts import bracketed
 DAY_S = 86_400.0
 LONGEST_S = 366 * DAY_S
 CERTIFICATE_LONGER = timedelta(days=1)
-"""Added to the token's time, so that a client whose answer was lost can ask again."""
-TAKEN = "is there already, and is not overwritten; remove it, or give another name"
+"""Added to the token's lifetime, so that a client whose reply was lost can ask again."""
+TAKEN = "exists already and is not overwritten; remove it, or give another name"
 
 
 def write_invite(
@@ -32,8 +32,14 @@ def write_invite(
 ) -> None:
     """Invite `name` to the federation in `directory`.
 
-    `out` holds secrets, so only its owner can read it. `insecure` leaves the certificates out, for
-    a coordinator that is started so.
+    Args:
+        directory: the federation's folder.
+        name: the client.
+        out: file to write, readable by its owner alone, since it contains secrets.
+        insecure: leave out the certificates, for `coordinator start --insecure`.
+        expires_s: seconds until the invite expires.
+        again: invite a member again, for its present key.
+
     """
     check_out(out)
     with open_federation(directory) as federation:
@@ -44,9 +50,9 @@ def write_invite(
 def make_invite(
     federation: Federation, name: str, *, insecure: bool, expires_s: float, again: bool = False
 ) -> Invite:
-    """A fresh invite; it replaces an earlier one of `name` that nobody has used.
+    """Make an invite, which replaces an earlier unused one of `name`.
 
-    With `again` it is for a member, and good for the key that it joined with alone.
+    With `again` it is for a member, and valid only for the key with which it joined.
     """
     config, registry = federation.config, federation.registry
     if not 0 < expires_s <= LONGEST_S:
@@ -75,12 +81,12 @@ def make_invite(
 
 
 def address_of(config: FederationConfig, registry: Registry) -> str:
-    """Where clients and operators call: host and port."""
+    """Host and port at which clients and operators call."""
     return f"{bracketed(config.server.advertise)}:{port_of(config, registry)}"
 
 
 def port_of(config: FederationConfig, registry: Registry) -> int:
-    """The configured port or, if that is 0, the port that was free at the last start."""
+    """The configured port or, if that is 0, the port chosen at the last start."""
     port = config.server.port or int(registry.get_state(PORT, 0))
     if not port:
         raise ConfigError(
@@ -91,7 +97,7 @@ def port_of(config: FederationConfig, registry: Registry) -> int:
 
 
 def check_out(out: Path) -> None:
-    """Raise `ConfigError` if `--out` cannot be, before anything is made."""
+    """Raise `ConfigError` if `--out` cannot be written, before anything is made."""
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
     if os.path.lexists(out):
@@ -99,7 +105,7 @@ def check_out(out: Path) -> None:
 
 
 def write_out(out: Path, text: str) -> None:
-    """Make a file with secrets, readable by its owner alone; what is there already stays."""
+    """Write a new file with secrets, readable by its owner alone; an existing file is an error."""
     try:
         write_new(out, text)
     except FileExistsError as error:
@@ -109,7 +115,7 @@ def write_out(out: Path, text: str) -> None:
 
 
 def _certify(directory: Path, name: str, expires_s: float) -> tuple[str, str, str]:
-    """Authority, certificate and key for an invite, all PEM."""
+    """Make the authority, certificate and key for an invite, all PEM."""
     from fedmore.coordinator.pki.certificates import Role, make_pair
     from fedmore.coordinator.pki.tls_files import read_authority
 

@@ -1,15 +1,15 @@
-"""The journal of a federation's tasks, opened over its registry and its store."""
+"""Opens the journal of a federation's tasks over its registry and store."""
 
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.tasks.journal import Journal
 from fedmore.protos.wire.records import OUR_CONTENT
 
 APP_GROUP = "app"
-"""The journal's group of an external app's messages that name none: all that it sends."""
+"""The journal's group for an external app's messages, which name no group."""
 
 
 def open_journal(federation: Federation) -> Journal:
-    """The federation's journal; an external app's messages, which name no group, are in it too."""
+    """Open the federation's journal, which also holds an external app's messages."""
     registry = federation.registry
     app, limit = federation.config.federation.app, federation.config.server.content_bytes
     group, limit = (APP_GROUP, limit) if app else ("", OUR_CONTENT)

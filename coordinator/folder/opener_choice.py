@@ -1,4 +1,4 @@
-"""What opens documents in a new federation: chosen once, by the base's loss on public text."""
+"""Chooses the opener of a new federation once, by the base's loss on public text."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # it imports torch
     from fedmore.experts.base.model import Base
 
 BUILT_IN = Path(__file__).with_name("public.txt")
-"""Beginnings of books and speeches in the public domain, for a federation without public text."""
+"""Openings of books and speeches in the public domain, if a federation has no public text."""
 
 BETWEEN = "\n***\n"
 
@@ -21,9 +21,9 @@ Tell = Callable[[str], None]
 
 
 def with_opener(config: FederationConfig, tell: Tell) -> FederationConfig:
-    """The configuration with an opener in place of `auto`, and the figures told.
+    """Replace the opener `auto` by the best one, and pass the figures to `tell`.
 
-    A chosen one is only looked up. Raises `ConfigError` if the base's tokenizer has none such.
+    A configured opener is only checked. Raises `ConfigError` if the base's tokenizer lacks it.
     """
     if config.federation.app:
         return config
@@ -43,7 +43,7 @@ def with_opener(config: FederationConfig, tell: Tell) -> FederationConfig:
 
 
 def check_opener(config: FederationConfig) -> None:
-    """Raise `ConfigError` unless the base's tokenizer has the opener that was chosen."""
+    """Raise `ConfigError` unless the base's tokenizer has the configured opener."""
     from transformers import AutoTokenizer
 
     try:
@@ -56,7 +56,7 @@ def check_opener(config: FederationConfig) -> None:
 
 
 def public_documents(config: FederationConfig, base: "Base") -> list[str]:
-    """The federation's public text, or the text that comes with the program if it has none."""
+    """The federation's public text, or by default the text that comes with the program."""
     from fedmore.experts.reading.conversations import chat_template
     from fedmore.experts.reading.documents import read_documents
 

@@ -1,8 +1,8 @@
-"""An operator's way to a running coordinator: from its folder, or by an access file.
+"""Gives operators access to a running coordinator, from its folder or with an access file.
 
-The file holds a certificate and its key, so it is as good as the operator. The registry lists the
-one certificate that is valid for each operator, the folder's own among them. Another certificate
-for the same name, or revoking the name, ends the earlier one at its next call.
+The file holds a certificate and its key, so it gives full control. The registry lists the one valid
+certificate of each operator, including the folder's own. A new certificate for the same name, or a
+revocation, makes the earlier one invalid at its next call.
 """
 
 import json
@@ -29,7 +29,7 @@ _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bo
 
 @dataclass(frozen=True)
 class Access:
-    """Where a coordinator listens, whom to trust, and who calls; all of the keys are PEM."""
+    """A coordinator's address, its authority, and the caller's certificate and key, all PEM."""
 
     federation: str
     operator: str
@@ -41,7 +41,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Listed:
-    """An operator who is let in, by the SHA-256 of its key; times are ISO 8601, if known."""
+    """A valid operator, with the SHA-256 of its key; times are ISO 8601, if known."""
 
     name: str
     identity: str
@@ -50,7 +50,7 @@ class Listed:
 
 
 def listed(registry: Registry) -> dict[str, Listed]:
-    """The operators who are let in, by name."""
+    """The valid operators, by name."""
     known: dict[str, Any] = registry.get_state(OPERATORS, {})
     return {
         name: Listed(name, entry) if isinstance(entry, str) else Listed(name, **entry)
@@ -59,7 +59,7 @@ def listed(registry: Registry) -> dict[str, Listed]:
 
 
 def list_own(directory: Path, registry: Registry) -> None:
-    """Let in the certificate in `directory`/tls as the folder's operator, and no earlier one."""
+    """Make the certificate in `directory`/tls the only valid one of the folder's operator."""
     subject = subject_of(read_operator(directory).certificate)
     if (known := listed(registry).get(OPERATOR)) and known.identity == subject.identity:
         return
@@ -67,14 +67,17 @@ def list_own(directory: Path, registry: Registry) -> None:
 
 
 def tls_of(federation: Federation, hosts: Sequence[str]) -> Tls:
-    """The server's certificates, fresh; the folder's present operator certificate is let in."""
+    """The server's certificates, renewed if due.
+
+    The folder's operator certificate becomes valid.
+    """
     tls = fresh_tls(federation.directory, federation.config.federation.name, hosts)
     list_own(federation.directory, federation.registry)
     return tls
 
 
 def write_access(directory: Path, name: str, out: Path, days: int) -> None:
-    """Make an access file for the operator `name`, readable by its owner alone."""
+    """Write an access file for the operator `name`, readable by its owner alone."""
     check_name(name)
     if name == OPERATOR:
         raise ConfigError(f"{OPERATOR!r} is the folder's own certificate; choose another name")
@@ -90,7 +93,7 @@ def write_access(directory: Path, name: str, out: Path, days: int) -> None:
 
 
 def rotate_access(directory: Path, name: str, out: Path | None, days: int) -> None:
-    """Another certificate for `name`, whose present one ends; the folder's own needs no `out`."""
+    """Replace the certificate of `name`; the folder's own operator needs no `out`."""
     with open_federation(directory) as federation:
         _known(federation.registry, name)
         if name == OPERATOR:
@@ -103,7 +106,7 @@ def rotate_access(directory: Path, name: str, out: Path | None, days: int) -> No
 
 
 def revoke_access(directory: Path, name: str) -> None:
-    """Let the operator `name` in no more."""
+    """Revoke the operator `name`."""
     if name == OPERATOR:
         raise ConfigError(
             f"{OPERATOR!r} is the folder's own; `coordinator operator rotate {directory} {name}` "
@@ -118,7 +121,7 @@ def revoke_access(directory: Path, name: str) -> None:
 
 
 def operators(directory: Path) -> list[Listed]:
-    """Who is let in as an operator."""
+    """List the valid operators."""
     with open_federation(directory) as federation:
         return list(listed(federation.registry).values())
 
@@ -148,7 +151,7 @@ def read_access(path: Path) -> Access:
 
 
 def local_access(directory: Path) -> Access:
-    """How the folder's own operator calls: over loopback, or the one address it listens on."""
+    """The folder's own operator's access: over loopback, or else at the server's host."""
     with open_federation(directory) as federation:
         config = federation.config
         port = port_of(config, federation.registry)

@@ -1,7 +1,7 @@
-"""The id that a registry and its store share, so that neither is taken for another's.
+"""Pairs a registry and its store by a shared id, so that neither is used with another.
 
-A registry that is empty, or of another federation, names none of the store's blobs. They would all
-be garbage to it, so nothing is opened before the two are known to belong together.
+An empty registry, or that of another federation, names none of the store's blobs and would delete
+them all as garbage. So nothing is opened before the two are known to belong together.
 """
 
 import secrets
@@ -26,10 +26,10 @@ def pair(registry: Registry, store: Store) -> None:
 
 
 def check_pair(registry: Registry, store: Store) -> None:
-    """Raise `RegistryError` unless `registry` is shown to be that of `store`.
+    """Raise `RegistryError` unless `registry` and `store` belong together.
 
-    Folders from before there were ids get one when the registry names a blob of the store, or when
-    there is no blob that could be lost.
+    A folder without ids, from an earlier version, gets one if the registry names a blob of the
+    store or the store is empty.
     """
     ours, theirs = registry.get_state(STORE_ID), store.owner()
     if ours and ours == theirs:
@@ -41,13 +41,13 @@ def check_pair(registry: Registry, store: Store) -> None:
 
 
 def _at_home(registry: Registry, store: Store, known: bool) -> bool:
-    """Whether what the registry names, and what the store has, are of one federation."""
+    """Whether the blobs that the registry names and those in the store are of one federation."""
     there, named = store.digests(), live(registry.database, registry.digests)
     return bool(there & named) or (not there and not (known and named))
 
 
 def _share(registry: Registry, store: Store, shared: str) -> None:
-    store.own(shared)  # first: a kill between leaves an id that `pair` takes over
+    store.own(shared)  # before the registry: after a kill in between, `pair` adopts this id
     registry.set_state(STORE_ID, shared)
 
 

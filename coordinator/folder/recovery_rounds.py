@@ -1,9 +1,9 @@
-"""Recovery rounds: the remaining owners of an expert train on after somebody has withdrawn.
+"""Recovery rounds: after a withdrawal, the remaining owners of an expert train for more rounds.
 
 They follow the rounds of a stage's plan, and only owners of the experts concerned are asked. A plan
-with more rounds is another plan: every owner is shown it when its client comes back, and a client
-does no task of it before its owner has agreed (`client accept`). So recovery rounds begin with the
-next `coordinator start`.
+with more rounds is a new plan. Each client shows it to its owner at its next connection, and does
+no task of it before the owner agrees (`client accept`). So recovery rounds begin with the next
+`coordinator start`.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from fedmore.strategies.stages.base import Stage, TrainingStage
 
 
 def with_recovery(config: FederationConfig, registry: Registry) -> FederationConfig:
-    """The configuration with the recovery rounds of every stage added to those of the plan."""
+    """Return the configuration with every stage's recovery rounds added to those of the plan."""
     entries = registry.get_state(RECOVERY, {})
     stages = tuple(
         replace(stage, rounds=stage.rounds + entries[stage.kind]["rounds"])
@@ -28,21 +28,21 @@ def with_recovery(config: FederationConfig, registry: Registry) -> FederationCon
 
 
 def asked_for(config: FederationConfig, registry: Registry) -> FederationConfig:
-    """The configuration with what the operator asked for in place of what it says."""
+    """Return the configuration with the recovery rounds that the operator asked for."""
     rounds = registry.get_state(RECOVERY_ASKED, 0)
     return recovering(config, rounds) if rounds else config
 
 
 def recovering(config: FederationConfig, rounds: int) -> FederationConfig:
-    """The configuration in which an expert that became worse gets `rounds` recovery rounds."""
+    """Return the configuration in which an expert that became worse gets `rounds` rounds more."""
     section = replace(config.withdrawal, when_worse="recover", recovery_rounds=rounds)
     return replace(config, withdrawal=section)
 
 
 def add(registry: Registry, stage: Stage, index: int, expert: str, rounds: int) -> None:
-    """Have the owners of an expert train for so many rounds more; a finished plan is open again.
+    """Add recovery rounds for the owners of an expert; a finished plan is opened again.
 
-    An expert that has as many recovery rounds before it already gets no more of them.
+    An expert that already has as many recovery rounds ahead gets no more.
     """
     entries: dict[str, Any] = registry.get_state(RECOVERY, {})
     entry = entries.get(stage.kind, {"planned": stage.rounds, "rounds": 0, "experts": []})
@@ -55,25 +55,25 @@ def add(registry: Registry, stage: Stage, index: int, expert: str, rounds: int) 
 
 
 def _reopen(registry: Registry) -> None:
-    """Let the next start of a finished plan go on; these two import what imports this module."""
+    """Let the next start continue a finished plan; imports late, because of a cycle."""
     from fedmore.coordinator.store.state_keys import DISMISSED, FINISHED, INTERRUPTED, PHASE
 
     if registry.get_state(PHASE) == FINISHED:
-        registry.set_state(DISMISSED, False)  # before the phase, which says that it is done
+        registry.set_state(DISMISSED, False)  # a kill after this repeats both
         registry.set_state(PHASE, INTERRUPTED)
 
 
 def asks(registry: Registry, stage: Stage, number: int, expert: str) -> bool:
-    """Whether round `number` of a stage asks the owners of an expert; `stage` has all its rounds.
+    """Whether round `number` of a stage asks the owners of an expert; a plan's own round asks all.
 
-    The rounds of the plan ask everybody.
+    `stage` includes its recovery rounds.
     """
     entry = registry.get_state(RECOVERY, {}).get(stage.kind)
     return not entry or number <= stage.rounds - entry["rounds"] or expert in entry["experts"]
 
 
 def ahead(config: FederationConfig, registry: Registry) -> dict[str, list[str]]:
-    """The experts that have recovery rounds before them, by kind of stage."""
+    """The experts with recovery rounds ahead, by kind of stage."""
     rows, kinds = registry.rounds(), [stage.kind for stage in config.stages]
     return {
         kind: entry["experts"]

@@ -1,4 +1,4 @@
-"""The federation's base, as the coordinator loads it for all that it does with a model."""
+"""Loads the federation's base, for everything that the coordinator does with a model."""
 
 import torch
 
@@ -9,9 +9,9 @@ from fedmore.experts.errors import BaseError
 
 
 def base_of(config: FederationConfig) -> Base:
-    """The federation's base, loaded once a process, on the GPU if there is one.
+    """Load the federation's base, once per process, on the GPU if there is one.
 
-    Raises `BaseError` when it is no longer the one that the federation was made over.
+    Raises `BaseError` if it is not the base with which the federation was created.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     section = config.base

@@ -1,7 +1,8 @@
-"""Withdrawals that a command was killed in: the mark that the next command knows them by.
+"""Marks withdrawals in progress, so that the next command finishes one that was killed.
 
-The mark goes into the registry together with the owner's withdrawal, and out of it when the owner's
-part is gone from experts, router, store and mixture. Until then no version is used.
+The mark is written to the registry in one transaction with the owner's withdrawal. It is removed
+when the owner's part is gone from experts, router, store and mixture. Until then no version is
+used.
 """
 
 from collections.abc import Mapping
@@ -17,9 +18,9 @@ NONE: Mapping[str, list[str]] = {"owners": [], "experts": []}
 
 
 def mark(registry: Registry, name: str, recover: int) -> dict[str, Any]:
-    """The states to write down together with the withdrawal of `name`.
+    """The states to write in one transaction with the withdrawal of `name`.
 
-    A command that goes on with a withdrawal keeps the recovery rounds that were asked for first.
+    A command that continues a withdrawal keeps the recovery rounds that were asked for first.
     """
     before = registry.get_state(WITHDRAWALS_BEGUN, NONE)
     owners = {*before["owners"], name}
@@ -29,24 +30,24 @@ def mark(registry: Registry, name: str, recover: int) -> dict[str, Any]:
 
 
 def asked(recover: int) -> dict[str, Any]:
-    """The state that tells a coordinator that runs of the recovery rounds asked for."""
+    """The state by which a running coordinator learns the recovery rounds that were asked for."""
     return {RECOVERY_ASKED: recover}
 
 
 def begun(registry: Registry) -> list[str]:
-    """The owners whose withdrawal a command has begun and not finished."""
+    """The owners whose withdrawal was begun and not finished."""
     return sorted(registry.withdrawn() & set(registry.get_state(WITHDRAWALS_BEGUN, NONE)["owners"]))
 
 
 def unfinished(registry: Registry) -> list[str]:
-    """The owners who have withdrawn and whose part is still here, if only in some places."""
+    """The withdrawn owners whose part is still present anywhere."""
     gone = registry.withdrawn()
     left = {name for name in gone if experts_of(registry, {name})} if gone else set()
     return sorted({*left, *begun(registry)})
 
 
 def experts_of(registry: Registry, owners: AbstractSet[str]) -> set[str]:
-    """The experts in whose versions, or whose state after its last round, `owners` have a part."""
+    """The experts with a part of `owners` in a version or in the state after the last round."""
     last = {row.stage: row for row in registry.rounds()}
     entries = [item for row in last.values() for item in row.metrics.get("experts", {}).items()]
     entries += [(row.name, row.metrics) for row in registry.experts()]
@@ -54,14 +55,14 @@ def experts_of(registry: Registry, owners: AbstractSet[str]) -> set[str]:
 
 
 def told(federation: Federation) -> list[str]:
-    """What `coordinator status` says of it: a line for every owner; a running plan needs none."""
+    """The lines of `coordinator status`, one per owner; empty while a coordinator runs."""
     if is_running(federation.directory):
         return []
     return [line(federation.directory, name) for name in unfinished(federation.registry)]
 
 
 def line(directory: Path, name: str) -> str:
-    """What is wrong, and the command that puts it right."""
+    """A line with the problem and the command that solves it."""
     return (
         f"{name} has withdrawn and its part is not gone yet: "
         f"`coordinator withdraw {directory} {name}` takes it out, and so does `coordinator start`"

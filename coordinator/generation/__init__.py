@@ -1,1 +1,1 @@
-"""Text from a federation's mixture, on a terminal and as a page."""
+"""Generates text from a federation's mixture, on a terminal and as a page."""

@@ -18,18 +18,18 @@ if TYPE_CHECKING:  # they import torch
     from fedmore.experts.mixture.generation import Settings
     from fedmore.experts.text.tokenization import TextTokenizer
 
-COMMANDS = "/reset begins anew, /experts shows who spoke, /quit or Ctrl-D ends"
+COMMANDS = "/reset begins a new conversation, /experts shows the experts used, /quit or Ctrl-D ends"
 
 Ask = Callable[[], str | None]
-"""The next line of the person; None at the end."""
+"""A function that reads the person's next line; None at the end."""
 
 
 @dataclass
 class Conversation:
-    """What was said so far, and its tokens: by the tokenizer's chat template, if it has one.
+    """The turns so far and their tokens, by the tokenizer's chat template if it has one.
 
-    Without one the text just goes on. `room` is how many tokens may be given to the model; None
-    for no limit.
+    Without a template the turns are joined as plain text. `room` is the largest number of tokens
+    for the model; None means no limit.
     """
 
     text: "TextTokenizer"
@@ -37,9 +37,9 @@ class Conversation:
     turns: list[dict[str, str]] = field(default_factory=list)
 
     def ask(self, text: str) -> tuple[list[int], int]:
-        """Tokens to go on from, and how many turns were forgotten to make room.
+        """Add a turn; returns the tokens to continue and the number of turns dropped to make room.
 
-        Raises `ConfigError` for a text too long by itself, which is not kept.
+        Raises `ConfigError` for a text that is too long by itself; it is not added.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         while len(ids := self.ids(turns)) > (math.inf if self.room is None else self.room):
@@ -58,9 +58,9 @@ class Conversation:
         self.turns.append({"role": "assistant", "content": text})
 
     def ids(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
-        """Tokens of `turns`, up to the model's turn, opened as in training.
+        """Tokens of `turns`, up to the model's turn, with the opener as in training.
 
-        Only the template writes control tokens: what a turn holds is text.
+        Only the template writes control tokens; the content of a turn is always text.
         """
         from fedmore.experts.reading.conversations import chat_template
 
@@ -73,7 +73,7 @@ class Conversation:
 
 @dataclass
 class Chat:
-    """The loop: asks, answers, and shows which experts did."""
+    """The loop that reads a line, answers it, and shows which experts did."""
 
     speaker: "MixtureGenerator"
     settings: "Settings"
@@ -81,7 +81,7 @@ class Chat:
     show: bool
 
     def __post_init__(self) -> None:
-        """Nothing has been said yet; raises `ConfigError` if an answer fills the base."""
+        """Start an empty conversation; raises `ConfigError` if an answer alone fills the base."""
         from fedmore.experts.mixture.generation import check_room, positions
 
         check_room(self.speaker.mixture, 1, self.settings.max_tokens)
@@ -92,7 +92,7 @@ class Chat:
         self.used: list[tuple[int, Sequence[float]]] = []
 
     def run(self, ask: Ask) -> None:
-        """Until there is nothing more to read, or /quit."""
+        """Run until the input ends or /quit."""
         self.say(COMMANDS)
         while (line := ask()) is not None:
             text = line.strip()
@@ -104,23 +104,23 @@ class Chat:
                 self.answer(text)
 
     def say(self, text: str) -> None:
-        """A line that the model did not make."""
+        """Print a line of the program's own."""
         style = "dim" if self.painter.colours else ""
         self.console.print(Text(visible(text), style=style), soft_wrap=True)
 
     def command(self, text: str) -> None:
-        """What begins with a slash."""
+        """Run a command that begins with a slash."""
         if text == "/reset":
             self.talk.turns.clear()
             self.used.clear()
-            self.say("forgotten; a new conversation")
+            self.say("this is a new conversation")
         elif text == "/experts":
             self.console.print(experts_table(self.speaker, self.used))
         else:
             self.say(f"{text}: no such command; {COMMANDS}")
 
     def answer(self, text: str) -> None:
-        """Have the model say something, and keep it."""
+        """Let the model answer, and keep the answer."""
         from fedmore.coordinator.generation.generator import said
         from fedmore.experts.mixture.generation import SEEDS
 
@@ -130,7 +130,9 @@ class Chat:
             self.say(str(error))
             return
         if forgotten:
-            self.say(f"the first {forgotten} turns are forgotten: the base reads no more at once")
+            self.say(
+                f"the first {forgotten} turns are dropped, since the base cannot read more at once"
+            )
         seed = (self.settings.seed + len(self.used)) % SEEDS
         with self.painter.following(self.speaker.tokenizer, ids):
             made = self.speaker.speak(ids, replace(self.settings, seed=seed), self.painter)
@@ -142,7 +144,7 @@ class Chat:
 
 
 def experts_table(speaker: "MixtureGenerator", used: Sequence[tuple[int, Sequence[float]]]) -> Any:
-    """Every arm: its weight in the last answer and in all of them."""
+    """A table of every arm's weight in the last answer and in all answers."""
     table = narrow_table("expert", "kind", "target", "rank", "last answer", "conversation")
     tokens = sum(count for count, _ in used)
     kinds: Mapping[str, Any] = {entry.name: entry for entry in speaker.experts}

@@ -1,4 +1,4 @@
-"""A federation's mixture, ready to make text."""
+"""A federation's mixture, loaded to generate text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from fedmore.experts.text.tokenization import TextTokenizer
 
 @dataclass(frozen=True)
 class MixtureGenerator:
-    """The mixture, how text becomes tokens, and its experts in the router's order."""
+    """The mixture, its tokenizer, and its experts in the router's order."""
 
     mixture: Mixture
     text: TextTokenizer
@@ -34,18 +34,18 @@ class MixtureGenerator:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names: the public expert, then the others."""
+        """Names of the arms: the public expert, then the others."""
         return (PUBLIC, *(entry.name for entry in self.experts))
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The block of every decision; empty if all layers share one."""
+        """The block of every decision; empty if all layers share one decision."""
         return () if self.mixture.router.shared else self.mixture.gates.blocks
 
     def speak(
         self, ids: Sequence[int], settings: Settings, on_token: OnToken | None = None
     ) -> Generated:
-        """Go on with `ids`."""
+        """Continue the tokens `ids`."""
         return generate(self.mixture, self.tokenizer, ids, settings, on_token)
 
     def given(self, text: Generated) -> list[Piece]:
@@ -60,10 +60,12 @@ class MixtureGenerator:
 
 
 def open_speaker(directory: Path, folder: Path | None = None) -> MixtureGenerator:
-    """The mixture in `folder`, by default DIR/mixture; raises `RegistryError` if there is none.
+    """Load the mixture in `folder`, by default DIR/mixture.
 
-    What is wrong with the folder is said before the base is loaded, and so is a mixture that holds
-    the work of an owner who has withdrawn.
+    Raises `RegistryError` if there is none.
+
+    A damaged folder, or a mixture with the work of a withdrawn owner, is refused before the base is
+    loaded.
     """
     place = folder or directory / MIXTURE
     with open_federation(directory) as federation:
@@ -74,13 +76,13 @@ def open_speaker(directory: Path, folder: Path | None = None) -> MixtureGenerato
 
 
 def said(text: str) -> str:
-    """Text as a person gave it; raises `ConfigError` if there is none, or it is not UTF-8.
+    """Check a person's text; raises `ConfigError` if it is empty or not UTF-8.
 
-    The marks of control tokens are left out, so that nobody but a chat template sets any.
+    Marks of control tokens are removed, so that only a chat template can set them.
     """
     text = unmarked(text)
     if not text.strip():
-        raise ConfigError("the prompt is empty: give some text to go on from")
+        raise ConfigError("the prompt is empty: give some text to continue")
     try:
         text.encode()
     except UnicodeEncodeError as error:

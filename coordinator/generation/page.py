@@ -1,4 +1,4 @@
-"""Pages that open anywhere, offline, in light and dark: their look, and the one of a made text."""
+"""Pages that work offline, in light and dark mode: their style, and the page of a text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # they import torch
 
 TEMPLATE = "generated.html.j2"
 CELL, ROW = 14, 10
-"""Width of a token and height of a layer in the map, in pixels."""
+"""Width of a token and height of a layer on the map, in pixels."""
 
 
 def make_environment() -> Environment:
@@ -28,7 +28,7 @@ def make_environment() -> Environment:
 
 
 def style() -> str:
-    """The style sheet that all pages have in common."""
+    """The common style sheet of all pages."""
     return _file("page.css.j2")
 
 
@@ -38,7 +38,7 @@ def _file(name: str) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """Something with a background by weights: of a piece, or of a piece in one layer."""
+    """A piece of text, or its cell in one layer, with a background by its weights."""
 
     text: str
     fill: str
@@ -47,7 +47,7 @@ class Shown:
 
 
 def page(speaker: "MixtureGenerator", made: "Generated") -> str:
-    """The text with each token's experts, and which of them leads in which layer."""
+    """Render the text with each token's experts, and the leading expert of each layer."""
     arms = speaker.arms
     given = speaker.given(made)
     pieces = [*given, *speaker.made(made)]
@@ -72,7 +72,7 @@ def page(speaker: "MixtureGenerator", made: "Generated") -> str:
 def _layers(
     speaker: "MixtureGenerator", pieces: Sequence["Piece"]
 ) -> list[tuple[int, list[Shown]]]:
-    """Every layer with a decision of its own, the last on top, and what it gave to every piece."""
+    """Every layer with its own decision, from the last, and its weights for every piece."""
     rows = [
         (layer, [_shown(speaker.arms, p.text, p.weights_LA[slot].tolist()) for p in pieces])
         for slot, layer in enumerate(speaker.layers)
@@ -81,7 +81,7 @@ def _layers(
 
 
 def _shown(arms: Sequence[str], text: str, weights: list[float], given: bool = False) -> Shown:
-    """In the colour of the arm with most weight, the more of it the stronger."""
+    """Choose the colour of the arm with most weight; more weight is a stronger colour."""
     order = sorted(range(len(arms)), key=lambda arm: -weights[arm])
     told = " · ".join(f"{arms[arm]} {weights[arm]:.2f}" for arm in order)
     alpha = min(max(weights[order[0]], 0.0), 1.0)

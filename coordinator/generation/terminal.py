@@ -1,6 +1,6 @@
-"""Text of a mixture on a terminal: every token in the colour of the expert that had most weight.
+"""Shows a mixture's text on a terminal, each token in the colour of its leading expert.
 
-The model's text is data: neither markup nor escape codes in it are obeyed.
+The model's text is data: markup and escape codes in it have no effect.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ if TYPE_CHECKING:  # they import torch
 
 
 def colours(console: Console) -> str | None:
-    """The colour system of a terminal that has one; NO_COLOR is respected."""
+    """The terminal's colour system, or None; NO_COLOR is respected."""
     return console.color_system if console.is_terminal and not console.no_color else None
 
 
 class TokenRenderer:
-    """Writes the pieces of one text as they come, and plain text if there is no terminal.
+    """Writes the pieces of a text as they arrive, and plain text without a terminal.
 
-    Colours only where `wanted`, and on a terminal that has them.
+    It uses colours if they are `wanted` and the terminal has them.
     """
 
     def __init__(self, console: Console, wanted: bool) -> None:
@@ -41,7 +41,10 @@ class TokenRenderer:
 
     @contextmanager
     def following(self, tokenizer: Any, ids: Sequence[int]) -> Iterator[None]:
-        """Inside, a text that goes on from `ids` is made; its line is ended whatever happens."""
+        """Show a text that continues `ids` inside the block.
+
+        Its line is ended also after an error.
+        """
         from fedmore.experts.text.pieces import Pieces
 
         self.text, self._pieces = "", Pieces(tokenizer, ids[-1:])
@@ -53,7 +56,7 @@ class TokenRenderer:
                 self.console.print()
 
     def __call__(self, token: int, weights: "Tensor") -> None:
-        """A new token with its weights [L, A]; it is shown once it makes whole characters."""
+        """Add a token with its weights [L, A]; it is shown when its characters are complete."""
         assert self._pieces is not None
         self._show(self._pieces.add(token, weights))
 
@@ -63,12 +66,12 @@ class TokenRenderer:
         self.text += piece.text
         style = Style.parse(terminal_style(int(piece.mean.argmax()), self.colours))
         text = visible(piece.text) if self.console.is_terminal else piece.text
-        # As segments: nothing is wrapped, and tabs stay tabs.
+        # Segments are neither wrapped nor are their tabs expanded.
         self.console.print(Segments([Segment(text, style)]), end="", soft_wrap=True)
 
 
 def legend(used: Mapping[str, float], system: str | None) -> Columns:
-    """Every arm with its mean weight, in its colour."""
+    """A legend of every arm with its mean weight, in its colour."""
     parts = [
         Text.assemble((f"■ {name}", terminal_style(arm, system)), f" {weight:.0%}")
         for arm, (name, weight) in enumerate(used.items())

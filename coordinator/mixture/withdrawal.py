@@ -1,4 +1,4 @@
-"""Withdrawn owners: their part is taken out of experts and router, its traces out of the store."""
+"""Removes the part of withdrawn owners from experts, router and store."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 def leave_out(federation: Federation) -> list[str]:
-    """Make every expert anew that a withdrawn client has a part in; the names of those.
+    """Make every expert with a part of a withdrawn client anew; returns the names of these experts.
 
-    Versions that hold its part go, from the registry and from the store, and so does its domain
-    embedding. An expert of withdrawn clients alone is no more, nor is its row in a router that
-    clients trained. Doing it twice changes nothing.
+    Versions with its part are removed from registry and store, and so is its domain embedding. An
+    expert of withdrawn clients alone is removed, with its row in a router that clients trained. A
+    second call changes nothing.
     """
     registry = federation.registry
     gone = registry.withdrawn()
@@ -85,7 +85,7 @@ def _leave_out(
 
 
 def outcomes(registry: Registry, names: Collection[str]) -> dict[str, list[str]]:
-    """What an operator is told of each of these experts, which `leave_out` has made anew."""
+    """The lines for an operator about each of these experts, which `leave_out` has changed."""
     entries = {
         name: entry
         for row in registry.rounds()
@@ -96,7 +96,7 @@ def outcomes(registry: Registry, names: Collection[str]) -> dict[str, list[str]]
 
 
 def told_of(entry: Mapping[str, Any]) -> list[str]:
-    """What an operator is told of an expert that a withdrawal has changed."""
+    """The lines for an operator about an expert that a withdrawal has changed."""
     if not entry["owners"]:
         return ["gone, nobody else has a part in it"]
     held, done = HELD_BACK in entry, entry.get("withdrawal", "")
@@ -108,12 +108,12 @@ def told_of(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _leave_out_of_router(federation: Federation, row: RoundRow, gone: AbstractSet[str]) -> None:
-    """The clients' router without the changes of `gone` and rows of experts that are no more."""
+    """Make the clients' router without the changes of `gone` and the rows of removed experts."""
     registry, store = federation.registry, federation.store
     state = restore_routing(store.get(row.metrics[STATE]))
     there = {known.name for known in registry.experts()}
     left = [name for name in state.experts if name in there]
-    # Where no expert is left there is nothing to route, and nobody to ask for it.
+    # If no expert is left, there is nothing to route.
     if tuple(left) in ((), state.experts) and not gone & state.parts.keys():
         return
     experts = {name: load_factors(store, registry.latest(name)) for name in left}

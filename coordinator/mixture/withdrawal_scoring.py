@@ -1,11 +1,16 @@
-"""What is left of an expert after a withdrawal: scored before it is kept, and what is then done.
+"""Scores an expert after a withdrawal, and decides what happens if it became worse.
 
-An owner's part goes exactly; quality is not promised, since what is left was trained beside what
-went. So the new version is scored on the coordinator's held-out text of that name. If it is worse
-than before by more than `withdrawal.margin`, or worse than the base, `withdrawal.when_worse`
-decides: the remaining contributions are scaled by one factor that is fitted to that text, or the
-expert is held back, or held back until its owners have trained for some rounds more, or kept as it
-is. What cannot be scored is kept, and trained on if that is the choice.
+An owner's part is removed exactly. The quality of the rest is not guaranteed, since it was trained
+together with the removed part. So the new version is scored on the coordinator's held-out text of
+that name. It counts as worse if it lost more than `withdrawal.margin`, or scores below the base.
+Then `withdrawal.when_worse` decides:
+
+- the remaining contributions are scaled by one factor, fitted to that text
+- the expert is held back
+- the expert is held back until its owners have trained for more rounds
+- the expert is kept as it is
+
+An expert without such a text is kept, with recovery rounds if that is the choice.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,22 +25,25 @@ from fedmore.experts.scoring.bits_per_byte import mean_bits_per_byte
 from fedmore.strategies.expert_stage.state import ExpertState, scaled
 
 Score = Callable[[Factors | None], float]
-"""Bits per byte of the base with a change laid over it; None is the base itself."""
+"""A function from a change to the bits per byte of the base with it; None is the base alone."""
 
 STEPS = 6
-"""Golden-section steps to the factor: it is then known to within 0.06."""
+"""Golden-section steps for the factor, which determine it to within 0.06."""
 GOLDEN = (5**0.5 - 1) / 2
 
 HELD_BACK = "held_back"
-"""Key of an expert's metrics: why no version of it is kept."""
+"""Key of an expert's metrics: the reason why no version of it is kept."""
 
 RECOVERS = "recovery_rounds"
-"""Key of an expert's metrics: the number of rounds that its remaining owners are to train on."""
+"""Key of an expert's metrics: the number of recovery rounds for its remaining owners."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The state to go on with, its error, and what is told: `scores` are bits per byte."""
+    """The state to continue with, its aggregation error, and metrics.
+
+    `scores` are bits per byte.
+    """
 
     state: ExpertState
     error: float
@@ -50,9 +58,16 @@ def settle(
     max_rank: int,
     scorer: Callable[[], Scorer] | None = None,
 ) -> Outcome:
-    """Score what is left where there is text for it, and do what the configuration says.
+    """Score the new version if there is text for it, and apply the configured choice.
 
-    The scorer is that of a coordinator that runs, or a new one.
+    Args:
+        config: the federation's configuration.
+        before: the expert's state before the withdrawal.
+        after: its state without the owner's part.
+        error: relative aggregation error of `after`.
+        max_rank: the highest rank of a new version.
+        scorer: makes the scorer, such as that of a running coordinator; by default a new one.
+
     """
     section = config.withdrawal
     if not after.owners:
@@ -67,7 +82,7 @@ def settle(
 def scorer_of(
     config: FederationConfig, text: str, make: Callable[[], Scorer] | None = None
 ) -> Score:
-    """Scores on the held-out text of a name; loads the base unless `make` has it."""
+    """Make a function that scores on the held-out text of a name; `make` may reuse a base."""
     scorer = make() if make else Scorer(config)
 
     def score(change: Factors | None) -> float:
@@ -86,7 +101,7 @@ def judged(
     error: float,
     max_rank: int,
 ) -> Outcome:
-    """What becomes of an expert of which `after` is left, given how it scores."""
+    """Score the expert before and after, and apply `withdrawal.when_worse` if it became worse."""
     was, left, base = (score(each) for each in (before.aggregate, after.aggregate, None))
     scores = {"before": was, "after": left, "base": base}
     if is_good(section, left, scores):
@@ -106,7 +121,7 @@ def judged(
 
 
 def is_good(section: WithdrawalSection, score: float, scores: Mapping[str, float]) -> bool:
-    """Whether an expert scores as before the withdrawal, within the margin, and as the base."""
+    """Whether a score is within the margin of that before, and not above the base's."""
     return score <= min(scores["before"] * (1 + section.margin), scores["base"])
 
 
@@ -116,7 +131,7 @@ def _recovery(section: WithdrawalSection) -> dict[str, int]:
 
 
 def fitted(score: Score, aggregate: Factors) -> float:
-    """The factor from 0 to 1 by which the aggregate scores best, by golden-section search."""
+    """Find the factor from 0 to 1 that gives the best score, by golden-section search."""
 
     def at(factor: float) -> float:
         return score({path: (factor * b, a) for path, (b, a) in aggregate.items()})

@@ -1,1 +1,1 @@
-"""What people and trackers are told of a run."""
+"""Reports a run to people, waiting clients and trackers."""

@@ -1,4 +1,4 @@
-"""How far the plan is, for the clients that wait: events in, the news of this moment out."""
+"""Progress of the plan for waiting clients: takes events, and gives the current news."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from fedmore.strategies.events import (
 
 @dataclass(frozen=True)
 class Now:
-    """One moment: `here` are the clients that are connected, `asked` the open round's tasks."""
+    """The current state: connected clients are `here`, those of the open round `asked`."""
 
     stage: int = 0
     kind: str = ""
@@ -31,7 +31,7 @@ class Now:
     scoring: tuple[int, int] | None = None
 
     def after(self, event: Event) -> "Now":
-        """The moment after `event`."""
+        """Return the state after `event`."""
         match event:
             case Joined():
                 return replace(self, here=self.here | {event.name})
@@ -44,7 +44,7 @@ class Now:
             case Scoring():
                 return replace(self, scoring=(event.done, event.total))
             case Sent():
-                if not self.stage and self.asked == self.answered:  # an app has no rounds of ours
+                if not self.stage and self.asked == self.answered:  # a foreign app has no stages
                     return replace(self, asked=frozenset({event.task_id}), answered=frozenset())
                 return replace(self, asked=self.asked | {event.task_id})
             case Received() if event.task_id in self.asked:
@@ -54,9 +54,10 @@ class Now:
 
 @dataclass
 class Bulletin:
-    """Hears every event and passes it on; `news` is what a client that waits is told.
+    """Takes every event and passes it on; `news` is for waiting clients.
 
-    May be called from any thread. Names are not in it: owners learn of each other's number only.
+    It may be called from any thread. News contains no names, so owners learn only how many others
+    there are.
     """
 
     expected: int
@@ -66,13 +67,13 @@ class Bulletin:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
+        """Take an event and pass it on."""
         with self._lock:
             self._now = self._now.after(event)
         self.pass_on(event)
 
     def news(self) -> pb.News:
-        """How far the plan is now."""
+        """The current progress of the plan."""
         now = self._now
         doing, done, total = pb.News.ROUND, len(now.answered), len(now.asked)
         if now.scoring is not None:

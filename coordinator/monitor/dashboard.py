@@ -1,6 +1,6 @@
-"""What `coordinator start` shows: a live display on a terminal, plain lines elsewhere.
+"""The display of `coordinator start`: live on a terminal, plain lines elsewhere.
 
-`render` and `line` are pure; the observers hold a board and may be called from any thread.
+`render` and `line` are pure. The observers hold a board and may be called from any thread.
 """
 
 import threading
@@ -26,16 +26,16 @@ LONGEST_CELL = 200
 
 
 class Observer(Protocol):
-    """Is told what happens; a context manager around the time it shows something."""
+    """Shows events; it is a context manager for the time of the display."""
 
     def __call__(self, event: Event) -> None:
         """Show `event`."""
 
     def say(self, text: str) -> None:
-        """Show a line that stays."""
+        """Print a line that stays visible."""
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Begin the display."""
 
     def __exit__(
         self,
@@ -43,7 +43,7 @@ class Observer(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the last state on the screen."""
+        """End the display and leave its last state on the screen."""
 
 
 def make_observer(console: Console, name: str, expected: int, live: bool = True) -> Observer:
@@ -53,7 +53,7 @@ def make_observer(console: Console, name: str, expected: int, live: bool = True)
 
 
 class TerminalObserver:
-    """Redraws the board a few times a second."""
+    """Redraws the board a few times per second."""
 
     def __init__(self, console: Console, board: Board) -> None:
         self.board = board
@@ -62,7 +62,7 @@ class TerminalObserver:
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
 
     def __call__(self, event: Event) -> None:
-        """Move the board on; what is worth keeping is printed above it."""
+        """Update the board, and print important events above it."""
         with self._lock:
             self.board = apply(self.board, event)
         if (text := line(event)) and not isinstance(event, Progress | Scoring):
@@ -89,7 +89,7 @@ class TerminalObserver:
 
 
 class LogObserver:
-    """One line an event; of a client's progress one every few seconds."""
+    """Prints one line per event, and one every few seconds for a client's progress."""
 
     def __init__(
         self, console: Console, board: Board, clock: Callable[[], float] = time.monotonic
@@ -112,7 +112,7 @@ class LogObserver:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """Print a line, at once and unwrapped: somebody may be reading a pipe."""
+        """Print a line without wrapping and flush it, since it may go to a pipe."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         self._console.file.flush()
 
@@ -135,12 +135,12 @@ class LogObserver:
 
 
 def cell(text: object) -> Text:
-    """What others say, in a table: no markup of ours, no control characters of a terminal."""
+    """Make a table cell of a peer's text, without markup and control characters."""
     return Text(plain(str(text), LONGEST_CELL))
 
 
 def render(board: Board) -> RenderableType:
-    """The whole board."""
+    """Render the whole board."""
     return Panel(
         Group(Text(_headline(board), style="bold"), _clients(board)),
         title=board.name,
@@ -185,7 +185,7 @@ def _row(client: Client) -> tuple[RenderableType, ...]:
 
 
 def size(count: float) -> str:
-    """Bytes for a person: `3.4 MB`, in powers of 1000."""
+    """Format bytes in powers of 1000, such as `3.4 MB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""What a person watching a federation wants to know, as a value: event in, new board out."""
+"""The state of the display as a value; `apply` makes a new board from a board and an event."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,10 @@ from fedmore.strategies.events import (
 
 @dataclass(frozen=True)
 class Client:
-    """One line of the board; `step` of `steps` of the task at hand, bytes at the socket so far."""
+    """One client's line: its task is at `step` of `steps`.
+
+    Bytes are those of its sockets so far.
+    """
 
     name: str
     kind: str = ""
@@ -40,7 +43,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Board:
-    """Everybody who was seen, and how far the plan is; `expected` clients are waited for."""
+    """All clients seen so far, and the progress of the plan, which waits for `expected` clients."""
 
     name: str
     expected: int
@@ -54,22 +57,22 @@ class Board:
 
     @property
     def connected(self) -> int:
-        """How many clients are here now."""
+        """Number of connected clients."""
         return sum(c.state != "gone" for c in self.clients.values())
 
     def with_client(self, name: str, **changes: Any) -> "Board":
-        """The board with one client's line changed, or added."""
+        """Return the board with one client's line changed or added."""
         client = replace(self.clients.get(name, Client(name)), **changes)
         return replace(self, clients=MappingProxyType({**self.clients, name: client}))
 
     def each(self, **changes: Any) -> "Board":
-        """The board with every client's line changed alike."""
+        """Return the board with the same change to every client's line."""
         changed = {name: replace(client, **changes) for name, client in self.clients.items()}
         return replace(self, clients=MappingProxyType(changed))
 
 
 def apply(board: Board, event: Event) -> Board:
-    """The board after `event`."""
+    """Return the board after `event`."""
     return _apply(event, board)
 
 

@@ -1,4 +1,4 @@
-"""An event as one line of text, for the log and for a display without a terminal."""
+"""Formats events as lines of text, for the log and for output without a terminal."""
 
 from fedmore.protos.system.terminal import plain
 from fedmore.strategies.events import (
@@ -23,7 +23,7 @@ LONGEST_LINE = 5_000
 
 
 def line(event: Event) -> str:
-    """An event as one line; empty for those that only move a number."""
+    """Format an event as one line; empty for events that only update a number."""
     return plain(_line_of_client(event) or _line_of_plan(event), LONGEST_LINE)
 
 

@@ -1,11 +1,11 @@
-"""Nested values as flat names, as trackers want them."""
+"""Flattens nested values to dotted names for trackers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def flatten(value: object, dot: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings and sequences, each with its path joined by `dot`."""
+    """Yield the leaves of nested mappings and sequences, each with its path joined by `dot`."""
     if isinstance(value, (list, tuple)):
         value = {str(index): inner for index, inner in enumerate(value)}
     if not isinstance(value, Mapping):
@@ -16,5 +16,5 @@ def flatten(value: object, dot: str, prefix: str = "") -> Iterator[tuple[str, An
 
 
 def key_of(name: str) -> str:
-    """`name` with what MLflow allows in a key; anything else becomes `_`."""
+    """Replace characters that MLflow does not allow in a key by `_`."""
     return "".join(c if c.isalnum() or c in "/_-. " else "_" for c in name)

@@ -1,10 +1,9 @@
-"""What a run did, in MLflow: `sqlite:///DIR/mlflow.db`, files under `DIR/mlartifacts`.
+"""Tracks a run in MLflow: `sqlite:///DIR/mlflow.db`, with files under `DIR/mlartifacts`.
 
-One federation directory is one MLflow run, whatever is killed and started again in between. MLflow
-takes seconds to import, so a thread of its own imports it and writes; no caller but `finish` waits
-for it. A failure is told once and never stops the federation. Look at the result with
-`mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`. With MLFLOW_TRACKING_URI in the environment
-a server keeps the run instead.
+One federation directory is one MLflow run, also across restarts. MLflow takes seconds to import, so
+a separate thread imports it and writes. Only `finish` waits for that thread. A failure is reported
+once and never stops the federation. `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db` shows
+the result. With MLFLOW_TRACKING_URI in the environment, a server stores the run instead.
 """
 
 import dataclasses
@@ -30,25 +29,26 @@ __all__ = ["MlflowTracker", "NullTracker", "Tracker"]
 
 DATABASE = "mlflow.db"
 URI = "MLFLOW_TRACKING_URI"
-"""MLflow's own environment variable: a server, in place of the folder's database."""
+"""MLflow's own environment variable for a server, which replaces the folder's database."""
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""For a server, unless set: MLflow's own are 7 tries of 120 s, each with a growing pause."""
+"""Defaults for calls to a server; MLflow's own are 7 tries of 120 s with growing pauses."""
 TRIES = 3
 WAIT_S = 60.0
 log = logging.getLogger(__name__)
 
 DRIVER = "sqlite+pysqlite"
-"""By this name MLflow does not make a folder of the URL as it is written, with its `%3F`."""
+"""A driver name with which MLflow does not create a folder named after the URL, with `%3F`."""
 _PER_BATCH, _METRICS = 100, 1_000
-"""MLflow takes at most 100 params or tags, and 1000 metrics, in one call."""
+"""MLflow's limits for one call: 100 params or tags, and 1000 metrics."""
 _TRACKED = ("loss", "tokens", "tokens_per_s", "payload_bytes")
 _OF_EXPERTS = ("aggregation_error", "download_error", "rank")
 
 
 class MlflowTracker(Tracker):
-    """Tracks in the MLflow run of a federation directory, from a thread of its own.
+    """Tracks in the MLflow run of a federation directory, from its own thread.
 
-    No call raises what MLflow raises: the federation goes on untracked, and the log says why.
+    MLflow's errors are never raised: the federation continues untracked, and the log has the
+    reason.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -59,7 +59,7 @@ class MlflowTracker(Tracker):
         self._told = False
 
     def start(self, config: "FederationConfig") -> None:
-        """Begin, or go on with, the run; raises `RegistryError` when it is already open."""
+        """Begin or continue the run; raises `RegistryError` if it is already open."""
         if self._worker:
             raise RegistryError(f"{self._directory}: this run is already being tracked")
         self._name = config.federation.name
@@ -76,8 +76,8 @@ class MlflowTracker(Tracker):
     ) -> None:
         """Record a progress report; MLflow's step counts the reports of this client.
 
-        It may come before `start`, when a client that was training finds its coordinator again. It
-        waits in the queue.
+        It may be called before `start`, if a training client finds its restarted coordinator. The
+        report then waits in the queue.
         """
         values = {"loss": loss, "tokens_per_s": tokens_per_s, "tokens": tokens}
         self._jobs.put(Steps(((name, values),)))
@@ -110,7 +110,10 @@ class MlflowTracker(Tracker):
         )
 
     def _work(self) -> None:
-        """Do the queued jobs; one that fails is left out, and after `TRIES` in a row all are."""
+        """Run the queued jobs.
+
+        A failed one is skipped, and after `TRIES` failures in a row all are.
+        """
         run, failed = None, 0
         while job := self._jobs.take():
             if failed == TRIES:
@@ -119,7 +122,7 @@ class MlflowTracker(Tracker):
                 run = run or _Run(self._directory, self._name)
                 job(run)
                 failed = 0
-            except Exception as error:  # whatever MLflow, SQLAlchemy or a server raises
+            except Exception as error:  # MLflow, SQLAlchemy and a server may raise anything
                 run, failed = None, failed + 1
                 self._tell(one_line(error))
 
@@ -130,7 +133,7 @@ class _Run:
     def __init__(self, directory: Path, name: str) -> None:
         self._client = _open_client(directory)
         experiment = self._client.get_experiment_by_name(name)
-        # With a server's run the server says where its files are.
+        # A server decides where the files of its run are.
         files = None if os.environ.get(URI) else (directory / "mlartifacts").as_uri()
         number = (
             experiment.experiment_id
@@ -237,7 +240,7 @@ def _open_client(directory: Path) -> Any:
 
 
 def _make(database: Path) -> None:
-    """Make the tables in a file aside: MLflow cannot go on with half of them, as a kill leaves."""
+    """Make the tables in a temporary file, because MLflow fails on partial ones after a kill."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     aside = database.with_suffix(".new")

@@ -33,7 +33,7 @@ LONGEST = 1_000
 
 
 def status(federation: Federation) -> dict[str, Any]:
-    """Everything that `coordinator status --json` prints."""
+    """The contents of `coordinator status --json`."""
     config, registry = federation.config, federation.registry
     return {
         "federation": config.federation.name,
@@ -55,7 +55,7 @@ def status(federation: Federation) -> dict[str, Any]:
 
 
 def phase(federation: Federation) -> str:
-    """Where the federation stands; one whose coordinator was killed is interrupted."""
+    """The federation's phase; if its coordinator was killed, it is "interrupted"."""
     known = str(federation.registry.get_state(PHASE, NEW))
     if known in (WAITING, RUNNING) and not is_running(federation.directory):
         return INTERRUPTED
@@ -63,7 +63,7 @@ def phase(federation: Federation) -> str:
 
 
 def member_row(member: Member) -> dict[str, Any]:
-    """A member as JSON; the node id stays inside."""
+    """A member as JSON, without its node id."""
     return {k: jsonable(v) for k, v in asdict(member).items() if k != "node_id"}
 
 
@@ -74,7 +74,7 @@ def member_rows(registry: Registry) -> list[dict[str, Any]]:
 
 
 def epochs_of(registry: Registry) -> dict[str, float]:
-    """How often each client's text has been trained on, by what it said in its last round."""
+    """Epochs that each client has trained on its text, as reported in its last round."""
     return {
         name: float(said["epochs"])
         for row in registry.rounds()
@@ -84,9 +84,9 @@ def epochs_of(registry: Registry) -> dict[str, float]:
 
 
 def stages(federation: Federation) -> list[dict[str, Any]]:
-    """For each stage its kind, rounds, how many of them are done, and who failed in the last.
+    """Each stage's kind, rounds, finished rounds, and failed clients of the last round.
 
-    A foreign app has no stages of ours.
+    A federation with a foreign app has no stages.
     """
     if federation.config.federation.app:
         return []
@@ -101,7 +101,7 @@ def stages(federation: Federation) -> list[dict[str, Any]]:
 
 
 def experts(federation: Federation) -> list[dict[str, Any]]:
-    """Every version of every expert as `coordinator experts --json` prints them."""
+    """Every version of every expert, the contents of `coordinator experts --json`."""
     return [expert_row(e) for e in federation.registry.experts()]
 
 
@@ -111,12 +111,12 @@ def expert_row(expert: ExpertRow) -> dict[str, Any]:
 
 
 def jsonable(value: Any) -> Any:
-    """A moment as ISO 8601; every other value unchanged."""
+    """Convert a time to ISO 8601; return any other value unchanged."""
     return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
 
 
 def status_view(status: Mapping[str, Any]) -> RenderableType:
-    """The status for a person."""
+    """Format the status for a person."""
     parts: list[RenderableType] = [
         Text(f"{status['federation']}: {status['phase']}", style="bold"),
         Text(_runs(status)),
@@ -143,7 +143,7 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
 
 
 def members_line(status: Mapping[str, Any]) -> str:
-    """How many of those expected take part, and how many do so no more."""
+    """Numbers of present and expected members, and of excluded ones."""
     barred = [last_seen(m) for m in status["members"] if m["revoked_at"] or m["withdrawn_at"]]
     here = len(status["members"]) - len(barred)
     more = [f"{barred.count(how)} {how}" for how in sorted(set(barred))]
@@ -151,7 +151,7 @@ def members_line(status: Mapping[str, Any]) -> str:
 
 
 def _runs(status: Mapping[str, Any]) -> str:
-    """What the federation is about: its base, or a foreign app with its values."""
+    """The federation's base, or its foreign app with its values."""
     if not status.get("app"):
         return f"base {status['base']['model']} ({status['base']['fingerprint'][:19]}…)"
     values = ", ".join(f"{key}={value!r}" for key, value in status["run_config"].items())
@@ -159,7 +159,7 @@ def _runs(status: Mapping[str, Any]) -> str:
 
 
 def narrow_table(*headings: str) -> Table:
-    """A table without lines whose cells stay whole in 80 columns."""
+    """A table without lines, whose cells fit 80 columns."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
         table.add_column(heading, no_wrap=True)
@@ -167,7 +167,7 @@ def narrow_table(*headings: str) -> Table:
 
 
 def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a member."""
+    """A table with one line per member."""
     table = narrow_table("client", "trains", "rank", "up", "down", "tokens", "epochs", "last seen")
     for m in members:
         table.add_row(
@@ -184,18 +184,18 @@ def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def last_seen(member: Mapping[str, Any]) -> str:
-    """When a member was here last, or that it takes part no more."""
+    """The time when a member was last seen, or that it is excluded."""
     barred = [word for word in ("revoked", "withdrawn") if member[f"{word}_at"]]
     return barred[0] if barred else clock_time(member["last_seen"])
 
 
 def clock_time(moment: str | None) -> str:
-    """An ISO 8601 moment in local time, for a narrow column."""
+    """Format an ISO 8601 time in local time, for a narrow column."""
     return f"{datetime.fromisoformat(moment).astimezone():%d %b %H:%M:%S}" if moment else ""
 
 
 def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """The versions for a person."""
+    """Format the versions for a person."""
     if not versions:
         return Text("no expert yet; the first round makes the first version of each")
     headings = ("name", "kind", "target", "rank", "parameters", "stage", "round", "digest")
@@ -215,7 +215,7 @@ def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def evaluation_view(evaluation: Mapping[str, Any]) -> Table:
-    """Bits per byte of held-out text: the base, who trained for it, and the mixture."""
+    """A table of bits per byte on held-out text: base, own expert and mixture."""
     table = narrow_table("bits/byte", "base", "own expert", "mixture")
     for text, scores in evaluation["bits_per_byte"].items():
         columns = (scores.get(k) for k in ("base", "own_expert", "mixture"))
@@ -224,7 +224,7 @@ def evaluation_view(evaluation: Mapping[str, Any]) -> Table:
 
 
 def score(value: Mapping[str, Any] | None) -> str:
-    """A mean and its 95 % interval, which one document alone does not have."""
+    """Format a mean with its 95 % interval, which a single document does not have."""
     if value is None:
         return "–"
     if value["ci95"] is None:
@@ -234,7 +234,7 @@ def score(value: Mapping[str, Any] | None) -> str:
 
 
 def show_result(federation: Federation, console: Console) -> None:
-    """The table of results, and where the files are."""
+    """Print the table of results and the paths of the files."""
     directory = federation.directory
     if members := member_rows(federation.registry):
         console.print(members_table(members))

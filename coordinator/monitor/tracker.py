@@ -1,4 +1,4 @@
-"""What the coordinator says about a run, and a tracker that keeps none of it."""
+"""The interface of trackers, and one that records nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,14 @@ Fields = Mapping[str, Any]
 
 
 class Tracker(Protocol):
-    """What the coordinator says about a run; every call returns at once but `finish`."""
+    """Records a run; all calls but `finish` return at once."""
 
     def start(self, config: "FederationConfig") -> None:
-        """Begin, or go on with, the run of this federation."""
+        """Begin or continue the run of this federation."""
         return
 
     def round(self, stage: int, number: int, metrics: Fields) -> None:
-        """Record a finished round by the registry's metrics; twice changes nothing."""
+        """Record a finished round with the registry's metrics; a repetition changes nothing."""
         return
 
     def client_step(
@@ -39,7 +39,7 @@ class Tracker(Protocol):
         return
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Wait until everything is written, or `WAIT_S` are over, and close the run.
+        """Wait until everything is written, for at most `WAIT_S` seconds, and close the run.
 
         A later `start` opens it again.
         """
@@ -47,11 +47,11 @@ class Tracker(Protocol):
 
 
 class NullTracker(Tracker):
-    """Tracks nothing: every method is the protocol's empty one."""
+    """Records nothing: it inherits the protocol's empty methods."""
 
 
 def track(tracker: Tracker, event: Event) -> None:
-    """Give the tracker what it keeps of an event: a client's progress, and nothing else."""
+    """Pass a client's progress to the tracker; other events are ignored."""
     if isinstance(event, Progress):
         tracker.client_step(
             event.name,

@@ -1,7 +1,7 @@
-"""What is to be tracked waits here; clients' progress is collected and written many at a time.
+"""The tracker's queue; clients' progress reports are collected and written in batches.
 
-Each write is a transaction of MLflow's. A hundred clients report twice a second, and their reports
-are of no hurry.
+Each write is a transaction of MLflow. A hundred clients report twice per second, and their reports
+are not urgent.
 """
 
 import time
@@ -11,16 +11,16 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 LINGER_S = 1.0
-"""For so long after a report others are waited for, unless there is something else to do."""
+"""Seconds to wait for more reports after the first, unless another job arrives."""
 MOST = 300
-"""Reports that are written at once: MLflow takes a thousand metrics, and a report is three."""
+"""Most reports in one write: MLflow takes a thousand metrics, and a report has three."""
 
 Report = tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Progress reports by client, in their order."""
+    """Progress reports of clients, in order."""
 
     reports: tuple[Report, ...]
 
@@ -33,18 +33,18 @@ Job = Callable[[Any], None]
 
 
 class Jobs:
-    """A queue of jobs, of which `None` is the last."""
+    """A queue of jobs; `None` marks its end."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._next: list[Job | None] = []
 
     def put(self, job: Job | None) -> None:
-        """Queue a job; any thread, never blocks."""
+        """Queue a job; may be called from any thread and never blocks."""
         self._queue.put(job)
 
     def take(self) -> Job | None:
-        """The next job; reports that come one after another are one."""
+        """Return the next job; consecutive reports are joined."""
         job = self._next.pop() if self._next else self._queue.get()
         if not isinstance(job, Steps):
             return job
@@ -62,7 +62,7 @@ class Jobs:
 
 
 def one_line(error: Exception) -> str:
-    """Why a job failed, whatever MLflow, SQLAlchemy or a server raised."""
+    """The reason of a failed job in one line."""
     if isinstance(error, ModuleNotFoundError):
         return f"there is no {error.name} here; pip install 'fedmore[coordinator]'"
     lines = str(error).strip().splitlines()

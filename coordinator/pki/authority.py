@@ -1,7 +1,7 @@
-"""The federation's authority: where its key lies, its passphrase, and one that takes its place.
+"""The federation's authority: the place of its key, its passphrase, and its replacement.
 
-The key signs invites, members and operators. It is `tls/ca.key`, or where `tls/ca.path` says, such
-as a disk that is not always there. With a passphrase it is encrypted (PKCS #8).
+The key signs invites, members and operators. Its file is `tls/ca.key`, or the one that
+`tls/ca.path` names, for example on a removable disk. With a passphrase it is encrypted (PKCS #8).
 """
 
 import getpass
@@ -17,24 +17,24 @@ from fedmore.protos.system.files import write_durably
 
 FOLDER, STEM = "tls", "ca"
 PASSPHRASE, NEW_PASSPHRASE = "FEDMORE_CA_PASSPHRASE", "FEDMORE_CA_NEW_PASSPHRASE"
-"""Environment variables; without them a person at a terminal is asked."""
+"""Environment variables for passphrases; without them, the terminal asks."""
 SHORTEST = 12
-"""Characters of a passphrase."""
+"""Least characters of a passphrase."""
 
 
 def certificate_of(directory: Path) -> bytes:
-    """The authority's certificate, which is no secret."""
+    """The authority's certificate, which is public."""
     return _read(directory, directory / FOLDER / f"{STEM}.pem")
 
 
 def is_there(directory: Path) -> bool:
-    """Whether there is an authority; one on a disk that is not here counts."""
+    """Whether there is an authority; its key may be on an absent disk."""
     pointer = directory / FOLDER / f"{STEM}.path"
     return pointer.exists() or key_path(directory).exists()
 
 
 def key_path(directory: Path) -> Path:
-    """Where the authority's key lies."""
+    """Path of the authority's key."""
     pointer = directory / FOLDER / f"{STEM}.path"
     if not pointer.exists():
         return directory / FOLDER / f"{STEM}.key"
@@ -42,7 +42,7 @@ def key_path(directory: Path) -> Path:
 
 
 def read_authority(directory: Path) -> KeyPair:
-    """Certificate and key, which is decrypted here; raises `ConfigError` for what does not fit."""
+    """Read the certificate and the decrypted key; raises `ConfigError` if they do not match."""
     path = key_path(directory)
     key = _read(directory, path)
     if b"ENCRYPTED" in key:
@@ -58,11 +58,11 @@ def read_authority(directory: Path) -> KeyPair:
 
 
 def protect(directory: Path) -> Path:
-    """Encrypt the key with a new passphrase; returns where it lies."""
+    """Encrypt the key with a new passphrase; returns its path."""
     pair, path = read_authority(directory), key_path(directory)
     passphrase = _asked(NEW_PASSPHRASE, "new passphrase of the authority's key: ", path)
     if len(passphrase) < SHORTEST:
-        raise ConfigError(f"a passphrase has {SHORTEST} characters or more; {path} is as it was")
+        raise ConfigError(f"a passphrase needs {SHORTEST} characters or more; {path} is unchanged")
     private = serialization.load_pem_private_key(pair.key, password=None)
     form = serialization.PrivateFormat.PKCS8
     cipher = serialization.BestAvailableEncryption(passphrase.encode())
@@ -71,25 +71,25 @@ def protect(directory: Path) -> Path:
 
 
 def move(directory: Path, target: Path) -> None:
-    """Move the key to `target`; the folder then holds only the path."""
+    """Move the key to `target`; the folder keeps only its path."""
     target, old = target.expanduser().absolute(), key_path(directory)
     if target.exists():
-        raise ConfigError(f"{target} is there already; name a file that is not")
-    read_authority(directory)  # what is damaged is not moved
+        raise ConfigError(f"{target} exists already; name a new file")
+    read_authority(directory)  # raises for a damaged key, which must not be moved
     _write(target, _read(directory, old))
     write_durably(directory / FOLDER / f"{STEM}.path", f"{target}\n".encode())
     old.unlink()
 
 
 def roll(directory: Path, name: str) -> KeyPair:
-    """Make another authority; every certificate of the one before is worth nothing from then on.
+    """Make a new authority; all certificates of the previous one become invalid.
 
-    The key goes where the old one lay, without a passphrase.
+    The key replaces the old one at its path, without a passphrase.
     """
     path, made = key_path(directory), make_ca(name)
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; is its disk there?")
-    _write(path, made.key)  # a kill between leaves two that do not fit, which is said
+    _write(path, made.key)  # after a kill before this, `read_authority` reports a mismatch
     write_durably(directory / FOLDER / f"{STEM}.pem", made.certificate)
     return made
 

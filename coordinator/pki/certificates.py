@@ -1,7 +1,8 @@
-"""Who signs whom: one authority for each federation, EC P-256 throughout.
+"""Makes certificates: one authority per federation, with EC P-256 keys throughout.
 
-A certificate says what its owner may do by the organisational unit of its subject, and who it is by
-the common name. The subject is always ours: of a signing request only the public key is taken.
+The organisational unit of a certificate's subject is its owner's role, and the common name is its
+owner's name. The coordinator always sets the subject: of a signing request only the public key is
+used.
 """
 
 import datetime as dt
@@ -25,13 +26,13 @@ SERVER_DAYS = 825
 CLIENT_DAYS = 90
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SKEW = dt.timedelta(hours=1)
-"""So far may the clock of a machine be behind the coordinator's."""
+"""How far a machine's clock may be behind the coordinator's."""
 LONGEST_REQUEST = 8192
-"""Bytes of a signing request in PEM; one for a P-256 key has about 400."""
+"""Most bytes of a signing request in PEM; one for a P-256 key has about 400."""
 
 
 class Role(StrEnum):
-    """What the owner of a certificate may do."""
+    """The role of a certificate's owner."""
 
     SERVER = "server"
     INVITE = "invite"
@@ -41,7 +42,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A certificate and its private key, both PEM; the key stays out of every repr."""
+    """A certificate and its private key, both PEM; the key is not in the repr."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -49,7 +50,7 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose a certificate is: `identity` is the SHA-256 of its public key, in hex."""
+    """A certificate's owner; `identity` is the SHA-256 of its public key, in hex."""
 
     role: Role
     name: str
@@ -58,7 +59,7 @@ class Subject:
 
 
 def make_ca(name: str) -> KeyPair:
-    """A self-signed authority for the federation `name`, able to sign end certificates only."""
+    """Make a self-signed authority for the federation `name`, which signs end certificates only."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} federation"[:64])])
     builder = _builder(subject, subject, key.public_key(), _in(days=CA_DAYS))
@@ -68,7 +69,7 @@ def make_ca(name: str) -> KeyPair:
 
 
 def make_server_certificate(ca: KeyPair, hosts: Sequence[str]) -> KeyPair:
-    """A certificate for `hosts` (names or IP addresses) and loopback, signed by `ca`."""
+    """Make a certificate for `hosts` (names or IP addresses) and loopback, signed by `ca`."""
     names = list(dict.fromkeys((*hosts, *LOOPBACK)))
     key = ec.generate_private_key(ec.SECP256R1())
     alternatives = x509.SubjectAlternativeName([_general(host) for host in names])
@@ -77,13 +78,13 @@ def make_server_certificate(ca: KeyPair, hosts: Sequence[str]) -> KeyPair:
 
 
 def make_pair(ca: KeyPair, role: Role, name: str, expires: dt.datetime) -> KeyPair:
-    """A key made here with its certificate: for an invite or an operator."""
+    """Make a key and its certificate, for an invite or an operator."""
     key = ec.generate_private_key(ec.SECP256R1())
     return _pair(_sign(ca, key.public_key(), role, name, expires), key)
 
 
 def sign_client(ca: KeyPair, request: str, name: str) -> tuple[str, Subject]:
-    """A member's certificate (PEM) for the key of its signing `request`, and what it says.
+    """Sign a member's certificate for its `request`; returns it as PEM, and its subject.
 
     Raises `WireError` unless the request is a PKCS #10 for a P-256 key, signed with that key.
     """
@@ -94,7 +95,7 @@ def sign_client(ca: KeyPair, request: str, name: str) -> tuple[str, Subject]:
 
 
 def requested_key(request: str) -> ec.EllipticCurvePublicKey:
-    """The public key that a signing request proves to have the private half of."""
+    """The public key of a signing request, which must be signed with its private key."""
     if len(request) > LONGEST_REQUEST:
         raise WireError(f"a signing request has at most {LONGEST_REQUEST} bytes")
     try:
@@ -112,7 +113,7 @@ def requested_key(request: str) -> ec.EllipticCurvePublicKey:
 
 @lru_cache(maxsize=1024)
 def subject_of(certificate: x509.Certificate | bytes) -> Subject:
-    """Whose a certificate of ours is; raises `WireError` for one that is not of ours."""
+    """The subject of one of our certificates; raises `WireError` for any other."""
     if isinstance(certificate, bytes):
         certificate = x509.load_pem_x509_certificate(certificate)
     units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
@@ -135,14 +136,14 @@ def identity_of(key: object) -> str:
 
 
 def is_due(certificate: bytes, now: dt.datetime | None = None) -> bool:
-    """Whether less than a third of a certificate's time is left."""
+    """Whether less than a third of a certificate's lifetime is left."""
     loaded = x509.load_pem_x509_certificate(certificate)
     start, end = loaded.not_valid_before_utc, loaded.not_valid_after_utc
     return end - (now or dt.datetime.now(dt.UTC)) < (end - start) / 3
 
 
 def belong_together(pair: KeyPair) -> bool:
-    """Whether the key is the certificate's; raises `ValueError` for what is neither."""
+    """Whether the key is the certificate's; raises `ValueError` if either cannot be read."""
     certificate = x509.load_pem_x509_certificate(pair.certificate)
     key = serialization.load_pem_private_key(pair.key, password=None)
     return key.public_key() == certificate.public_key()

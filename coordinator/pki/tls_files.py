@@ -1,6 +1,6 @@
-"""The folder `tls`: the federation's authority, the server's certificate, the operator's.
+"""The folder `tls` with the authority and the certificates of the server and the operator.
 
-An invite carries the authority's certificate, so a client trusts this federation and no other.
+An invite carries the authority's certificate, so a client trusts only this federation.
 """
 
 import datetime as dt
@@ -29,17 +29,17 @@ AUTHORITY, SERVER, OPERATOR = "ca", "server", "operator"
 
 @dataclass(frozen=True)
 class Tls:
-    """What the server needs: the authority, which signs the clients' keys, and its own pair."""
+    """The server's certificates: the authority, which signs clients' keys, and its own pair."""
 
     ca: KeyPair
     server: KeyPair
 
 
 def make_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
-    """Authority, server's and operator's pair, written to `directory`/tls.
+    """Write the authority, the server's and the operator's pair to `directory`/tls.
 
-    The authority is kept where there is one, so its members stay; the others are made anew: a
-    changed `advertise` takes effect, and the time until they expire begins again.
+    An existing authority is kept, so members stay valid. The other pairs are made anew: a changed
+    `advertise` takes effect, and their lifetime begins again.
     """
     exists = is_there(directory)
     ca = read_authority(directory) if exists else make_ca(name)
@@ -52,27 +52,30 @@ def make_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
 
 
 def make_operator(directory: Path, ca: KeyPair) -> None:
-    """Write the folder's own operator certificate; `access.list_own` lets it in."""
+    """Write the folder's own operator certificate; `list_own` makes it valid."""
     expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=SERVER_DAYS)
     write_pair(directory, OPERATOR, make_pair(ca, Role.OPERATOR, OPERATOR, expires))
 
 
 def read_tls(directory: Path) -> Tls:
-    """What `make_tls` wrote; raises `ConfigError` if it is missing, or does not fit together."""
+    """Read the files of `make_tls`; raises `ConfigError` if any is missing or does not match."""
     return Tls(read_authority(directory), _whole(directory, SERVER))
 
 
 def fresh_tls(directory: Path, name: str, hosts: Sequence[str]) -> Tls:
-    """The same; what has less than a third of its time left is made anew first."""
+    """Read the files.
+
+    Certificates with less than a third of their lifetime left are renewed first.
+    """
     found = read_tls(directory)
     return make_tls(directory, name, hosts) if is_due(found.server.certificate) else found
 
 
 def write_pair(directory: Path, stem: str, pair: KeyPair) -> None:
-    """Write `directory`/tls/`stem`.pem and `stem`.key; each is whole, whatever happens meanwhile.
+    """Write `directory`/tls/`stem`.pem and `stem`.key, each atomically.
 
-    A kill between leaves two that do not fit, which `read_tls` notices; of an authority the
-    certificate alone, and then it is made anew.
+    A kill in between leaves a pair that does not match, which `read_tls` notices. Of a new
+    authority it leaves the certificate alone, and the authority is made anew.
     """
     folder = directory / FOLDER
     private_folder(folder)
@@ -81,7 +84,7 @@ def write_pair(directory: Path, stem: str, pair: KeyPair) -> None:
 
 
 def read_pair(directory: Path, stem: str) -> KeyPair:
-    """What `write_pair` wrote; raises `ConfigError` if it is missing."""
+    """Read the files of `write_pair`; raises `ConfigError` if one is missing."""
     folder = directory / FOLDER
     try:
         return KeyPair((folder / f"{stem}.pem").read_bytes(), (folder / f"{stem}.key").read_bytes())
@@ -90,7 +93,7 @@ def read_pair(directory: Path, stem: str) -> KeyPair:
 
 
 def read_operator(directory: Path) -> KeyPair:
-    """The folder's own operator certificate; raises `ConfigError` for one that is not whole."""
+    """Read the folder's own operator certificate; raises `ConfigError` if it is damaged."""
     return _whole(directory, OPERATOR)
 
 

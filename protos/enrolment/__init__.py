@@ -1,1 +1,1 @@
-"""The invite, and what a federation tells a client about itself."""
+"""The invite, and a federation's description for clients."""

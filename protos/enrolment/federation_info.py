@@ -1,4 +1,4 @@
-"""What a federation tells a client about itself."""
+"""A federation's description for clients."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -7,27 +7,27 @@ from fedmore.experts.errors import WireError
 from fedmore.protos import federation_pb2 as pb
 
 Value = bool | int | float | str
-"""What Flower allows in a run config and in a node config."""
+"""Types of value that Flower allows in a run config and a node config."""
 
 MAX_VALUES, LONGEST_KEY, LONGEST_TEXT = 128, 128, 4096
-"""Limits of a run config: values, and characters of a key and of a text."""
+"""Limits of a run config: number of values, characters of a key, characters of a text."""
 
 _KINDS: dict[type, str] = {bool: "flag", int: "whole", float: "real", str: "text"}
 
 LONGEST = 4_096
-"""Characters of a name or path."""
+"""Most characters of a name or path."""
 
 LIMITS = {"plan": 65_536}
-"""The same of what may be longer."""
+"""Most characters of fields that may be longer."""
 
 
 @dataclass(frozen=True)
 class FederationInfo:
-    """Name, seed and base; `base` is a path or hub name, `fingerprint` of the base's weights.
+    """Name, seed and base; `base` is a path or hub name, `fingerprint` identifies its contents.
 
-    `opener` opens every document, with `open_windows` also windows inside one. `plan` is what
-    owners agree to, as `fedmore.strategies.terms.Terms.dump` writes it; empty for a foreign Flower
-    app. `run_config` is for the clients of such an app, and empty for our own.
+    `opener` opens every document and, with `open_windows`, also windows inside documents. `plan` is
+    the plan for owners, written by `fedmore.strategies.terms.Terms.dump`; it is empty for a foreign
+    Flower app. `run_config` is for the clients of such an app, and empty otherwise.
     """
 
     name: str
@@ -42,7 +42,7 @@ class FederationInfo:
     run_config: Mapping[str, Value] = field(default_factory=dict)
 
     def to_proto(self) -> pb.FederationInfo:
-        """As the wire carries it."""
+        """Convert to the message."""
         message = pb.FederationInfo(**{name: getattr(self, name) for name in _SIMPLE})
         for key, value in self.run_config.items():
             setattr(message.run_config[key], _KINDS[type(value)], value)
@@ -50,15 +50,15 @@ class FederationInfo:
 
     @classmethod
     def from_proto(cls, message: pb.FederationInfo) -> "FederationInfo":
-        """The inverse of `to_proto`; raises `WireError` for what cannot be shown, or is too much.
+        """Invert `to_proto`; raises `WireError` for texts that are too long or not printable.
 
-        The texts are names and a path, of which the owner is told and a base is loaded.
+        The texts are names and a path: the owner sees them, and the base is loaded from the path.
         """
         config = {key: _value(key, value) for key, value in sorted(message.run_config.items())}
         if fault := fault_of(config):
             raise WireError(f"the federation's run config {fault}")
         texts = {name: getattr(message, name) for name in _SIMPLE}
-        texts["opener"] = texts["opener"] or "auto"  # of a coordinator that does not say
+        texts["opener"] = texts["opener"] or "auto"  # older coordinators send none
         for key, value in texts.items():
             if isinstance(value, str) and not (
                 value.isprintable() and len(value) <= LIMITS.get(key, LONGEST)
@@ -71,7 +71,7 @@ _SIMPLE = tuple(each.name for each in fields(FederationInfo) if each.name != "ru
 
 
 def fault_of(config: Mapping[str, Value]) -> str:
-    """What is wrong with a run config; empty if all of it is plain, and not too much."""
+    """The fault of a run config; empty if its types and sizes are allowed."""
     if len(config) > MAX_VALUES:
         return f"has {len(config)} values, more than {MAX_VALUES}"
     for key, value in config.items():

@@ -1,4 +1,4 @@
-"""The file by which an operator invites a client: made by the coordinator, read by the client."""
+"""The invite file, which the coordinator makes and the client reads."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -17,11 +17,12 @@ _PEM = ("ca", "certificate", "key")
 
 @dataclass(frozen=True)
 class Invite:
-    """What a client needs to join, once.
+    """Everything that a client needs to join once.
 
-    `address` is host:port; `ca` the federation's certificate, `certificate` and `key` what the
-    client connects with until it has its own (PEM, all three null for no encryption); `expires` an
-    ISO 8601 time with its zone. With `again` it is for a member that has joined, and its own key.
+    `address` is host:port. `ca` is the federation's certificate; the client connects with
+    `certificate` and `key` until it has its own. All three are PEM, or None for no encryption.
+    `expires` is an ISO 8601 time with its zone. With `again`, the invite is for a member, which
+    keeps its key.
     """
 
     federation: str
@@ -35,22 +36,22 @@ class Invite:
     again: bool = False
 
     def check_expiry(self, now: datetime | None = None) -> None:
-        """Raise `TokenError` once the token is no longer good for enrolling."""
+        """Raise `TokenError` if the token has expired."""
         if datetime.fromisoformat(self.expires) <= (now or datetime.now(UTC)):
             raise TokenError(f"the invite of {self.name!r} expired {self.expires}; ask for another")
 
     def write(self, path: Path) -> None:
-        """Write the file, readable by its owner alone, since anybody who has it can join."""
+        """Write the file, readable by its owner alone, since it is enough to join."""
         write_private(path, self.text())
 
     def text(self) -> str:
-        """What the file holds."""
+        """The contents of the file."""
         table = {key: value for key, value in asdict(self).items() if key != "again" or value}
         return json.dumps(table, indent=2) + "\n"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` (a name or an IP address) is this machine and no other can connect."""
+    """Whether `host` (a name or an IP address) is a loopback address, which no other can reach."""
     if host == "localhost":
         return True
     try:
@@ -76,7 +77,7 @@ def read_invite(path: Path) -> Invite:
 
 
 def parse_invite(text: str, path: str) -> Invite:
-    """An invite from its file's text; raises `ConfigError`, naming `path`, if it is not one."""
+    """Parse an invite; raises `ConfigError` with `path` if the text is not one."""
     try:
         return _parse(json.loads(text), path)
     except (ValueError, RecursionError) as error:
@@ -104,7 +105,7 @@ def _parse(table: object, path: str) -> Invite:
 
 
 def _check_values(table: dict[str, str], path: str) -> None:
-    """Names become folders, and all of it may be shown."""
+    """Raise `ConfigError` for invalid names, which become folders, and unprintable texts."""
     for key in ("federation", "name"):
         try:
             check_name(table[key])

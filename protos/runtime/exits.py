@@ -1,6 +1,6 @@
-"""How a program ends: an error is one clear line on stderr and the exit code of its class.
+"""Ends a program: an error becomes one line on stderr and the exit code of its class.
 
-Imports nothing heavy; `--help` goes through here.
+It imports nothing heavy, since `--help` passes through it.
 """
 
 import os
@@ -23,27 +23,27 @@ AGAIN_S = 2.0
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "USE_HUB_KERNELS": "NO",  # transformers would fetch code from the hub, and run it
-    "GRPC_VERBOSITY": "NONE",  # its C core logs what we raise as an error anyway
+    "USE_HUB_KERNELS": "NO",  # transformers would download and run code from the hub
+    "GRPC_VERBOSITY": "NONE",  # its C core logs errors that we raise anyway
 }
 SPINS = "20000"
-"""How often torch's idle threads (GNU OpenMP) look for work before they sleep, some 50 us.
+"""How often torch's idle threads (GNU OpenMP) look for work before they sleep: about 50 us.
 
-By its own count, 15 times as much, they take the core that our kernels' threads would compute on.
+OpenMP's default is 15 times as long, and occupies cores that our kernels' threads need.
 """
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception: a service manager's stop is cleaned up like Ctrl-C."""
+    """SIGTERM as an exception, so that a service manager's stop is handled like Ctrl-C."""
 
 
 def debugging() -> bool:
-    """Whether errors come with their traceback: `--debug` or `FEDMORE_DEBUG=1`."""
+    """Whether errors are shown with their traceback, by `--debug` or `FEDMORE_DEBUG=1`."""
     return os.environ.get(DEBUG, "") not in ("", "0")
 
 
 def run(program: Callable[[], object]) -> NoReturn:
-    """Run a command line and exit: 0, or the code of the `FedmoreError` that ended it."""
+    """Run a command line and exit with 0 or the code of the `FedmoreError` that ended it."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -59,7 +59,7 @@ def run(program: Callable[[], object]) -> NoReturn:
 
 
 def fail(error: FedmoreError) -> NoReturn:
-    """Say what went wrong and exit with the code of its class."""
+    """Print the error and exit with the code of its class."""
     from fedmore.protos.wire.status import describe, exit_code
 
     stderr = console(stderr=True, soft_wrap=True, highlight=False)
@@ -71,13 +71,13 @@ def fail(error: FedmoreError) -> NoReturn:
 
 @contextmanager
 def interruptible(resume: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM inside end the program with one line that says how to go on.
+    """On Ctrl-C or SIGTERM inside, end the program with one line that says how to continue.
 
-    What is sent again within `AGAIN_S` seconds, as by a key that is held down, changes nothing: the
-    program is ending. After that it ends what takes so long.
+    Signals within `AGAIN_S` seconds, as from a key that is held down, are ignored while the program
+    ends. A later one ends it at once.
     """
     stops = _Stops()
-    # A shell starts its background jobs deaf to SIGINT, and deaf they stay.
+    # A shell starts background jobs with SIGINT ignored, and it stays ignored.
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
     previous = {number: signal.signal(number, stops) for number in numbers}
     try:
@@ -90,12 +90,12 @@ def interruptible(resume: str) -> Iterator[None]:
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     finally:
         for number, handler in previous.items():
-            # The program ends: a signal that comes now must not take its exit code from it.
+            # The program is ending: a signal now must not change its exit code.
             signal.signal(number, signal.SIG_IGN if stops.over else handler)
 
 
 class _Stops:
-    """Handles the two signals: the first is raised, and those that come close behind are not."""
+    """Handles the two signals: the first raises, and those close behind it are ignored."""
 
     def __init__(self) -> None:
         self.over = False
@@ -110,7 +110,10 @@ class _Stops:
 
 
 def _leave(stop: SystemExit) -> NoReturn:
-    """Exit; if a signal has ended the program, no other one disturbs its last words."""
+    """Exit.
+
+    If a signal ended the program, further ones are ignored while it prints its last line.
+    """
     if stop.code in (INTERRUPTED, TERMINATED):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Somebody else's Flower app, named on a command line: `module:object`, and its `key=value`s."""
+"""Loads a foreign Flower app, given as `module:object`, and its `key=value` options."""
 
 import importlib
 import sys
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def split(reference: str) -> tuple[str, str]:
-    """Module and attribute of `module:object`; raises `ConfigError`."""
+    """Split `module:object`; raises `ConfigError` for any other form."""
     module, _, attribute = reference.partition(":")
     if not module or not attribute:
         raise ConfigError(f"--app {reference}: write it as module:object, such as server:app")
@@ -25,9 +25,9 @@ def split(reference: str) -> tuple[str, str]:
 
 
 def load_app(reference: str, kind: type[T]) -> T:
-    """Import the app; the module is looked for here and among what is installed.
+    """Import the app from the current folder or from installed packages.
 
-    Raises `ConfigError` if there is none, it cannot be imported, or it is not a `kind`.
+    Raises `ConfigError` if it is missing, cannot be imported, or is not a `kind`.
     """
     name, attribute = split(reference)
     here = str(Path.cwd())
@@ -54,14 +54,14 @@ def _import(reference: str, name: str, here: str) -> object:
         raise ConfigError(
             f"--app {reference}: there is no module {error.name!r} in {here}, nor one installed"
         ) from None
-    except Exception as error:  # a module may raise anything as it is imported
+    except Exception as error:  # a module's import may raise anything
         raise ConfigError(f"--app {reference}: importing it raised {describe(error)}") from error
 
 
 def values(pairs: Iterable[str], option: str) -> dict[str, Value]:
-    """`key=value` pairs; a value is read as TOML, and as text if it is no TOML.
+    """Parse `key=value` pairs; a value is read as TOML, or as text if it is not valid TOML.
 
-    Raises `ConfigError`, naming `option`, for what is not such a pair.
+    Raises `ConfigError`, which names `option`, for any other form.
     """
     found: dict[str, Value] = {}
     for pair in pairs:
@@ -76,10 +76,10 @@ def values(pairs: Iterable[str], option: str) -> dict[str, Value]:
 
 
 def published(reference: str, folder: Path) -> dict[str, Value]:
-    """The run config in `folder`/pyproject.toml if that publishes `reference` as its ServerApp.
+    """The run config in `folder`/pyproject.toml, if that file publishes `reference` as ServerApp.
 
-    Flower flattens tables with dots between the keys, and so is done here. Raises `ConfigError`
-    for a file that cannot be read.
+    Tables are flattened with dots between the keys, as in Flower. Raises `ConfigError` if the file
+    cannot be read.
     """
     path = folder / "pyproject.toml"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A program's own log: a file beside its state, with times, that does not grow without a limit."""
+"""A program's log file beside its state, with times and a limited size."""
 
 import asyncio
 import logging
@@ -13,19 +13,19 @@ from fedmore.protos.system.terminal import LineFormatter
 
 ROOT = "fedmore"
 SIZE, FILES = 4 << 20, 3
-"""Bytes of one file, and how many earlier ones stay."""
+"""Bytes of one file, and number of earlier files that are kept."""
 
 LIBRARIES = ("grpc", "asyncio")
 
 TOLD = {"told": True}
-"""`extra` of a record whose event is shown to the operator anyway: it goes to the file alone."""
+"""`extra` of a record whose event the operator sees anyway, so it goes only to the file."""
 
 
 @contextmanager
 def logged(path: Path) -> Iterator[logging.Logger]:
-    """What our code logs, from INFO on, also goes to the file at `path`, which is private.
+    """Write our log records from INFO on to the private file at `path` as well.
 
-    Warnings go to stderr as they do without, except for those that are `TOLD`.
+    Warnings still go to stderr, except those marked `TOLD`.
     """
     path.touch(mode=PRIVATE)
     file = RotatingFileHandler(path, maxBytes=SIZE, backupCount=FILES, encoding="utf-8")
@@ -50,9 +50,9 @@ def logged(path: Path) -> Iterator[logging.Logger]:
 
 @contextmanager
 def _kept_from_people(file: logging.Handler) -> Iterator[None]:
-    """What gRPC and asyncio say of themselves goes to the file alone.
+    """Send the log records of gRPC and asyncio only to the file.
 
-    A cancelled call is not even noted there, since every stop ends calls that way.
+    Cancelled calls are dropped, since every stop cancels calls.
     """
     file.addFilter(_is_no_cancellation)
     loggers = [logging.getLogger(name) for name in LIBRARIES]
@@ -81,7 +81,7 @@ def _stderr() -> logging.Handler:
 
 
 def also(log: logging.Logger, say: Callable[[str], None]) -> Callable[[str], None]:
-    """`say` that writes down, too, what it says."""
+    """Make a `say` that also logs its text."""
 
     def both(text: str) -> None:
         log.info("%s", text)

@@ -1,1 +1,1 @@
-"""Files, hosts and terminals, as both programs use them."""
+"""Files, hosts and terminals, for both programs."""

@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, on disk when the call returns, and private.
+"""Writes files atomically, durably and privately.
 
-A temporary file, fsync, an atomic rename, fsync of the folder; a folder that is made is synced into
-the one that it lies in. What either program writes may be a secret, so it is its owner's alone.
+The steps are a temporary file, fsync, an atomic rename, and fsync of the folder. A new folder is
+synced into its parent. Everything may be a secret, so only the owner can read it.
 """
 
 import os
@@ -15,11 +15,11 @@ from fedmore.experts.errors import ConfigError
 
 PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
 UMASK = 0o077
-"""Of both programs: what others write for them, such as SQLite and safetensors, is private too."""
+"""Both programs' umask, so that files of libraries such as SQLite are private too."""
 
 
 def at_home(path: Path | None) -> Path | None:
-    """`path` with the home folder for `~`, which a shell leaves in `--data=~/texts`."""
+    """Expand `~` in `path`, which a shell leaves in `--data=~/texts`."""
     try:
         return path and path.expanduser()
     except RuntimeError as error:
@@ -27,23 +27,23 @@ def at_home(path: Path | None) -> Path | None:
 
 
 def local_name(name: str) -> str:
-    """The name of a base, by path or on the hub, with the home folder for `~`."""
+    """Expand `~` in the name of a base, if it is a path."""
     return str(at_home(Path(name))) if name.startswith("~") else name
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` by `text`, with mode 0600."""
+    """Replace the file `path` by `text`, with mode 0600."""
     write_durably(path, text.encode())
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` has all of it or is untouched, whatever happens meanwhile."""
+    """Write `data` atomically: after a crash, `path` has all of it or is unchanged."""
     with writing(path) as file:
         file.write(data)
 
 
 def export(path: Path, text: str) -> None:
-    """Make the file that a person asked for; raises `ConfigError` if it cannot be made anew."""
+    """Write a new file that a person asked for; raises `ConfigError` if it exists or cannot be."""
     try:
         write_new(path, text)
     except FileExistsError as error:
@@ -53,9 +53,9 @@ def export(path: Path, text: str) -> None:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Make `path` with `text`, mode 0600; raises `FileExistsError` if anything is there.
+    """Write a new file with mode 0600; raises `FileExistsError` if the path exists.
 
-    Of a write that fails half-way nothing stays.
+    A failed write leaves nothing behind.
     """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
     try:
@@ -71,7 +71,7 @@ def write_new(path: Path, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends well, all at once and durably."""
+    """Yield a file that replaces `path` atomically and durably if the block succeeds."""
     make_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
@@ -97,14 +97,14 @@ def make_folder(folder: Path) -> None:
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder private to its owner; it is created if it is missing."""
+    """Make a folder private to its owner, and create it if it is missing."""
     make_folder(folder)
     if folder.stat().st_mode & 0o777 != PRIVATE_FOLDER:
         folder.chmod(PRIVATE_FOLDER)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have renames in `folder` on disk."""
+    """Sync renames in `folder` to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

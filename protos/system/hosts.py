@@ -1,4 +1,4 @@
-"""Hosts and addresses: what can be called, in one spelling; the rest is refused with its reason."""
+"""Checks and normalises hosts and addresses that can be called."""
 
 import re
 from ipaddress import ip_address
@@ -10,7 +10,7 @@ _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
 def host(text: str) -> str:
-    """A host name or an IP address, IPv6 without its brackets; raises `ValueError` for the rest."""
+    """Normalise a host name or IP address, IPv6 without brackets; raises `ValueError` otherwise."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if bare != text and ":" not in bare:
         raise ValueError(f"{text[:80]!a}: brackets are for IPv6 addresses")
@@ -27,7 +27,7 @@ def host(text: str) -> str:
 
 
 def reachable(text: str) -> str:
-    """A `host` that others can call, not one that stands for every network."""
+    """Check a host that others can call; a wildcard address is refused."""
     found = host(text)
     if found in EVERY_NETWORK:
         raise ValueError(f"{found} is no address to call; name the host that clients reach")
@@ -35,7 +35,7 @@ def reachable(text: str) -> str:
 
 
 def address(text: str) -> str:
-    """`host:port`, IPv6 in brackets; raises `ValueError` for what cannot be called."""
+    """Normalise `host:port`, IPv6 in brackets; raises `ValueError` if it cannot be called."""
     name, colon, port = text.rpartition(":")
     bare = ":" in name and not name.startswith("[")
     if not colon or bare or not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
@@ -44,7 +44,7 @@ def address(text: str) -> str:
 
 
 def bracketed(name: str) -> str:
-    """A host as it stands before a port: an IPv6 address in brackets."""
+    """The form of a host before a port: an IPv6 address gets brackets."""
     return f"[{name}]" if ":" in name else name
 
 

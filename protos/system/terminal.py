@@ -1,8 +1,8 @@
-"""The one place that makes what peers say harmless for a terminal, a log and a page.
+"""Makes texts from peers harmless for terminals, logs and pages.
 
-A name, a message, a path or a reason may come from a peer. A terminal would obey the control
-characters in it, and marks of writing direction would show it in another order than it has. Both
-programs write through `echo` and `console` alone, and their logs through `LineFormatter`.
+A name, message, path or reason may come from a peer. A terminal would obey control characters in
+it, and direction marks would change the order in which it is shown. Both programs write only
+through `echo` and `console`, and their logs only through `LineFormatter`.
 """
 
 import logging
@@ -20,7 +20,7 @@ KEPT = "\n\t"
 BROKEN = "\ufffd"
 DELETE, LAST = 0x7F, 0x9F
 SURROGATES = range(0xD800, 0xE000)
-"""What Python reads of bytes that are not UTF-8."""
+"""Characters by which Python represents bytes that are not UTF-8."""
 DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 SEPARATORS = (0x2028, 0x2029)
 
@@ -29,35 +29,35 @@ _VISIBLE |= dict.fromkeys((*range(DELETE, LAST + 1), *SURROGATES, *DIRECTIONS, *
 
 
 def visible(text: str) -> str:
-    """Control characters as pictures of themselves; line breaks and tabs stay."""
+    """Replace control characters by visible signs; line breaks and tabs are kept."""
     return text.translate(_VISIBLE)
 
 
 def plain(text: str, limit: int) -> str:
-    """A peer's words as they may be shown: one line, no control characters, not above `limit`."""
+    """Make a peer's text showable: one line, no control characters, at most `limit` characters."""
     joined = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text[: 2 * limit])
     return visible(joined.strip()[:limit])
 
 
 def one_line(text: str) -> str:
-    """The same without a limit and with its blanks: no line of it can pass for another's."""
+    """Make a text one line without control characters, so that it cannot imitate other lines."""
     return visible(re.sub(r"[\r\n]+", " ", text))
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line, at once: somebody may be reading a pipe."""
+    """Print a line and flush it, since it may go to a pipe."""
     import typer
 
     typer.echo(visible(text), err=err)
 
 
 class SafeConsole(Console):
-    """A console that obeys its own codes, and none in the text that it is given."""
+    """A console whose own styles work, while codes in the given text have no effect."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """The segments of `renderable`; text in them is made visible, codes of ours are kept."""
+        """Render segments with visible text; our own control codes are kept."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -66,24 +66,24 @@ class SafeConsole(Console):
 
 
 def console(**options: Any) -> Console:
-    """A console for what a person reads; `options` are those of rich's."""
+    """Make a console for a person; `options` are those of rich."""
     return SafeConsole(**options)
 
 
 class LineFormatter(logging.Formatter):
-    """A record is one line of its own; a traceback follows with its lines, made visible."""
+    """Formats a record as one line; a traceback follows in further lines, with visible text."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's spelling
-        """The record's line."""
+        """Format the record as one line."""
         return one_line(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's spelling
-        """The traceback, whose last lines hold what an error says."""
+        """Format the traceback, whose last lines contain the error's text."""
         return visible(super().formatException(ei))
 
 
 def guard_streams() -> None:
-    """Have warnings and tracebacks that nobody caught go to the terminal made visible, too."""
+    """Make warnings and uncaught tracebacks visible on the terminal, too."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(LineFormatter())
     sys.excepthook = show_traceback
@@ -92,5 +92,5 @@ def guard_streams() -> None:
 def show_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """As Python does, with the text made visible."""
+    """Print a traceback as Python does, with visible text."""
     sys.stderr.write(visible("".join(traceback.format_exception(kind, error, trace))))

@@ -1,1 +1,1 @@
-"""Messages, records and blobs as bytes, and back."""
+"""Converts messages, records and blobs to bytes and back."""

@@ -1,17 +1,17 @@
-"""Blobs: their digest, and the pieces in which they cross the wire."""
+"""Blobs: their digests, and their chunks on the wire."""
 
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 CHUNK = 1 << 20
-"""Largest piece of a blob in one message, in bytes."""
+"""Largest chunk of a blob in one message, in bytes."""
 
 MAX_MESSAGE = 4 << 20
 """Largest gRPC message that either end accepts, in bytes."""
 
 MAX_REQUEST = 2 << 20
-"""Largest gRPC message that the coordinator accepts: a content inline, or a chunk, and some."""
+"""Largest gRPC message that the coordinator accepts, in bytes: inline content or a chunk."""
 
 MAX_BLOB = 64 << 30
 """Largest blob that an upload may announce, in bytes."""
@@ -23,7 +23,7 @@ def digest_of(data: bytes) -> str:
 
 
 def split(payload: bytes | Path, offset: int = 0) -> Iterator[bytes]:
-    """Pieces of bytes or of a file from `offset` on, each of `CHUNK` bytes or fewer."""
+    """Yield chunks of bytes or of a file from `offset` on, each of at most `CHUNK` bytes."""
     if isinstance(payload, Path):
         with payload.open("rb") as file:
             file.seek(offset)

@@ -1,8 +1,8 @@
-"""The one file that touches Flower's internals.
+"""The only module that uses Flower's internals.
 
 `tests/protos/wire/test_flower_compat.py` is its contract.
 
-Flower expects a SuperLink to give a message its id and a process its identity. Here we are that.
+In Flower, a SuperLink gives a message its id and a process its identity. Here this module does.
 """
 
 import logging
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
 
 COORDINATOR = 1
-"""Flower's node id of the server side."""
+"""Node id of the server side in Flower."""
 
 RUN = 1
-"""The run id: a federation has one run, whose state lives in the registry."""
+"""The run id; a federation has one run, with its state in the registry."""
 
 CLIENT_RAISED = 2
 REPLY_UNAVAILABLE = 4
@@ -32,14 +32,14 @@ RunType = Run
 
 
 def identify(run_id: int = RUN) -> None:
-    """Make `Message(content, node, type)` work in this process, as a strategy uses it."""
+    """Make `Message(content, node, type)` work in this process, as strategies use it."""
     TaskIdentity.run_id = run_id
     TaskIdentity.node_id = COORDINATOR
     TaskIdentity.task_id = run_id
 
 
 def stamp(message: Message, message_id: str) -> Message:
-    """Give `message` its id, in place as Flower's own grids do; returns it."""
+    """Set the id of `message` in place, as Flower's own grids do; returns it."""
     message.metadata.__dict__["_message_id"] = message_id
     return message
 
@@ -55,7 +55,19 @@ def make_task(
     ttl: float = 43_200.0,
     run_id: int = RUN,
 ) -> Message:
-    """An instruction as the client sees it; raises `ValueError` for an unknown message type."""
+    """Make an instruction as the client gets it; raises `ValueError` for an unknown message type.
+
+    Args:
+        content: the records.
+        task_id: id of the message.
+        node_id: the client.
+        message_type: such as `train`.
+        group_id: id of the group of messages.
+        created_at: creation time, seconds since 1970.
+        ttl: lifetime, seconds.
+        run_id: Flower's run.
+
+    """
     metadata = Metadata(
         run_id=run_id,
         message_id=task_id,
@@ -67,18 +79,18 @@ def make_task(
         ttl=ttl,
         message_type=message_type,
     )
-    # Flower's own `make_message` calls it so; the overloads do not show it.
+    # Flower's own `make_message` calls it this way; the overloads do not have it.
     message: Message = Message(metadata=metadata, content=content)  # type: ignore[call-overload]
     return message
 
 
 def make_reply(task: Message, content: RecordDict) -> Message:
-    """The answer to `task`, with an id of its own."""
+    """Make the reply to `task`, with its own id."""
     return stamp(Message(content, reply_to=task), f"{task.metadata.message_id}.reply")
 
 
 def make_failure(task: Message, reason: str, code: int = CLIENT_RAISED) -> Message:
-    """The Error reply to `task`: `has_error()` is true and `error.reason` says why."""
+    """Make the error reply to `task`: `has_error()` is true and `error.reason` is `reason`."""
     error = Error(code=code, reason=reason)
     return stamp(Message(error, reply_to=task), f"{task.metadata.message_id}.reply")
 
@@ -88,7 +100,7 @@ def simulate(server: "ServerApp", client: "ClientApp", nodes: int, backend: dict
 
     `backend` is Flower's `backend_config`. Raises what `server` raises.
     """
-    from flwr.simulation import run_simulation  # heavy
+    from flwr.simulation import run_simulation  # late, because it is a heavy import
 
     log = logging.getLogger("flwr")
     level = log.level

@@ -1,4 +1,4 @@
-"""Tasks and replies: Flower messages to and from the stream's events."""
+"""Converts tasks and replies between Flower messages and the stream's messages."""
 
 from dataclasses import dataclass, field
 
@@ -11,12 +11,12 @@ from fedmore.protos.wire.flower_compat import make_failure, make_reply, make_tas
 from fedmore.protos.wire.records import Fetch, Payload, pack, unpack
 
 MAX_REASON = 4000
-"""Longest reason of a failure that travels, in characters."""
+"""Most characters of a failure's reason on the wire."""
 
 
 @dataclass(frozen=True)
 class PackedTask:
-    """A task ready to send: the event's message, its blobs, its payload in bytes."""
+    """An encoded task: the message, its blobs, and its payload in bytes."""
 
     message: pb.Task
     blobs: dict[str, Payload]
@@ -25,7 +25,7 @@ class PackedTask:
 
 @dataclass(frozen=True)
 class PackedReply:
-    """A reply ready to send."""
+    """An encoded reply: the message, its blobs, and its payload in bytes."""
 
     message: pb.Reply
     blobs: dict[str, Payload] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class PackedReply:
 
 
 def pack_task(task: Message) -> PackedTask:
-    """Encode an instruction for the node it is addressed to."""
+    """Encode an instruction for its node."""
     metadata, packed = task.metadata, pack(task.content)
     message = pb.Task(
         task_id=metadata.message_id,
@@ -49,7 +49,7 @@ def pack_task(task: Message) -> PackedTask:
 
 
 def unpack_task(message: pb.Task, fetch: Fetch, limit: int | None = None) -> Message:
-    """The instruction as Flower's ClientApp takes it; `limit` as in `unpack`."""
+    """Decode an instruction for Flower's ClientApp; `limit` is as in `unpack`."""
     content = unpack(message.content, fetch, limit)
     try:
         return make_task(
@@ -67,7 +67,7 @@ def unpack_task(message: pb.Task, fetch: Fetch, limit: int | None = None) -> Mes
 
 
 def pack_reply(task_id: str, reply: Message) -> PackedReply:
-    """Encode what the ClientApp returned for the task `task_id`."""
+    """Encode the ClientApp's reply to the task `task_id`."""
     if reply.has_error():
         return pack_failure(task_id, reply.error.reason or "", reply.error.code)
     packed = pack(reply.content)
@@ -76,7 +76,7 @@ def pack_reply(task_id: str, reply: Message) -> PackedReply:
 
 
 def pack_failure(task_id: str, reason: str, code: int) -> PackedReply:
-    """Encode that the task could not be done."""
+    """Encode the failure of a task."""
     failure = pb.Failure(code=code, reason=reason[:MAX_REASON])
     return PackedReply(pb.Reply(task_id=task_id, failure=failure), size=failure.ByteSize())
 
@@ -84,7 +84,7 @@ def pack_failure(task_id: str, reason: str, code: int) -> PackedReply:
 def unpack_reply(
     message: pb.Reply, task: Message, fetch: Fetch, limit: int | None = None
 ) -> Message:
-    """The reply to `task`; only content and failure are taken from the wire."""
+    """Decode the reply to `task`; only its content or failure is taken from the wire."""
     result = message.WhichOneof("result")
     if result is None:
         raise WireError(f"reply to task {message.task_id!r} has neither content nor failure")

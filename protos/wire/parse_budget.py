@@ -1,8 +1,8 @@
-"""Bytes of protobuf, counted before they are parsed: what they would become in memory.
+"""Limits the memory of protobuf messages before they are parsed.
 
-A message without fields is two bytes on the wire and more than a hundred in memory, so a limit of
-bytes alone is none. `check_parts` walks the wire format along the schema and builds nothing.
-`parse_request` is how the coordinator reads whatever a caller sends.
+An empty message is two bytes on the wire and more than a hundred in memory, so a limit of bytes is
+not enough. `check_parts` walks the wire format along the schema and builds nothing. The coordinator
+reads every request by `parse_request`.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ M = TypeVar("M", bound=Message)
 
 MAX_PARTS = 1 << 20
 OBJECT = 4
-"""Parts that a message or a text counts for; a number counts for one."""
+"""Number of parts of a message or a text; a number counts as one part."""
 
 PART_BYTES = 32
-"""Bytes of memory that a part is reckoned at."""
+"""Estimated bytes of memory per part."""
 
 SMALL = 64 << 10, 1_000
-"""Bytes and parts of a request that has no row in `FORMS`."""
+"""Limits, in bytes and parts, of a request without a row in `FORMS`."""
 
 FORMS: dict[type[Message], dict[str, tuple[int, int]]] = {
     pb.ClientEvent: {
@@ -38,17 +38,16 @@ FORMS: dict[type[Message], dict[str, tuple[int, int]]] = {
     },
     pb.UploadRequest: {"start": (4 << 10, 100), "chunk": (CHUNK + 64, 2 * OBJECT)},
 }
-"""Bytes and parts that each form of a stream's messages may have."""
+"""Limits, in bytes and parts, of each form of a stream's messages."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _OBJECTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_MESSAGE)
 
 
 def parse_request(data: bytes, kind: type[M]) -> tuple[M, int]:
-    """`data` as a message of `kind`, and about how many bytes of memory it takes.
+    """Parse `data` as `kind`; returns the message and its estimated bytes of memory.
 
-    Raises `WireError`, before anything is built, for more bytes or parts than `kind` has reason to
-    have.
+    Raises `WireError` before anything is built if `data` has more bytes or parts than allowed.
     """
     form, (most, parts) = _form_of(data, kind)
     what = f"{kind.DESCRIPTOR.name} {form}".strip()
@@ -64,7 +63,7 @@ def parse_request(data: bytes, kind: type[M]) -> tuple[M, int]:
 def check_parts(data: bytes, limit: int = MAX_PARTS) -> None:
     """Raise `WireError` if `data`, a `Records`, has more than `limit` parts.
 
-    Also where it is not protobuf at all, or has more digits, nesting or groups than ours have.
+    It also raises for data that is not protobuf, or has longer numbers, deeper nesting or groups.
     """
     many = f"a content of more than {limit} parts; put small values together"
     _count(data, limit, _descriptor(pb.Records), many)
@@ -83,7 +82,7 @@ def _count(data: bytes, limit: int, kind: Descriptor, many: str) -> int:
 
 
 def _form_of(data: bytes, kind: type[Message]) -> tuple[str, tuple[int, int]]:
-    """The name of the one field that `data` has, and the limits that hold for it."""
+    """The name of the only field in `data`, and its limits."""
     forms = FORMS.get(kind)
     if forms is None or not data:
         return "", SMALL
@@ -102,7 +101,7 @@ def _form_of(data: bytes, kind: type[Message]) -> tuple[str, tuple[int, int]]:
 
 
 def _parts(data: bytes, at: int, end: int, kind: Descriptor) -> Iterator[int]:
-    """What each field costs, those of the messages within too."""
+    """Yield the parts of each field, including those of nested messages."""
     fields = _messages(kind), _packed(kind)
     while at < end:
         tag, at = _varint(data, at, end)
@@ -138,7 +137,7 @@ def _messages(kind: Descriptor) -> dict[int, Descriptor]:
 
 @cache
 def _packed(kind: Descriptor) -> dict[int, int]:
-    """Fields of many numbers, and the fewest bytes that one of them has."""
+    """Packed fields, and the fewest bytes of one of their numbers."""
     return {
         field.number: 8 if field.type == FieldDescriptor.TYPE_DOUBLE else 1
         for field in kind.fields

@@ -1,4 +1,4 @@
-"""Payloads that lie in a file: arrays of gigabytes that cost no memory until they are read."""
+"""Payloads in files, so that large arrays take no memory until they are read."""
 
 import hashlib
 from pathlib import Path
@@ -9,27 +9,27 @@ from fedmore.experts.errors import StoreError
 from fedmore.protos.wire.blobs import digest_of
 
 Payload = bytes | Path
-"""The bytes of a blob: in memory, or in a file if there are many."""
+"""The bytes of a blob, in memory or in a file."""
 
 
 class StoredArray(Array):
-    """A Flower Array whose `data` is read from `path` each time it is asked for.
+    """A Flower Array whose `data` is read from `path` at every access.
 
-    With a `digest`, what is read is checked against it. Raises `StoreError` if the file is
-    missing or damaged. Setting `data` turns it into an ordinary array.
+    With a `digest`, the bytes are checked against it. Raises `StoreError` if the file is missing or
+    damaged. Setting `data` turns it into an ordinary array.
     """
 
     def __init__(
         self, dtype: str, shape: tuple[int, ...], stype: str, path: Path, digest: str = ""
     ) -> None:
-        # `Array.__init__` is not called, because it takes the bytes.
+        # `Array.__init__` is not called, because it needs the bytes.
         self.dtype, self.shape, self.stype = dtype, shape, stype
         self.digest = digest
         self._payload: Payload = path
 
     @property
     def payload(self) -> Payload:
-        """The file, or the bytes that were set in its place."""
+        """The file, or the bytes that replaced it."""
         return self._payload
 
     @property
@@ -47,7 +47,7 @@ class StoredArray(Array):
         self._payload, self.digest = data, ""
 
     def __eq__(self, other: object) -> bool:
-        """Equal to any Array of the same bytes, stored or not."""
+        """Whether the other is an Array with the same bytes, stored or not."""
         if not isinstance(other, Array):
             return NotImplemented
         mine = (self.dtype, self.shape, self.stype)
@@ -62,12 +62,12 @@ class StoredArray(Array):
 
 
 def payload_of(array: Array) -> Payload:
-    """The bytes of an array, or the file that they lie in."""
+    """An array's bytes or the file with them."""
     return array.payload if isinstance(array, StoredArray) else array.data
 
 
 def size_of(payload: Payload) -> int:
-    """Bytes of a payload; raises `StoreError` for a file that is missing."""
+    """Size of a payload in bytes; raises `StoreError` if its file is missing."""
     if isinstance(payload, bytes):
         return len(payload)
     try:
@@ -77,7 +77,7 @@ def size_of(payload: Payload) -> int:
 
 
 def read_payload(payload: Payload) -> bytes:
-    """All of a payload, in memory; raises `StoreError` for a file that cannot be read."""
+    """Read a payload into memory; raises `StoreError` if its file cannot be read."""
     if isinstance(payload, bytes):
         return payload
     try:
@@ -87,7 +87,7 @@ def read_payload(payload: Payload) -> bytes:
 
 
 def digest_of_payload(payload: Payload) -> str:
-    """The name of a payload as a blob; a file is read in pieces."""
+    """Digest of a payload; a file is read in pieces."""
     if isinstance(payload, bytes):
         return digest_of(payload)
     try:

@@ -1,9 +1,9 @@
-"""Flower's RecordDict to and from bytes: exact, and in insertion order.
+"""Converts Flower's RecordDict to bytes and back, exactly and in insertion order.
 
-`pack` keeps what is sent inline small: an array above `INLINE_ARRAY` becomes a blob, and so does
-the whole content when what is left is above `INLINE_CONTENT`. A blob may lie in a file, at either
-end, and its array then is a `StoredArray`. Whatever cannot be encoded or decoded raises
-`WireError`. An empty list has no element type, in Flower as here.
+`pack` limits inline data: an array above `INLINE_ARRAY` becomes a blob, and so does the whole
+content if the rest is above `INLINE_CONTENT`. A blob may be in a file at either end; its array is
+then a `StoredArray`. Values that cannot be encoded or decoded raise `WireError`. An empty list has
+no element type, as in Flower.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -31,13 +31,13 @@ __all__ = ["Fetch", "Packed", "Payload", "StoredArray", "dumps", "loads", "pack"
 INLINE_ARRAY = 64 << 10
 INLINE_CONTENT = 1 << 20
 MAX_CONTENT = 64 << 20
-"""Largest content without its large arrays, in bytes: either end holds it in memory."""
+"""Largest content without its large arrays, in bytes; both ends hold it in memory."""
 
 OUR_CONTENT = 4 << 20
-"""The largest that our own tasks and answers have reason to be: their arrays are blobs."""
+"""Largest content of our own tasks and replies, in bytes, since their arrays are blobs."""
 
 Fetch = Callable[[str, int], Payload]
-"""Digest and size of a blob to its bytes or file, already checked against the digest."""
+"""A function from a blob's digest and size to its bytes or file, checked by digest."""
 
 _KINDS = (
     (bool, "boolean", "booleans"),
@@ -51,19 +51,19 @@ _LISTS = {many for _, _, many in _KINDS}
 
 @dataclass(frozen=True)
 class Packed:
-    """A content ready to send: what goes inline, and the blobs that it names."""
+    """An encoded content: its inline part and its blobs."""
 
     content: pb.Content
     blobs: dict[str, Payload] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """Payload bytes: inline content and blobs, each blob once."""
+        """Payload bytes of the inline content and the blobs, each blob once."""
         return self.content.ByteSize() + sum(map(size_of, self.blobs.values()))
 
 
 def pack(records: RecordDict) -> Packed:
-    """Encode `records`, moving what is large into blobs."""
+    """Encode `records`, with large parts as blobs."""
     blobs: dict[str, Payload] = {}
     with _wire_errors("cannot be encoded"):
         message = _encode(records, blobs)
@@ -78,14 +78,14 @@ def pack(records: RecordDict) -> Packed:
 def unpack(content: pb.Content, fetch: Fetch, limit: int | None = None) -> RecordDict:
     """Decode a content, calling `fetch` for every blob that it names.
 
-    `limit` is of the content without its large arrays, in bytes; `MAX_CONTENT` by default.
+    `limit` is the largest content without its large arrays, in bytes, by default `MAX_CONTENT`.
     """
     where = content.WhichOneof("where")
     if where is None:
         raise WireError("a content with neither records nor a blob")
     limit = MAX_CONTENT if limit is None else limit
     if where == "records":
-        if content.records.ByteSize() > INLINE_ARRAY:  # less cannot become much
+        if content.records.ByteSize() > INLINE_ARRAY:  # a smaller one cannot take much memory
             check_parts(content.records.SerializeToString())
         return _decode(content.records, fetch)
     _refuse_large(content.blob.size, limit)
@@ -95,13 +95,13 @@ def unpack(content: pb.Content, fetch: Fetch, limit: int | None = None) -> Recor
 
 
 def dumps(records: RecordDict) -> bytes:
-    """`records` as one string of bytes without blobs."""
+    """Encode `records` as bytes without blobs."""
     with _wire_errors("cannot be encoded"):
         return _encode(records, None).SerializeToString()
 
 
 def loads(data: bytes, fetch: Fetch | None = None) -> RecordDict:
-    """The inverse of `dumps`; without `fetch`, a blob in `data` is a `WireError`."""
+    """Invert `dumps`; without `fetch`, a blob in `data` raises `WireError`."""
     with _wire_errors("are not a Records message"):
         message = pb.Records.FromString(data)
     return _decode(message, fetch or _no_blobs)

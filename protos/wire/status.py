@@ -1,7 +1,7 @@
-"""One table: every error class to its gRPC status and its exit code.
+"""The table from every error class to its gRPC status and exit code.
 
-The class name and the message travel in trailing metadata, so the client raises what the
-coordinator raised. `tests/protos/wire/test_status.py` proves the table total over the error tree.
+The class name and the message are sent in trailing metadata, so the client raises the coordinator's
+error. `tests/protos/wire/test_status.py` proves that the table covers the whole error tree.
 """
 
 import datetime as dt
@@ -17,7 +17,7 @@ from fedmore.protos.system.terminal import plain
 
 KEY = "fedmore-error"
 MAX_DETAILS = 4000
-"""Characters of an encoded message that travel; HTTP/2 headers are limited to 8 KiB."""
+"""Most characters of an encoded message on the wire; HTTP/2 headers are limited to 8 KiB."""
 
 
 PEER_CAUSES = {
@@ -43,11 +43,11 @@ PEER_CAUSES = {
         "an invite made --insecure"
     ),
 }
-"""What gRPC says of a connection that no later try will make, and what that means."""
+"""gRPC's texts for connections that no retry can establish, and their explanations."""
 
 
 class Status(NamedTuple):
-    """A gRPC status and the exit code of a program that ends with the error."""
+    """A gRPC status, and the exit code of a program that ends with the error."""
 
     grpc: grpc.StatusCode
     exit: int
@@ -73,13 +73,13 @@ TABLE: dict[type[FedmoreError], Status] = {
     errors.KernelError: Status(grpc.StatusCode.FAILED_PRECONDITION, 17),
 }
 _UNREACHED = ("failed to connect", "Failed to connect", "refused", "DNS", "resolution")
-"""Words of gRPC's where no connection came about; else it was there and broke."""
+"""Words in gRPC's message if no connection was established; without them, it was lost."""
 
 _BY_NAME = {cls.__name__: cls for cls in TABLE}
 
 
 def status_of(error: BaseException) -> Status:
-    """The row of the nearest class in the table; anything foreign is internal."""
+    """The row of the nearest class in the table; a foreign error is internal."""
     for cls in type(error).__mro__:
         if cls in TABLE:
             return TABLE[cls]
@@ -87,28 +87,28 @@ def status_of(error: BaseException) -> Status:
 
 
 def exit_code(error: BaseException) -> int:
-    """With which code a program ends that was stopped by `error`."""
+    """Exit code of a program that ends with `error`."""
     return status_of(error).exit
 
 
 def describe(error: BaseException) -> str:
-    """Class and message on one line, as an operator reads them."""
+    """Class and message in one line, for an operator."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: Exception) -> NoReturn:
-    """End the call with the status of `error`, its class and its message."""
+    """End the call with the status, class and message of `error`."""
     nearest = next((c for c in type(error).__mro__ if c in TABLE), FedmoreError)
     known = isinstance(error, FedmoreError)
     details = str(error) if known else f"the coordinator failed: {describe(error)}"
     trailing = ((KEY, f"{nearest.__name__} {quote(details, safe=' ')[:MAX_DETAILS]}"),)
-    # The status line is for foreign clients; ours read the trailing metadata, which is exact.
+    # The status text is for foreign clients; ours read the exact trailing metadata.
     await context.abort(status_of(error).grpc, ascii(details[:200])[1:-1], trailing)
 
 
 def from_rpc(error: grpc.RpcError, where: str) -> FedmoreError:
-    """The error that the peer raised, or what the transport's status amounts to at `where`."""
+    """The error that the peer raised, or one for the transport's status at `where`."""
     for key, value in getattr(error, "trailing_metadata", tuple)() or ():
         name, _, text = str(value).partition(" ")
         if key == KEY and name in _BY_NAME:

@@ -75,7 +75,7 @@ def latency(folder: Path, quick: bool) -> Iterator[Row]:
 
 
 def overhead(folder: Path, _quick: bool) -> Iterator[Row]:
-    """Compare a run's bytes on the sockets, including handshakes and heartbeats, with the payload."""
+    """Compare all bytes on the sockets, with handshakes and heartbeats, to those of payload."""
     for size in (1, 16):
         echo = Echo(folder / f"of-{size}", rounds=4, down=size * MIB, up=size * MIB)
         _seconds(echo)

@@ -109,7 +109,7 @@ def write_sides(folder: Path, sides: Sides) -> TextFiles:
 
 
 def join(items: Iterable[Item], target: int = 1500, least: int = 300) -> Iterator[Item]:
-    """Join consecutive strings, preferably of a group, to documents of about `target` characters."""
+    """Join consecutive strings, if possible of one group, to documents of `target` characters."""
     lines: list[str] = []
     size, first = -1, None
     for item in items:

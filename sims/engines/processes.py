@@ -130,7 +130,7 @@ def wait_for_port(child: Child, host: str, port: int, timeout_s: float = 60.0) -
 
 
 def quiet_environment() -> dict[str, str]:
-    """This process's environment, but offline, without telemetry and with limited threads."""
+    """Copy the process's environment, but offline, without telemetry and with limited threads."""
     return {
         **os.environ,
         "FLWR_TELEMETRY_ENABLED": "0",

@@ -50,7 +50,6 @@ _OWNERS = {
 }
 """Looser limits than the defaults, for three reasons: the rounds are below the default floors, the
 default noise is too large for a width of 64, and changes are large beside the random matrices."""
-"""Looser limits than the defaults: the rounds are shorter than the default floors, the default noise is too large for 64 dimensions, and changes are large relative to the base's random matrices."""
 
 
 def smoke() -> Scenario:

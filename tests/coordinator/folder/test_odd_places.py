@@ -58,7 +58,7 @@ def directory(federation: Path) -> Path:
 def test_what_is_there_is_never_overwritten(directory: Path, kind: str, place: str) -> None:
     out = directory / place
     before = out.read_bytes() if out.is_file() else None
-    with pytest.raises(ConfigError, match="is there already, and is not overwritten"):
+    with pytest.raises(ConfigError, match="exists already and is not overwritten"):
         WRITERS[kind](directory, out)
     assert before is None or out.read_bytes() == before
     with Registry.open(directory) as registry:  # nothing was made that nobody has

@@ -90,7 +90,7 @@ def test_every_answer_is_drawn_anew_and_all_by_one_seed(talk):
 
 def test_reset_begins_anew(talk, speaker):
     lines, chat, begun = talk("hello", "/reset", "again", "/experts")
-    assert "forgotten; a new conversation" in lines
+    assert "this is a new conversation" in lines
     assert text_of(speaker, begun[1][0]) == "again"
     assert chat.talk.turns[0] == {"role": "user", "content": "again"}
     assert len(chat.used) == 1
@@ -137,7 +137,7 @@ def test_old_turns_are_forgotten_when_there_is_no_more_room(talk, speaker, monke
     monkeypatch.setattr(speaker.mixture.model.config, "max_position_embeddings", 30)
     first, second, third = "x" * 21, "y" * 8, "z" * 9
     lines, chat, begun = talk(first, second, third)
-    told = "the first 2 turns are forgotten: the base reads no more at once"
+    told = "the first 2 turns are dropped, since the base cannot read more at once"
     assert lines.count(told) == 2
     assert len(begun[0][0]) == 30 - 8
     assert [text_of(speaker, ids) for ids, _, _ in begun] == [first, second, third]
@@ -218,7 +218,7 @@ def test_what_is_piped_in_is_read_to_its_end(run, federation, monkeypatch, stric
     done = run("chat", federation, "--max-tokens", 4)
     if strict == "strict":
         assert done.code == 2
-        assert done.err.startswith("ConfigError: what was typed is not UTF-8 text")
+        assert done.err.startswith("ConfigError: the input is not UTF-8 text")
     else:
         assert (done.code, done.err) == (0, "")
         assert done.out.count("not UTF-8 text") == 1

@@ -181,4 +181,4 @@ def test_ctrl_c_ends_the_line_and_says_where_the_text_is(spoken, base, monkeypat
     monkeypatch.setattr(generator, "generate", stopped)
     done = spoken()
     assert (done.code, done.out) == (130, "so far\n")
-    assert done.err == "stopped; what was made so far is above\n"
+    assert done.err == "stopped; the text so far is above\n"

@@ -130,7 +130,7 @@ def test_the_key_can_lie_elsewhere(federation, tmp_path):
     run("authority", "move", federation, safe)
     assert not (federation / "tls" / "ca.key").exists()
     run("renew", federation)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         run("authority", "move", federation, safe)
     before = (federation / "tls" / "ca.pem").read_bytes()
     safe.rename(tmp_path / "unplugged")
