@@ -72,7 +72,7 @@ def test_a_link_that_leads_nowhere_is_not_written_through(
 ) -> None:
     out = tmp_path / "out.json"
     out.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         WRITERS[kind](directory, out)
     assert not (tmp_path / "elsewhere").exists()
 
