@@ -1,1 +1,1 @@
-"""The coordinator's end of the wire: `server.serve` is the way in."""
+"""The coordinator's end of the wire; `server.serve` starts it."""

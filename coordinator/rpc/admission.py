@@ -1,4 +1,4 @@
-"""Who may enrol for what: checked before the one-time token is used up."""
+"""Checks an enrolment before its one-time token is used up."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def check_enrolment(
     request: pb.EnrolRequest, config: "FederationConfig", info: FederationInfo
 ) -> "Kind":
-    """The request's kind, when the federation has a place for it."""
+    """Return the request's kind; raises if the federation has no place for it."""
     if config.federation.app or request.kind == "app":
         return _check_app(request, config)
     known = {"expert": config.federation.domains, "adapter": config.federation.languages}
@@ -41,9 +41,9 @@ def check_enrolment(
 
 
 def check_unmixed(kind: "Kind", target: str, members: "Iterable[Member]") -> None:
-    """Raise `ConfigError` if members train the same name as the other kind, or spelt otherwise.
+    """Raise `ConfigError` if members train this name as the other kind, or with other case.
 
-    A federation without lists of domains and languages takes any name, but each for one thing.
+    A federation without lists of domains and languages accepts any name, but only for one kind.
     """
     for member in members:
         same = (member.target or "").casefold() == target.casefold()
@@ -70,7 +70,7 @@ def _check_app(request: pb.EnrolRequest, config: "FederationConfig") -> "Kind":
 
 
 def check_fingerprint(fingerprint: str, info: FederationInfo) -> None:
-    """Raise `BaseError` when both sides name a fingerprint and they differ."""
+    """Raise `BaseError` if both sides give a fingerprint and they differ."""
     if fingerprint and info.fingerprint and fingerprint != info.fingerprint:
         raise BaseError(
             f"your base has the fingerprint {fingerprint[:16]}, the federation's ({info.base}) "

@@ -1,6 +1,6 @@
-"""Who calls: what a certificate, or without TLS a secret, stands for in this federation.
+"""Identifies callers by their certificate or, without TLS, by their secret.
 
-Every call looks into the registry, so a member that is revoked is refused from its next call on.
+Every call is looked up in the registry, so a revoked member is refused from its next call on.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ STANDINGS = {
 
 
 class Authenticator:
-    """Lets callers in by role. With `insecure` there is no TLS, and so no certificate."""
+    """Admits callers by role. With `insecure` there is no TLS, and so no certificate."""
 
     def __init__(
         self, registry: "Registry", traffic: TrafficBook, crowd: CallLimiter, *, insecure: bool
@@ -42,7 +42,7 @@ class Authenticator:
         self._insecure = insecure
 
     def who(self, context: Context) -> Who:
-        """Whose share of the coordinator a call takes; asks nobody and refuses nobody."""
+        """The caller whose share of the server a call uses; it never refuses a call."""
         try:
             if self._insecure:
                 return Who(secret_of(context), Standing.MEMBER)
@@ -52,7 +52,7 @@ class Authenticator:
         return Who(subject.identity, STANDINGS.get(subject.role, Standing.INVITE))
 
     async def anybody(self, context: Context) -> None:
-        """An invited client, an operator, or a member, also one that has withdrawn."""
+        """Admit an invited client, an operator, or a member, also a withdrawn one."""
         if not self._insecure:
             subject = caller(context)
             if subject.role is Role.INVITE:
@@ -64,7 +64,7 @@ class Authenticator:
                     check_not_barred(member)
 
     def invited(self, context: Context, name: str) -> str:
-        """The identity of the key in `name`'s invite; empty without TLS."""
+        """Return the identity of the key in `name`'s invite; empty without TLS."""
         if self._insecure:
             return ""
         subject = caller(context)
@@ -76,7 +76,10 @@ class Authenticator:
         return subject.identity
 
     async def member(self, context: Context) -> "Member":
-        """The member that calls; raises `TokenError` or `MembershipError` for anybody else."""
+        """Return the calling member.
+
+        Raises `TokenError` or `MembershipError` for any other caller.
+        """
         identity = secret_of(context) if self._insecure else _client(context).identity
         member = await asyncio.to_thread(self._registry.authenticate, identity)
         self._traffic.identify(context.peer(), member.name)
@@ -87,7 +90,7 @@ class Authenticator:
         return member
 
     async def name_of(self, context: Context) -> str:
-        """Who calls, as the log says it: the member, the certificate's subject, or the address."""
+        """The caller's name for the log: member, certificate's subject or address."""
         try:
             if self._insecure:
                 found = await asyncio.to_thread(self._registry.authenticate, secret_of(context))
@@ -99,7 +102,7 @@ class Authenticator:
         return name if subject.role is Role.CLIENT else f"{subject.role} {name}"
 
     async def operator(self, context: Context) -> str:
-        """The operator that calls, by name: the folder's own, or one with an access file."""
+        """Return the name of the calling operator: the folder's own, or one with an access file."""
         if self._insecure:
             raise MembershipError("without TLS nobody can prove to be an operator")
         subject = caller(context)
@@ -114,7 +117,7 @@ class Authenticator:
 
 
 def caller(context: Context) -> Subject:
-    """Whose certificate the connection has: one of this federation's, or TLS had refused it."""
+    """The subject of the connection's certificate; TLS refuses those of other authorities."""
     subject = _subject(context)
     if subject.expires <= datetime.now(UTC):
         raise TokenError(
@@ -130,7 +133,7 @@ def _subject(context: Context) -> Subject:
     return _known(certificate)
 
 
-@lru_cache(4_096)  # every call asks twice
+@lru_cache(4_096)  # every call needs it twice
 def _known(certificate: bytes) -> Subject:
     return subject_of(certificate)
 
@@ -145,7 +148,7 @@ def _client(context: Context) -> Subject:
 
 
 def secret_of(context: Context) -> str:
-    """The identity of the secret that the call carries."""
+    """The identity of the call's secret."""
     metadata = dict(context.invocation_metadata() or ())
     scheme, _, secret = str(metadata.get("authorization", "")).partition(" ")
     if scheme != "Bearer" or not secret:

@@ -1,9 +1,9 @@
-"""Which members are here: one stream each, given up after some time without a sign of life.
+"""Tracks the connected members: one stream each, dropped after some time without a sign of life.
 
-Used from the server's loop only. A stream that ends without a word leaves its member present for
-`dead_after_s`, so that it can reconnect and go on with its task. A member is its key, so a newer
-stream is the same owner's and takes over at once. The process that it took over from is told so,
-and does not come back.
+It is used from the server's loop only. If a stream ends without a goodbye, its member counts as
+present for `dead_after_s` seconds, so that it can reconnect and continue its task. A member is
+identified by its key, so a newer stream belongs to the same owner and replaces the older one at
+once. The replaced process gets the reason and does not reconnect.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ FINISHED = "finished"
 REPLACED = "replaced by a newer stream of the same client"
 OUSTED = "another process has connected with this client's key; this one is not wanted any more"
 STEP_S = 2.0
-"""Most seconds that one sweep counts; what is above was a stall of this process."""
+"""Most seconds that count between two sweeps; a longer gap was a stall of this process."""
 
 OUSTED_KEPT = 16
-"""Processes of one member that are remembered to have been ousted."""
+"""Number of a member's replaced processes that are remembered."""
 
 
 @dataclass(eq=False)
 class Connection:
-    """One stream. `wake` is set when there is something to send, `ended` when it shall end."""
+    """One stream; `wake` is set if there is something to send, `ended` if it must end."""
 
     member: "Member"
     session: str
@@ -40,7 +40,7 @@ class Connection:
     ending: str | None = None
 
     def end(self, reason: str) -> None:
-        """Let the stream end."""
+        """Make the stream end with `reason`."""
         self.ending = self.ending or reason
         self.wake.set()
         self.ended.set()
@@ -48,7 +48,7 @@ class Connection:
 
 @dataclass
 class _Presence:
-    """`seen` is in seconds that this process was awake."""
+    """A present member; `seen` is in seconds during which this process was running."""
 
     connection: Connection
     attached: bool
@@ -56,10 +56,10 @@ class _Presence:
 
 
 class Connections:
-    """Members present, by node id.
+    """The present members, by node id.
 
-    Those that the mailbox expects (they were here before a restart) have `dead_after_s` from now to
-    come back.
+    Members that the task queue expects, because they were present before a restart, have
+    `dead_after_s` seconds from now to come back.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Connections:
         self._awake = 0.0
         self._finishing = False
         self.stopping = False
-        """Set once the server cuts every stream, which is nobody's loss."""
+        """Set when the server cuts all streams, so that no member counts as lost."""
         self._seen: set[str] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def admit(self, member: "Member", session: str) -> Connection:
-        """A stream for `member`, in place of the one that it has.
+        """Make a stream for `member`, which replaces its present one.
 
-        Raises `NameTakenError` for a process whose place a newer one has taken.
+        Raises `NameTakenError` for a process that a newer one has replaced.
         """
         if session in self._ousted.get(member.node_id, ()):
             raise NameTakenError(f"{member.name!r}: {OUSTED}")
@@ -116,32 +116,32 @@ class Connections:
         connection.end(OUSTED)
 
     def seen(self, connection: Connection) -> None:
-        """A sign of life."""
+        """Record a sign of life."""
         present = self._of(connection)
         if present is not None:
             present.seen = self._awake
             self._seen.add(connection.member.name)
 
     def alive(self, node_id: int) -> None:
-        """A sign of life beside the stream: a piece of a blob has come or gone."""
+        """Record a sign of life from a transfer of a blob, beside the stream."""
         present = self._present.get(node_id)
         if present is not None:
             present.seen = self._awake
 
     def heard(self, names: Collection[str]) -> None:
-        """Bytes have come from these members: they are alive, whatever they have time to say."""
+        """Record a sign of life of members from whose connections bytes arrived."""
         for present in self._present.values():
             if present.connection.member.name in names:
                 present.seen = self._awake
 
     def wake(self, node_id: int) -> None:
-        """There is something to send to this node."""
+        """Wake the node's stream, because there is something to send."""
         present = self._present.get(node_id)
         if present is not None:
             present.connection.wake.set()
 
     def detach(self, connection: Connection) -> None:
-        """The stream has ended; the member may come back."""
+        """Record that the stream has ended; the member may come back."""
         present = self._of(connection)
         if present is not None:
             present.attached = False
@@ -151,7 +151,7 @@ class Connections:
             self._empty.set()
 
     def leave(self, connection: Connection, reason: str, for_good: bool = False) -> None:
-        """The member is gone, and so are its open tasks (`TaskQueue.leave`)."""
+        """Remove the member, and fail its open tasks (`TaskQueue.leave`)."""
         if self._of(connection) is not None:
             name = connection.member.name
             del self._present[connection.member.node_id]
@@ -159,7 +159,7 @@ class Connections:
             self._emit(Left(name, reason))
 
     def expel(self, node_id: int, reason: str) -> None:
-        """A member that may not take part any more is gone, and its stream ends."""
+        """Remove an excluded member and end its stream."""
         present = self._present.get(node_id)
         if present is not None:
             self.leave(present.connection, reason, for_good=True)
@@ -168,10 +168,10 @@ class Connections:
             self._mailbox.leave(node_id, reason, for_good=True)
 
     def sweep(self) -> None:
-        """Give up every member without a sign of life for `dead_after_s`.
+        """Remove every member without a sign of life for `dead_after_s` seconds.
 
-        To be called every second or so. If this process itself stood still, that time does not
-        count: what the members said meanwhile is still to be read.
+        Call it about every second. If this process was suspended, that time does not count, because
+        the members' heartbeats of that time are still queued.
         """
         now = self._clock()
         self._awake += min(now - self._swept, STEP_S)
@@ -188,12 +188,12 @@ class Connections:
                 self._mailbox.leave(node_id, reason)
 
     def take_seen(self) -> set[str]:
-        """Names of the members that gave a sign of life since this was last asked."""
+        """Return and clear the names of members with a sign of life since the last call."""
         seen, self._seen = self._seen, set()
         return seen
 
     async def finish(self, timeout: float) -> None:
-        """End every stream, those that come from now on too; waits until none is left."""
+        """End every stream, including new ones, and wait until none is left."""
         self._finishing = True
         for present in self._present.values():
             present.connection.end(FINISHED)

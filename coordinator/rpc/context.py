@@ -1,4 +1,4 @@
-"""What the calls of the service share."""
+"""The state that all calls of the services share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ TRANSFERS = frozenset({"Held", "Upload", "Download"})
 
 @dataclass(frozen=True)
 class ServerContext:
-    """One server's state and the seams to the rest of the coordinator."""
+    """One server's state, and its interfaces to the rest of the coordinator."""
 
     registry: "Registry"
     mailbox: TaskQueue
@@ -47,6 +47,6 @@ class ServerContext:
     news: Callable[[], pb.News | None]
 
     def expel(self, node_id: int, reason: str) -> None:
-        """A member that may not take part any more is gone; what it is sending or fetching ends."""
+        """Remove an excluded member, and end its transfers."""
         self.connections.expel(node_id, reason)
         self.crowd.expel(node_id, MembershipError(f"you were {reason}"), TRANSFERS)

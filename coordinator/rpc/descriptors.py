@@ -1,16 +1,16 @@
-"""The process's file descriptors: how many there may be, and raising that at the start."""
+"""Reads and raises the process's limit of file descriptors."""
 
 import logging
 import sys
 
 WANTED = 65_536
-"""Descriptors that a coordinator of thousands of clients has use for."""
+"""Number of descriptors that a coordinator of thousands of clients needs."""
 
 log = logging.getLogger(__name__)
 
 
 def raise_descriptors(wanted: int = WANTED) -> int:
-    """Raise the soft limit of descriptors as far as the hard one allows; returns what it is now."""
+    """Raise the soft limit of descriptors as far as the hard one allows; returns the new limit."""
     if sys.platform == "win32":
         return wanted
     import resource
@@ -28,7 +28,7 @@ def raise_descriptors(wanted: int = WANTED) -> int:
 
 
 def limit_of_descriptors() -> int:
-    """How many descriptors this process may have."""
+    """The soft limit of descriptors of this process."""
     if sys.platform == "win32":
         return WANTED
     import resource

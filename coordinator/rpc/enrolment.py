@@ -1,4 +1,4 @@
-"""Members are made here, and their certificates kept fresh."""
+"""Enrols members and renews their certificates."""
 
 import re
 from typing import TYPE_CHECKING
@@ -20,7 +20,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class EnrolmentService:
-    """Blocks: to be called in a thread. Without an authority `ca` there is no TLS."""
+    """Enrols members.
+
+    It blocks, so call it in a thread. Without an authority `ca` there is no TLS.
+    """
 
     def __init__(
         self,
@@ -35,12 +38,12 @@ class EnrolmentService:
         self._ca = ca
 
     def enrol(self, request: pb.EnrolRequest, invite: str) -> tuple["Member", pb.EnrolReply]:
-        """Use up a token; `invite` is the identity of the key that came with it."""
+        """Enrol with a one-time token; `invite` is the identity of the invite's key."""
         kind = check_enrolment(request, self._config, self._info)
         check_unmixed(kind, request.target, self._registry.members())
-        self._registry.check_token(request.token, request.name)  # nothing is signed without
+        self._registry.check_token(request.token, request.name)  # before anything is signed
         certificate, identity, expires = self._certify(request.identity, request.name)
-        if identity == invite:  # the operator has seen that key
+        if identity == invite:  # the operator knows that key
             raise TokenError("make a key of your own; the invite's is not only yours")
         member = self._registry.enrol(
             request.token,
@@ -57,7 +60,7 @@ class EnrolmentService:
         return member, reply
 
     def renew(self, member: "Member", identity: str, request: pb.RenewRequest) -> pb.RenewReply:
-        """A fresh certificate for the key that `member` calls with."""
+        """Make a new certificate for the key with which `member` calls."""
         if self._ca is None:
             raise ConfigError("without TLS there is no certificate to renew")
         if identity_of(requested_key(request.identity)) != identity:

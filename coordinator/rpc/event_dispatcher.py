@@ -1,4 +1,4 @@
-"""Events leave the server's loop through here."""
+"""Delivers events from the server's loop to a listener in another thread."""
 
 import logging
 import threading
@@ -13,11 +13,11 @@ LIMIT = 10_000
 
 
 class Dispatcher:
-    """Calls the listener from one thread, so that it may block and never holds up the loop.
+    """Calls the listener from one thread, so that it may block without blocking the loop.
 
-    If the listener is slower than the events, a client's waiting progress is replaced by newer
-    progress, and its traffic is added up. Above `limit` events are left out, with a warning that
-    says how many.
+    If the listener is slower than the events, newer progress of a client replaces what is queued,
+    and its traffic is added up. Above `limit` queued events, further ones are dropped, with a
+    warning and their number.
     """
 
     def __init__(self, listener: Callable[[Event], None], limit: int = LIMIT) -> None:
@@ -32,7 +32,7 @@ class Dispatcher:
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        """Queue an event; any thread, never blocks."""
+        """Queue an event; may be called from any thread and never blocks."""
         with self._changed:
             key = self._key(event)
             earlier = self._waiting.get(key)
@@ -43,7 +43,7 @@ class Dispatcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """Deliver what is queued, then end."""
+        """Deliver the queued events, then end."""
         with self._changed:
             self._closed = True
             self._changed.notify()

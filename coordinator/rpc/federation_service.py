@@ -1,4 +1,4 @@
-"""The Federation service: what each call does, once it is clear who calls."""
+"""The Federation service: identifies the caller and carries out each call."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 FIRST_S = 10.0
-"""Seconds within which a stream must say what it is."""
+"""Seconds within which a stream's first message must arrive."""
 
 
 class FederationService(FederationServicer):
-    """Runs in the server's loop; whatever blocks goes to a thread."""
+    """Serves clients. It runs in the server's loop; blocking work runs in threads."""
 
     def __init__(self, parts: ServerContext) -> None:
         self._parts = parts
@@ -38,7 +38,7 @@ class FederationService(FederationServicer):
     async def Describe(  # noqa: N802 - gRPC's spelling
         self, _request: pb.DescribeRequest, context: Context
     ) -> pb.FederationInfo:
-        """What the federation is."""
+        """Describe the federation."""
         async with self._parts.refusals.of(context, "Describe"):
             await self._parts.gate.anybody(context)
             return self._parts.info.to_proto()
@@ -46,7 +46,7 @@ class FederationService(FederationServicer):
     async def Enrol(  # noqa: N802
         self, request: pb.EnrolRequest, context: Context
     ) -> pb.EnrolReply:
-        """Use up a token."""
+        """Enrol a client with a one-time token."""
         async with self._parts.refusals.of(context, "Enrol"):
             invite = self._parts.gate.invited(context, request.name)
             member, reply = await asyncio.to_thread(self._parts.desk.enrol, request, invite)
@@ -56,7 +56,7 @@ class FederationService(FederationServicer):
     async def Renew(  # noqa: N802
         self, request: pb.RenewRequest, context: Context
     ) -> pb.RenewReply:
-        """A fresh certificate."""
+        """Renew the caller's certificate."""
         async with self._parts.refusals.of(context, "Renew"):
             member = await self._parts.gate.member(context)
             identity = caller(context).identity
@@ -65,7 +65,7 @@ class FederationService(FederationServicer):
     async def Withdraw(  # noqa: N802
         self, request: pb.WithdrawRequest, context: Context
     ) -> pb.WithdrawReply:
-        """The member takes its work back."""
+        """Withdraw the calling member and its work."""
         async with self._parts.refusals.of(context, "Withdraw"):
             member = await self._parts.gate.member(context)
             reason = plain(request.reason, LONGEST_REASON)
@@ -78,7 +78,7 @@ class FederationService(FederationServicer):
             return pb.WithdrawReply()
 
     async def Connect(self, _: object, context: Context) -> None:  # noqa: N802
-        """The stream of one client, until it ends."""
+        """Serve the stream of one client until it ends."""
         async with self._parts.refusals.of(context, "Connect"):
             member = await self._parts.gate.member(context)
             hello = await first(context, "hello")
@@ -91,15 +91,15 @@ class FederationService(FederationServicer):
             try:
                 stream = Stream(connection, context, self._parts)
                 ending = await stream.run(pb.ServerEvent(welcome=welcome))
-            finally:  # also if the call is cut off before, or while, the stream ends
+            finally:  # also if the call is cancelled before or while the stream ends
                 self._parts.connections.detach(connection)
             if ending == OUSTED:
                 raise NameTakenError(f"{member.name!r}: {OUSTED}")
             if ending:
-                await abort(context, TransportError(ending))  # which is no refusal
+                await abort(context, TransportError(ending))  # outside `refusals`, since it is none
 
     async def Held(self, request: pb.Blob, context: Context) -> pb.HeldReply:  # noqa: N802
-        """Where to resume an upload."""
+        """Return the offset at which to resume an upload."""
         async with self._parts.refusals.of(context, "Held"):
             member = await self._parts.gate.member(context)
             return await asyncio.to_thread(self._parts.uploads.held, member.node_id, request)
@@ -126,7 +126,7 @@ class FederationService(FederationServicer):
     async def _alive(
         self, member: "Member", source: AsyncGenerator[T, None]
     ) -> AsyncGenerator[T, None]:
-        """`source`, whose every piece is a sign of life of `member`."""
+        """Yield from `source` and record every piece as a sign of life of `member`."""
         async with aclosing(source) as pieces:
             async for piece in pieces:
                 self._parts.connections.alive(member.node_id)
@@ -134,12 +134,12 @@ class FederationService(FederationServicer):
 
 
 async def first(context: Context, kind: str, within_s: float | None = None) -> Any:
-    """The first message of a stream, which must be of `kind` and come soon."""
+    """Read the first message of a stream, which must be of `kind` and arrive in time."""
     within_s = FIRST_S if within_s is None else within_s
     try:
         message = await asyncio.wait_for(context.read(), within_s)
     except TimeoutError:
-        # A slow machine, at either end: the client is to come again.
+        # Probably a slow machine at either end, so the client should retry.
         raise TransportError(f"the stream began without {kind!r} for {within_s:g} s") from None
     if message is grpc.aio.EOF or getattr(message, kind, None) is None:
         raise WireError(f"the stream must begin with {kind!r}")
@@ -150,11 +150,11 @@ async def first(context: Context, kind: str, within_s: float | None = None) -> A
 
 
 async def chunks(context: Context) -> AsyncGenerator[bytes, None]:
-    """The chunks of an upload."""
+    """Yield the chunks of an upload."""
     while (message := await context.read()) is not grpc.aio.EOF:
         if message.WhichOneof("part") != "chunk":
             raise WireError("an upload has one start, and chunks after it")
         chunk = message.chunk
-        del message  # which has a copy
+        del message  # it has a copy of the chunk
         yield chunk
-        del chunk  # or it stays until the next one is here
+        del chunk  # otherwise it stays in memory until the next one arrives

@@ -1,4 +1,4 @@
-"""What `grpc.health.v1` answers: SERVING while what clients send can be kept, and until the end."""
+"""The service `grpc.health.v1`: SERVING while disk and database can store what clients send."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Health:
-    """Of the services `names`, and of the whole, whose name is empty."""
+    """The health of the services `names`, and of the whole server, whose name is empty."""
 
     def __init__(self, registry: "Registry", uploads: Uploads, names: Sequence[str]) -> None:
         self._registry = registry
@@ -31,12 +31,12 @@ class Health:
         self._servicer = health.aio.HealthServicer()
 
     async def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve it, as SERVING."""
+        """Add the service to the server, with the state SERVING."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
         await self._set("")
 
     async def look(self) -> None:
-        """Look at disk and database; to be called every second or so."""
+        """Check disk and database; call it about every second."""
         ill = await asyncio.to_thread(self._look)
         if ill and not self._ill:
             log.error("not serving: %s", ill)
@@ -44,7 +44,7 @@ class Health:
             await self._set(ill)
 
     async def end(self) -> None:
-        """NOT_SERVING from now on."""
+        """Set NOT_SERVING until the end."""
         await self._servicer.enter_graceful_shutdown()
 
     async def _set(self, ill: str) -> None:

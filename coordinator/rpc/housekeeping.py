@@ -1,4 +1,4 @@
-"""What the server sees to every second: who is here, who moved how much, whether there is room."""
+"""The server's work of every second: presence, traffic, disk space, health."""
 
 import asyncio
 import logging
@@ -12,13 +12,16 @@ from fedmore.strategies.events import Traffic
 
 TICK_S = 1.0
 FREED_TIMES = 5
-"""So often in a row is the disk of a barred member given back: calls of it may still be ending."""
+"""How often the uploads of an excluded member are deleted, since its calls may still be ending."""
 
 log = logging.getLogger(__name__)
 
 
 class Tender:
-    """Runs in the server's loop. What goes wrong is said once, and once that it is over."""
+    """Runs in the server's loop.
+
+    A lasting failure is logged once at its begin and once at its end.
+    """
 
     def __init__(self, parts: ServerContext, doors: Doorkeeper | None, health: Health) -> None:
         self._parts = parts
@@ -27,7 +30,7 @@ class Tender:
         self._freed: Counter[int] = Counter()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Run until it is cancelled."""
         tick = min(TICK_S, self._parts.config.server.dead_after_s / 4)
         trouble = ""
         while True:
@@ -45,12 +48,12 @@ class Tender:
                 trouble = ""
 
     async def account(self) -> None:
-        """Write down who was here, and what crossed the connections since the last time."""
+        """Write signs of life and traffic since the last call to the registry."""
         await self._write_down(self._parts.traffic.sample())
 
     async def _tend(self) -> None:
         if self._doors is not None:
-            self._doors.tend()  # first: it makes room for all else
+            self._doors.tend()  # first, since it frees descriptors for the rest
         fresh = self._parts.traffic.sample()
         connections = self._parts.connections
         connections.heard({name for name, (up, _) in fresh.items() if up})
@@ -61,7 +64,7 @@ class Tender:
         await self._parts.uploads.tend(self._parts.crowd.nodes())
 
     async def _expel_barred(self) -> None:
-        """Let go of members that were revoked, here or by another process, or have withdrawn."""
+        """Remove members that were revoked, also by another process, or have withdrawn."""
         barred = await asyncio.to_thread(self._parts.registry.barred)
         for node_id, reason in barred.items():
             self._parts.expel(node_id, reason)

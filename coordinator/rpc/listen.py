@@ -1,4 +1,4 @@
-"""Taking the port, with a clear reason if it cannot be had."""
+"""Opens the server's port, with a clear reason if that fails."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from fedmore.experts.errors import TransportError
 
 
 def bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
-    """Have `server` listen; the port it got. Raises `TransportError`."""
+    """Let `server` listen; returns its port. Raises `TransportError` if that fails."""
     try:
         return _add_port(server, address, tls)
     except RuntimeError as error:
@@ -28,12 +28,12 @@ def _add_port(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
 
 
 def listen_address(host: str, port: int) -> str:
-    """As gRPC wants it, with IPv6 in brackets."""
+    """The address in gRPC's form, with IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def probe(host: str, port: int) -> None:
-    """Say why a port cannot be had; gRPC itself only says that it cannot."""
+    """Raise `TransportError` with the reason why a port cannot be opened; gRPC gives none."""
     where = listen_address(host, port)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

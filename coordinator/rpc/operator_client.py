@@ -21,9 +21,9 @@ TIMEOUT_S = 15.0
 
 
 class Remote:
-    """A channel to the coordinator that `access` is for; raises what the coordinator raises.
+    """A channel to the coordinator of `access`; it raises the coordinator's errors.
 
-    Raises `TokenError` for an access that has expired: TLS would only hang up.
+    Raises `TokenError` for an expired access, because TLS would only close the connection.
     """
 
     def __init__(self, access: Access) -> None:
@@ -50,20 +50,20 @@ class Remote:
         self._channel.close()
 
     def status(self) -> dict[str, Any]:
-        """What `coordinator status --json` prints there."""
+        """The coordinator's output of `coordinator status --json`."""
         with self._failures():
             reply = self._stub.Status(pb.StatusRequest(), timeout=TIMEOUT_S)
         found: dict[str, Any] = json.loads(reply.json)
         return found
 
     def invite(self, name: str, expires_s: float) -> str:
-        """An invite file's text."""
+        """Return the text of an invite file for `name`."""
         with self._failures():
             request = pb.InviteRequest(name=name, expires_s=expires_s)
             return str(self._stub.Invite(request, timeout=TIMEOUT_S).json)
 
     def revoke(self, name: str, reason: str) -> None:
-        """Let a member take part no more."""
+        """Exclude a member."""
         with self._failures():
             self._stub.Revoke(pb.RevokeRequest(name=name, reason=reason), timeout=TIMEOUT_S)
 
@@ -73,7 +73,7 @@ class Remote:
             self._stub.Stop(pb.StopRequest(reason=reason), timeout=TIMEOUT_S)
 
     def check_health(self) -> None:
-        """Raise `TransportError` unless the coordinator says that it serves."""
+        """Raise `TransportError` unless the coordinator reports that it serves."""
         stub = health_pb2_grpc.HealthStub(self._channel)
         with self._failures():
             reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The Operator service: what `coordinator status | invite | revoke | stop FILE` call."""
+"""The Operator service, which `coordinator status | invite | revoke | stop FILE` call."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class OperatorApi(Protocol):
-    """The running coordinator, as its operators see it; blocks, so is called in a thread."""
+    """The running coordinator's interface for operators; it blocks, so call it in a thread."""
 
     def status(self) -> dict[str, Any]:
         """What `coordinator status --json` prints."""
@@ -25,11 +25,11 @@ class OperatorApi(Protocol):
         """An invite file's text."""
 
     def stop(self, reason: str) -> None:
-        """End the coordinator as Ctrl-C does; returns at once."""
+        """Stop the coordinator as Ctrl-C does; returns at once."""
 
 
 class OperatorService(OperatorServicer):
-    """Runs in the server's loop; every call is written down with the operator's name."""
+    """Serves operators in the server's loop; every call is logged with the operator's name."""
 
     def __init__(self, parts: ServerContext, office: OperatorApi) -> None:
         self._parts = parts
@@ -38,7 +38,7 @@ class OperatorService(OperatorServicer):
     async def Status(  # noqa: N802 - gRPC's spelling
         self, _request: pb.StatusRequest, context: Context
     ) -> pb.StatusReply:
-        """Who takes part and how far the plan is."""
+        """Return the status of members and plan."""
         async with self._parts.refusals.of(context, "Status"):
             await self._parts.gate.operator(context)
             found = await asyncio.to_thread(self._office.status)
@@ -47,7 +47,7 @@ class OperatorService(OperatorServicer):
     async def Invite(  # noqa: N802
         self, request: pb.InviteRequest, context: Context
     ) -> pb.InviteReply:
-        """An invite for one client."""
+        """Make an invite for one client."""
         async with self._parts.refusals.of(context, "Invite"):
             await self._enter(context, "invite", name=request.name)
             made = await asyncio.to_thread(self._office.invite, request.name, request.expires_s)
@@ -56,7 +56,7 @@ class OperatorService(OperatorServicer):
     async def Revoke(  # noqa: N802
         self, request: pb.RevokeRequest, context: Context
     ) -> pb.RevokeReply:
-        """A member may not take part any more, from now on."""
+        """Exclude a member from now on."""
         async with self._parts.refusals.of(context, "Revoke"):
             reason = plain(request.reason, LONGEST_REASON)
             await self._enter(context, "revoke", name=request.name, reason=reason)
@@ -69,7 +69,7 @@ class OperatorService(OperatorServicer):
     async def Stop(  # noqa: N802
         self, request: pb.StopRequest, context: Context
     ) -> pb.StopReply:
-        """The coordinator ends once this call is answered."""
+        """Stop the coordinator after this call is answered."""
         async with self._parts.refusals.of(context, "Stop"):
             reason = plain(request.reason, LONGEST_REASON)
             await self._enter(context, "stop", reason=reason)

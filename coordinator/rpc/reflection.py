@@ -13,14 +13,14 @@ from fedmore.coordinator.rpc.refusals import Refusals
 def add_reflection(
     server: grpc.aio.Server, refusals: Refusals, gate: Authenticator, names: Iterable[str]
 ) -> None:
-    """Let operators ask for the services `names`."""
+    """Add reflection of the services `names` for operators."""
     servicer = Reflection((*names, reflection.SERVICE_NAME))
     servicer.refusals, servicer.gate = refusals, gate
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
 
 
 class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
-    """Answers those whom the gate knows as operators."""
+    """Answers callers with an operator's certificate."""
 
     refusals: Refusals
     gate: Authenticator
@@ -28,7 +28,7 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
     async def ServerReflectionInfo(  # noqa: N802 - gRPC's spelling
         self, requests: AsyncIterator[Any], context: Context
     ) -> AsyncIterator[Any]:
-        """What the services and their messages are."""
+        """Describe the services and their messages."""
         async with self.refusals.of(context, "ServerReflectionInfo"):
             await self.gate.operator(context)
         async for reply in super().ServerReflectionInfo(requests, context):

@@ -1,6 +1,7 @@
-"""What was refused, and to whom: a line in the log, an event, and the call's status.
+"""Reports refused calls: a line in the log, an event, and the call's status.
 
-Frequent refusals of one peer are told rarely, with a count, so nobody fills log or registry.
+Frequent refusals of one peer are reported rarely, with a count, so that none can fill the log or
+the registry.
 """
 
 import logging
@@ -21,31 +22,31 @@ from fedmore.strategies.events import Event, Refused
 
 LONGEST = 500
 NAMES = 1_000
-"""Number of peers of which it is known how often they were refused lately."""
+"""Number of peers whose recent refusals are remembered."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Told:
-    """How often of one peer may be told, and of how many refusals was not."""
+    """The rate of reports about one peer, and the number of refusals left out."""
 
     pace: TokenBucket = field(default_factory=lambda: TokenBucket(rate=0.2, burst=20))
     left_out: int = 0
 
 
 class Refusals:
-    """Used from the server's loop only."""
+    """Reports refusals; it is used from the server's loop only."""
 
     def __init__(self, gate: Authenticator, emit: Callable[[Event], None]) -> None:
         self._gate = gate
         self._emit = emit
         self._told: OrderedDict[str, _Told] = OrderedDict()
         self.stopping = False
-        """Set once the server cuts every call: what is lost by that nobody did."""
+        """Set when the server cuts all calls, so that their failures are not reported."""
 
     def tell(self, name: str, what: str, why: str, task_id: str = "") -> None:
-        """`what` of `name` was refused."""
+        """Report that `what` of `name` was refused."""
         told = self._told.setdefault(name, _Told())
         self._told.move_to_end(name)
         if len(self._told) > NAMES:
@@ -62,12 +63,12 @@ class Refusals:
 
     @asynccontextmanager
     async def of(self, context: Context, call: str) -> AsyncIterator[None]:
-        """End the call with the status that an error stands for; what was refused is told."""
+        """End the call with the status of an error raised inside, and report a refusal."""
         try:
             yield
         except grpc.aio.AbortError:
             raise
-        except grpc.aio.InternalError as error:  # nobody is there to be told
+        except grpc.aio.InternalError as error:  # the caller is gone
             log.info("%s: a connection was lost: %s", context.peer(), describe(error))
             raise
         except FedmoreError as error:
@@ -75,7 +76,7 @@ class Refusals:
                 self.tell(await self._gate.name_of(context), call, describe(error))
             await abort(context, error)
         except Exception as error:
-            if self.stopping:  # gRPC's own word for it is no class of its public names
+            if self.stopping:  # gRPC raises a class without a public name then
                 raise
             log.exception("%s of %s failed", call, await self._gate.name_of(context))
             await abort(context, error)

@@ -1,4 +1,4 @@
-"""`serve`: the federation's gRPC server, in a loop and a thread of its own."""
+"""Starts the federation's gRPC server, with its own thread and event loop."""
 
 import asyncio
 import logging
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 ENDING_S = 3.0
-"""For so long calls may take to end when the server stops."""
+"""Seconds that calls may take to end when the server stops."""
 OPERATOR_SERVICE = pb.DESCRIPTOR.services_by_name["Operator"].full_name
 
 
@@ -66,10 +66,23 @@ def serve(
 ) -> "Server":
     """Start serving at `config.server`; port 0 takes a free one.
 
-    Raises the process's soft limit of descriptors: every connection is one.
-    `on_event` is called from one thread, in order; `news` says how far the plan is; `office`
-    answers operators, who need TLS. Raises `TransportError` if the port cannot be had, and
-    `ConfigError` without TLS unless `insecure` was asked for and only this machine can connect.
+    It raises the process's soft limit of descriptors, since every connection needs one. Raises
+    `TransportError` if the port cannot be opened. Raises `ConfigError` without TLS, unless
+    `insecure` is set and only this machine can connect.
+
+    Args:
+        registry: the federation's registry.
+        journal: the journal of tasks.
+        mailbox: the queue of tasks.
+        config: the federation's configuration.
+        info: its description for clients.
+        on_event: is called with each event, in order, from one thread.
+        tls: the server's certificates.
+        insecure: whether to serve without TLS.
+        office: answers operators, who need TLS.
+        limits: limits of uploads.
+        news: returns the progress of the plan.
+
     """
     if tls is None and not insecure:
         raise ConfigError("no server certificate; run `coordinator init`, or ask for insecure")
@@ -149,16 +162,16 @@ class Server:
         mailbox.subscribe(self._wake)
 
     def finish(self, timeout: float = 5.0) -> None:
-        """Tell every client, and those that come from now on, that the federation is done.
+        """Tell all clients, also new ones, that the federation is finished.
 
-        Waits up to `timeout` seconds for them to hang up.
+        Waits up to `timeout` seconds for them to disconnect.
         """
         self._call(self._health.end())
         self._call(self._connections.finish(timeout))
         self._call(self._tender.account())
 
     def stop(self) -> None:
-        """Cut what is open, write down the last bytes and end the threads; twice does nothing."""
+        """Cut open calls, record the last traffic and end the threads; may be called twice."""
         if self._thread.is_alive():
             try:
                 self._call(self._stop())
@@ -209,7 +222,7 @@ class Server:
         await self._tender.account()
 
     async def _end_calls(self) -> None:
-        """Let each call end with a word: gRPC would cut it off in the middle of what it does."""
+        """End each call with a message, since gRPC would cancel it at any point."""
         crowd, until = self._parts.crowd, self._loop.time() + ENDING_S
         crowd.end(TransportError("the coordinator was stopped; it may be started again"))
         while crowd.calls() and self._loop.time() < until:
@@ -225,7 +238,7 @@ class Server:
 
 
 async def _cancel_the_rest() -> None:
-    """Handlers that a stop has cut off: cancelled, and waited for."""
+    """Cancel handlers that a stop left running, and wait for them."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

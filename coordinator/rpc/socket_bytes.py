@@ -1,9 +1,9 @@
-"""Bytes that crossed each client's connection, counted by the kernel at the socket.
+"""Counts the bytes of each client's connection, with the kernel's counters at the socket.
 
-The counts are those of Linux's `TCP_INFO`: everything above TCP, with TLS and HTTP/2 framing,
-without IP and TCP headers and without retransmissions. gRPC owns the sockets, so they are found in
-/proc/self/fd and asked there; none is duplicated. A connection is therefore asked once more when a
-call of it ends, and only what comes after its last call is lost: the goodbye, some 100 bytes.
+The counters are those of Linux's `TCP_INFO`: everything above TCP, including TLS and HTTP/2
+framing, without IP and TCP headers and retransmissions. gRPC owns the sockets, so they are found in
+/proc/self/fd and read there, without duplicates. A connection is also read when one of its calls
+ends. So only the bytes after its last call are lost, about 100 for the goodbye.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ def supported() -> bool:
 
 
 class SocketMeter:
-    """Counts the accepted connections of the TCP port `port` of this process, and hangs them up.
+    """Reads and closes the accepted connections of this process's TCP port `port`.
 
-    Not thread-safe: call it from one thread.
+    It is not thread-safe, so call it from one thread.
     """
 
     descriptors = 0
-    """Descriptors that the process had when it was last looked at."""
+    """Number of the process's descriptors at the last look."""
 
     def __init__(self, port: int) -> None:
         if not supported():
@@ -49,13 +49,13 @@ class SocketMeter:
         self._others: dict[int, int] = {}
 
     def discover(self) -> set[str]:
-        """Look for connections; those that are there now, each as its peer's "ip:port"."""
+        """Find the present connections, each as its peer's "ip:port"."""
         known = {found.inode: peer for peer, found in self._sockets.items()}
         others, alive = {}, set()
         handles = _handles()
         self.descriptors = len(handles)
         for handle in handles:
-            with contextlib.suppress(OSError):  # closed meanwhile, or not connected
+            with contextlib.suppress(OSError):  # closed meanwhile or not connected
                 status = os.fstat(handle)
                 inode = status.st_ino
                 if not stat.S_ISSOCK(status.st_mode):
@@ -73,18 +73,18 @@ class SocketMeter:
         return alive
 
     def sample(self) -> dict[str, tuple[int, int]]:
-        """Bytes (received, sent) so far of each connection, by the peer's "ip:port"."""
+        """Bytes (received, sent) of each connection so far, by the peer's "ip:port"."""
         found = {peer: self.read(peer) for peer in self.discover()}
         return {peer: counts for peer, counts in found.items() if counts is not None}
 
     def read(self, peer: str) -> tuple[int, int] | None:
-        """Bytes (received, sent) so far of one connection; None for one that is gone."""
+        """Bytes (received, sent) of one connection so far; None if it is gone."""
         with contextlib.suppress(OSError, KeyError), self._find(peer).borrowed() as connection:
             return _read(connection)
         return None
 
     def hang_up(self, peer: str) -> None:
-        """Close the connection from `peer` both ways; gRPC then lets go of it."""
+        """Shut down the connection from `peer` in both directions; gRPC then closes it."""
         with contextlib.suppress(OSError, KeyError), self._find(peer).borrowed() as connection:
             connection.shutdown(socket.SHUT_RDWR)
 
@@ -94,7 +94,10 @@ class SocketMeter:
         return self._sockets[peer]
 
     def _adopt(self, found: "_Socket") -> str | None:
-        """The peer of a connection of ours; empty for another's, None while it is not connected."""
+        """The peer if the connection is to our port.
+
+        Empty if not, None if it is not connected yet.
+        """
         with found.borrowed() as connection:
             if connection.family not in (socket.AF_INET, socket.AF_INET6):
                 return ""
@@ -107,14 +110,14 @@ class SocketMeter:
 
 @dataclass(frozen=True)
 class _Socket:
-    """A descriptor that is somebody else's, and what it was when it was found."""
+    """A descriptor that gRPC owns, with its inode at the time when it was found."""
 
     inode: int
     handle: int
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[socket.socket]:
-        """The socket; raises `OSError` if the descriptor is another's by now."""
+        """Yield the socket; raises `OSError` if the descriptor belongs to another file by now."""
         self._check()
         connection = socket.socket(fileno=self.handle)
         try:
@@ -129,7 +132,7 @@ class _Socket:
 
 
 def _handles() -> list[int]:
-    """Descriptors of this process; if none is free for looking them up, each number is tried."""
+    """Descriptors of this process; if none is free for the listing, each number is tried."""
     try:
         return [int(name) for name in os.listdir(_FDS)]  # noqa: PTH208 - there may be thousands
     except OSError as error:
@@ -147,7 +150,7 @@ def _is_open(handle: int) -> bool:
 
 
 class TrafficCounter:
-    """What is new since the last look, over any number of connections of any number of names."""
+    """Computes new bytes since the last sample, by name, over all connections."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
@@ -158,13 +161,13 @@ class TrafficCounter:
         return peer in self._names
 
     def name(self, peer: str, name: str) -> None:
-        """From now on the connection from `peer` is `name`'s, what it carried before included."""
+        """Assign the connection from `peer` to `name`, including its earlier bytes."""
         if self._names.get(peer, name) != name:
             self._counted.pop(peer, None)
         self._names[peer] = name
 
     def update(self, sample: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-        """New bytes (received, sent) by name; connections of nobody known wait for their name."""
+        """New bytes (received, sent) by name; connections without a name are counted later."""
         fresh: dict[str, tuple[int, int]] = {}
         for peer, (received, sent) in sample.items():
             name = self._names.get(peer)
@@ -172,7 +175,7 @@ class TrafficCounter:
                 continue
             before = self._counted.get(peer, (0, 0))
             if received < before[0] or sent < before[1]:
-                before = (0, 0)  # another connection from the same port
+                before = (0, 0)  # a new connection from the same port
             up, down = fresh.get(name, (0, 0))
             fresh[name] = (up + received - before[0], down + sent - before[1])
             self._counted[peer] = (received, sent)
@@ -183,7 +186,7 @@ class TrafficCounter:
 
 
 def parse_peer(peer: str) -> str:
-    """GRPC's "ipv4:1.2.3.4:5" or "ipv6:%5B::1%5D:5" as the "ip:port" of a `SocketMeter`."""
+    """Convert gRPC's "ipv4:1.2.3.4:5" or "ipv6:%5B::1%5D:5" to the "ip:port" of `SocketMeter`."""
     _, _, rest = peer.replace("%5B", "[").replace("%5D", "]").partition(":")
     host, _, port = rest.rpartition(":")
     return _join(host.strip("[]"), int(port)) if port.isdigit() else peer

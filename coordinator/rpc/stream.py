@@ -1,7 +1,7 @@
-"""One client's stream: tasks go out as they come in, what the client says is taken in.
+"""One client's stream: sends tasks as they arrive, and handles the client's messages.
 
-What comes in is dealt with one after another, so a client that says more than can be written down
-is held up by its own connection and nobody else is.
+Messages are handled one after another. So a client that sends more than can be stored slows down
+only its own connection.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from fedmore.strategies.events import Progress, Received, Refused, Sent
 log = logging.getLogger(__name__)
 GRACE_S = 5.0
 DOUBTFUL = 100
-"""Number of a heartbeat's tasks that are looked up at a time; our client never holds more."""
+"""Number of a heartbeat's tasks that are looked up at once; our client never has more."""
 NEWS_EVERY_S = 15.0
-"""Seconds after which unchanged news is sent again, since the client may not show all of it."""
+"""Seconds after which unchanged news is sent again, since the client may not show every one."""
 MISSED = 2
-"""A task that this many heartbeats in a row do not list is lost, and sent again."""
+"""Number of consecutive heartbeats without a task after which it is sent again."""
 
 
 class Stream:
-    """Runs in the server's loop; costs no thread while nothing happens."""
+    """Serves one stream in the server's loop; an idle stream needs no thread."""
 
     def __init__(
         self,
@@ -56,18 +56,18 @@ class Stream:
         self._writing = asyncio.Lock()
         self._sent: dict[str, int] = {}
         self._cancelled: frozenset[str] = frozenset()
-        self._pace = TokenBucket(rate=10, burst=20)  # our client tells its progress twice a second
+        self._pace = TokenBucket(rate=10, burst=20)  # our client reports twice per second
         self._heartbeats = TokenBucket(rate=2 / parts.config.server.heartbeat_s, burst=10)
 
     async def run(self, welcome: pb.ServerEvent) -> str:
-        """Serve until the client leaves or is told to end; the reason, empty at a finish."""
+        """Serve until the client leaves or must end; returns the reason, empty at a finish."""
         listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak(welcome))
         ending = asyncio.create_task(self._connection.ended.wait())
         every = {listening, speaking, ending}
         try:
             done, _ = await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
-            if done == {ending}:  # a client that does not read holds up nobody
+            if done == {ending}:  # do not wait for a client that does not read
                 done, _ = await asyncio.wait({speaking}, timeout=GRACE_S)
             if speaking in done and self._connection.ending == FINISHED:
                 await asyncio.wait({listening}, timeout=GRACE_S)
@@ -81,7 +81,10 @@ class Stream:
         return "" if why == FINISHED else why
 
     async def _write(self, event: pb.ServerEvent) -> bool:
-        """Say it; a task only while it is open, for after its `Taken` it would be done again."""
+        """Send an event.
+
+        A task only while it is open, since after `Taken` it would be done again.
+        """
         async with self._writing:
             if event.HasField("task") and self._mailbox.task(event.task.task_id) is None:
                 return False
@@ -95,7 +98,7 @@ class Stream:
             wake.clear()
             for task_id in self._mailbox.take_withdrawn(node_id):
                 await self._write(pb.ServerEvent(cancel=pb.Cancel(task_id=task_id)))
-            # `ending` first: a stream that was replaced must not take its successor's task.
+            # Check `ending` first: a replaced stream must not take its successor's task.
             while self._connection.ending is None and (task := self._mailbox.take(node_id)):
                 await self._send(task)
             if self._connection.ending is not None:
@@ -134,7 +137,7 @@ class Stream:
             log.warning(word, self._member.name, extra=TOLD)
 
     async def _compare(self, in_hand: frozenset[str]) -> None:
-        """Cancel what is in the client's hands and of no use; send again what is in nobody's."""
+        """Cancel the client's tasks that are no longer needed; send lost tasks again."""
         self._cancelled &= in_hand
         doubtful = [i for i in in_hand - self._cancelled if self._mailbox.task(i) is None]
         if doubtful:
@@ -147,7 +150,7 @@ class Stream:
             await self._tell_news()
 
     async def _tell_news(self) -> None:
-        """Tell a client that waits how far the plan is, if it does not know."""
+        """Send a waiting client the progress of the plan, if it has changed."""
         news, (told, at) = self._news(), self._told
         if news is not None and (news != told or time.monotonic() > at + NEWS_EVERY_S):
             self._told = (news, time.monotonic())
@@ -183,7 +186,10 @@ class Stream:
         self._emit(event)
 
     async def _take(self, reply: pb.Reply) -> None:
-        """Acknowledge a reply once it is on disk, or of no use; else the client sends it again."""
+        """Acknowledge a reply after it is on disk or not needed.
+
+        Otherwise the client repeats it.
+        """
         name, task_id = self._member.name, reply.task_id
         try:
             verdict = await asyncio.to_thread(self._journal.take, self._member.node_id, reply)

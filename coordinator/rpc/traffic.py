@@ -1,10 +1,10 @@
-"""Who moved how many bytes: joins the socket counts with the members' names."""
+"""Joins the bytes counted at sockets with the members' names."""
 
 from fedmore.coordinator.rpc.socket_bytes import SocketMeter, TrafficCounter, parse_peer, supported
 
 
 class TrafficBook:
-    """Used from the server's loop only. If the system cannot count, there are no counts."""
+    """Traffic by member, used from the server's loop only; empty if the system cannot count."""
 
     def __init__(self, port: int) -> None:
         self.meter = SocketMeter(port) if supported() else None
@@ -14,16 +14,16 @@ class TrafficBook:
         self._waiting: dict[str, tuple[int, int]] = {}
 
     def identify(self, peer: str, name: str) -> None:
-        """The connection from gRPC's `peer` is that of the member `name`."""
+        """Assign the connection from gRPC's `peer` to the member `name`."""
         self._members.add(name)
         self._counter.name(parse_peer(peer), name)
 
     def invited(self, peer: str, name: str) -> None:
-        """The connection is of somebody with `name`'s invite: it counts once `name` is a member."""
+        """Assign a connection with `name`'s invite; it counts after `name` becomes a member."""
         self._counter.name(parse_peer(peer), name)
 
     def settle(self, peer: str) -> None:
-        """A call of gRPC's `peer` has ended, and maybe its connection does: look once more."""
+        """Read the connection of gRPC's `peer` once more when a call ends, before it may close."""
         address = parse_peer(peer)
         if self.meter is not None and self._counter.knows(address):
             counts = self.meter.read(address)

@@ -1,4 +1,4 @@
-"""The lock that keeps a second coordinator off a shared database, and whether it is still held."""
+"""A lock that excludes a second coordinator from a shared database, with a check that it holds."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fedmore.experts.errors import TransportError
 
 KEY = 0x6665_646D_0002
-"""Of PostgreSQL's advisory lock of a running coordinator."""
+"""Key of PostgreSQL's advisory lock for a running coordinator."""
 PROBE_S = 2.0
 _HELD = text(
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() "
@@ -20,9 +20,9 @@ _HELD = text(
 
 
 class Lock:
-    """Held by `connection` as long as the server has it; looked after every `probe_s` seconds.
+    """The lock of `connection`, checked every `probe_s` seconds.
 
-    `lost` hears why it is gone. Then the main thread is interrupted if it is the one that waits.
+    If it is lost, `lost` is called with the reason, and the main thread is interrupted if it waits.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class Lock:
         self._thread = threading.Thread(target=self._watch, name="lock", daemon=True)
 
     def __enter__(self) -> Self:
-        """Take it; raises `TransportError` if another coordinator has it."""
+        """Take the lock; raises `TransportError` if another coordinator has it."""
         mine = self._connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": KEY})
-        self._connection.commit()  # the lock is the connection's, not the transaction's
+        self._connection.commit()  # the lock belongs to the connection, not to the transaction
         if not mine:
             where = self._connection.engine.url.render_as_string()
             raise TransportError(f"{where}: another coordinator is running on this database")
@@ -48,7 +48,7 @@ class Lock:
             self._over.set()
             self._thread.join()
         finally:
-            self._connection.invalidate()  # closes it, and with it the lock
+            self._connection.invalidate()  # closes it, which releases the lock
 
     def _watch(self) -> None:
         while not self._over.wait(self._probe_s):

@@ -1,9 +1,9 @@
-"""The content-addressed store: bytes under the SHA-256 of themselves.
+"""The content-addressed store: each blob is named by its SHA-256.
 
-What `put` has returned is on disk: temporary file, fsync, atomic rename, fsync of the folder. Two
-writers of the same content end with one file. A blob may be larger than memory: `put_file`, `adopt`
-and `check` read in pieces. What is deleted lies in a trash for a week, unless the disk is short of
-room.
+After `put` returns, the blob is on disk: temporary file, fsync, atomic rename, fsync of the folder.
+Two writers of the same content end with one file. A blob may be larger than memory: `put_file`,
+`adopt` and `check` read in pieces. A deleted blob stays in a trash for a week, unless the disk is
+short of room.
 """
 
 import hashlib
@@ -20,36 +20,36 @@ from fedmore.protos.system.files import make_folder, sync_folder, write_durably,
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PIECE = 1 << 20
 OWNER = "registry-id"
-"""File with the id of the registry that the blobs belong to."""
+"""File with the id of the registry to which the blobs belong."""
 TRASH = "trash"
 GRACE_S = 7 * 86_400.0
-"""For so long a deleted blob stays in the trash."""
+"""Seconds that a deleted blob stays in the trash."""
 
 
 class Store:
-    """Blobs below `root`, each in `root/<first two digits>/<digest>`; made on first use."""
+    """Blobs below `root`, each as `root/<first two digits>/<digest>`; created at first use."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def path(self, digest: str) -> Path:
-        """Where `digest` lies, or would; raises `RegistryError` for what is not a digest."""
+        """Path of a blob, which may not exist; raises `RegistryError` for an invalid digest."""
         if not is_digest(digest):
             raise RegistryError(f"{digest!r} is not a SHA-256 digest of 64 hex digits")
         return self.root / digest[:2] / digest
 
     def has(self, digest: str) -> bool:
-        """Whether the blob is there; its content is checked by `get`."""
+        """Whether the blob exists; only `get` checks its content."""
         return self.path(digest).is_file()
 
     def digests(self) -> set[str]:
-        """Every blob that is there."""
+        """Digests of all blobs."""
         return {path.name for path in self.root.glob("??/*") if is_digest(path.name)}
 
     def put(self, data: bytes) -> str:
-        """Keep `data` and return its digest; a second time changes nothing.
+        """Store `data` and return its digest; a second call changes nothing.
 
-        Raises `StoreError` if the disk is full or may not be written to.
+        Raises `StoreError` if the disk is full or read-only.
         """
         digest = hashlib.sha256(data).hexdigest()
         path = self.path(digest)
@@ -59,7 +59,7 @@ class Store:
         return digest
 
     def put_file(self, path: Path, digest: str) -> None:
-        """Keep a copy of the file at `path`, whose digest is `digest`."""
+        """Store a copy of the file at `path`, whose digest is `digest`."""
         target = self.path(digest)
         if path == target or self._intact(target, digest, path.stat().st_size):
             return
@@ -69,7 +69,7 @@ class Store:
         self.check(digest)
 
     def adopt(self, path: Path, digest: str) -> None:
-        """Take the file at `path`, on the same disk, whose digest is known to be `digest`."""
+        """Move the file at `path` into the store; it is on the same disk and has this digest."""
         target = self.path(digest)
         with self._storing():
             with path.open("rb") as file:
@@ -79,7 +79,7 @@ class Store:
             sync_folder(target.parent)
 
     def get(self, digest: str) -> bytes:
-        """The bytes of `digest`; raises `RegistryError` when they are missing or corrupt."""
+        """Read a blob; raises `RegistryError` if it is missing or corrupt."""
         path = self.path(digest)
         with _reading(path):
             data = path.read_bytes()
@@ -88,7 +88,7 @@ class Store:
         return data
 
     def check(self, digest: str) -> None:
-        """Raise `RegistryError` unless the blob is there and whole."""
+        """Raise `RegistryError` unless the blob exists and is intact."""
         path = self.path(digest)
         with _reading(path), path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -96,7 +96,7 @@ class Store:
             raise _corrupt(path)
 
     def delete(self, digest: str) -> None:
-        """Put a blob into the trash; one that is not there is no error."""
+        """Move a blob to the trash; a missing one is no error."""
         path, trash = self.path(digest), self.root / TRASH
         with self._storing():
             make_folder(trash)
@@ -108,12 +108,12 @@ class Store:
             sync_folder(trash)
 
     def discard(self, digest: str) -> None:
-        """Delete a blob at once, of which something better is on disk."""
+        """Delete a blob at once, because a better version is on disk."""
         with self._storing():
             self.path(digest).unlink(missing_ok=True)
 
     def deleted(self, digest: str) -> bytes | None:
-        """The bytes of a blob that is in the trash still, whole."""
+        """Read an intact blob from the trash; None if it is not there."""
         path = self.root / TRASH / self.path(digest).name
         try:
             data = path.read_bytes()
@@ -122,7 +122,7 @@ class Store:
         return data if hashlib.sha256(data).hexdigest() == digest else None
 
     def empty_trash(self, older_s: float = GRACE_S) -> int:
-        """Remove what has been in the trash for `older_s` seconds; how many bytes that were."""
+        """Remove blobs that were in the trash for `older_s` seconds; returns their bytes."""
         freed, limit = 0, time.time() - older_s
         for path in sorted((self.root / TRASH).glob("*")):
             about = path.stat()
@@ -132,7 +132,7 @@ class Store:
         return freed
 
     def owner(self) -> str:
-        """The id of the registry that these blobs belong to; empty if none is known."""
+        """Id of the registry to which these blobs belong; empty if unknown."""
         try:
             return (self.root / OWNER).read_text(encoding="ascii").strip()
         except FileNotFoundError:
@@ -141,7 +141,7 @@ class Store:
             raise StoreError(f"{self.root / OWNER}: damaged ({error}); restore it") from error
 
     def own(self, registry: str) -> None:
-        """Have the blobs belong to the registry with this id."""
+        """Assign the blobs to the registry with this id."""
         with self._storing():
             write_durably(self.root / OWNER, f"{registry}\n".encode())
 
@@ -156,7 +156,7 @@ class Store:
             ) from error
 
     def _intact(self, path: Path, digest: str, size: int) -> bool:
-        """Whether `path` already holds the blob; a corrupt one is written again."""
+        """Whether `path` holds the intact blob already; a corrupt one is written again."""
         try:
             if path.stat().st_size != size:
                 return False

@@ -1,8 +1,8 @@
-"""A sum over every row of SQLite's tables, kept by triggers: a flipped bit in a value is found.
+"""Finds flipped bits in SQLite's values by a sum over the rows of each table, kept by triggers.
 
-SQLite checks the shape of its pages, not what stands in them. Each table has a row in `checksums`
-with the sum of its rows' hashes, and each statement that changes a row moves the sum in the same
-transaction. PostgreSQL has checksums of its own.
+SQLite checks the structure of its pages, not the values. Each table has a row in `checksums` with
+the sum of its rows' hashes, and each change of a row updates the sum in the same transaction.
+PostgreSQL has its own checksums.
 """
 
 import hashlib
@@ -14,18 +14,18 @@ from sqlalchemy import Connection, MetaData, Table, text
 NAME = "checksums"
 FUNCTION = "row_hash"
 CHANGES = ""
-"""Of the row that counts the changes of all tables."""
+"""Name of the row that counts the changes of all tables."""
 _MASK = (1 << 48) - 1
-"""Sums stay below 48 bits, so SQLite never makes a float of them."""
+"""Sums stay below 48 bits, so that SQLite never converts them to floats."""
 
 
 def register(connection: Any) -> None:
-    """Give a connection of `sqlite3` the function that the triggers call."""
+    """Register the function that the triggers call with a connection of `sqlite3`."""
     connection.create_function(FUNCTION, -1, row_hash, deterministic=True)
 
 
 def row_hash(*values: Any) -> int:
-    """A hash below 2^48 of a row's values: None, numbers, texts and bytes."""
+    """Hash a row's values (None, numbers, texts, bytes) to a number below 2^48."""
     found = hashlib.blake2b(digest_size=6)
     for value in values:
         data = value if isinstance(value, bytes) else str(value).encode()
@@ -35,7 +35,7 @@ def row_hash(*values: Any) -> int:
 
 
 def install(connection: Connection, metadata: MetaData) -> None:
-    """Have the sums kept from now on; those of rows that are there already are taken first."""
+    """Install the triggers, starting with the sums of the existing rows."""
     connection.execute(
         text(f"CREATE TABLE IF NOT EXISTS {NAME} (of TEXT PRIMARY KEY, sum INTEGER NOT NULL)")
     )
@@ -48,13 +48,13 @@ def install(connection: Connection, metadata: MetaData) -> None:
 
 
 def changes(connection: Connection) -> int:
-    """How many rows were changed since the sums are kept; it never becomes less."""
+    """Number of rows changed since the installation; it never decreases."""
     query = text(f"SELECT sum FROM {NAME} WHERE of = :of")  # noqa: S608 - our own name
     return int(connection.scalar(query, {"of": CHANGES}) or 0)
 
 
 def check(connection: Connection, metadata: MetaData) -> str:
-    """The first table whose rows do not add up to its sum; empty if all of them do."""
+    """Name of the first table whose rows do not match its sum; empty if all match."""
     rows = connection.execute(text(f"SELECT of, sum FROM {NAME}"))  # noqa: S608 - our own name
     kept: dict[str, int] = {row.of: row.sum for row in rows}
     for table in metadata.sorted_tables:

@@ -1,10 +1,10 @@
-"""How far the registry was once, in a file of its own: changes that are lost later are noticed.
+"""Stores the registry's count of changes in a separate file, so that lost changes are noticed.
 
-SQLite appends what is committed to the file beside the database ("-wal"). If a bit of that changes,
-SQLite takes it and all that follows for a write that a power cut has torn, and goes on without a
-word. So the database counts its changes, and after each transaction the count is written here. It
-is written when the transaction is on the disk already, so a power cut or a kill can make it too
-low and never too high.
+SQLite appends committed changes to a file beside the database ("-wal"). If a bit of it flips,
+SQLite treats it and everything after it as torn by a power cut, and drops it silently. So the
+database counts its changes, and the count is written here after each transaction. At that time the
+transaction is on disk already, so a power cut or kill can leave the count too low, but never too
+high.
 """
 
 import os
@@ -19,14 +19,14 @@ _LENGTH = 30
 
 
 class CommitMark:
-    """The file beside a database of SQLite; any thread may use it."""
+    """The file beside a SQLite database; any thread may use it."""
 
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + SUFFIX)
         self._file: int | None = None
 
     def write(self, changes: int) -> None:
-        """The transaction that ended with `changes` is on the disk."""
+        """Record that the transaction with this count of changes is on disk."""
         if self._file is None:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         os.pwrite(self._file, _line(changes), 0)
@@ -45,7 +45,7 @@ class CommitMark:
         return int(number)
 
     def check(self, changes: int, mark: int) -> None:
-        """Raise `RegistryError` if the database has fewer `changes` than it had once."""
+        """Raise `RegistryError` if the database has fewer `changes` than `mark`."""
         if changes < mark:
             raise RegistryError(
                 f"{self.path.with_name(self.path.name.removesuffix(SUFFIX))}: {mark - changes} of "
@@ -55,7 +55,7 @@ class CommitMark:
             )
 
     def close(self) -> None:
-        """Give back the descriptor."""
+        """Close the file."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)

@@ -1,9 +1,10 @@
-"""The database behind registry and journal: SQLite in the federation's folder, or PostgreSQL.
+"""The database of registry and journal: SQLite in the federation's folder, or PostgreSQL.
 
-SQLite runs in WAL mode with full synchronisation, so what is committed survives a power cut. Either
-has one writer at a time: a writing transaction takes the lock as it begins (`BEGIN IMMEDIATE`, or
-an advisory lock). `coordinator invite` may run beside `coordinator start`. Without the lock a read
-that turns into a write would fail, or two clients could use up one token.
+SQLite runs in WAL mode with full synchronisation, so committed changes survive a power cut. Both
+databases have one writer at a time: a writing transaction takes a lock when it begins (`BEGIN
+IMMEDIATE`, or an advisory lock). This matters since `coordinator invite` may run beside
+`coordinator start`. Without the lock, a read that turns into a write would fail, or two clients
+could use up one token.
 """
 
 from collections.abc import Iterator
@@ -28,18 +29,18 @@ WRITE = "fedmore_write"
 BUSY_MS = 10_000
 RESTORE = "restore the folder from a copy"
 WRITER = 0x6665_646D_0001
-"""Of PostgreSQL's advisory lock of a writing transaction."""
+"""Key of PostgreSQL's advisory lock for a writing transaction."""
 TIMEOUTS = {"keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
-"""libpq's: a server that is gone without a word is noticed."""
+"""Options of libpq that detect a server that vanished silently."""
 VERSION = 1
-"""Key of the state that says which version the tables are of; a change of them is a new one."""
+"""Version of the tables, which every change of them increases."""
 
 
 class Database:
-    """Opens the database at an SQLAlchemy URL.
+    """A database at an SQLAlchemy URL.
 
-    With `make` missing tables are made; without it an empty database is an error. A
-    `frozen` one is only read, and its folder need not be writable.
+    With `make`, missing tables are created; without it, an empty database is an error. A `frozen`
+    database is only read, and its folder may be read-only.
     """
 
     def __init__(self, url: str | URL, *, make: bool = True, frozen: bool = False) -> None:
@@ -49,7 +50,7 @@ class Database:
         self.frozen = frozen
         self._lost = ""
         self._mark = CommitMark(Path(self.name)) if sqlite else None
-        mark = self._mark.read() if self._mark else 0  # before the database: it may go on
+        mark = self._mark.read() if self._mark else 0  # read before the database, which may advance
         with _explained(self.name, "cannot be opened: "):
             self._engine = open_engine(parts, self.name, make=make, frozen=frozen)
         self._reading = sessionmaker(self._engine)
@@ -58,12 +59,12 @@ class Database:
 
     @property
     def shared(self) -> bool:
-        """Whether other machines may use it too."""
+        """Whether other machines may use the database too."""
         return self._engine.dialect.name != "sqlite"
 
     @contextmanager
     def session(self, write: bool = False) -> Iterator[Session]:
-        """One transaction; what the database objects to becomes a `RegistryError`."""
+        """Run one transaction; errors of the database become `RegistryError`."""
         self._check_not_lost()
         if write:
             self.check_writable()
@@ -87,10 +88,11 @@ class Database:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Be the only coordinator on a shared database; the server lets go when we die.
+        """Be the only coordinator on a shared database; the server releases the lock if we die.
 
-        Raises `TransportError` when another one is, and `RegistryError` once the lock is lost, as
-        does every transaction from then on. A file has its folder's lock instead.
+        Raises `TransportError` if there is another one. If the lock is lost, this and every later
+        transaction raise `RegistryError`. A SQLite file needs no such lock, since its folder has
+        one.
         """
         if not self.shared:
             yield
@@ -113,14 +115,14 @@ class Database:
             raise RegistryError(self._lost)
 
     def check_writable(self) -> None:
-        """Raise `StoreError` for a database that is only read."""
+        """Raise `StoreError` if the database is read-only."""
         if self.frozen:
             raise StoreError(
                 f"{self.name}: its folder is read-only, so nothing can be changed here"
             )
 
     def check(self) -> None:
-        """Raise `RegistryError` if the file is damaged, or a value in it."""
+        """Raise `RegistryError` if the file or a value in it is damaged."""
         if self.shared:
             return
         with self.session() as session:
@@ -131,24 +133,24 @@ class Database:
             raise RegistryError(f"{self.name}: damaged ({found}); {RESTORE}")
 
     def look(self) -> None:
-        """Raise `RegistryError` if the database does not answer, or its file is gone."""
+        """Raise `RegistryError` if the database does not answer or its file is gone."""
         if not self.shared and not Path(self.name).is_file():
             raise RegistryError(f"{self.name}: is gone; stop, and {RESTORE}")
         with self.session() as session:
             session.execute(text("SELECT 1"))
 
     def close(self) -> None:
-        """Give back every connection."""
+        """Close all connections."""
         self._engine.dispose()
         if self._mark:
             self._mark.close()
 
 
 def open_engine(url: URL, name: str, *, make: bool, frozen: bool) -> Engine:
-    """An engine for `url` with all tables made; raises `RegistryError` for those of a stranger."""
+    """Open an engine with all tables; raises `RegistryError` if they are of another version."""
     sqlite = url.get_backend_name() == "sqlite"
     if sqlite and not make and not _has_bytes(Path(name)):
-        raise _empty(name)  # before SQLite makes a file of it
+        raise _empty(name)  # before SQLite creates the file
     timeouts = {} if sqlite else TIMEOUTS
     where = read_only.url_of(Path(name)) if sqlite and frozen else url
     engine = create_engine(where, pool_pre_ping=not sqlite, connect_args=timeouts)
@@ -200,13 +202,13 @@ def _version(connection: Connection) -> object:
 
 
 def _prepare_frozen(connection: Any, _record: object) -> None:
-    """What every connection needs: transactions by our own word, and the function of the sums."""
+    """Set up a connection: explicit transactions, and the function for the sums."""
     connection.isolation_level = None
     checksums.register(connection)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    """Take the transactions over from the driver, which would begin them too late."""
+    """Disable the driver's own transactions, which would begin too late."""
     _prepare_frozen(connection, _record)
     for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
@@ -224,9 +226,9 @@ def _begin_shared(connection: Any) -> None:
 
 @contextmanager
 def _explained(name: str, doing: str = "") -> Iterator[None]:
-    """What goes wrong in the database, as a `RegistryError` that says what to do.
+    """Turn errors of the database into `RegistryError` with advice.
 
-    A `ValueError` is of a value that cannot be read, and so of a damaged one.
+    A `ValueError` comes from a value that cannot be read, so the value is damaged.
     """
     try:
         yield
@@ -235,5 +237,5 @@ def _explained(name: str, doing: str = "") -> Iterator[None]:
 
 
 def cause(error: Exception) -> str:
-    """The database's own words, without SQLAlchemy's link and statement."""
+    """The database's own message, without SQLAlchemy's link and statement."""
     return str(getattr(error, "orig", None) or error).splitlines()[0]

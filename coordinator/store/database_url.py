@@ -1,4 +1,4 @@
-"""Where a database is: URLs as they are given, and as SQLAlchemy wants them."""
+"""Checks database URLs and converts them for SQLAlchemy."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from fedmore.experts.errors import ConfigError
 
 
 def sqlite_url(path: Path, driver: str = "sqlite") -> str:
-    """The URL of a SQLite file, whatever characters the names of its folders have."""
+    """URL of a SQLite file, for paths with any characters."""
     return URL.create(driver, database=str(path.absolute())).render_as_string()
 
 
 def check_url(url: str) -> None:
-    """Raise `ConfigError` for what is no database URL of ours, or holds a password."""
+    """Raise `ConfigError` unless it is a PostgreSQL URL without a password."""
     try:
         parts = make_url(url)
     except ArgumentError as error:

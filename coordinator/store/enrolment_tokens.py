@@ -1,4 +1,4 @@
-"""One-time tokens and members: whether they are still good."""
+"""Checks whether one-time tokens and members are still valid."""
 
 import hashlib
 
@@ -11,14 +11,14 @@ from fedmore.experts.errors import MembershipError, TokenError
 
 
 def secret_hash(secret: str) -> str:
-    """What is stored of a token or secret; they are random, so no salt is needed."""
+    """Hash a token or secret for storage; they are random, so no salt is needed."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def usable(session: Session, token: str, name: str) -> MemberRecord:
-    """The member whom `token` is for, joined or not.
+    """The member of a token, whether it has joined or not.
 
-    Raises `TokenError` when the token is unknown or has expired unused, `MembershipError` for a
+    Raises `TokenError` if the token is unknown or has expired unused, and `MembershipError` for a
     member that was revoked or has withdrawn.
     """
     query = select(MemberRecord).filter_by(token_hash=secret_hash(token)).with_for_update()
@@ -35,6 +35,6 @@ def usable(session: Session, token: str, name: str) -> MemberRecord:
 
 
 def check_not_barred(member: Member) -> None:
-    """Raise `MembershipError` for a member that may not take part any more."""
+    """Raise `MembershipError` for a revoked or withdrawn member."""
     if member.barred:
         raise MembershipError(f"{member.name!r} was {member.barred}")

@@ -11,9 +11,10 @@ __all__ = ["Base", "BlobRecord", "TaskRecord", "UploadRecord"]
 
 
 class TaskRecord(Base):
-    """One task: open until `reply` is there. `failed` says that the reply is a failure.
+    """One task, which is open until it has a `reply`; `failed` marks a reply that is a failure.
 
-    A failed task is `retired` when its plan is tried again: it keeps its id from being used twice.
+    A failed task is `retired` when its round is tried again, and stays so that its id is not
+    reused.
     """
 
     __tablename__ = "tasks"
@@ -29,7 +30,7 @@ class TaskRecord(Base):
 
 
 class BlobRecord(Base):
-    """A blob that a task (`sent`) or its reply names."""
+    """A blob that a task names (`sent`) or its reply."""
 
     __tablename__ = "task_blobs"
     task_id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -38,7 +39,7 @@ class BlobRecord(Base):
 
 
 class UploadRecord(Base):
-    """A blob that a node has uploaded: what its replies may name."""
+    """A blob that a node has uploaded, which its replies may name."""
 
     __tablename__ = "uploads"
     node_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)

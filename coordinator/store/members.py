@@ -1,7 +1,7 @@
-"""The members' part of the registry: invited, enrolled, revoked, withdrawn.
+"""The members in the registry: invited, enrolled, revoked, withdrawn.
 
-A token is random and only its SHA-256 is stored. A member is known by the SHA-256 of its public
-key, so a new certificate for the same key changes nothing here.
+A token is random, and only its SHA-256 is stored. A member is identified by the SHA-256 of its
+public key, so a new certificate for the same key changes nothing here.
 """
 
 import secrets
@@ -22,18 +22,18 @@ from fedmore.experts.errors import NameTakenError, RegistryError, TokenError
 from fedmore.experts.names import check_name, there_are
 
 LONGEST_REASON = 500
-"""So many characters of it are kept."""
+"""Most characters of a reason that are stored."""
 
 
 class Roster:
-    """Who takes part; `Registry` gives it the database."""
+    """The members; `Registry` provides the database."""
 
     @abstractmethod
     def _session(self, write: bool = False) -> AbstractContextManager[Session]:
-        """A session whose changes are committed together."""
+        """Open a session whose changes are committed together."""
 
     def invite(self, name: str, expires_s: float = 86_400.0) -> str:
-        """A fresh one-time token for `name`; replaces the token of an invite nobody has used."""
+        """Make a one-time token for `name`, which replaces that of an unused invite."""
         check_name(name)
         token = secrets.token_urlsafe(32)
         with self._session(write=True) as session:
@@ -49,7 +49,7 @@ class Roster:
         return token
 
     def invite_again(self, name: str, expires_s: float = 86_400.0) -> str:
-        """A fresh token for a member, who needs another certificate for the key that it has."""
+        """Make a token for a member that needs a new certificate for its present key."""
         token = secrets.token_urlsafe(32)
         with self._row(name) as row:
             if row.joined_at is None:
@@ -69,9 +69,19 @@ class Roster:
         identity: str | None = None,
         certificate_expires: datetime | None = None,
     ) -> Member:
-        """Use up `token`: from now on `identity` is `name`'s.
+        """Use up `token` and bind `identity` to `name`.
 
-        The same once more gives the same member. Without an identity the member is in this process.
+        The same call again returns the same member.
+
+        Args:
+            token: the one-time token.
+            name: the client.
+            kind: expert, adapter or app.
+            target: domain or language.
+            rank: rank of its change, 0 for an app.
+            identity: SHA-256 of its key; None for a member in this process.
+            certificate_expires: end of its certificate.
+
         """
         with self._session(write=True) as session:
             row = usable(session, token, name)
@@ -103,7 +113,7 @@ class Roster:
                 )
 
     def authenticate(self, identity: str) -> Member:
-        """Whose `identity` this is; raises `TokenError` when it is nobody's."""
+        """The member with this identity; raises `TokenError` if there is none."""
         query = select(MemberRecord).filter_by(identity=identity)
         with self._session() as session:
             row = session.scalar(query)
@@ -112,41 +122,41 @@ class Roster:
             return copied(row, Member)
 
     def renewed(self, name: str, certificate_expires: datetime) -> None:
-        """`name` has a certificate until then."""
+        """Record the end of the certificate of `name`."""
         with self._row(name) as row:
             row.certificate_expires = certificate_expires
 
     def revoke(self, name: str, reason: str = "") -> None:
-        """`name` may not take part any more; the first time and reason stay."""
+        """Revoke `name`; the first time and reason are kept."""
         self._bar(name, "revoked", reason)
 
     def withdraw(
         self, name: str, reason: str = "", states: Mapping[str, Any] | None = None
     ) -> None:
-        """`name` takes its work back; the first time and reason stay.
+        """Record the withdrawal of `name`; the first time and reason are kept.
 
-        `states` are written down with it, in the same transaction.
+        `states` are written in the same transaction.
         """
         self._bar(name, "withdrawn", reason, states or {})
 
     def withdrawn(self) -> set[str]:
-        """Names of the members that took their work back."""
+        """Names of the withdrawn members."""
         return {m.name for m in self._barred() if m.withdrawn_at is not None}
 
     def barred(self) -> dict[int, str]:
-        """Why they may not take part any more, by node id, of those revoked or withdrawn."""
+        """The reasons of revoked and withdrawn members, by node id."""
         return {m.node_id: m.barred for m in self._barred()}
 
     def members(self) -> list[Member]:
-        """Everybody who has joined, in order of name."""
+        """All members that have joined, in order of name."""
         return [m for m in self._members() if m.joined_at is not None]
 
     def invited(self) -> list[Member]:
-        """Everybody whose invite has not been used, in order of name."""
+        """All members with an unused invite, in order of name."""
         return [m for m in self._members() if m.joined_at is None and m.revoked_at is None]
 
     def member(self, node_id: int) -> Member:
-        """The member behind a Flower node id."""
+        """The member with a Flower node id; raises `RegistryError` if there is none."""
         query = select(MemberRecord).filter_by(node_id=node_id)
         with self._session() as session:
             row = session.scalar(query)
@@ -155,13 +165,13 @@ class Roster:
             return copied(row, Member)
 
     def name_of(self, node_id: int) -> str:
-        """The name of the member behind a node id; the id itself of one that is not known."""
+        """The name of the member with a node id, or the id itself if it is unknown."""
         query = select(MemberRecord.name).filter_by(node_id=node_id)
         with self._session() as session:
             return session.scalar(query) or f"node {node_id}"
 
     def account(self, traffic: Mapping[str, tuple[int, int]], seen: Collection[str]) -> None:
-        """Count bytes (up, down) of members, and note others as seen just now, all at once."""
+        """Add bytes (up, down) of members, and record members as seen now, in one transaction."""
         mine = update(MemberRecord).where(MemberRecord.name == bindparam("member"))
         more = {
             MemberRecord.bytes_up: MemberRecord.bytes_up + bindparam("up"),
@@ -176,13 +186,13 @@ class Roster:
                 execute(mine.values(last_seen=now()), [{"member": name} for name in seen])
 
     def add_traffic(self, name: str, up: int, down: int) -> None:
-        """Count bytes that came from (`up`) and went to (`down`) a member."""
+        """Add bytes received from (`up`) and sent to (`down`) a member."""
         with self._row(name) as row:
             row.bytes_up += up
             row.bytes_down += down
 
     def add_tokens(self, name: str, count: int) -> None:
-        """Count tokens that a member has trained on."""
+        """Add tokens on which a member has trained."""
         with self._row(name) as row:
             row.train_tokens += count
 

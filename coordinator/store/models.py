@@ -1,4 +1,4 @@
-"""The registry's tables; `database` opens them."""
+"""The tables of the registry."""
 
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -17,22 +17,22 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 
 def now() -> datetime:
-    """The present, in UTC."""
+    """The present time in UTC."""
     return datetime.now(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment; SQLite forgets the zone, so UTC goes in and comes out."""
+    """A time that is stored in UTC, since SQLite drops the zone."""
 
     impl = DateTime
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the naive UTC time that is stored."""
+        """Convert to naive UTC for storage."""
         return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Back to an aware time."""
+        """Convert back to an aware time."""
         return None if value is None else value.replace(tzinfo=UTC)
 
 
@@ -45,7 +45,7 @@ class Base(DeclarativeBase):
 class MemberRecord(Base):
     """One client, from its invite on; `joined_at` is null until it has enrolled.
 
-    `identity` is the SHA-256 of its public key or, without TLS, of the secret that it calls with.
+    `identity` is the SHA-256 of its public key or, without TLS, of its secret.
     """
 
     __tablename__ = "members"
@@ -70,7 +70,7 @@ class MemberRecord(Base):
 
 
 class ExpertRecord(Base):
-    """One version of an expert or adapter: what a round made of it."""
+    """One version of an expert or adapter, the result of a round."""
 
     __tablename__ = "experts"
     __table_args__ = (UniqueConstraint("name", "stage", "round"),)
@@ -113,7 +113,7 @@ class EventRecord(Base):
 
 
 class StateRecord(Base):
-    """One named value: the phase, the digest of a checkpoint."""
+    """One named value, such as the phase or the digest of a checkpoint."""
 
     __tablename__ = "state"
     key: Mapped[str] = mapped_column(String(128), primary_key=True)
@@ -124,7 +124,7 @@ Record = TypeVar("Record", bound=Base)
 
 
 def upsert(session: Session, table: type[Record], **key: object) -> Record:
-    """The record with this key, or a new one."""
+    """Return the record with this key, or add a new one."""
     row = session.scalar(select(table).filter_by(**key))
     if row is None:
         row = table(**key)

@@ -1,4 +1,4 @@
-"""A registry in a folder that may not be written to: SQLite reads it without its helper files."""
+"""Opens a registry in a read-only folder, in which SQLite cannot make its helper files."""
 
 import atexit
 import os
@@ -13,15 +13,15 @@ from fedmore.experts.errors import StoreError
 
 
 def writable(directory: Path, database: Path) -> bool:
-    """Whether SQLite can use `database` in `directory` as it wants to."""
+    """Whether SQLite can write `database` and its helper files in `directory`."""
     return os.access(directory, os.W_OK) and os.access(database, os.W_OK)
 
 
 def url_of(database: Path) -> URL:
-    """How to open the file: as one that nobody changes.
+    """URL that opens the file as immutable.
 
-    If a coordinator was killed, part of it is in the file beside it ("-wal"), which SQLite would
-    pass over. Then a private copy of both is read instead.
+    After a kill of the coordinator, part of the data is in the file beside it ("-wal"), which
+    SQLite would ignore then. In that case the URL is of a private copy of both.
     """
     wal = database.with_name(f"{database.name}-wal")
     try:
@@ -37,4 +37,4 @@ def _copied(*files: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="fedmore-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     first, *_ = [Path(shutil.copyfile(file, folder / file.name)) for file in files]
-    return first  # all of them may be written to, whatever the originals' modes
+    return first  # the copies are writable, independent of the originals' modes

@@ -1,4 +1,4 @@
-"""What the registry answers with: plain frozen values, no database behind them."""
+"""The registry's results: plain frozen values, detached from the database."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -9,9 +9,9 @@ Kind = Literal["expert", "adapter", "app"]
 
 @dataclass(frozen=True)
 class Member:
-    """A client as the coordinator knows it; `kind`, `target` and `rank` are null until it joins.
+    """A client; `kind`, `target` and `rank` are None until it joins.
 
-    The operator revokes a member, a member withdraws: either way it has a time and a reason.
+    The operator may revoke a member, and a member may withdraw; both have a time and a reason.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Member:
 
     @property
     def barred(self) -> str:
-        """Why it may not take part any more; empty while it may."""
+        """The reason why the member is excluded; empty if it is not."""
         for word, at, reason in (
             ("revoked by the operator", self.revoked_at, self.revoked_reason),
             ("withdrawn by its owner", self.withdrawn_at, self.withdrawn_reason),
@@ -61,7 +61,7 @@ class ExpertRow:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """What the registry holds of one finished round."""
+    """One finished round."""
 
     id: int
     stage: int
@@ -74,7 +74,7 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class EventRow:
-    """Something that happened, in order of `id`."""
+    """One event; ids are in order of time."""
 
     id: int
     at: datetime
@@ -87,5 +87,5 @@ Row = TypeVar("Row", Member, ExpertRow, RoundRow, EventRow)
 
 
 def copied(record: object, kind: type[Row]) -> Row:
-    """The values of a database record, as a `kind`."""
+    """Copy the values of a database record into a `kind`."""
     return kind(**{field.name: getattr(record, field.name) for field in fields(kind)})

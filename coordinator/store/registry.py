@@ -1,7 +1,7 @@
-"""The registry: members, expert versions, rounds, events and state of one federation.
+"""The registry of one federation: members, expert versions, rounds, events and state.
 
-Every method is one transaction and may be called from any thread; what has returned is on disk.
-The members are in `roster`.
+Every method is one transaction and may be called from any thread. After it returns, its changes are
+on disk. The methods for members are in `members`.
 """
 
 from collections.abc import Collection, Iterator
@@ -37,7 +37,7 @@ FILE = "registry.db"
 
 
 class Registry(Roster):
-    """Opens the database at an SQLAlchemy URL, as `Database` does."""
+    """The registry in the database at an SQLAlchemy URL; the options are those of `Database`."""
 
     def __init__(self, url: str | URL, *, make: bool = True, frozen: bool = False) -> None:
         self.database = Database(url, make=make, frozen=frozen)
@@ -46,12 +46,12 @@ class Registry(Roster):
     def open(
         cls, directory: Path, url: str = "", *, make: bool = True, frozen: bool = False
     ) -> "Registry":
-        """The registry of the federation in `directory`, or the one at `url` if given."""
+        """Open the registry of the federation in `directory`, or at `url` if it is given."""
         here = URL.create("sqlite", database=str(directory.resolve() / FILE))
         return cls(url or here, make=make, frozen=frozen and not url)
 
     def close(self) -> None:
-        """Give back every connection."""
+        """Close all connections."""
         self.database.close()
 
     def __enter__(self) -> Self:
@@ -78,7 +78,20 @@ class Registry(Roster):
         digest: str,
         metrics: dict[str, Any] | None = None,
     ) -> ExpertRow:
-        """Keep a version; the same name, stage and round again replaces it."""
+        """Store a version of an expert; one with equal name, stage and round is replaced.
+
+        Args:
+            name: the expert.
+            kind: expert or adapter.
+            target: its domain or language.
+            rank: highest rank of its factors.
+            params: number of its parameters.
+            stage: index of the stage.
+            round: number of the round.
+            digest: digest of the blob with its factors.
+            metrics: metrics of the round.
+
+        """
         with self._session(write=True) as session:
             row = upsert(session, models.ExpertRecord, name=name, stage=stage, round=round)
             row.kind, row.target, row.rank, row.params = kind, target, rank, params
@@ -87,16 +100,16 @@ class Registry(Roster):
             return copied(row, ExpertRow)
 
     def experts(self) -> list[ExpertRow]:
-        """Every version, oldest first."""
+        """All versions, oldest first."""
         return self._list(models.ExpertRecord, ExpertRow)
 
     def drop_versions(self, ids: Collection[int]) -> None:
-        """Forget the versions with these ids."""
+        """Delete the versions with these ids."""
         with self._session(write=True) as session:
             session.execute(delete(models.ExpertRecord).where(models.ExpertRecord.id.in_(ids)))
 
     def latest(self, name: str) -> ExpertRow:
-        """The newest version of `name`; raises `RegistryError`, which says what there is."""
+        """The newest version of `name`; raises `RegistryError`, which lists the known experts."""
         versions = self.experts()
         found = [e for e in versions if e.name == name]
         if not found:
@@ -114,7 +127,7 @@ class Registry(Roster):
         started_at: datetime | None = None,
         finished_at: datetime | None = None,
     ) -> RoundRow:
-        """Keep a finished round; the same stage and round again replaces it."""
+        """Store a finished round; one with equal stage and round is replaced."""
         with self._session(write=True) as session:
             row = upsert(session, models.RoundRecord, stage=stage, round=round)
             row.kind, row.metrics = kind, metrics
@@ -124,20 +137,20 @@ class Registry(Roster):
             return copied(row, RoundRow)
 
     def rounds(self) -> list[RoundRow]:
-        """Every finished round, in order."""
+        """All finished rounds, in order."""
         return sorted(self._list(models.RoundRecord, RoundRow), key=lambda r: (r.stage, r.round))
 
     def add_event(self, kind: str, name: str = "", payload: dict[str, Any] | None = None) -> None:
-        """Write down that something happened (to `name`)."""
+        """Store an event about `name`."""
         with self._session(write=True) as session:
             session.add(models.EventRecord(at=now(), kind=kind, name=name, payload=payload or {}))
 
     def events(self) -> list[EventRow]:
-        """Everything that happened, oldest first."""
+        """All events, oldest first."""
         return self._list(models.EventRecord, EventRow)
 
     def set_state(self, key: str, value: Any) -> None:
-        """Keep a JSON value under `key`."""
+        """Store a JSON value under `key`."""
         with self._session(write=True) as session:
             session.merge(models.StateRecord(key=key, value=value))
 
@@ -148,7 +161,7 @@ class Registry(Roster):
             return default if row is None else row.value
 
     def digests(self) -> set[str]:
-        """The blobs that expert versions, rounds and states name."""
+        """Digests of the blobs that expert versions, rounds and states name."""
         with self._session() as session:
             found = {*session.scalars(select(models.ExpertRecord.digest))}
             values = [*session.scalars(select(models.RoundRecord.metrics))]

@@ -1,7 +1,7 @@
-"""The keys under which the registry keeps state, and the values of those that are one of a few."""
+"""The keys of the registry's states, and their possible values."""
 
 OPERATORS = "operators"
-"""State key: what is known of each operator's certificate, by the operator's name."""
+"""State key: each operator's valid certificate, by name."""
 
 EMBEDDINGS = "embeddings"
 """Registry key: digest of the blob with every client's domain embedding."""
@@ -10,7 +10,7 @@ ROUTER = "router"
 """Registry key: digest of the router that the clients trained; missing if they trained none."""
 
 FORGETTING = "forgetting"
-"""Registry key: one entry a finished stage."""
+"""Registry key: one entry per finished stage."""
 
 PORT = "port"
 """State key of the port that the last `coordinator start` listened on."""
@@ -19,17 +19,17 @@ SCHEMA = "schema"
 """State key: the version of the tables."""
 
 STORE_ID = "store"
-"""State key: the id that the store has in its file."""
+"""State key: the id that registry and store share."""
 
 RECOVERY = "recovery"
 """State: by kind of stage the number of `rounds` beyond those
 `planned`, and whose `experts` they are for."""
 
 RECOVERY_ASKED = "recovery_asked"
-"""State: the rounds that the operator asked for, for a coordinator that runs to read."""
+"""State: the recovery rounds that the operator asked for, for a running coordinator."""
 
 DISMISSED = "dismissed"
-"""State: the clients of a finished federation were told so."""
+"""State: whether the clients were told that the federation is finished."""
 
 EVALUATION_DIGEST = "evaluation"
 """State key: digest of the file."""
@@ -45,13 +45,13 @@ FAILURE = "failure"
 """State: why the last start failed; None if it was stopped."""
 
 SKIPPED = "skipped"
-"""State: the kinds of stages that ended early because nobody was left, each with the reason."""
+"""State: the kinds of stages that ended early because no client was left, with reasons."""
 
 LEFT_OUT = "left_out"
-"""State: the experts that the mixture is made without, each with the reason."""
+"""State: the experts that are left out of the mixture, with reasons."""
 
 HELD = "held_back"
-"""State: by expert why it is held back after a withdrawal, and its `scores` then."""
+"""State: by expert, the reason why it is held back after a withdrawal, and its `scores`."""
 
 WITHDRAWALS_BEGUN = "withdrawals_begun"
-"""State: `owners` whose part a command was to take out, and the `experts` that had one then."""
+"""State: `owners` whose part a command had to remove, and the `experts` with such a part."""

@@ -1,4 +1,4 @@
-"""Blobs on their way out: a member may download what its open tasks name, and nothing else."""
+"""Downloads of blobs: a member may download only what its open tasks name."""
 
 import asyncio
 from collections import Counter
@@ -11,11 +11,11 @@ from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.wire.blobs import CHUNK
 
 EACH = 4
-"""So many downloads may a member have open; our client has one."""
+"""Most open downloads of a member; our client has one."""
 
 
 class Downloads:
-    """The members' view of the store."""
+    """Serves members' downloads from the store."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -24,7 +24,7 @@ class Downloads:
     async def send(
         self, node_id: int, request: pb.DownloadRequest
     ) -> AsyncGenerator[pb.Chunk, None]:
-        """The blob's bytes from `request.offset` on."""
+        """Yield the blob's bytes from `request.offset` on, in chunks."""
         if self._open[node_id] >= EACH:
             raise TransportError(f"{EACH} of your downloads are open; end one of them first")
         self._open[node_id] += 1

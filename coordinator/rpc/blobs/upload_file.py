@@ -1,4 +1,4 @@
-"""One upload's file: it grows up to what was announced, and its digest is computed on the way."""
+"""The file of one upload, with a size limit and a running digest."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Partial:
-    """A file that grows up to `size` bytes; its digest is computed on the way."""
+    """A file that grows up to `size` bytes, with a running digest."""
 
     def __init__(self, path: Path, size: int, offset: int = 0) -> None:
         self.path, self.size = path, size
@@ -26,11 +26,11 @@ class Partial:
 
     @property
     def to_come(self) -> int:
-        """Bytes that were announced and are not on the disk yet."""
+        """Announced bytes that are not on disk yet."""
         return max(0, self.size - self._offset)
 
     def open(self, offset: int) -> None:
-        """Go on at `offset`, which must not be beyond what is here."""
+        """Continue at `offset`, which must not be beyond the bytes on disk."""
         self.path.touch(mode=PRIVATE)
         file = self._file = self.path.open("r+b", buffering=0)
         here = self.path.stat().st_size
@@ -42,7 +42,7 @@ class Partial:
         self._offset = offset
 
     def write(self, chunk: bytes) -> None:
-        """Append; what does not fit ends the upload and removes the file."""
+        """Append a chunk; one that exceeds the size ends the upload and removes the file."""
         assert self._file is not None
         if self._offset + len(chunk) > self.size:
             self.path.unlink(missing_ok=True)
@@ -52,13 +52,13 @@ class Partial:
             while view:
                 view = view[self._file.write(view) :]
         except OSError:
-            self.path.unlink(missing_ok=True)  # make room for others
+            self.path.unlink(missing_ok=True)  # frees the disk for others
             raise
         self._digest.update(chunk)
         self._offset += len(chunk)
 
     def check(self, digest: str) -> None:
-        """Raise `WireError` unless all is here and as announced."""
+        """Raise `WireError` unless size and digest are as announced."""
         if self._offset != self.size:
             raise WireError(
                 f"the upload ended after {self._offset} of {self.size} bytes; resume it"
@@ -69,17 +69,17 @@ class Partial:
             raise WireError(f"the upload announced {digest[:12]}… but is {found[:12]}…")
 
     async def close(self) -> None:
-        """Let go of the file once nobody writes."""
+        """Close the file after the last write has ended."""
         async with self.lock:
             if self._file is not None:
                 self._file.close()
 
 
 async def to_the_end(step: Callable[[T], None], argument: T) -> None:
-    """Do `step` in a thread, and wait for it when the call is cut off meanwhile.
+    """Do `step` in a thread, and wait for its end even if the call is cancelled meanwhile.
 
-    The thread goes on regardless: the file must not be closed, or written by a successor, under it.
-    What it found wrong is raised also then: it may be why gRPC cut the call off.
+    The thread cannot be cancelled, so the file must not be closed, or written by a successor,
+    before it ends. Its error is raised also then, since it may be the reason of the cancellation.
     """
     running, cut = asyncio.ensure_future(asyncio.to_thread(step, argument)), None
     while not running.done():

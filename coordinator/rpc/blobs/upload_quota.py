@@ -1,6 +1,6 @@
-"""How much of the disk uploads may take: of one member's, and of all that are on their way.
+"""Limits the disk space of uploads, per member and for all unfinished uploads.
 
-Counted as a member's are its unfinished uploads and those that no reply of it names yet.
+A member's share counts its unfinished uploads, and blobs that no reply of it names yet.
 """
 
 import shutil
@@ -15,15 +15,15 @@ from fedmore.experts.errors import StoreError, WireError
 from fedmore.protos.system.files import private_folder
 
 STALE_S = 3_600.0
-"""A partial upload that nobody has gone on with for so long is removed."""
+"""Seconds after which a partial upload without progress is removed."""
 
 UNFINISHED = 64
-"""So many files of unfinished uploads may a member leave."""
+"""Most unfinished uploads of a member."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """`spare` bytes stay free on the disk; of the rest a member may take the part `share`."""
+    """`spare` bytes of the disk stay free; a member may use the fraction `share` of the rest."""
 
     spare: int
     share: float
@@ -31,7 +31,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Quota:
-    """Of the partial uploads in `incoming` and the store's disk; blocks, so call it in a thread."""
+    """The limits for partial uploads in `incoming`. It blocks, so call it in a thread."""
 
     incoming: Path
     ledger: BlobReferences
@@ -44,9 +44,9 @@ class Quota:
         limit: int,
         room: Room,
     ) -> None:
-        """Raise `WireError` if `partial` beside the node's `others` would be above `limit`.
+        """Raise `WireError` if `partial` and the node's `others` together exceed `limit` bytes.
 
-        Raises `StoreError` if the node would have more than its share of the room on the disk.
+        Raises `StoreError` if they exceed the node's share of the disk.
         """
         running = {each.path for each in (partial, *others)}
         left = [p for p in self.incoming.glob(f"{node_id}-*") if p not in running]
@@ -66,16 +66,16 @@ class Quota:
         private_folder(self.incoming)
         free = shutil.disk_usage(self.incoming).free - room.spare
         most = int(room.share * (free + held))
-        if most < held + partial.size <= held + free:  # above that, `check_room` says it better
+        if most < held + partial.size <= held + free:  # above, `check_room` has the better message
             raise StoreError(
                 f"an upload of {partial.size} bytes beside the {held} of yours is more than a "
                 f"member's share of the disk, {max(0, most)} bytes"
             )
 
     def check_room(self, wanted: int, reserved: int, spare: int) -> None:
-        """Raise `StoreError` unless `wanted` bytes fit beside `reserved` ones, `spare` being left.
+        """Raise `StoreError` unless `wanted` and `reserved` bytes fit and `spare` bytes remain.
 
-        Reserved is what other uploads have announced and not written yet.
+        `reserved` is what other uploads have announced and not written yet.
         """
         private_folder(self.incoming)
         if wanted + spare + reserved > shutil.disk_usage(self.incoming).free:
@@ -90,14 +90,14 @@ class Quota:
             path.unlink(missing_ok=True)
 
     def remove_stale(self, older_s: float = STALE_S) -> None:
-        """Remove partial uploads that nobody has gone on with for `older_s` seconds."""
+        """Remove partial uploads without progress for `older_s` seconds."""
         for path in self.incoming.glob("*-*"):
             if path.stat().st_mtime < time.time() - older_s:
                 path.unlink(missing_ok=True)
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; of one that is gone meanwhile, none."""
+    """Size of a file; 0 if it was removed meanwhile."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

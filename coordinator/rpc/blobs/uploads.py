@@ -1,7 +1,7 @@
-"""Blobs on their way in: uploads that resume, one writer each, held to what they announced.
+"""Uploads of blobs, which can resume, have one writer each, and must keep to their announcement.
 
-A partial upload lies under `store.root`/incoming until it is whole and its digest right. What the
-disk does not take is a `TransportError`: the client keeps what it has and comes again.
+A partial upload is under `store.root`/incoming until it is complete and its digest is right. If the
+disk refuses it, the call ends with `TransportError`: the client keeps its blob and retries.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Limits:
-    """What uploads may use.
+    """Limits of uploads.
 
-    A blob may have `size` bytes, and all that a member has sent and no reply of it names `member`.
-    `free` bytes stay free on the disk, and a member may take the part `share` of the rest.
-    `writers` chunks are written at a time, the others wait, and their senders with them. A client
-    has `each` uploads open. In each `stall_s` seconds `progress` bytes must come. What was left
-    unfinished or unused is looked for every `sweep_s` seconds.
+    `size` is the most bytes of a blob, and `member` those of all blobs of a member that no reply
+    names yet. `free` bytes of the disk stay free, and a member may use the fraction `share` of the
+    rest. At most `writers` chunks are written at a time; other senders wait. A client may have
+    `each` uploads open. At least `progress` bytes must arrive in each `stall_s` seconds. Unfinished
+    and unused uploads are removed every `sweep_s` seconds.
     """
 
     size: int = MAX_BLOB
@@ -49,7 +49,7 @@ class Limits:
 
 
 class Uploads:
-    """Used from the server's loop only; what touches the disk is in threads."""
+    """Receives uploads. It runs in the server's loop only; disk accesses run in threads."""
 
     def __init__(self, journal: Journal, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -62,13 +62,13 @@ class Uploads:
         self._swept = time.monotonic()
 
     def check_room(self) -> None:
-        """Raise `StoreError` if the disk is full; to be called in a thread."""
+        """Raise `StoreError` if the disk is full; call it in a thread."""
         self._quota.check_room(0, 0, self.limits.free)
 
     async def tend(self, calling: Collection[int]) -> None:
-        """Remove what was left unfinished or is of no use, when it is time; call it every second.
+        """Remove unfinished and unused uploads if it is time; call it every second.
 
-        `calling` are the members that have calls open.
+        `calling` are the members with open calls.
         """
         if time.monotonic() - self._swept >= self.limits.sweep_s:
             self._swept = time.monotonic()
@@ -76,9 +76,9 @@ class Uploads:
             await asyncio.to_thread(self._journal.reclaimer.unused, calling)
 
     def bar(self, node_id: int, reason: str) -> None:
-        """Give back what a member that may not take part any more has taken; in a thread.
+        """Delete the uploads of an excluded member; call it in a thread.
 
-        To be called again for some seconds: what was on its way may still come in meanwhile.
+        Call it repeatedly for some seconds, because data in transit may still arrive.
         """
         self._quota.remove_of(node_id)
         freed = self._journal.bar(node_id, reason)
@@ -86,7 +86,7 @@ class Uploads:
             log.warning("%d blobs of node %d are deleted: %s", freed, node_id, reason)
 
     def held(self, node_id: int, blob: pb.Blob) -> pb.HeldReply:
-        """Where to resume; to be called in a thread."""
+        """Return the offset at which to resume; call it in a thread."""
         path = self._partial(node_id, blob)
         if self._ledger.uploaded(node_id, blob.digest):
             return pb.HeldReply(offset=blob.size, complete=True)
@@ -95,7 +95,7 @@ class Uploads:
     async def receive(
         self, node_id: int, start: pb.UploadStart, chunks: AsyncIterable[bytes]
     ) -> pb.Receipt:
-        """Write chunks from `start.offset` on; the receipt means that the blob is in the store."""
+        """Write chunks from `start.offset` on; a receipt means that the blob is in the store."""
         blob, path = start.blob, self._partial(node_id, start.blob)
         partial = Partial(path, blob.size, start.offset)
         with self._alone(node_id, blob.digest, partial), _disk(path):
@@ -118,7 +118,7 @@ class Uploads:
             await to_the_end(step, argument)
 
     async def _steady(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        """The chunks, as long as they come at a pace."""
+        """Yield the chunks; raises `TransportError` if they are too slow."""
         source, limits = aiter(chunks), self.limits
         came, began = 0, time.monotonic()
         while True:
@@ -143,7 +143,7 @@ class Uploads:
 
     @contextmanager
     def _alone(self, node_id: int, digest: str, partial: "Partial") -> Iterator[None]:
-        """One writer for a file: a newer upload of the same blob takes it over."""
+        """Allow one writer per file; a newer upload of the same blob replaces the older one."""
         mine = self._open.setdefault(node_id, {})
         if digest in mine:
             mine[digest].replaced = True
@@ -167,7 +167,7 @@ class Uploads:
         return self._incoming / f"{node_id}-{blob.digest}"
 
     async def _check(self, node_id: int, partial: Partial) -> None:
-        """Whether the upload has a use, and room."""
+        """Raise an error unless a task needs the upload and there is room for it."""
         if not await asyncio.to_thread(self._journal.busy, node_id):
             raise RegistryError("no task of yours is open, so there is nothing to upload for")
         others = [p for p in self._open[node_id].values() if p is not partial]
@@ -177,12 +177,12 @@ class Uploads:
         every = [p for of in self._open.values() for p in of.values()]
         reserved = sum(p.to_come for p in every if p.admitted)
         self._quota.check_room(partial.to_come, reserved, self.limits.free)
-        partial.admitted = True  # in one step with the check
+        partial.admitted = True  # without an await after the check
 
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """What the disk refuses is no fault of the client, which is to come again."""
+    """Turn errors of the disk into `TransportError`, so that the client retries later."""
     try:
         yield
     except (OSError, StoreError) as error:

@@ -1,1 +1,1 @@
-"""How much of the server a caller may have."""
+"""Limits of how much of the server a caller may use."""

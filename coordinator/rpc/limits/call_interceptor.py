@@ -1,8 +1,8 @@
-"""Every call passes here first: counted for its caller, its messages measured before parsing.
+"""Counts every call for its caller, and measures messages before they are parsed.
 
-gRPC parses a request before any code of ours runs, and waits for it without one. So each method is
-served as a stream of bytes: the call is counted when it comes, what it says is read and measured
-here, and only then is the service asked.
+gRPC would wait for a request and parse it before any code of ours runs. So each method is served as
+a stream of bytes. The call is counted when it arrives, its message is read and measured here, and
+only then the service is called.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from fedmore.protos.wire.parse_budget import parse_request
 
 CANCEL_AGAIN_S = 0.5
 FIRST_S = 10.0
-"""Seconds within which a call must bring its request."""
+"""Seconds within which a call's request must arrive."""
 
 LARGE = 64 << 10
 """Bytes above which a message is measured in a thread."""
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
-    """Used from the server's loop only."""
+    """The server's interceptor, used from the server's loop only."""
 
     parts: ServerContext
-    """Set before the server starts: it takes the port, which these need, after its interceptors."""
+    """Set before the server starts, but after its interceptors, because it depends on the port."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -39,7 +39,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
-        """The handler for a call, guarded; None for a method that is not there."""
+        """Return the guarded handler for a call; None for an unknown method."""
         method = details.method
         if method not in self._made:
             handler = await continuation(details)
@@ -66,7 +66,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
 
 class Guarded:
-    """A call's context whose `read` measures a message before it is parsed."""
+    """A call's context with a `read` that measures a message before it is parsed."""
 
     def __init__(self, context: Context, call: Call, crowd: CallLimiter, kind: Any) -> None:
         self.call = call
@@ -75,11 +75,11 @@ class Guarded:
         self._kind = kind
 
     def __getattr__(self, name: str) -> Any:
-        """All else is gRPC's."""
+        """Pass all other attributes on to gRPC's context."""
         return getattr(self._context, name)
 
     async def read(self) -> Any:
-        """The next message; what the last one took is free again."""
+        """Read the next message, and release the memory of the last one."""
         self._crowd.release(self.call)
         data = await self._context.read()
         if data is grpc.aio.EOF:
@@ -93,7 +93,7 @@ class Guarded:
         return message
 
     async def request(self) -> Any:
-        """The one message of a call that is no stream; it must come soon."""
+        """Read the only message of a unary call, which must arrive in time."""
         try:
             message = await asyncio.wait_for(self.read(), FIRST_S)
         except TimeoutError:
@@ -103,18 +103,18 @@ class Guarded:
         return message
 
     async def messages(self) -> AsyncIterator[Any]:
-        """What is said until the caller is done."""
+        """Yield messages until the caller ends its side."""
         while (message := await self.read()) is not grpc.aio.EOF:
             yield message
 
 
 async def _serve(handler: Any, context: Guarded) -> None:
-    """Ask the service, whichever of the four kinds of method it is."""
+    """Call the service's method, for each of gRPC's four kinds of methods."""
     given = context.messages() if handler.request_streaming else await context.request()
     kinds = handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream
     answer = next(kind for kind in kinds if kind is not None)(given, context)
     if hasattr(answer, "__aiter__"):
-        async with aclosing(answer):  # or what it has open stays so when the call is cut off
+        async with aclosing(answer):  # otherwise its files stay open if the call is cancelled
             async for reply in answer:
                 await context.write(reply)
     elif not handler.response_streaming:
@@ -124,12 +124,12 @@ async def _serve(handler: Any, context: Guarded) -> None:
 
 
 async def _until_ended(serving: Any, call: Call) -> None:
-    """Serve until that is done, or the call is to end: it then ends with the error of that."""
+    """Serve until done, or until the call must end; then raise the error that it must end with."""
     task = asyncio.ensure_future(serving)
     try:
         await asyncio.wait({task, call.ended}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        while not task.done():  # one alone may be lost: `wait_for` swallows it now and then
+        while not task.done():  # repeated, because `wait_for` sometimes swallows a cancellation
             task.cancel()
             await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
     if call.ended.done() and task.cancelled():

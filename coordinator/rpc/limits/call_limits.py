@@ -1,8 +1,7 @@
-"""How much each certificate may have at once: calls, connections, and memory for its messages.
+"""Limits each certificate's calls, connections, and memory for messages.
 
-Who holds what is known by the certificate's key, so that an invite or a revoked member has its own,
-small share and nobody can use up another's. Operators and the health service have slots of their
-own.
+Usage is counted per key of a certificate. So an invite or a revoked member has its own small share,
+and no caller can use up another's. Operators and the health service have separate slots.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from fedmore.experts.errors import FedmoreError, TransportError
 
 
 class Standing(Enum):
-    """What a certificate is to this federation, as far as limits go."""
+    """The kinds of certificates with different limits."""
 
     OPERATOR = "operator"
     MEMBER = "member"
@@ -27,10 +26,10 @@ class Standing(Enum):
 
 @dataclass(frozen=True)
 class Allowance:
-    """What one certificate may have at once.
+    """The limits of one certificate.
 
-    `memory` is bytes of its messages that are being dealt with; `rate` new calls a second, and
-    `burst` of them after a silence.
+    `memory` is in bytes of messages in progress. `rate` is new calls per second, and `burst` the
+    number of calls that may follow a pause at once.
     """
 
     calls: int
@@ -42,24 +41,24 @@ class Allowance:
 
 ALLOWANCES = {
     Standing.OPERATOR: Allowance(32, 16, 4 << 20, 50, 500),
-    # Our client has about six calls on two connections, and more for half a minute where its
-    # connection is lost again and again.
+    # Our client has about six calls on two connections, and more for half a minute if its
+    # connection is lost repeatedly.
     Standing.MEMBER: Allowance(64, 16, 64 << 20, 200, 2_000),
     Standing.INVITE: Allowance(8, 4, 1 << 20, 2, 60),
     Standing.BARRED: Allowance(4, 2, 256 << 10, 0.5, 20),
 }
 TOTAL = 8_192
-"""Calls of members and invites together; operators and the health service do not count."""
+"""Most calls of members and invites together, without operators and the health service."""
 
 HEALTH = 256
-"""Calls of the health service at once, beside the total."""
+"""Most calls of the health service at once, beside the total."""
 
 HEALTH_METHOD = "/grpc.health.v1.Health/"
 
 
 @dataclass(frozen=True)
 class Who:
-    """A caller: the key of its certificate, and what that is to the federation."""
+    """A caller: the identity of its certificate's key, and its kind."""
 
     identity: str
     standing: Standing
@@ -67,7 +66,7 @@ class Who:
 
 @dataclass(eq=False)
 class Call:
-    """One call. `ended` holds the error that it is to end with, once it has to."""
+    """One call; `ended` gets the error with which it must end."""
 
     who: Who
     peer: str
@@ -81,14 +80,14 @@ class Call:
 class _Caller:
     pace: TokenBucket
     calls: set[Call] = field(default_factory=set)
-    peers: dict[str, None] = field(default_factory=dict)  # in the order of their coming
+    peers: dict[str, None] = field(default_factory=dict)  # in order of arrival
     held: int = 0
 
 
 class CallLimiter:
-    """Calls and connections by certificate; used from the server's loop only.
+    """Limits calls and connections by certificate; it is used from the server's loop only.
 
-    `hang_up` closes a connection if the system allows it; otherwise only calls are limited.
+    `hang_up` closes a connection; without it, only calls are limited.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class CallLimiter:
         return call
 
     def leave(self, call: Call) -> None:
-        """The call has ended."""
+        """Count the end of a call."""
         caller = self._callers[call.who.identity]
         self.release(call)
         caller.calls.discard(call)
@@ -137,7 +136,7 @@ class CallLimiter:
         self._forget(call.who.identity)
 
     def hold(self, call: Call, size: int) -> None:
-        """A message of the call takes `size` bytes until `release`; raises `TransportError`."""
+        """Count `size` bytes of a message until `release`; raises `TransportError` if too many."""
         caller, allowed = self._callers[call.who.identity], ALLOWANCES[call.who.standing].memory
         if caller.held + size > allowed:
             raise TransportError(f"your messages take more than {allowed} bytes; send fewer")
@@ -145,22 +144,22 @@ class CallLimiter:
         call.held += size
 
     def release(self, call: Call) -> None:
-        """The message has been dealt with."""
+        """Release the memory of the call's message."""
         self._callers[call.who.identity].held -= call.held
         call.held = 0
 
     def belongs(self, context: object, node_id: int) -> None:
-        """The call that a service sees as `context` is this member's."""
+        """Assign the call with this `context` to a member."""
         call = getattr(context, "call", None)
         if isinstance(call, Call):
             call.node_id = node_id
 
     def bar(self, identity: str) -> None:
-        """A revoked or withdrawn member has the least share, whatever its certificate says."""
+        """Give a revoked or withdrawn member the smallest limits."""
         self._barred.add(identity)
 
     def expel(self, node_id: int, error: FedmoreError, methods: frozenset[str]) -> None:
-        """End the calls of a member to `methods` (by their last name) with `error`."""
+        """End a member's calls to `methods` (names without service) with `error`."""
         for caller in self._callers.values():
             for call in caller.calls:
                 wanted = call.node_id == node_id and call.method.rpartition("/")[2] in methods
@@ -168,38 +167,38 @@ class CallLimiter:
                     call.ended.set_result(error)
 
     def end(self, error: FedmoreError) -> None:
-        """End every call with `error`, and those that come from now on."""
+        """End all present and future calls with `error`."""
         self._over = error
         for call in self.calls():
             if not call.ended.done():
                 call.ended.set_result(error)
 
     def calls(self) -> list[Call]:
-        """The calls that are open."""
+        """The open calls."""
         return [call for caller in self._callers.values() for call in caller.calls]
 
     def nodes(self) -> set[int]:
-        """Members that have calls open."""
+        """Node ids of members with open calls."""
         return {call.node_id for call in self.calls() if call.node_id is not None}
 
     def known(self) -> set[str]:
-        """Connections on which somebody with a certificate has made a call."""
+        """Connections with at least one call by a certificate."""
         return {peer for caller in self._callers.values() for peer in caller.peers}
 
     def keep(self, alive: set[str]) -> None:
-        """Forget connections that are gone; `alive` are those that are there."""
+        """Forget all connections that are not in `alive`."""
         for identity, caller in list(self._callers.items()):
             for peer in caller.peers.keys() - alive - {call.peer for call in caller.calls}:
                 del caller.peers[peer]
             self._forget(identity)
 
     def idle(self) -> list[str]:
-        """Connections without a call; those of the caller with the most of them come first."""
+        """Connections without an open call, sorted so that the caller with the most comes first."""
         callers = sorted(self._callers.values(), key=lambda caller: -len(caller.peers))
         return [peer for caller in callers for peer in _idle(caller)]
 
     def _make_room(self, caller: _Caller, peer: str, allowed: Allowance) -> None:
-        """A connection more: the oldest one that does nothing goes, or the new one is refused."""
+        """Admit one more connection by closing the oldest idle one, or refuse it."""
         if peer not in caller.peers and len(caller.peers) >= allowed.connections:
             oldest = next(iter(_idle(caller)), None)
             if self._hang_up is None or oldest is None:

@@ -1,8 +1,8 @@
-"""Who may keep a connection open: strangers only so long and so many, and fewer when room is short.
+"""Limits connections of strangers in number and time, and further if descriptors are short.
 
-A stranger is a connection on which nobody has made a call yet, most of all one that has not
-finished its handshake. gRPC tells nothing of those, so they are found in the process's own sockets
-and hung up there.
+A stranger is a connection without any call yet, for example one that has not finished its
+handshake. gRPC gives no access to those, so they are found among the process's sockets and closed
+there.
 """
 
 import logging
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """Strangers of one address (`each`) and in all, and for how long one may be one.
+    """Most strangers per address (`each`) and in `total`, and seconds until a call is due.
 
-    What is above is hung up, the oldest first, but none before it had `grace_s` seconds. A part
-    (`spare`) of the process's descriptors is kept free, whatever that costs strangers and
-    connections without a call.
+    Those above are closed, the oldest first, but none within its first `grace_s` seconds. The
+    fraction `spare` of the process's descriptors is kept free, by closing strangers and connections
+    without a call.
     """
 
     each: int = 256
@@ -34,7 +34,10 @@ class Limits:
 
 
 class Doorkeeper:
-    """Used from the server's loop only; `tend` is to be called every second or so."""
+    """Closes connections. It is used from the server's loop only.
+
+    Call `tend` about every second.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class Doorkeeper:
         self._short = False
 
     def tend(self) -> None:
-        """Close the connections whose time is over, and others if descriptors are short."""
+        """Close overdue strangers, and further connections if descriptors are short."""
         alive, now = self._meter.discover(), self._clock()
         self._crowd.keep(alive)
         self._came = {peer: self._came.get(peer, now) for peer in alive}
@@ -65,7 +68,7 @@ class Doorkeeper:
             self._meter.hang_up(peer)
 
     def _overdue(self, strangers: list[str], now: float) -> set[str]:
-        """Strangers that stay too long, and the oldest of those that are too many."""
+        """Strangers above the time limit, and the oldest above the number limits."""
         old = {p for p in strangers if now - self._came[p] >= self._limits.stranger_s}
         left = [p for p in strangers if p not in old]
         by_address: dict[str, list[str]] = {}
@@ -76,7 +79,10 @@ class Doorkeeper:
         return old | {p for p in many if now - self._came[p] >= self._limits.grace_s}
 
     def _make_room(self, strangers: list[str]) -> set[str]:
-        """Whom to hang up on because descriptors run out; said when that begins and ends."""
+        """Choose connections to close because descriptors run out.
+
+        Logs when that begins and ends.
+        """
         used, limit = self._meter.descriptors, limit_of_descriptors()
         missing = used - int(limit * (1 - self._limits.spare))
         if missing <= 0:

@@ -1,11 +1,11 @@
-"""How often a client may say something that costs the coordinator work and nobody waits for."""
+"""Limits how often a client may send something that costs the coordinator work."""
 
 import time
 from collections.abc import Callable
 
 
 class TokenBucket:
-    """`rate` times a second, and `burst` times at once after a silence (a token bucket)."""
+    """A token bucket: `rate` times per second, and `burst` times at once after a pause."""
 
     def __init__(
         self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
@@ -18,12 +18,12 @@ class TokenBucket:
 
     @property
     def rested(self) -> bool:
-        """Whether all of the burst is there again."""
+        """Whether the whole burst is available again."""
         self._fill()
         return self._left >= self._burst
 
     def allows(self) -> bool:
-        """Whether it may be said now; counts it."""
+        """Take one token; returns whether there was one."""
         self._fill()
         if self._left < 1:
             return False
