@@ -1,1 +1,1 @@
-"""The routing study: every router over the same frozen federated experts."""
+"""The routing study: compares all routers over the same frozen federated experts."""

@@ -1,6 +1,6 @@
-"""Experts that come and go under a trained router: the cost of one more, the harm of one less.
+"""Adds and withdraws experts under a trained router, and measures cost and harm.
 
-The router is ReMix with k = 1 that starts from domain embeddings, whose losses are in a table.
+The router is ReMix with k = 1 that starts from domain embeddings; its losses are in a table.
 """
 
 import math
@@ -20,7 +20,7 @@ VARIANT = Variant("ReMix, from domains", "remix", 1, samples=4, start="domain", 
 
 
 def added(material: Material, size: Size, seed: int) -> dict[str, Any]:
-    """The last expert is added to a router of the others, and the whole trained anew beside it.
+    """Add the last expert to a router of the others, and compare with training all anew.
 
     Adding takes less than a tenth of the steps, over a tenth of the windows.
     """
@@ -46,7 +46,7 @@ def added(material: Material, size: Size, seed: int) -> dict[str, Any]:
 
 
 def _with_new(old: Router, material: Material) -> Router:
-    """`old` with an arm for the last expert, whose domain embedding it is told."""
+    """Extend `old` by an arm for the last expert, with its domain embedding."""
     router: Any = old.with_new()
     started: Any = fresh(material, VARIANT)
     router.domain.load_state_dict(started.domain.state_dict())
@@ -55,7 +55,7 @@ def _with_new(old: Router, material: Material) -> Router:
 
 
 def withdrawn(material: Material, size: Size, seed: int) -> dict[str, Any]:
-    """Each expert in turn is withdrawn: what the documents of the texts that are left cost.
+    """Withdraw each expert in turn, and score the documents of the remaining texts.
 
     `{before: {text: nats}, after: {withdrawn: {text: nats}}}`
     """
@@ -75,14 +75,14 @@ def _without(name: str, router: Router, material: Material, size: Size) -> Nats:
 
 
 def trained(material: Material, size: Size, seed: int) -> Mixture:
-    """A mixture whose router was trained over all of its experts."""
+    """Make a mixture whose router is trained over all experts."""
     mixture = mixed(material, fresh(material, VARIANT))
     fit(mixture, material, VARIANT, size, seed)
     return mixture
 
 
 def train_new(mixture: Mixture, material: Material, size: Size, seed: int, arm: int) -> None:
-    """Train the row of one arm alone."""
+    """Train only the row of one arm."""
     training = Training(
         steps=size.table_steps,
         batch_size=size.batch,
@@ -96,5 +96,5 @@ def train_new(mixture: Mixture, material: Material, size: Size, seed: int, arm: 
 
 
 def _own(mixture: Mixture, material: Material, size: Size) -> Nats:
-    """The documents of the experts' own texts."""
+    """Score the documents of the experts' own texts."""
     return {name: score_text(mixture.model, material, name, size) for name in material.experts}

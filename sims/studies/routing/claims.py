@@ -1,8 +1,8 @@
-"""What the study set out to check, each claim with its figures and what became of it.
+"""The study's claims, each with its figures and its outcome.
 
 A figure is judged by its whole 95 % interval, and a claim by all of its figures: `met`, `not met`,
-`undecided`, or `not measured` if the study left it out. That the best router reaches something is
-met if one of them does, and not met if none of them can.
+`undecided`, or `not measured` if the study left it out. A claim about the best router is met if any
+router meets it, and not met if none can.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ def claims(result: Result) -> list[dict[str, Any]]:
 
 
 def label(router: Router) -> str:
-    """What a row of the study is called."""
+    """Name of a row of the study."""
     parts = [router["name"], f"k = {router['k'] or 'all'}"]
     if router["samples"]:
         parts.append(f"M = {router['samples']}")
@@ -51,7 +51,7 @@ def _row(of: str, figure: Figure, goal: str, outcome: Outcome) -> Row:
 
 
 def _learned(result: Result, kind: str) -> list[Router]:
-    """Those that the coordinator trains from nothing."""
+    """Routers of a kind that the coordinator trains from zero."""
     return [
         r for r in result["routers"]
         if r["kind"] == kind and r["trained_at"] == "coordinator" and r["start"] == "zero"
@@ -59,7 +59,7 @@ def _learned(result: Result, kind: str) -> list[Router]:
 
 
 def _gap(result: Result) -> Iterator[Row]:
-    """Best first; routers of domain embeddings are where the way begins."""
+    """Rows of the closed gap, best first, without routers of domain embeddings, its start."""
     rows = [r for r in result["routers"] if r["kind"] != "domain"]
     for router in sorted(rows, key=lambda r: r["gap_closed"]["mean"] or 0, reverse=True):
         yield _above(label(router), router["gap_closed"], GAP)
@@ -72,7 +72,7 @@ def _collapse(result: Result) -> Iterator[Row]:
 
 
 def _stays(result: Result) -> Iterator[Row]:
-    """A matter of construction: it holds exactly in every seed, or it does not hold."""
+    """Exact by construction: it holds in every seed, or the claim is not met."""
     for router in _learned(result, "remix"):
         ess = _last_ess(router)
         exact = all(abs(value - router["k"]) < EXACT for value in ess)
@@ -81,7 +81,7 @@ def _stays(result: Result) -> Iterator[Row]:
 
 
 def _lower(result: Result) -> Iterator[Row]:
-    """At the same k: ReMix of the most common M against softmax top-k, paired by document."""
+    """At equal k, compare ReMix with the most common M to softmax top-k, paired by document."""
     softmax = {r["k"]: r for r in _learned(result, "softmax") if r["k"]}
     for router in _learned(result, "remix"):
         if router["name"] != "ReMix" or router["samples"] != 4 or router["k"] not in softmax:
@@ -91,7 +91,7 @@ def _lower(result: Result) -> Iterator[Row]:
 
 
 def _last_ess(router: Router) -> list[float]:
-    """In every seed the mean over decisions at the last step."""
+    """Each seed's mean over decisions at the last step."""
     return [sum(steps[-1]) / len(steps[-1]) for steps in router["ess_steps"]]
 
 
@@ -110,7 +110,7 @@ def _added(result: Result) -> Iterator[Row]:
 
 
 def _withdrawn(result: Result) -> Iterator[Row]:
-    """In every seed every text that is left, worst first: a mean over seeds would hide one."""
+    """Rows of every seed and remaining text, worst first; a mean over seeds could hide one."""
     rows = []
     for seed, each in zip(result["seeds"], result.get("withdrawn", ()), strict=False):
         for name, after in each["after"].items():

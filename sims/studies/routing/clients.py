@@ -1,4 +1,4 @@
-"""A router that the clients of a finished federation train, each on its own text."""
+"""Lets the clients of a finished federation train a router, each on its own text."""
 
 import logging
 import tempfile
@@ -33,7 +33,7 @@ from fedmore.strategies.stages.router import RouterStage
 def trained_by_clients(
     material: Material, prepared: Prepared, variant: Variant, size: Size, seed: int
 ) -> tuple[Router, list[float]]:
-    """The router after the stage, and the mean loss of every round."""
+    """Return the router after the stage, and the mean loss of every round."""
     states: list[RouterState] = []
     losses: list[float] = []
 
@@ -49,7 +49,7 @@ def trained_by_clients(
     source = RoutingSource(shapes_of(material.base.model), lambda: material.experts, initial)
     if variant.samples:
         source = replace(source, samples=variant.samples)
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # the study says what it does
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # the study prints its own progress
     strategy = RoutingStrategy(stage_of(variant, size), source, seed, on_round)
     mailbox = TaskQueue()
     with tempfile.TemporaryDirectory(prefix="fedmore-") as state:
@@ -62,7 +62,7 @@ def trained_by_clients(
 
 
 def stage_of(variant: Variant, size: Size) -> RouterStage:
-    """What the clients are asked for."""
+    """The stage that the clients are asked to train."""
     return RouterStage(
         rounds=size.rounds,
         steps=size.client_steps,
@@ -73,7 +73,7 @@ def stage_of(variant: Variant, size: Size) -> RouterStage:
 
 
 def members(prepared: Prepared, state: Path) -> dict[int, Node]:
-    """The federation's clients, as if they came back; what they remember goes below `state`."""
+    """The federation's clients, as if they had returned, with their states below `state`."""
     with open_federation(prepared.directory) as federation:
         ids = {member.name: member.node_id for member in federation.registry.members()}
     nodes = {}

@@ -1,8 +1,8 @@
-"""Steps a second of ReMix against softmax training, in turn, each by itself, over the same windows.
+"""Compares steps per second of ReMix and softmax training, one after the other, on equal windows.
 
-Where one decision is for all layers both do the study's steps of a training by gradient: ReMix
-computes a loss when it is first drawn. With a decision in every layer every step costs the same, so
-a few do.
+If all layers share the decision, both do as many steps as the study's training by gradient, since
+ReMix computes a loss only when it is first drawn. With a decision in every layer all steps cost the
+same, so a few suffice.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ OURS = {
 
 
 def cost(material: Material, size: Size, seed: int) -> dict[str, dict[str, float]]:
-    """`{place: {remix, softmax, ratio}}`: steps/s."""
+    """Return `{place: {remix, softmax, ratio}}` in steps per second."""
     steps = {"shared": size.steps, "layers": min(FEW, size.steps)}
     return {place: _compared(material, place, replace(size, steps=count, table_steps=count), seed)
             for place, count in steps.items()}  # fmt: skip

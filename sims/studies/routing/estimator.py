@@ -1,4 +1,4 @@
-"""How much the ReMix estimate of the gradient varies with the number of selections M."""
+"""Measures how the variance of ReMix's gradient depends on the number of selections M."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ REPEATS = 200
 def variance(material: Material, size: Size, seed: int) -> dict[str, float]:
     """Total variance of the estimate at a fresh router, k = 2, one batch: `{M: variance}`.
 
-    The batch is the same every time; only the selections differ.
+    The batch is always the same; only the selections differ.
     """
     variant = Variant("ReMix", "remix", 2, samples=2, trained_at=AT)
     mixture = mixed(material, fresh(material, variant))

@@ -1,9 +1,8 @@
 """Figures of the study, each with its 95 % interval: `{"mean", "ci95"}`.
 
-Bits per byte have their interval over documents. A document that is scored in every seed is one
-cluster. Texts weigh the same and are strata, since they were chosen and not drawn; so were the
-seeds, which count as given. What is not measured in documents, such as steps per second, has its
-interval over seeds.
+Intervals of bits per byte are over documents. A document that is scored in every seed is one
+cluster. Texts have equal weights and are strata, since they were chosen and not drawn. Seeds were
+chosen too and count as given. Other figures, such as steps per second, have intervals over seeds.
 """
 
 import math
@@ -22,10 +21,10 @@ from fedmore.experts.scoring.intervals import (
 )
 
 Seeds = Sequence[Mapping[str, Sequence[float]]]
-"""In every seed the nats of every document of every text."""
+"""For every seed: the nats of every document of every text."""
 
 Sizes = Mapping[str, Sequence[int]]
-"""The bytes of every document of every text, which are the same in every seed."""
+"""The bytes of every document of every text, equal in all seeds."""
 
 Figure = dict[str, Any]
 
@@ -33,7 +32,7 @@ Figure = dict[str, Any]
 def bits_per_byte(
     scored: Seeds, sizes: Sizes, texts: Sequence[str], baseline: Seeds | None = None
 ) -> Figure:
-    """The mean over texts and seeds; with a `baseline` that of the difference to it (paired)."""
+    """The mean over texts and seeds; with a `baseline`, the mean of the paired difference."""
     strata = []
     for text in texts:
         bits = _bits(scored, text) - (0 if baseline is None else _bits(baseline, text))
@@ -45,9 +44,10 @@ def bits_per_byte(
 def part_of_way(
     scored: Seeds, start: Seeds, goal: Seeds, sizes: Sizes, texts: Sequence[str]
 ) -> Figure:
-    """The part of the way from `start` to `goal` that is done, by the means over texts (Fieller).
+    """The fraction of the way from `start` to `goal`, by the means over texts (Fieller).
 
-    The mean is None if the goal is not below the start, and the interval if it is not clearly so.
+    The mean is None if the goal is not below the start. The interval is None if it is not clearly
+    so.
     """
     strata = []
     for text in texts:
@@ -65,18 +65,18 @@ def over_seeds(values: Sequence[float]) -> Figure:
 
 
 def quotient(parts: Sequence[float], wholes: Sequence[float]) -> Figure:
-    """The sum of the parts over that of the wholes, one of each for every seed (Fieller)."""
+    """The sum of the parts divided by that of the wholes, one of each per seed (Fieller)."""
     return _figure(sum(parts) / sum(wholes), share_interval(parts, wholes))
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """Of the values that are known; None if none is."""
+    """Mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def _bits(scored: Seeds, text: str) -> Numbers:
-    """What each document cost in all seeds together."""
+    """Bits of each document, summed over all seeds."""
     total: Numbers = np.sum([np.asarray(seed[text], np.float64) for seed in scored], axis=0)
     return total / math.log(2)
 

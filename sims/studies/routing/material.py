@@ -1,4 +1,4 @@
-"""What a seed's routers have in common: base, frozen experts, text to train on and to score."""
+"""The common material of a seed's routers: base, frozen experts, training and scored text."""
 
 import random
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from fedmore.sims.data.texts import proxy_beside
 from fedmore.sims.studies.routing.variants import Size
 
 MIXED = "mixed"
-"""Documents of two domains, one half each."""
+"""Name of the text of documents whose halves come from two domains."""
 
 PIECE = 160
 """Characters of a half."""
@@ -32,11 +32,13 @@ Texts = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Material:
-    """Of one seed; `texts` maps names to held-out documents, an expert's own under its name.
+    """The material of one seed.
 
-    `windows` [W, T + 1] are the coordinator's to train on, of every domain as many, from proxy
-    documents, whose families no client has and nobody scores. `public` [N, D] are embeddings of
-    public text, `public_windows` [W, T] its tokens.
+    `texts` maps names to held-out documents, an expert's under its name.
+
+    `windows` [W, T + 1] are the coordinator's training windows, equally many per domain. They come
+    from proxy documents, whose families no client has and no score uses. `public` [N, D] are
+    embeddings of public text, `public_windows` [W, T] its tokens.
     """
 
     base: Base
@@ -51,17 +53,17 @@ class Material:
 
     @property
     def width(self) -> int:
-        """Numbers of an embedding."""
+        """Width of an embedding."""
         return int(self.public.shape[1])
 
     def only(self, names: list[str]) -> "Material":
-        """The same with some of the experts."""
+        """Return the material with only these experts."""
         kept = {name: self.experts[name] for name in names}
         return replace(self, experts=kept, blocks=routed_blocks(kept))
 
 
 def load(directory: Path, size: Size) -> Material:
-    """From the folder of a finished scenario."""
+    """Load the material from the folder of a finished scenario."""
     with open_federation(directory) as federation:
         config, registry, store = federation.config, federation.registry, federation.store
         base = base_of(config)
@@ -81,7 +83,7 @@ def load(directory: Path, size: Size) -> Material:
 
 
 def _texts(config: FederationConfig, size: Size) -> tuple[Texts, Texts]:
-    """Documents of every text: those that are scored, and those to train a router on."""
+    """Documents of every text: those for scoring and those for training a router."""
     scored, proxies = {}, {}
     for name, path in config.evaluation.texts.items():
         scored[name] = sample(read_documents(Path(path)), size.documents, 0)
@@ -90,7 +92,7 @@ def _texts(config: FederationConfig, size: Size) -> tuple[Texts, Texts]:
 
 
 def _mixed(texts: list[list[str]], count: int) -> list[str]:
-    """Halves of documents of two different domains."""
+    """Join halves of documents from two different domains."""
     generator = random.Random(0)
     found = []
     for index in range(count):

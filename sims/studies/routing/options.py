@@ -1,4 +1,4 @@
-"""`--set study.KEY=VALUE`: how much work the routing study does, and what it leaves out."""
+"""`--set study.KEY=VALUE`: the amount of work of the routing study, and its parts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,7 +20,7 @@ Count = Annotated[int, Gt(0)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Options:
-    """The fields of `Size`, the routers by their slugs, and what is measured beside them."""
+    """The fields of `Size`, the routers by their slugs, and the further parts."""
 
     windows: Count
     tokens: Count
@@ -35,7 +35,7 @@ class Options:
 
 
 def with_settings(study: Study, settings: Sequence[str]) -> Study:
-    """The study with what `settings` say; those of other names are for its federation."""
+    """Apply `settings` to the study; those with other names are for its federation."""
     mine = [each.removeprefix(PREFIX) for each in settings if each.startswith(PREFIX)]
     others = tuple(each for each in settings if not each.startswith(PREFIX))
     table = {"routers": [v.slug for v in study.variants], "parts": list(PARTS)}

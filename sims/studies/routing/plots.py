@@ -16,14 +16,14 @@ COLOUR = {"softmax": OWN, "remix": MIXTURE, "xlora": CYCLE[2]}
 
 
 def draw(result: Result, folder: Path) -> None:
-    """All plots as PNG files."""
+    """Draw all plots as PNG files."""
     draw_routers(result, folder / "routing-routers.png")
     draw_training(result, folder / "routing-training.png")
     draw_ess(result, folder / "routing-ess.png")
 
 
 def draw_routers(result: Result, path: Path) -> None:
-    """Mean bits per byte of every router, best first, with its interval over documents."""
+    """Draw every router's mean bits per byte, best first, with its interval over documents."""
     rows = sorted(result["routers"], key=lambda r: r["mean_bpb"], reverse=True)
     seeds = len(result["seeds"])
     texts = len(result["experts"])
@@ -47,7 +47,7 @@ def draw_routers(result: Result, path: Path) -> None:
 
 
 def draw_training(result: Result, path: Path) -> None:
-    """Loss of the routers that are trained at the coordinator, over the part of their steps."""
+    """Draw the loss of routers that the coordinator trains, over the fraction of their steps."""
     chosen = [r for r in result["routers"] if r["trained_at"] == "coordinator" and _drawn(r)]
     subtitle = (
         "nats per token on the windows at hand, mean over seeds · mean over a tenth of the steps"
@@ -67,12 +67,12 @@ def draw_training(result: Result, path: Path) -> None:
 
 
 def _drawn(router: Router) -> bool:
-    """Those that differ in more than M."""
+    """Whether a router is drawn: of those that differ only in M, just one is."""
     return router["samples"] in (0, 4) and router["scaling"] == "lora" and router["k"] in (0, 2)
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:
-    """Mean over the last tenth of the steps, at every step."""
+    """Running mean over a tenth of the steps."""
     width = max(1, len(values) // 10)
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
@@ -82,7 +82,7 @@ def smoothed(values: Sequence[float]) -> np.ndarray:
 
 
 def draw_ess(result: Result, path: Path) -> None:
-    """Effective sample size over training: of decisions for all layers, and in every layer."""
+    """Draw the effective sample size over training, for shared and per-layer decisions."""
     chosen = [r for r in result["routers"] if r["trained_at"] == "coordinator" and _drawn(r)]
     subtitle = "how many arms really work · mean over seeds; thin: each layer of those with many"
     with canvas(path, "Effective sample size over training", subtitle) as figure:
@@ -99,7 +99,7 @@ def draw_ess(result: Result, path: Path) -> None:
 
 
 def _ess_line(axes: Axes, router: Router, colour: str) -> float:
-    """Draw one router's; its last value."""
+    """Draw one router's line; returns its last value."""
     ess = np.mean(router["ess_steps"], axis=0)
     x = np.linspace(0, 1, len(ess))
     if ess.shape[1] > 1:

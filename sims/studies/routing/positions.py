@@ -1,7 +1,7 @@
-"""Where in a document the gap between routing and the oracle lies.
+"""Measures in which part of a document the gap between routing and the oracle lies.
 
-The oracle knows the domain before the first token. A router that decides from what it has read does
-not, so part of the gap is nobody's to close.
+The oracle knows the domain before the first token. A router decides from what it has read, so it
+cannot close the whole gap.
 """
 
 import math
@@ -17,15 +17,15 @@ from fedmore.sims.studies.routing.trial import fresh, mixed
 from fedmore.sims.studies.routing.variants import Size, Variant
 
 EDGES = (0, 1, 4, 16)
-"""Where the parts of a document begin, in tokens."""
+"""Token positions at which the parts of a document begin."""
 
 DOMAIN = Variant("domain embeddings", "domain", 4)
 
 
 def positions(material: Material, size: Size, seed: int) -> list[dict[str, float]]:
-    """Every part's share of the bits per byte, mean over the experts' own texts.
+    """Every part's share of the bits per byte, averaged over the experts' own texts.
 
-    `[{from, to, base, oracle, domain, remix}]`; over all parts they add up to the bits per byte.
+    Returns `[{from, to, base, oracle, domain, remix}]`; the shares add up to the bits per byte.
     `remix` is the router of `changes`: k = 1, started from domain embeddings.
     """
     domain = mixed(material, fresh(material, DOMAIN)).model

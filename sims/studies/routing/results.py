@@ -1,7 +1,7 @@
 """The study's result over all seeds as `routing.json`.
 
-`ci95` is over documents, of which one that is scored in several seeds is one cluster; `ci95_seeds`
-is over seeds. The nats of all documents are there too, so that claims can be judged from the file.
+`ci95` is over documents; one that is scored in several seeds is one cluster. `ci95_seeds` is over
+seeds. The file also has the nats of all documents, so that claims can be judged from it.
 """
 
 import json
@@ -23,12 +23,12 @@ from fedmore.sims.studies.routing.trial import Trial
 RESULT = "routing.json"
 PACKAGES = (*finished.PACKAGES, "flwr", "numpy")
 POINTS = 50
-"""Of a training curve."""
+"""Number of points of a training curve."""
 SHOWN = ("name", "kind", "k", "samples", "level", "per_layer", "scaling", "start", "rate")
 
 
 def build(results: Sequence[SeedResult]) -> dict[str, Any]:
-    """Everything as JSON; `routers` in the order of the study, all seeds together."""
+    """Build the JSON value; `routers` are in the order of the study, with all seeds joined."""
     first = results[0]
     found: dict[str, Any] = {
         "machine": machine(),
@@ -54,7 +54,7 @@ def build(results: Sequence[SeedResult]) -> dict[str, Any]:
 
 
 def judged(path: Path) -> dict[str, Any]:
-    """A finished result with its claims judged anew, from the figures in the file alone."""
+    """Read a finished result and judge its claims again from the figures in the file."""
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return result | {"claims": claims(result)}
@@ -66,7 +66,7 @@ def judged(path: Path) -> dict[str, Any]:
 
 
 def _fault(error: Exception) -> str:
-    """What is wrong with a file whose claims cannot be judged."""
+    """The fault of a file whose claims cannot be judged."""
     if isinstance(error, KeyError):
         return f"lacks {error}"
     if isinstance(error, TypeError):
@@ -104,7 +104,7 @@ def _router(found: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]
 
 
 def _add_gaps(found: Mapping[str, Any]) -> None:
-    """Every router beside the best routing by domain embeddings, and beside the oracle."""
+    """Compare every router with the best router of domain embeddings and with the oracle."""
     domains = [r for r in found["routers"] if r["kind"] == "domain"]
     if not domains:
         raise ConfigError("the routing study needs one router of domain embeddings at least")
@@ -124,7 +124,7 @@ def _texts(found: Mapping[str, Any], nats: Seeds) -> dict[str, float]:
 
 
 def thinned(values: Sequence[Any], digits: int) -> list[Any]:
-    """Means over so many steps that `POINTS` are left; all values where there are no more."""
+    """Average groups of steps so that at most `POINTS` values remain."""
     if len(values) <= POINTS:
         return np.round(values, digits).tolist()  # type: ignore[no-any-return]
     parts = np.array_split(np.asarray(values), POINTS)

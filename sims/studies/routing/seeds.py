@@ -1,6 +1,7 @@
 """One seed of the study: the federation, then every router over its experts.
 
-What is done is in ``<out>/seed-<n>/trials/``, one file a router: a study that was stopped goes on.
+Finished results are in ``<out>/seed-<n>/trials/``, one file per router, so a stopped study
+continues.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,16 +32,16 @@ PARTS: Mapping[str, Callable[[Material, Size, int], Any]] = {
     "cost": cost.cost,
     "positions": positions.positions,
 }
-"""What is measured beside the routers themselves."""
+"""The parts that are measured beside the routers."""
 
 Keep = Callable[[str, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """All of one seed; `unseen` is the text that nobody trained on.
+    """The results of one seed; `unseen` is the text without an expert.
 
-    `sizes` are the bytes of every document that is scored.
+    `sizes` are the bytes of every scored document.
     """
 
     seed: int
@@ -57,7 +58,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class Study:
-    """What is run: the federation, and the routers over it; `settings` change the federation's."""
+    """The federation, the routers over it, and `settings` that change the federation."""
 
     scenario: Scenario
     variants: tuple[Variant, ...]
@@ -71,7 +72,7 @@ class Study:
 
 
 def federation(study: Study, seed: int) -> Prepared:
-    """The seed's finished federation, run now if it is not there."""
+    """The seed's finished federation, which is run now if it is missing."""
     directory = study.out / f"seed-{seed}"
     if not (directory / "report.json").is_file():
         study.say(f"seed {seed}: training the experts")
@@ -81,7 +82,7 @@ def federation(study: Study, seed: int) -> Prepared:
 
 
 def run_seed(study: Study, seed: int) -> SeedResult:
-    """Every router of one seed, and the parts that are asked for."""
+    """Run every router of one seed, and the chosen parts."""
     prepared, size = federation(study, seed), study.size
     material, folder = load(prepared.directory, size), prepared.directory / "trials"
 

@@ -1,4 +1,4 @@
-"""The study on a terminal: all routers, and what became of the claims."""
+"""Shows the study on a terminal: all routers, and the outcomes of the claims."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from rich.table import Table
 
 Show = Callable[[Mapping[str, Any]], str]
 SHOWN = 4
-"""Figures of a claim in the table; the JSON has all."""
+"""Most figures of a claim in the table; the JSON has all."""
 
 
 def _or_nothing(key: str, text: str) -> Show:
@@ -15,7 +15,7 @@ def _or_nothing(key: str, text: str) -> Show:
 
 
 def with_interval(figure: Mapping[str, Any], text: str = ".3f") -> str:
-    """A figure with its 95 % interval, such as `1.777 [1.765, 1.789]`."""
+    """Format a figure with its 95 % interval, such as `1.777 [1.765, 1.789]`."""
     if figure["mean"] is None:
         return ""
     ends = figure["ci95"] and ", ".join(format(end, text) for end in figure["ci95"])
@@ -37,7 +37,7 @@ COLUMNS: tuple[tuple[str, Show], ...] = (
 
 
 def routers_table(result: Mapping[str, Any]) -> Table:
-    """All routers, with the base and the oracle above."""
+    """A table of all routers, with the base and the oracle in its title."""
     title = f"Bits per byte; base {result['base_bpb']:.3f}, oracle {result['oracle_bpb']:.3f}"
     table = Table("router", title=title, box=None)
     for heading, _ in COLUMNS:
@@ -48,7 +48,7 @@ def routers_table(result: Mapping[str, Any]) -> Table:
 
 
 def claims_table(claims: Sequence[Mapping[str, Any]]) -> Table:
-    """Every claim and what became of it, with its first figures."""
+    """A table of every claim with its outcome and its first figures."""
     table = Table("claim", "verdict", "of", "figure", "goal", box=None)
     table.title = "What was to be checked, each by its whole 95 % interval"
     for claim in claims:

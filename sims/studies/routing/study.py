@@ -27,10 +27,17 @@ def run(
     results_in: Path | None = None,
     console: Console,
 ) -> Path:
-    """Run what is not there yet, write `routing.json` and the plots; returns the JSON's path.
+    """Run what is missing, write `routing.json` and the plots; returns the JSON's path.
 
-    Settings `study.KEY=VALUE` change the study's work, all others its federation. With `quick` the
-    whole path over the tiny base of `smoke` and one seed, unless others are given.
+    Args:
+        out: the study's folder.
+        seeds: the seeds, by default 0, 1 and 2.
+        quick: whether to use the tiny base of `smoke` and one seed, from end to end.
+        engine: the engine of the federation.
+        settings: `study.KEY=VALUE` changes the study, any other key its federation.
+        results_in: folder for JSON and plots, by default `out`.
+        console: shows the progress.
+
     """
     seeds = seeds or (SEEDS[:1] if quick else SEEDS)
     study = Study(

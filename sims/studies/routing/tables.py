@@ -1,8 +1,8 @@
-"""Losses that several trainings of one seed share, each charged with what it would have cost.
+"""Losses that several trainings of one seed share, with the seconds charged to each.
 
-A loss is the same number in every training over the same windows, experts and weights, so it is
-computed once a seed; a training that uses it first is charged the seconds that it took, so that
-the steps a second are those of a training by itself.
+A loss is equal in all trainings over the same windows, experts and weights, so it is computed once
+per seed. Each training that uses it is charged the seconds that it took. So the steps per second
+are those of a separate training.
 """
 
 import time
@@ -19,14 +19,14 @@ Key = tuple[int, frozenset[int]]
 
 @dataclass
 class Shared:
-    """Known losses, and the seconds that each took, by what the chosen arms weigh."""
+    """Known losses and the seconds of each, by the weight of the chosen arms."""
 
     losses: dict[float, dict[Key, Tensor]] = field(default_factory=dict)
     seconds: dict[float, dict[Key, float]] = field(default_factory=dict)
 
 
 class ChargedTable(LossTable):
-    """A table that asks `shared` first; `charged` are the seconds that this would have taken."""
+    """A table that looks in `shared` first; `charged` are the seconds it would have taken alone."""
 
     def __init__(self, mixture: Mixture, windows: Tensor, shared: Shared) -> None:
         super().__init__(mixture, windows)

@@ -1,4 +1,4 @@
-"""One router of the study: made, trained, scored."""
+"""Makes, trains and scores one router of the study."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,15 +16,15 @@ from fedmore.sims.studies.routing.tables import ChargedTable, Shared
 from fedmore.sims.studies.routing.variants import Size, Variant
 
 Nats = dict[str, list[float]]
-"""What every document of every text cost."""
+"""Nats of every document, by text."""
 
 
 @dataclass
 class Trial:
-    """What one router gave in one seed: what every document cost, ESS, cost and training.
+    """The result of one router in one seed: nats, effective sample size, cost and training.
 
-    `steps_per_s` is null for a router that is set, and for one that clients train, who do so at
-    the same time; of these `losses` has one number a round.
+    `steps_per_s` is None for a router without training, and for one that clients train in parallel.
+    For the latter, `losses` has one number per round.
     """
 
     variant: dict[str, Any]
@@ -40,19 +40,19 @@ class Trial:
 def run(
     material: Material, variant: Variant, size: Size, seed: int, shared: Shared | None = None
 ) -> Trial:
-    """Make the router, train it unless it is set, and score the mixture."""
+    """Make the router, train it if its kind is trained, and score the mixture."""
     mixture = mixed(material, fresh(material, variant))
     trace = fit(mixture, material, variant, size, seed, shared) if variant.trained_at else None
     return measured(mixture, material, variant, size, trace)
 
 
 def mixed(material: Material, router: Router) -> Mixture:
-    """The mixture of all experts under `router`."""
+    """Make the mixture of all experts under `router`."""
     return assemble(material.base.model, material.experts, router)
 
 
 def fresh(material: Material, variant: Variant) -> Router:
-    """A router before any training."""
+    """Make an untrained router."""
     spec = variant.spec(len(material.experts), material.width, len(material.blocks))
     sources = RouterSources(
         material.means, lambda: material.public, lambda: material.public_windows
@@ -68,7 +68,7 @@ def fit(
     seed: int,
     shared: Shared | None = None,
 ) -> Trace:
-    """Train the mixture's router as the variant says; with losses that others have computed."""
+    """Train the mixture's router as the variant says, using shared losses if given."""
     training = Training(
         steps=size.table_steps if variant.tabled else size.steps,
         batch_size=size.batch,
@@ -87,7 +87,7 @@ def fit(
 def measured(
     mixture: Mixture, material: Material, variant: Variant, size: Size, trace: Trace | None
 ) -> Trial:
-    """What every document cost, and how the router spreads its weights."""
+    """Score every document, and measure how the router spreads its weights."""
     spec = mixture.router.spec
     return Trial(
         variant=asdict(variant),
@@ -102,18 +102,18 @@ def measured(
 
 
 def score_all(model: Any, material: Material, size: Size) -> Nats:
-    """Every document of every text."""
+    """Score every document of every text."""
     return {text: score_text(model, material, text, size) for text in material.texts}
 
 
 def score_text(model: Any, material: Material, text: str, size: Size) -> list[float]:
-    """The nats of one text's documents, to the sixth digit."""
+    """Nats of one text's documents, rounded to six digits."""
     scores = scoring.score(model, material.base.text, material.texts[text], size.tokens)
     return [round(each.nats, 6) for each in scores]
 
 
 def sizes(material: Material, size: Size) -> dict[str, list[int]]:
-    """The bytes that are scored of every document of every text."""
+    """Scored bytes of every document, by text."""
     text = material.base.text
     return {
         name: [text.cut(document, size.tokens).size for document in documents]
@@ -122,7 +122,7 @@ def sizes(material: Material, size: Size) -> dict[str, list[int]]:
 
 
 def oracle(material: Material, size: Size) -> Nats:
-    """Every domain under its own expert alone."""
+    """Score every domain under its own expert alone."""
     return {
         name: score_text(with_change(material.base.model, factors), material, name, size)
         for name, factors in material.experts.items()
@@ -130,7 +130,7 @@ def oracle(material: Material, size: Size) -> Nats:
 
 
 def _ess(mixture: Mixture, material: Material, size: Size) -> list[float]:
-    """Mean effective sample size of each decision, over one document a domain."""
+    """Mean effective sample size of each decision, over one document per domain."""
     import torch
 
     rows = []

@@ -1,4 +1,4 @@
-"""Which routers the study compares, and how much work each seed gets."""
+"""The routers that the study compares, and the work per seed."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -6,14 +6,17 @@ from dataclasses import asdict, dataclass
 from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start, is_per_layer
 
 RATE, FINE = 0.1, 0.03
-"""Learning rates that were found on seed 0, on the texts to train on: FINE where RATE diverges."""
+"""Learning rates found on seed 0 and its training texts.
+
+FINE is for routers that diverge at RATE.
+"""
 
 AT, CLIENTS = "coordinator", "clients"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the study; `samples` (M) is ReMix's, `rate` the learning rate."""
+    """One row of the study; `samples` is M for ReMix, `rate` the learning rate."""
 
     name: str
     kind: Kind
@@ -27,7 +30,7 @@ class Variant:
     rate: float = RATE
 
     def spec(self, experts: int, width: int, blocks: int) -> RouterSpec:
-        """Over so many experts in so many blocks."""
+        """The router's spec for this number of experts and blocks."""
         return RouterSpec(
             self.kind, experts, width, blocks if self.layered else 1, self.level,
             top_k=self.k, scaling=self.scaling, start=self.start,
@@ -35,17 +38,17 @@ class Variant:
 
     @property
     def layered(self) -> bool:
-        """A decision in every routed block."""
+        """Whether it decides in every routed block."""
         return self.per_layer or is_per_layer(self.kind)
 
     @property
     def tabled(self) -> bool:
-        """A ReMix whose losses are numbers for ever: one decision for all layers and the text."""
+        """Whether it is a ReMix with one decision for all layers and the text, so losses are fixed."""
         return self.kind == "remix" and not self.layered and self.level != "token"
 
     @property
     def slug(self) -> str:
-        """What tells it from all others, as a file name."""
+        """A unique name for files."""
         return "-".join(self._parts())
 
     def _parts(self) -> Iterator[str]:
@@ -56,12 +59,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Size:
-    """Work a seed.
+    """The work per seed.
 
-    Every domain gives `windows` windows of `tokens` tokens to train on, and every text `documents`
-    documents of so many tokens to score. A step is `batch` windows; a router is trained for `steps`
-    of them, a ReMix whose losses are in a table for `table_steps`. At the clients it is trained in
-    `rounds` rounds of `client_steps` steps of half a batch each.
+    Every domain gives `windows` training windows of `tokens` tokens. Every text gives `documents`
+    documents to score, cut to `tokens` tokens. A step uses `batch` windows. A router is trained for
+    `steps` steps, a ReMix with its losses in a table for `table_steps`. Clients train it in
+    `rounds` rounds of `client_steps` steps with half a batch each.
     """
 
     windows: int = 12

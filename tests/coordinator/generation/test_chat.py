@@ -196,7 +196,9 @@ def test_it_ends_well(typed, last):
 def test_interrupted_it_ends_like_other_commands(typed, number, code):
     done = typed("hello", lambda: signal.raise_signal(number))
     assert done.code == code
-    assert done.err == "stopped; the conversation is not stored; `coordinator chat` begins a new one\n"
+    assert (
+        done.err == "stopped; the conversation is not stored; `coordinator chat` begins a new one\n"
+    )
 
 
 def test_interrupted_in_an_answer_it_ends_the_line(typed, monkeypatch):
