@@ -43,7 +43,7 @@ class Variant:
 
     @property
     def tabled(self) -> bool:
-        """Whether it is a ReMix with one decision for all layers and the text, so losses are fixed."""
+        """Whether it is a ReMix with one decision for all layers and the text (fixed losses)."""
         return self.kind == "remix" and not self.layered and self.level != "token"
 
     @property
