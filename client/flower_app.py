@@ -49,8 +49,8 @@ def answer(message: Message, context: Context) -> Message:
         check_base(config["base"], str(context.run_config.get("fingerprint", "")))
     own = Context(context.run_id, context.node_id, config, context.state, context.run_config)
     guard = guard_of(context.node_id, config, audit_in(Path(str(config["state"]))))
-    guard.check_task(message)
-    return guard.check_reply(message, handle(message, own))
+    check_reply = guard.check_task(message)
+    return check_reply(handle(message, own))
 
 
 def node_config(said: dict[str, Any]) -> dict[str, Any]:

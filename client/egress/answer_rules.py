@@ -2,50 +2,49 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedmore.client.egress.schema import AnswerSchema
+from fedmore.client.owner.node_config import Node
 from fedmore.experts.spec import TargetModule
 from fedmore.strategies.stages.base import Stage
 from fedmore.strategies.stages.kinds import StageKind, load
 from fedmore.strategies.terms import Terms
 
-if TYPE_CHECKING:
-    from fedmore.client.egress.policy import EgressPolicy
-
 
 class AnswerRules(ABC):
     """The rules of one kind of task; `task` is what its `TaskSchema` has read.
 
-    `EgressPolicy` itself compares every task with the plan that the owner agreed to.
+    `node` is the owner's client. `EgressPolicy` itself compares every task with the plan that the
+    owner agreed to.
     """
 
-    def check_choice(self, policy: "EgressPolicy", task: Any) -> None:
+    def check_choice(self, node: Node, task: Any) -> None:
         """Raise `EgressError` for a task that is not of what the owner chose to train."""
         return
 
     @abstractmethod
-    def check(self, policy: "EgressPolicy", task: Any) -> None:
+    def check(self, node: Node, task: Any) -> None:
         """Raise `EgressError` for a task whose answer says more than the owner lets out."""
 
     @abstractmethod
-    def check_stage(self, policy: "EgressPolicy", stage: Any, terms: Terms) -> None:
+    def check_stage(self, node: Node, stage: Any, terms: Terms) -> None:
         """Raise `EgressError` for a stage of a plan whose tasks would be refused anyway."""
 
     @abstractmethod
-    def answer(self, policy: "EgressPolicy", task: Any) -> AnswerSchema:
+    def answer(self, node: Node, task: Any) -> AnswerSchema:
         """Every record and number that may leave as the answer."""
 
-    def brings(self, policy: "EgressPolicy", task: Any) -> Iterable[tuple[TargetModule, int]]:
+    def brings(self, node: Node, task: Any) -> Iterable[tuple[TargetModule, int]]:
         """The matrices, and the rank of each, that a task's arrays are decoded to."""
         return ()
 
-    def tokens_needed(self, policy: "EgressPolicy", task: Any) -> int:
+    def tokens_needed(self, node: Node, task: Any) -> int:
         """How many tokens of text must be behind an answer that is made by training."""
-        return policy.node.rules.min_tokens
+        return node.rules.min_tokens
 
     @abstractmethod
-    def arrays(self, policy: "EgressPolicy", task: Any) -> Mapping[str, int]:
+    def arrays(self, node: Node, task: Any) -> Mapping[str, int]:
         """How many matrices of which shape the answer holds, for the audit log."""
 
 
@@ -54,6 +53,6 @@ def rules_of(row: StageKind) -> AnswerRules:
     return load(row.rules, AnswerRules)  # type: ignore[type-abstract]
 
 
-def takes_part(policy: "EgressPolicy", stage: type[Stage] | Stage) -> bool:
+def takes_part(node: Node, stage: type[Stage] | Stage) -> bool:
     """Whether the owner's client has a part in a stage."""
-    return stage.trains in (None, policy.node.kind)
+    return stage.trains in (None, node.kind)

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from fedmore.client.egress.answer_rules import AnswerRules, takes_part
+from fedmore.client.egress.floors import check_amount, check_text
 from fedmore.client.egress.schema import AnswerSchema, train_answer
+from fedmore.client.owner.node_config import Node
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import EgressError
 from fedmore.experts.spec import TargetModule
@@ -16,62 +17,61 @@ from fedmore.strategies.stages.expert import FactorStage
 from fedmore.strategies.tasks.train import TrainTask
 from fedmore.strategies.terms import Terms
 
-if TYPE_CHECKING:
-    from fedmore.client.egress.policy import EgressPolicy
-
 
 class ExpertRules(AnswerRules):
     """The owner's own target at its own rank, trained on enough text."""
 
-    def check_choice(self, policy: "EgressPolicy", task: TrainTask) -> None:
+    def check_choice(self, node: Node, task: TrainTask) -> None:
         """Raise `EgressError` for another target, kind or rank."""
-        node = policy.node
         asked = (task.kind, task.expert, task.target, task.rank)
         chosen = (node.kind, node.target, node.target, node.rank)
         if asked != chosen:
             raise EgressError(f"asked to train {asked}; the owner of this client chose {chosen}")
 
-    def check(self, policy: "EgressPolicy", task: TrainTask) -> None:
+    def check(self, node: Node, task: TrainTask) -> None:
         """Raise `EgressError` for an update made of too little, or in a codec too fine."""
-        policy.check_amount(task, self._tags(policy, task))
+        check_amount(node.rules, task, self._tags(node, task), self.tokens_needed(node, task))
 
-    def check_stage(self, policy: "EgressPolicy", stage: FactorStage, terms: Terms) -> None:
+    def check_stage(self, node: Node, stage: FactorStage, terms: Terms) -> None:
         """Raise `EgressError` for a stage out of bounds, or for which there is too little text."""
-        node = policy.node
-        if takes_part(policy, stage):
+        if takes_part(node, stage):
             member = Member(node.name, node.kind, node.target, node.rank, 1, [], [])
             task = task_of(stage, member, 1, 0, terms.seed)
-            self.check(policy, task)
-            policy.check_text(self.tokens_needed(policy, task))
+            self.check(node, task)
+            check_text(node, self.tokens_needed(node, task))
 
-    def answer(self, policy: "EgressPolicy", task: TrainTask) -> AnswerSchema:
+    def answer(self, node: Node, task: TrainTask) -> AnswerSchema:
         """The encoded change of the factors, and seven numbers."""
-        return train_answer(task, policy.sites(task))
+        return train_answer(task, _sites(node, task))
 
-    def brings(self, policy: "EgressPolicy", task: TrainTask) -> Iterable[tuple[TargetModule, int]]:
+    def brings(self, node: Node, task: TrainTask) -> Iterable[tuple[TargetModule, int]]:
         """The aggregate's factors, and the client's own."""
-        return brought(task, policy.sites(task))
+        return brought(task, _sites(node, task))
 
-    def tokens_needed(self, policy: "EgressPolicy", task: TrainTask) -> int:
+    def tokens_needed(self, node: Node, task: TrainTask) -> int:
         """The floor that grows with rank and precision."""
-        return policy.node.rules.tokens_needed(task.rank, self._tags(policy, task))
+        return node.rules.tokens_needed(task.rank, self._tags(node, task))
 
-    def arrays(self, policy: "EgressPolicy", task: TrainTask) -> Mapping[str, int]:
+    def arrays(self, node: Node, task: TrainTask) -> Mapping[str, int]:
         """The factors' shapes."""
-        return Counter(f"{rows}x{columns}" for rows, columns in self._shapes(policy, task))
+        return Counter(f"{rows}x{columns}" for rows, columns in self._shapes(node, task))
 
-    def _shapes(self, policy: "EgressPolicy", task: TrainTask) -> list[tuple[int, int]]:
-        sites = policy.sites(task)
+    def _shapes(self, node: Node, task: TrainTask) -> list[tuple[int, int]]:
+        sites = _sites(node, task)
         return low_rank.shapes(sites, {site.path: task.rank for site in sites})
 
-    def _tags(self, policy: "EgressPolicy", task: TrainTask) -> list[str]:
-        codecs = codecs_of(task.codec, self._shapes(policy, task))
+    def _tags(self, node: Node, task: TrainTask) -> list[str]:
+        codecs = codecs_of(task.codec, self._shapes(node, task))
         return sorted({codec.tag for codec in codecs})
+
+
+def _sites(node: Node, task: TrainTask) -> tuple[TargetModule, ...]:
+    return task.spec(node.name).sites(node.shapes)
 
 
 def brought(task: TrainTask, sites: Sequence[TargetModule]) -> list[tuple[TargetModule, int]]:
     """The matrices that a task's aggregate and the client's factors change, and their ranks."""
-    shared = zip(sites, task.aggregate_ranks, strict=False)  # `read_aggregate` wants as many
+    shared = zip(sites, task.aggregate_ranks, strict=False)  # `TrainRequest` wants as many
     return [*shared, *((site, task.rank) for site in sites)]
 
 

@@ -7,6 +7,7 @@ nothing heavy.
 """
 
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,10 @@ LOSS_DECIMALS = 2
 """Decimals of the loss that progress tells: enough for a display, too few to tell texts apart."""
 
 
+ReplyCheck = Callable[[Message], Message]
+"""Gives the reply back, which may leave and is noted; raises `EgressError` for any other."""
+
+
 class EgressGuard(Protocol):
     """What stands between the client's work and the wire."""
 
@@ -41,12 +46,11 @@ class EgressGuard(Protocol):
         """Bytes of the largest task, beside its large arrays."""
         ...
 
-    def check_task(self, task: Message) -> None:
-        """Raise `EgressError` for a task whose answer could not be let out; before the work."""
-        ...
+    def check_task(self, task: Message) -> ReplyCheck:
+        """What its reply must pass; raises `EgressError` for a task whose answer may not leave.
 
-    def check_reply(self, task: Message, reply: Message) -> Message:
-        """The reply, which may leave and is noted; raises `EgressError` for any other."""
+        It is called before the work, and what it gives after it, with the reply.
+        """
         ...
 
     def progress(self, report: Report) -> Report:
@@ -67,13 +71,14 @@ class AuditOnlyGuard:
     def __init__(self, audit: Audit) -> None:
         self.audit = audit
 
-    def check_task(self, task: Message) -> None:
-        """Any: the owner named the app."""
+    def check_task(self, task: Message) -> ReplyCheck:
+        """Accept every task, since the owner named the app; what is in its reply is noted."""
 
-    def check_reply(self, task: Message, reply: Message) -> Message:
-        """Note what is in it."""
-        note_allowed(self.audit, task, reply)
-        return reply
+        def check_reply(reply: Message) -> Message:
+            note_allowed(self.audit, task, reply)
+            return reply
+
+        return check_reply
 
     def progress(self, report: Report) -> Report:
         """The report with its numbers rounded."""

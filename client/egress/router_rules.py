@@ -2,48 +2,45 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from fedmore.client.egress.answer_rules import AnswerRules
+from fedmore.client.egress.floors import check_amount, check_text
 from fedmore.client.egress.routable import check_route
 from fedmore.client.egress.schema import AnswerSchema, route_answer
-from fedmore.experts.base.model import shapes_of
+from fedmore.client.owner.node_config import Node
 from fedmore.experts.routers.serialization import make_router
 from fedmore.experts.spec import TargetModule
 from fedmore.strategies.router_stage.tasks import RouteTask, change_codecs, trained_shapes
 from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.terms import Terms
 
-if TYPE_CHECKING:
-    from fedmore.client.egress.policy import EgressPolicy
-
 
 class RouterRules(AnswerRules):
     """A router of this base, over experts that fit it, trained on enough text."""
 
-    def check(self, policy: "EgressPolicy", task: RouteTask) -> None:
+    def check(self, node: Node, task: RouteTask) -> None:
         """Raise `EgressError` for a router that does not fit, or one made of too little."""
-        check_route(task, policy.width, shapes_of(policy.node.load().model), policy.node.rules)
-        policy.check_amount(task, _tags(task))
+        check_route(task, node.width, node.shapes, node.rules)
+        check_amount(node.rules, task, _tags(task), self.tokens_needed(node, task))
 
-    def check_stage(self, policy: "EgressPolicy", stage: RouterStage, terms: Terms) -> None:
+    def check_stage(self, node: Node, stage: RouterStage, terms: Terms) -> None:
         """Raise `EgressError` if there is too little text."""
-        policy.check_text(policy.node.rules.min_tokens)
+        check_text(node, node.rules.min_tokens)
 
-    def answer(self, policy: "EgressPolicy", task: RouteTask) -> AnswerSchema:
+    def answer(self, node: Node, task: RouteTask) -> AnswerSchema:
         """The encoded change of the router, and seven numbers."""
         return route_answer(task)
 
-    def brings(self, policy: "EgressPolicy", task: RouteTask) -> Iterable[tuple[TargetModule, int]]:
+    def brings(self, node: Node, task: RouteTask) -> Iterable[tuple[TargetModule, int]]:
         """The factors of every expert."""
-        sites = task.sites(shapes_of(policy.node.load().model))
+        sites = task.sites(node.shapes)
         return [pair for expert in sites for pair in expert]
 
-    def tokens_needed(self, policy: "EgressPolicy", task: RouteTask) -> int:
+    def tokens_needed(self, node: Node, task: RouteTask) -> int:
         """The floor of an update without a rank."""
-        return policy.node.rules.tokens_needed(0, _tags(task))
+        return node.rules.tokens_needed(0, _tags(task))
 
-    def arrays(self, policy: "EgressPolicy", task: RouteTask) -> Mapping[str, int]:
+    def arrays(self, node: Node, task: RouteTask) -> Mapping[str, int]:
         """The shapes of the router's parameters."""
         return Counter("x".join(map(str, shape)) for shape in _shapes(task))
 

@@ -14,9 +14,10 @@ from fedmore.client.owner.answered_rounds import Answered
 from fedmore.client.owner.policy import OwnerPolicy, parse_policy
 from fedmore.client.owner.secret import derive, owner_secret
 from fedmore.client.state.memory import Memory
-from fedmore.experts.base.model import Base, load_base
+from fedmore.experts.base.model import Base, load_base, shapes_of
 from fedmore.experts.reading.columns import TEXT
 from fedmore.experts.reading.documents import Format
+from fedmore.experts.spec import Shapes
 from fedmore.experts.text.opener import AUTO
 
 
@@ -24,6 +25,7 @@ from fedmore.experts.text.opener import AUTO
 class Node:
     """What the owner chose; `state` is the folder of `fedmore.client.state.memory`.
 
+    `node_id` is this client's in its federation, and keeps two federations of one name apart.
     `opener` and `open_windows` are the federation's choice (`fedmore.experts.text.opener`).
     `policy` is an `OwnerPolicy` as JSON; an empty text is the default policy. The agreed plan and
     the owner's secret lie in `state`. `column` and `encoding` say how the text is written, see
@@ -45,23 +47,34 @@ class Node:
     policy: str = ""
     column: str = TEXT
     encoding: str = ""
+    node_id: int = 0
 
     @classmethod
     def of(cls, context: Context) -> "Node":
         """The owner's choices from `context.node_config`."""
-        return cls.read(dict(context.node_config))
+        return cls.read(dict(context.node_config), context.node_id)
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> "Node":
+    def read(cls, config: Mapping[str, Any], node_id: int = 0) -> "Node":
         """The node of a `node_config`."""
         paths = {key: Path(str(config[key])) for key in ("data", "state")}
         known = {key: config[key] for key in cls.__dataclass_fields__ if key in config}
-        return cls(**(known | paths))
+        return cls(**(known | paths | {"node_id": node_id}))
 
     def load(self) -> Base:
         """The base, loaded once a process."""
         base = load_base(self.base, self.dtype, self.device, self.quantization)
         return base.opened(self.opener, self.open_windows)
+
+    @property
+    def shapes(self) -> Shapes:
+        """The base's matrices that can be changed."""
+        return shapes_of(self.load().model)
+
+    @property
+    def width(self) -> int:
+        """Numbers of an input embedding of the base."""
+        return int(self.load().model.get_input_embeddings().weight.shape[1])
 
     def documents(self) -> tuple[str, ...]:
         """The owner's text, read once a process."""
@@ -69,9 +82,10 @@ class Node:
         base = (self.base, self.dtype, self.device, self.quantization)
         return documents_of(self.data, form, *base)
 
-    def memory(self, node_id: int) -> Memory:
-        """What this member remembers; its node id keeps two federations of one name apart."""
-        return Memory(self.state / f"node-{node_id}")
+    @property
+    def memory(self) -> Memory:
+        """What this member remembers of its experts and of the router."""
+        return Memory(self.state / f"node-{self.node_id}")
 
     @property
     def rules(self) -> OwnerPolicy:
@@ -92,6 +106,10 @@ class Node:
     def answered(self) -> Answered:
         """Which rounds this owner has taken on, under whatever node id it was asked."""
         return Answered(self.state)
+
+    def claim(self, group: str, key: str) -> None:
+        """Take on the task `key` as the one of its round; raises `EgressError` for another."""
+        self.answered.claim(group, key, self.rules.rounds_per_day)
 
     def seed(self, *parts: object) -> int:
         """A seed of the owner's own: it depends on its secret and on `parts`."""

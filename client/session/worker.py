@@ -134,10 +134,10 @@ class Worker:
             self._check_wanted(task.task_id)
             limit = self._guard.max_content
             message = unpack_task(task, lambda *blob: self._fetch(task.task_id, *blob), limit)
-            self._guard.check_task(message)
+            check_reply = self._guard.check_task(message)
             with reporting(self._sink(task.task_id)):
                 reply = self._answer(message)
-            return pack_reply(task.task_id, self._guard.check_reply(message, reply))
+            return pack_reply(task.task_id, check_reply(reply))
         except CancelledError:
             return pack_failure(task.task_id, "cancelled", CLIENT_RAISED)
         except Exception as error:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fedmore.client.data.holdout import Parts, set_aside
-from fedmore.client.egress.policy import EgressPolicy
+from fedmore.client.egress.floors import check_text
+from fedmore.client.owner.node_config import Node
 from fedmore.client.state.reading_position import Reading
 from fedmore.experts.text.tokenization import TextTokenizer
 from fedmore.experts.text.windows import Place, Stream
@@ -24,16 +25,15 @@ class Drawn:
     reading: Reading
 
 
-def training_windows(contract: EgressPolicy, task: Work, reading: Reading) -> Drawn:
+def training_windows(node: Node, task: Work, reading: Reading, needed: int) -> Drawn:
     """The windows that follow those of `reading`; over an epoch every token is in one of them.
 
-    Raises `EgressError` if the owner has less text than may be trained on.
+    Raises `EgressError` if the owner has fewer than `needed` tokens of text.
     """
     if task.threads:
         torch.set_num_threads(task.threads)
-    node, text = contract.node, contract.node.load().text
-    documents, seed = node.documents(), seed_of(contract, task.seed)
-    contract.check_text(contract.tokens_needed(task))
+    documents, text, seed = node.documents(), node.load().text, seed_of(node, task.seed)
+    check_text(node, needed)
     stream = _stream(documents, text, task.sequence_length, seed)
     key = _key(documents, text.opener, task.sequence_length, seed)
     place = reading.place
@@ -44,15 +44,14 @@ def training_windows(contract: EgressPolicy, task: Work, reading: Reading) -> Dr
     return Drawn(found.windows, found.documents, Reading(key, found.place, epochs))
 
 
-def holdout(contract: EgressPolicy, seed: int) -> Tensor | None:
+def holdout(node: Node, seed: int) -> Tensor | None:
     """Windows [W, T + 1] of the owner's text that no task trains on; None if it is too short."""
-    own = seed_of(contract, seed)
-    return _parts(contract.node.documents(), contract.node.load().text, own).holdout
+    return _parts(node.documents(), node.load().text, seed_of(node, seed)).holdout
 
 
-def seed_of(contract: EgressPolicy, seed: int) -> int:
+def seed_of(node: Node, seed: int) -> int:
     """The seed of all windows of the owner's text: the plan's, and a secret of the owner."""
-    return contract.node.seed("windows", seed)
+    return node.seed("windows", seed)
 
 
 @functools.lru_cache(maxsize=16)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, RecordDict
 from safetensors import safe_open
 from torch import Tensor
 
 from fedmore.client.state.memory import save
 from fedmore.protos.wire.payloads import digest_of_payload, payload_of
+from fedmore.strategies.tasks.base import Request
 
 INTERVAL_S = 30.0
 SHARE = 0.05
@@ -111,13 +111,13 @@ def key_of(parts: Iterable[str | Tensor]) -> str:
     return total.hexdigest()
 
 
-def key_of_task(task: object, content: RecordDict) -> str:
+def key_of_task(request: Request[Any]) -> str:
     """What tells a task from every other: its settings, and the state that it brings.
 
     The same round may be asked for again with other settings, or after an owner's withdrawal.
     """
-    parts = [repr(task)]
-    for name, array in sorted(content.array_records.get("state", ArrayRecord()).items()):
+    parts = [repr(request.task)]
+    for name, array in sorted(request.arrays.items()):
         parts += [name, array.stype, digest_of_payload(payload_of(array))]
     return key_of(parts)
 

@@ -2,9 +2,10 @@
 
 from flwr.app import RecordDict
 
-from fedmore.client.egress.policy import EgressPolicy
+from fedmore.client.egress.expert_rules import RULES
 from fedmore.client.egress.schema import EPOCH_DECIMALS, LOSS_DECIMALS
 from fedmore.client.ingress.weights import check_change
+from fedmore.client.owner.node_config import Node
 from fedmore.client.state.memory import Remembered
 from fedmore.client.state.reading_position import Reading
 from fedmore.client.training import component as components
@@ -17,39 +18,37 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.low_rank_linear import combine
 from fedmore.experts.spec import TargetModule
 from fedmore.strategies.expert_stage.aggregate_mirror import received
-from fedmore.strategies.tasks.train import TrainTask, read_task, update_content
+from fedmore.strategies.tasks.train import TrainRequest, TrainTask, update_content
 
 
-def train_answer(content: RecordDict, contract: EgressPolicy) -> RecordDict:
+def train_answer(request: TrainRequest, node: Node) -> RecordDict:
     """The answer to a training task; the same task again gives the same bytes."""
-    task = read_task(content)
-    memory = contract.node.memory(contract.node_id)
+    task, memory, key = request.task, node.memory, key_of_task(request)
     entry = memory.read(task.expert)
-    key = key_of_task(task, content)
     if entry is None or entry.task != key:
-        contract.claim(f"{task.stage}/{task.round}", key)
+        node.claim(f"{task.stage}/{task.round}", key)
         checkpoints = Checkpoints(memory.checkpoint(task.expert))
-        entry = _work(content, contract, task, entry, key, checkpoints)
+        entry = _work(request, node, entry, key, checkpoints)
         memory.write(task.expert, entry)
         checkpoints.remove()
     return update_content(entry.answer, task.codec, entry.metrics)
 
 
 def _work(
-    content: RecordDict,
-    contract: EgressPolicy,
-    task: TrainTask,
+    request: TrainRequest,
+    node: Node,
     entry: Remembered | None,
     key: str,
     checkpoints: Checkpoints,
 ) -> Remembered:
-    spec = task.spec(contract.node.name)
-    sites = contract.sites(task)
+    task = request.task
+    spec = task.spec(node.name)
+    sites = spec.sites(node.shapes)
     initial = low_rank.initial(spec, sites, task.seed)
-    aggregate = received(content, sites, entry.mirror if entry else {})
+    aggregate = received(request, sites, entry.mirror if entry else {})
     if aggregate is not None:
-        held_out, what = holdout(contract, task.seed), f"the aggregate of {task.expert}"
-        check_change(contract.node.load(), aggregate, held_out, contract.node.rules, what)
+        held_out, what = holdout(node, task.seed), f"the aggregate of {task.expert}"
+        check_change(node.load(), aggregate, held_out, node.rules, what)
     if task.round_start == "aggregate":
         own = components.find_at(aggregate, task, entry, initial)
     else:
@@ -58,8 +57,8 @@ def _work(
     taken = (own.held, -spec.scale)
     frozen = None if aggregate is None else combine([(aggregate, 1.0), taken])
     read = entry.reading_at(task.updates) if entry else Reading()
-    text = training_windows(contract, task, read)
-    trained = _fit(contract, task, text, sites, own.start, frozen, spec.scale, checkpoints)
+    text = training_windows(node, task, read, RULES.tokens_needed(node, task))
+    trained = _fit(node, task, text, sites, own.start, frozen, spec.scale, checkpoints)
     moved = components.move(task, trained.factors, own, sites)
     after = moved.component
     metrics = _metrics(trained, moved, text)
@@ -72,7 +71,7 @@ def _work(
 
 
 def _fit(
-    contract: EgressPolicy,
+    node: Node,
     task: TrainTask,
     text: Drawn,
     sites: tuple[TargetModule, ...],
@@ -81,11 +80,11 @@ def _fit(
     scale: float,
     checkpoints: Checkpoints,
 ) -> Trained:
-    base = contract.node.load()
+    base = node.load()
     schedule = Schedule(
         task.steps, task.batch_size, task.learning_rate, task.round, task.rounds, task.warms_up
     )
-    seed = low_rank.seed_of(contract.node.name, task.stage, task.round, task.seed)
+    seed = low_rank.seed_of(node.name, task.stage, task.round, task.seed)
     return train(
         base.model, sites, start, frozen, scale, text.windows, schedule, progress.report,
         checkpoints, base.fingerprint, task.weight_bits, seed,

@@ -6,60 +6,55 @@ import time
 import torch
 from flwr.app import RecordDict
 
-from fedmore.client.egress.policy import EgressPolicy
+from fedmore.client.egress.router_rules import RULES
 from fedmore.client.egress.schema import EPOCH_DECIMALS, LOSS_DECIMALS
 from fedmore.client.ingress.router_reach import check_reach
 from fedmore.client.ingress.weights import check_change, check_model
+from fedmore.client.owner.node_config import Node
 from fedmore.client.state.memory import Routing
 from fedmore.client.state.reading_position import Reading
 from fedmore.client.training import progress
 from fedmore.client.training.batches import Drawn, holdout, training_windows
 from fedmore.client.training.checkpoint import key_of_task
-from fedmore.experts.base.model import shapes_of
 from fedmore.experts.mixture.model import assemble
 from fedmore.experts.router_training.gradient import Report, Trace, train_router
 from fedmore.experts.routers.base import Router
 from fedmore.strategies.compression.error_feedback import Sent, send
 from fedmore.strategies.router_stage.state import Change
 from fedmore.strategies.router_stage.tasks import (
+    RouteRequest,
     RouteTask,
     change_codecs,
-    read_experts,
-    read_route_task,
-    read_router,
     trained_shapes,
 )
 from fedmore.strategies.tasks.train import update_content
 
 
-def routed(content: RecordDict, contract: EgressPolicy) -> RecordDict:
+def routed(request: RouteRequest, node: Node) -> RecordDict:
     """The answer to a routing task; the same task again gives the same bytes."""
-    task, memory = read_route_task(content), contract.node.memory(contract.node_id)
-    entry, key = memory.routing(), key_of_task(task, content)
+    task, memory, key = request.task, node.memory, key_of_task(request)
+    entry = memory.routing()
     if entry is None or entry.task != key:
-        contract.claim(f"{task.stage}/{task.round}", key)
-        entry = _work(content, contract, task, entry, key)
+        node.claim(f"{task.stage}/{task.round}", key)
+        entry = _work(request, node, entry, key)
         memory.keep(entry)
     return update_content(entry.answer, task.codec, entry.metrics)
 
 
-def _work(
-    content: RecordDict, contract: EgressPolicy, task: RouteTask, entry: Routing | None, key: str
-) -> Routing:
-    base = contract.node.load()
-    router = read_router(content, task)
-    check_reach(task, router, contract.node.rules)
-    experts = read_experts(content, task, shapes_of(base.model))
+def _work(request: RouteRequest, node: Node, entry: Routing | None, key: str) -> Routing:
+    task, base, router = request.task, node.load(), request.router()
+    check_reach(task, router, node.rules)
+    experts = request.experts(node.shapes)
     for name, expert in experts.items():
-        check_change(base, expert, None, contract.node.rules, f"the expert {name}")
+        check_change(base, expert, None, node.rules, f"the expert {name}")
     owed = _owed(entry, task, router)
     start = moved(router, owed)
     mixture = assemble(base.model, experts, copy.deepcopy(start))
-    held_out, what = holdout(contract, task.seed), f"the mixture of {', '.join(task.experts)}"
-    check_model(base, mixture.model, held_out, contract.node.rules, what)
+    held_out, what = holdout(node, task.seed), f"the mixture of {', '.join(task.experts)}"
+    check_model(base, mixture.model, held_out, node.rules, what)
     read = entry.reading_at(task.updates) if entry else Reading()
-    text, training = training_windows(contract, task, read), task.training(contract.node.name)
-    trace = train_router(mixture, text.windows, training, _reporting(task))
+    text = training_windows(node, task, read, RULES.tokens_needed(node, task))
+    trace = train_router(mixture, text.windows, task.training(node.name), _reporting(task))
     change = difference(mixture.router, start)
     codecs = change_codecs(task.codec, list(trained_shapes(router).values()))
     sent = send(codecs, list(change.values()), list(owed.values()))

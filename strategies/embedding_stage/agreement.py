@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from fedmore.strategies.embedding_stage.strategy import EmbedTask, read_embed_task
+from fedmore.strategies.embedding_stage.strategy import EmbedTask, read_embed_request
 from fedmore.strategies.stages.embedding import EmbeddingStage
 from fedmore.strategies.tasks.agreement import no_stage
 from fedmore.strategies.tasks.schema import TaskSchema
@@ -17,4 +17,4 @@ def embed_differences(terms: Terms, task: EmbedTask) -> list[str]:
     return differing(agreed | {"round": 1, "stage": "router"}, asdict(task), frozenset())
 
 
-TASK = TaskSchema(read_embed_task, embed_differences)
+TASK = TaskSchema(read_embed_request, embed_differences)

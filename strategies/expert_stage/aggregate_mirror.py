@@ -30,13 +30,7 @@ from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import cpu as delta
 from fedmore.strategies.compression import layout, mirrored
 from fedmore.strategies.compression.codec import codecs_of
-from fedmore.strategies.tasks.train import (
-    TrainTask,
-    read_aggregate,
-    read_move,
-    read_task,
-    train_content,
-)
+from fedmore.strategies.tasks.train import TrainRequest, TrainTask, train_content
 
 WHOLE = "bf16"
 """How a mirror travels whole: without loss."""
@@ -99,14 +93,14 @@ def _whole(aggregate: Factors) -> Broadcast:
     return Broadcast(mirror, _error(mirror, aggregate))
 
 
-def received(content: RecordDict, sites: Sequence[TargetModule], held: Factors) -> Factors | None:
+def received(request: TrainRequest, sites: Sequence[TargetModule], held: Factors) -> Factors | None:
     """The aggregate that a task trains over, None for none; `held` is the client's mirror.
 
     Raises `WireError` if it is not what the coordinator holds.
     """
-    task, move = read_task(content), read_move(content, sites)
+    task, move = request.task, request.move(sites)
     if move is None:
-        found = read_aggregate(content, sites)
+        found = request.aggregate(sites)
     else:
         start = {p: _widened(*held[p], a.shape[0]) for p, (_, a) in move.items() if p in held}
         if low_rank.ranks(start) != low_rank.ranks(move):

@@ -7,7 +7,7 @@ from fedmore.strategies.members import Member
 from fedmore.strategies.stages.expert import FactorStage
 from fedmore.strategies.tasks.agreement import no_stage, of_rank, out_of_rounds
 from fedmore.strategies.tasks.schema import TaskSchema
-from fedmore.strategies.tasks.train import TrainTask, read_task
+from fedmore.strategies.tasks.train import TrainTask, read_train_request
 from fedmore.strategies.terms import Terms, differing
 
 VARYING = frozenset({"updates", "aggregate_ranks", "mirror"})
@@ -30,4 +30,4 @@ def train_differences(terms: Terms, task: TrainTask) -> list[str]:
     ]
 
 
-TASK = TaskSchema(read_task, train_differences)
+TASK = TaskSchema(read_train_request, train_differences)

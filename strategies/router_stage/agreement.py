@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from fedmore.strategies.router_stage.tasks import RouteTask, read_route_task
+from fedmore.strategies.router_stage.tasks import RouteTask, read_route_request
 from fedmore.strategies.stages.expert import FactorStage
 from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.agreement import no_stage, of_rank, out_of_rounds
@@ -27,4 +27,4 @@ def route_differences(terms: Terms, task: RouteTask) -> list[str]:
     return [*found, *of_rank("an expert", task.ranks, max(ranks, default=FactorStage.max_rank))]
 
 
-TASK = TaskSchema(read_route_task, route_differences)
+TASK = TaskSchema(read_route_request, route_differences)

@@ -26,10 +26,13 @@ from fedmore.experts.spec import Shapes, TargetModule
 from fedmore.strategies.compression.codec import Codec, codecs_of, decode
 from fedmore.strategies.router_stage.state import Change
 from fedmore.strategies.settings import STRICT
-from fedmore.strategies.tasks.base import Work, read_settings
+from fedmore.strategies.tasks.base import Request, Work, arrays_in, read_settings
 from fedmore.strategies.tasks.train import STYPE, pack, unpack
 
 ROUTE = "train.route"
+
+WHOLE = "fp32"
+"""How a router travels: without loss."""
 
 ABSENT = -1
 """In `RouteTask.ranks`: the expert does not change this matrix."""
@@ -122,7 +125,7 @@ def route_arrays(
         if path in factors
         for tensor in reversed(factors[path])
     ]
-    return ArrayRecord({"router": pack("fp32", state), "experts": pack(codec, flat)})
+    return ArrayRecord({"router": pack(WHOLE, state), "experts": pack(codec, flat)})
 
 
 def route_content(task: RouteTask, arrays: ArrayRecord) -> RecordDict:
@@ -137,39 +140,47 @@ def read_route_task(content: RecordDict) -> RouteTask:
     return read_settings(content, _TASK, "a routing task")
 
 
-def read_router(content: RecordDict, task: RouteTask) -> Router:
-    """The router that the task is about; raises `WireError`."""
-    state = make_router(task.spec()).state_dict()
-    found = unpack(_array(content, "router"), [tuple(t.shape) for t in state.values()])
-    try:
-        return restore_router(task.spec().table(), dict(zip(state, found, strict=True)))
-    except RegistryError as error:
-        raise WireError(str(error)) from error
+class RouteRequest(Request[RouteTask]):
+    """A routing task, the router that it brings and the experts' changes."""
+
+    def router(self) -> Router:
+        """The router that the task is about; raises `WireError`."""
+        spec, array = self.task.spec(), self._array("router")
+        if array.stype != STYPE + WHOLE:
+            raise WireError(f"the router travels as {WHOLE}, not as {array.stype}")
+        state = make_router(spec).state_dict()
+        found = unpack(array, [tuple(t.shape) for t in state.values()])
+        try:
+            return restore_router(spec.table(), dict(zip(state, found, strict=True)))
+        except RegistryError as error:
+            raise WireError(str(error)) from error
+
+    def experts(self, shapes: Shapes) -> dict[str, Factors]:
+        """Every expert's change, in the task's order; raises `WireError`."""
+        sites = self.task.sites(shapes)
+        sizes = [
+            shape
+            for pairs in sites
+            for site, rank in pairs
+            for shape in ((rank, site.in_features), (site.out_features, rank))
+        ]
+        flat = iter(unpack(self._array("experts"), sizes))
+        experts: dict[str, Factors] = {}
+        for name, pairs in zip(self.task.experts, sites, strict=True):
+            own = [next(flat) for _ in range(2 * len(pairs))]
+            experts[name] = low_rank.from_tensors(own, [site for site, _ in pairs])
+        return experts
+
+    def _array(self, name: str) -> Array:
+        if name not in self.arrays:
+            raise WireError(f"the routing task holds no {name}")
+        return self.arrays[name]
 
 
-def read_experts(content: RecordDict, task: RouteTask, shapes: Shapes) -> dict[str, Factors]:
-    """Every expert's change, in the task's order; raises `WireError`."""
-    sites = task.sites(shapes)
-    sizes = [
-        shape
-        for pairs in sites
-        for site, rank in pairs
-        for shape in ((rank, site.in_features), (site.out_features, rank))
-    ]
-    flat = iter(unpack(_array(content, "experts"), sizes))
-    experts: dict[str, Factors] = {}
-    for name, pairs in zip(task.experts, sites, strict=True):
-        count = 2 * len(pairs)
-        own = [next(flat) for _ in range(count)]
-        experts[name] = low_rank.from_tensors(own, [site for site, _ in pairs])
-    return experts
-
-
-def _array(content: RecordDict, name: str) -> Array:
-    record = content.array_records.get("state", ArrayRecord())
-    if name not in record:
-        raise WireError(f"the routing task holds no {name}")
-    return record[name]
+def read_route_request(content: RecordDict) -> RouteRequest:
+    """A routing message as a value; raises `WireError` if it is not one, or brings more."""
+    arrays = arrays_in(content, ("router", "experts"), "a routing task")
+    return RouteRequest(read_route_task(content), arrays)
 
 
 def trained_shapes(router: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -35,8 +35,9 @@ class StageKind:
         runner: a `fedmore.coordinator.run.stage_runner.StageRunner`.
         task: a `fedmore.strategies.tasks.schema.TaskSchema`.
         rules: a `fedmore.client.egress.answer_rules.AnswerRules`.
-        work: a function of a task's content and the client's `EgressPolicy` that does the task
-            and returns the content of the answer.
+        work: a function of a `fedmore.strategies.tasks.base.Request` and the client's
+            `fedmore.client.owner.node_config.Node` that does the task and returns the content of
+            the answer.
 
     """
 

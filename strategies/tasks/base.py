@@ -1,9 +1,10 @@
-"""What every task that trains says, whatever it trains; and how the settings of a task are read."""
+"""What every task that trains says, whatever it trains; and how a task is read from its message."""
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, Generic, TypeVar
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -12,6 +13,21 @@ from fedmore.strategies.settings import STRICT, parse
 from fedmore.strategies.stages.base import TrainingStage
 
 T = TypeVar("T")
+
+TASK, STATE = "task", "state"
+"""The two records of a task's message: its settings, and the arrays that it brings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request(Generic[T]):
+    """A task as a client has it, read once from its message.
+
+    `task` is what is asked, and `arrays` is what it brings, by name and still encoded. What is
+    decoded of them a class below this one says.
+    """
+
+    task: T
+    arrays: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -60,6 +76,21 @@ def work_of(stage: TrainingStage, number: int, updates: int, seed: int) -> Mappi
 def read_settings(content: RecordDict, adapter: TypeAdapter[T], what: str) -> T:
     """The settings in a task's message; raises `WireError` when they are not `what`."""
     try:
-        return parse(adapter, content.config_records.get("task", ConfigRecord()))
+        return parse(adapter, content.config_records.get(TASK, ConfigRecord()))
     except ValidationError as error:
         raise WireError(f"not {what} of this version: {error}") from error
+
+
+def arrays_in(content: RecordDict, declared: Collection[str], what: str) -> dict[str, Array]:
+    """The arrays that a task's message brings, some of those `declared`; raises `WireError`.
+
+    A message has two records and no others. Each array is one of bytes, as an encoded one is.
+    """
+    found = dict(content.array_records.get(STATE, ArrayRecord()))
+    unknown = sorted((set(content) - {TASK, STATE}) | (set(found) - set(declared)))
+    if unknown:
+        raise WireError(f"not {what} of this version: it brings {unknown[0]!r}")
+    for name, array in found.items():
+        if array.dtype != "uint8" or len(array.shape) != 1:
+            raise WireError(f"not {what} of this version: its {name} is no array of bytes")
+    return found

@@ -23,7 +23,7 @@ from fedmore.experts.spec import ExpertSpec, TargetModule, alpha_of
 from fedmore.strategies.compression.codec import codecs_of, decode, encode
 from fedmore.strategies.compression.policy import WEIGHT_TAGS
 from fedmore.strategies.settings import STRICT
-from fedmore.strategies.tasks.base import Work, read_settings
+from fedmore.strategies.tasks.base import Request, Work, arrays_in, read_settings
 
 TRAIN = "train"
 EMBED = "train.embed"
@@ -108,30 +108,32 @@ def train_content(
 
 
 def read_task(content: RecordDict) -> TrainTask:
-    """The settings in a training message; raises `WireError` when they are not a `TrainTask`.
-
-    Nor may it bring an array that no training task brings.
-    """
-    arrays = set(content.array_records.get("state", ArrayRecord()))
-    if unknown := sorted(arrays - {"aggregate", "move"}):
-        raise WireError(f"not a training task of this version: it brings {unknown[0]!r}")
+    """The settings in a training message; raises `WireError` when they are not a `TrainTask`."""
     return read_settings(content, _TASK, "a training task")
 
 
-def read_aggregate(content: RecordDict, sites: Sequence[TargetModule]) -> Factors | None:
-    """The aggregate in a training message, None if there is none; raises `WireError`."""
-    return _read_shared(content, "aggregate", sites)
+class TrainRequest(Request[TrainTask]):
+    """A training task, and the aggregate that it brings or what moves the client's mirror of it."""
+
+    def aggregate(self, sites: Sequence[TargetModule]) -> Factors | None:
+        """The aggregate, None if there is none; raises `WireError`."""
+        return self._shared("aggregate", sites)
+
+    def move(self, sites: Sequence[TargetModule]) -> Factors | None:
+        """What the mirror is moved by, None for nothing; raises `WireError`."""
+        return self._shared("move", sites)
+
+    def _shared(self, name: str, sites: Sequence[TargetModule]) -> Factors | None:
+        if not self.task.aggregate_ranks:
+            return None
+        shapes = low_rank.shapes(sites, _ranks_by_path(self.task.aggregate_ranks, sites))
+        if name not in self.arrays:
+            return None
+        return low_rank.from_tensors(unpack(self.arrays[name], shapes), sites)
 
 
-def read_move(content: RecordDict, sites: Sequence[TargetModule]) -> Factors | None:
-    """What a training message moves the mirror by, None for nothing; raises `WireError`."""
-    return _read_shared(content, "move", sites)
-
-
-def _read_shared(content: RecordDict, name: str, sites: Sequence[TargetModule]) -> Factors | None:
-    listed = read_task(content).aggregate_ranks
-    if not listed:
-        return None
+def _ranks_by_path(listed: Sequence[int], sites: Sequence[TargetModule]) -> dict[str, int]:
+    """The rank of an aggregate in every matrix; raises `WireError` for what it cannot have."""
     if len(listed) != len(sites):
         raise WireError(f"the aggregate has {len(listed)} ranks for {len(sites)} matrices")
     if min(listed) < 0:
@@ -141,17 +143,13 @@ def _read_shared(content: RecordDict, name: str, sites: Sequence[TargetModule]) 
             raise WireError(
                 f"the aggregate has a rank of {rank} in {site.path}, above its full one"
             )
-    by_path = {site.path: rank for site, rank in zip(sites, listed, strict=True)}
-    return _read(content, name, sites, by_path)
+    return {site.path: rank for site, rank in zip(sites, listed, strict=True)}
 
 
-def _read(
-    content: RecordDict, name: str, sites: Sequence[TargetModule], by_path: Mapping[str, int]
-) -> Factors | None:
-    record = content.array_records.get("state", ArrayRecord())
-    if name not in record:
-        return None
-    return low_rank.from_tensors(unpack(record[name], low_rank.shapes(sites, by_path)), sites)
+def read_train_request(content: RecordDict) -> TrainRequest:
+    """A training message as a value; raises `WireError` if it is not one, or brings more."""
+    arrays = arrays_in(content, ("aggregate", "move"), "a training task")
+    return TrainRequest(read_task(content), arrays)
 
 
 def update_content(data: bytes, codec: str, metrics: Mapping[str, float | int]) -> RecordDict:
@@ -196,7 +194,10 @@ def pack(codec: str, tensors: Sequence[Tensor]) -> Array:
 
 def unpack(array: Array, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     """The inverse of `pack`; raises `WireError`."""
-    return decode(codecs_of(array.stype.removeprefix(STYPE), shapes), array.data, shapes)
+    data = array.data
+    if tuple(array.shape) != (len(data),):
+        raise WireError(f"an array of {len(data)} bytes says that it has the shape {array.shape}")
+    return decode(codecs_of(array.stype.removeprefix(STYPE), shapes), data, shapes)
 
 
 def _array(data: bytes, codec: str) -> Array:

@@ -203,7 +203,7 @@ def test_the_own_component_is_not_counted_twice(do, context, base, monkeypatch):
         for s in sites
     }
     monkeypatch.setattr(
-        apps, "training_windows", lambda *given: training_windows(*given[:2], Reading())
+        apps, "training_windows", lambda *given: training_windows(*given[:2], Reading(), 0)
     )  # alike
     new = read_metrics(do(task(2, steps=1, updates=0), aggregate), METRICS)["loss"]
     for number in (1, 2):

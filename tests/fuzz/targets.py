@@ -36,9 +36,9 @@ from fedmore.strategies.expert_stage.aggregate_mirror import received
 from fedmore.strategies.members import member_of
 from fedmore.strategies.tasks.train import (
     METRICS,
-    read_aggregate,
     read_metrics,
     read_task,
+    read_train_request,
     read_update,
     update_content,
 )
@@ -128,8 +128,8 @@ update = each(
 asked = each(
     read_task,
     read_embed_task,
-    lambda c: read_aggregate(c, SITES),
-    lambda c: received(c, SITES, MIRROR),
+    lambda c: read_train_request(c).aggregate(SITES),
+    lambda c: received(read_train_request(c), SITES, MIRROR),
 )
 said = each(
     lambda c: read_embedding(c, 4),

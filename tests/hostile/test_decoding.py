@@ -14,7 +14,7 @@ from fedmore.experts.errors import EgressError, WireError
 from fedmore.experts.spec import TargetModule
 from fedmore.protos.wire.flower_compat import make_task
 from fedmore.strategies.compression.codec import CODECS
-from fedmore.strategies.tasks.train import TRAIN, TrainTask, read_aggregate, read_task
+from fedmore.strategies.tasks.train import TRAIN, TrainTask, read_task, read_train_request
 
 SITES = (
     TargetModule("model.layers.0.mlp.up_proj", 96, 32),
@@ -57,7 +57,7 @@ def test_more_than_the_full_rank_of_a_matrix_is_nothing_that_an_aggregate_has(ra
     content = training(ranks).content
     content["state"] = ArrayRecord()
     with pytest.raises(WireError, match="the aggregate has a rank of"):
-        read_aggregate(content, SITES)
+        read_train_request(content).aggregate(SITES)
 
 
 def test_a_task_that_would_not_fit_into_memory_is_refused_before_anything_is_decoded(monkeypatch):

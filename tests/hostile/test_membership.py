@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Context, RecordDict
-from victim import SECRET, TERMS, ask_for, embed, train_message
+from victim import SECRET, TERMS, ask_for, embed, sites_of, train_message
 
 from fedmore.client.egress.audit_log import Audit
 from fedmore.client.egress.policy_guard import guard_of
@@ -51,7 +51,7 @@ def test_another_member_number_and_another_aggregate_give_no_second_answer(caref
     careful.do(TRAIN, train_message(ask_for(), base))
     silent = {
         s.path: (torch.zeros(s.out_features, 1), torch.zeros(1, s.in_features))
-        for s in careful.guard.contract.sites(ask_for())
+        for s in sites_of(base)
     }
     with pytest.raises(EgressError, match="a second time and in another way"):
         renumbered(careful, 99).do(TRAIN, train_message(ask_for(), base, silent))

@@ -145,7 +145,7 @@ def test_a_plan_shows_the_plugin_and_is_out_of_bounds_without_the_owners_word(
     with pytest.raises(EgressError, match="which the owner has not allowed"):
         check_bounds(read, OwnerPolicy())
     with pytest.raises(EgressError, match="which the owner has not allowed"):
-        victim.guard.contract.check_plan(read)
+        victim.guard.policy.check_plan(read)
     bounds = parse_policy(lenient())
     assert Agreement(tmp_path / "other").offer(read, bounds) != []
     assert Agreement(tmp_path / "other").agreed is None

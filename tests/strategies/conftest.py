@@ -20,7 +20,7 @@ from fedmore.strategies.tasks.train import (
     EMBED,
     METRICS,
     TRAIN,
-    read_task,
+    read_train_request,
     update_content,
 )
 
@@ -158,7 +158,8 @@ class FakeClient:
         return self.spoil(kind, answer) if self.spoil else answer
 
     def train(self, content):
-        task = read_task(content)
+        request = read_train_request(content)
+        task = request.task
         spec = ExpertSpec(
             f"{task.expert}/{self.name}", self.kind, self.target, self.rank,
             task.first_layers, task.last_layers,
@@ -166,7 +167,7 @@ class FakeClient:
         sites = spec.sites(SHAPES)
         start = self.component or low_rank.initial(spec, sites, task.seed)
         owed = self.residual or {p: (b * 0, a * 0) for p, (b, a) in start.items()}
-        aggregate = received(content, sites, self.mirror)
+        aggregate = received(request, sites, self.mirror)
         if task.round_start == "aggregate":
             first = low_rank.initial(task.spec(self.name), sites, task.seed)
             start = start_of(aggregate or {}, first, task.spec(self.name).scale)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedmore.client.egress.answer_rules import AnswerRules
+from fedmore.client.egress.floors import check_text
 from fedmore.client.egress.schema import AnswerSchema, Number
 from fedmore.coordinator.mixture.versions import STATE
 from fedmore.coordinator.run.stage_runner import StageRunner
@@ -24,7 +25,7 @@ from fedmore.strategies.settings import STRICT
 from fedmore.strategies.stages.base import Stage
 from fedmore.strategies.stages.kinds import StageKind
 from fedmore.strategies.tasks.agreement import no_stage
-from fedmore.strategies.tasks.base import read_settings
+from fedmore.strategies.tasks.base import Request, arrays_in, read_settings
 from fedmore.strategies.tasks.schema import TaskSchema
 from fedmore.strategies.terms import differing
 
@@ -56,7 +57,8 @@ _TASK = TypeAdapter(CensusTask)
 
 
 def read(content):
-    return read_settings(content, _TASK, "a census task")
+    task = read_settings(content, _TASK, "a census task")
+    return Request(task, arrays_in(content, (), "a census task"))
 
 
 def differences(terms, task):
@@ -72,25 +74,25 @@ TASK = TaskSchema(read, differences)
 class CensusRules(AnswerRules):
     """One number, of an owner who has something to count."""
 
-    def check(self, policy, task):
+    def check(self, node, task):
         if task.most < 2:
             raise EgressError("a census of fewer than two documents tells of one")
 
-    def check_stage(self, policy, stage, terms):
-        policy.check_text(policy.node.rules.min_tokens)
+    def check_stage(self, node, stage, terms):
+        check_text(node, node.rules.min_tokens)
 
-    def answer(self, policy, task):
+    def answer(self, node, task):
         return AnswerSchema(metrics={"metrics": {"documents": Number()}})
 
-    def arrays(self, policy, task):
+    def arrays(self, node, task):
         return {}
 
 
 RULES = CensusRules()
 
 
-def work(content, policy):
-    count = min(sum(1 for _ in policy.node.documents()), read(content).most)
+def work(request, node):
+    count = min(sum(1 for _ in node.documents()), request.task.most)
     return RecordDict({"metrics": MetricRecord({"documents": count})})
 
 

@@ -68,8 +68,8 @@ class Victim:
         """What leaves the machine; raises what the coordinator is told."""
         message = make_task(content, task_id="t", node_id=NODE, message_type=kind)
         try:
-            self.guard.check_task(message)
-            return self.guard.check_reply(message, handle(message, self.context))
+            check_reply = self.guard.check_task(message)
+            return check_reply(handle(message, self.context))
         except FedmoreError as error:
             self.guard.reason("t", error)
             raise

@@ -71,9 +71,8 @@ def test_the_foreign_guard_lets_through_and_notes(tmp_path):
 
     guard = AuditOnlyGuard(Audit(tmp_path))
     task = make_task(RecordDict(), task_id="t", node_id=5, message_type="query.x")
-    guard.check_task(task)
     reply = make_reply(task, RecordDict({"note": ConfigRecord({"text": "what it says"})}))
-    assert guard.check_reply(task, reply) is reply
+    assert guard.check_task(task)(reply) is reply
     assert "Example" not in guard.reason("t", raised(WireError(SECRET)))
     assert guard.progress(Report(1, 1, 0.123, 1.0, 1)).loss == 0.12
     (line,) = read_ledger(tmp_path).lines

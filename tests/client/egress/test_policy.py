@@ -92,7 +92,7 @@ def test_true_answers_leave_and_are_noted(guard, tmp_path):
         (embed_message(), vector),
     ):
         reply = answer(task, content)
-        assert guard.check_reply(task, reply) is reply
+        assert guard.check_task(task)(reply) is reply
     lines = read_ledger(tmp_path / "state").lines
     assert [line["type"] for line in lines] == [HELLO, TRAIN, EMBED]
     assert lines[1]["arrays"][0]["bytes"] == 4 * CHANGES
@@ -101,8 +101,9 @@ def test_true_answers_leave_and_are_noted(guard, tmp_path):
 
 
 def test_the_declared_metrics_are_those_of_the_task(guard):
-    sites = guard.contract.sites(train_task())
-    assert tuple(train_answer(train_task(), sites).metrics["metrics"]) == train.METRICS
+    task = train_task()
+    sites = task.spec("a").sites(guard.policy.node.shapes)
+    assert tuple(train_answer(task, sites).metrics["metrics"]) == train.METRICS
     assert tuple(embed_answer(64).metrics["metrics"]) == strategy.METRICS
 
 
@@ -146,7 +147,7 @@ BAD_UPDATES = {
 def test_any_other_update_stays(guard, content):
     task = train_message()
     with pytest.raises(EgressError) as raised:
-        guard.check_reply(task, answer(task, content))
+        guard.check_task(task)(answer(task, content))
     assert "Example" not in str(raised.value)
 
 
@@ -177,14 +178,14 @@ def member(**changes):
 )
 def test_any_other_hello_stays(guard, content):
     with pytest.raises(EgressError) as raised:
-        guard.check_reply(message(HELLO), answer(message(HELLO), content))
+        guard.check_task(message(HELLO))(answer(message(HELLO), content))
     assert "Example" not in str(raised.value)
 
 
 def test_an_error_that_the_app_worded_itself_stays(guard):
     task = message(HELLO)
     with pytest.raises(EgressError, match="its text stays here"):
-        guard.check_reply(task, make_failure(task, SECRET))
+        guard.check_task(task)(make_failure(task, SECRET))
 
 
 @pytest.mark.parametrize(

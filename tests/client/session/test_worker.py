@@ -167,10 +167,12 @@ class Strict(Unguarded):
         if self.at == "task":
             raise EgressError("not this task")
 
-    def check_reply(self, task, reply):
-        if self.at == "reply":
-            raise EgressError("not this reply")
-        return make_reply(task, RecordDict({"c": ConfigRecord({"by": "guard"})}))
+        def check_reply(reply):
+            if self.at == "reply":
+                raise EgressError("not this reply")
+            return make_reply(task, RecordDict({"c": ConfigRecord({"by": "guard"})}))
+
+        return check_reply
 
     def progress(self, report):
         raise AssertionError if self.at == "progress" else report

@@ -9,7 +9,7 @@ import torch
 from flwr.app import Context, RecordDict
 
 from fedmore.client.data.holdout import set_aside
-from fedmore.client.egress.policy import EgressPolicy
+from fedmore.client.egress.expert_rules import RULES
 from fedmore.client.owner.node_config import Node
 from fedmore.client.state.memory import Memory, Remembered, Routing
 from fedmore.client.state.reading_position import Reading
@@ -43,7 +43,7 @@ def owner(tiny, folder, documents, **chosen):
         "base": str(tiny), "dtype": "float32", "device": "cpu", "quantization": "none",
         **owners.owner(folder / "state", "a", min_tokens=1),
     }  # fmt: skip
-    return EgressPolicy(Node.of(Context(1, 5, config | chosen, RecordDict(), {})), 5)
+    return Node.of(Context(1, 5, config | chosen, RecordDict(), {}))
 
 
 def texts(count, size):
@@ -51,11 +51,15 @@ def texts(count, size):
     return ["".join(f"{chr(65 + i)}{chr(97 + j % 26)}" for j in range(size)) for i in range(count)]
 
 
-def epoch(contract, **changes):
+def windows_of(node, asked, reading):
+    return training_windows(node, asked, reading, RULES.tokens_needed(node, asked))
+
+
+def epoch(node, **changes):
     """All windows of an epoch, round by round, each from what the one before left on disk."""
     reading, rows = Reading(), []
     while reading.place.epoch == 0:
-        found = training_windows(contract, task(**changes), Reading.load(reading.dump()))
+        found = windows_of(node, task(**changes), Reading.load(reading.dump()))
         rows.append(found.windows)
         assert found.reading.epochs > reading.epochs
         reading = found.reading
@@ -65,9 +69,9 @@ def epoch(contract, **changes):
 @pytest.mark.parametrize("form", [("<|end|>", False), ("<|end|>", True), ("none", False)])
 @pytest.mark.parametrize("documents", [texts(20, 30), texts(1, 400)], ids=["short", "long"])
 def test_rounds_read_every_token_once_an_epoch(tiny, tmp_path, documents, form):
-    contract = owner(tiny, tmp_path, documents, opener=form[0], open_windows=form[1])
-    rows, reading = epoch(contract)
-    text = contract.node.load().text
+    node = owner(tiny, tmp_path, documents, opener=form[0], open_windows=form[1])
+    rows, reading = epoch(node)
+    text = node.load().text
     counts = Counter(token for token in rows[:, 1:].flatten().tolist() if token != 256)
     whole = Counter(token for document in documents for token in text.plain(document))
     assert not whole - counts
@@ -77,10 +81,10 @@ def test_rounds_read_every_token_once_an_epoch(tiny, tmp_path, documents, form):
 
 
 def test_a_task_that_is_lost_or_asked_again_does_not_move_the_text(tiny, tmp_path):
-    contract = owner(tiny, tmp_path, texts(20, 30))
-    one = training_windows(contract, task(), Reading())
-    assert torch.equal(one.windows, training_windows(contract, task(), Reading()).windows)
-    two = training_windows(contract, task(), one.reading)
+    node = owner(tiny, tmp_path, texts(20, 30))
+    one = windows_of(node, task(), Reading())
+    assert torch.equal(one.windows, windows_of(node, task(), Reading()).windows)
+    two = windows_of(node, task(), one.reading)
     assert not torch.equal(one.windows, two.windows)
     entry = Remembered({}, {}, 2, "key", b"", {}, reading=two.reading, read_before=one.reading)
     assert entry.reading_at(2) == two.reading
@@ -88,13 +92,13 @@ def test_a_task_that_is_lost_or_asked_again_does_not_move_the_text(tiny, tmp_pat
 
 
 def test_another_text_is_read_from_its_beginning_and_the_epochs_go_on(tiny, tmp_path):
-    contract = owner(tiny, tmp_path / "one", texts(20, 30))
-    first = training_windows(contract, task(), Reading())
+    node = owner(tiny, tmp_path / "one", texts(20, 30))
+    first = windows_of(node, task(), Reading())
     other = owner(tiny, tmp_path / "two", texts(21, 30))
-    second = training_windows(other, task(), first.reading)
+    second = windows_of(other, task(), first.reading)
     assert second.reading.place == Place(1, 0, 4, 0)
     assert second.reading.epochs > first.reading.epochs
-    longer = training_windows(contract, task(sequence_length=32), first.reading)
+    longer = windows_of(node, task(sequence_length=32), first.reading)
     assert longer.reading.place == Place(1, 0, 4, 0)
 
 
@@ -161,9 +165,9 @@ def test_what_is_set_aside_is_never_trained_on(case, windows):
 
 
 def test_a_task_does_not_train_on_the_holdout(tiny, tmp_path):
-    contract = owner(tiny, tmp_path, HELD["many documents"][0])
-    decode = contract.node.load().tokenizer.decode
-    held = numbers_in(holdout(contract, seed=0), decode)
-    trained = training_windows(contract, task(steps=100, sequence_length=64), Reading()).windows
+    node = owner(tiny, tmp_path, HELD["many documents"][0])
+    decode = node.load().tokenizer.decode
+    held = numbers_in(holdout(node, seed=0), decode)
+    trained = windows_of(node, task(steps=100, sequence_length=64), Reading()).windows
     assert len(held) > 100
     assert not set(held) & set(numbers_in(trained, decode))

@@ -158,7 +158,7 @@ def test_the_own_component_is_not_counted_twice(do, sites, monkeypatch, context)
         for s in sites
     }
     monkeypatch.setattr(
-        apps, "training_windows", lambda *given: training_windows(*given[:2], Reading())
+        apps, "training_windows", lambda *given: training_windows(*given[:2], Reading(), 0)
     )  # alike
     new = read_metrics(do(task(2, steps=1, updates=0), aggregate), METRICS)["loss"]
     for number in (1, 2):
@@ -224,10 +224,10 @@ def test_the_contract_knows_the_size_and_the_owner_may_say_no(do, context, tmp_p
     guard = guard_of(5, dict(context.node_config), Audit(tmp_path / "audit"))
     asked = message(task())
     reply = handle(asked, context)
-    assert guard.check_reply(asked, reply) is reply
+    assert guard.check_task(asked)(reply) is reply
     reply.content.array_records["update"]["change"].data += b"\0"
     with pytest.raises(EgressError, match="update/change is not"):
-        guard.check_reply(asked, reply)
+        guard.check_task(asked)(reply)
     refusing = guard_of(
         5, context.node_config | {"policy": lenient(codecs=("sign1",))}, Audit(tmp_path / "other")
     )

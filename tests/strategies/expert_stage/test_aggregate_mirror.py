@@ -18,7 +18,7 @@ from fedmore.strategies.expert_stage.aggregate_mirror import (
 )
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.state import Component, ExpertState, without
-from fedmore.strategies.tasks.train import TrainTask, read_aggregate, read_move, read_task
+from fedmore.strategies.tasks.train import TrainTask, read_train_request
 
 SITES = (
     TargetModule("model.layers.0.mlp.up_proj", 40, 24),
@@ -72,7 +72,7 @@ def distance(left, right):
 def sent_to(cast, held, holds=None):
     """What a client with the mirror `held` makes of a broadcast."""
     content = cast.content(TASK, SITES, fingerprint(held) if holds is None else holds)
-    return received(content, SITES, held)
+    return received(read_train_request(content), SITES, held)
 
 
 def test_the_nearest_factors_keep_the_product_and_find_the_rotation_back():
@@ -105,9 +105,10 @@ def test_the_first_is_whole_and_bfloat16():
     assert 0 < cast.error < 0.01
     assert all(torch.equal(t, t.bfloat16().float()) for t in tensors(cast.mirror, SITES))
     content = cast.content(TASK, SITES, 0)
-    assert read_move(content, SITES) is None
-    assert same(read_aggregate(content, SITES), cast.mirror)
-    assert read_task(content).mirror == fingerprint(cast.mirror) > 0
+    request = read_train_request(content)
+    assert request.move(SITES) is None
+    assert same(request.aggregate(SITES), cast.mirror)
+    assert request.task.mirror == fingerprint(cast.mirror) > 0
 
 
 @pytest.mark.parametrize("codec", COARSE)
@@ -181,12 +182,14 @@ def test_a_mirror_that_is_lost_or_foreign_is_never_guessed():
     cast = broadcast(aggregate(5, 1, moved=0.1), held, "sign1", SITES)
     move = cast.content(TASK, SITES, fingerprint(held))
     with pytest.raises(WireError, match="no mirror is held here"):
-        received(move, SITES, {})
+        received(read_train_request(move), SITES, {})
     foreign = broadcast(aggregate(5, 2), {}, "sign1", SITES).mirror
     with pytest.raises(WireError, match="is not the coordinator's"):
-        received(move, SITES, foreign)
+        received(read_train_request(move), SITES, foreign)
     with pytest.raises(WireError, match="no mirror is held here"):
-        received(move, SITES, broadcast(aggregate(7, 1), {}, "sign1", SITES).mirror)
+        received(
+            read_train_request(move), SITES, broadcast(aggregate(7, 1), {}, "sign1", SITES).mirror
+        )
     assert same(sent_to(cast, foreign), cast.mirror)
     assert same(sent_to(cast, {}), cast.mirror)
 
@@ -196,7 +199,7 @@ def test_a_whole_mirror_of_other_bits_is_refused():
     content = cast.content(TASK, SITES, 0)
     content.config_records["task"]["mirror"] += 1
     with pytest.raises(WireError, match="is not the coordinator's"):
-        received(content, SITES, {})
+        received(read_train_request(content), SITES, {})
 
 
 def test_the_mark_tells_bits_shapes_and_places_apart():

@@ -12,7 +12,7 @@ from fedmore.experts.routers.spec import RouterSpec
 from fedmore.experts.spec import ExpertSpec
 from fedmore.strategies.members import HELLO, Member, hello
 from fedmore.strategies.router_stage.strategy import RoutingSource, RoutingStrategy
-from fedmore.strategies.router_stage.tasks import read_route_task, read_router
+from fedmore.strategies.router_stage.tasks import read_route_request, read_route_task
 from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.train import METRICS, pack, update_content
 
@@ -46,7 +46,9 @@ class Client:
 
     def route(self, content):
         task = read_route_task(content)
-        array = pack(task.codec, list(self.change(read_router(content, task), task.round).values()))
+        array = pack(
+            task.codec, list(self.change(read_route_request(content).router(), task.round).values())
+        )
         return update_content(array.data, task.codec, dict.fromkeys(METRICS, 1))
 
     def change(self, router, number):

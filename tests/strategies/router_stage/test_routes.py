@@ -16,9 +16,8 @@ from fedmore.strategies.router_stage.tasks import (
     ABSENT,
     RouteTask,
     ranks_of,
-    read_experts,
+    read_route_request,
     read_route_task,
-    read_router,
     route_arrays,
     route_content,
 )
@@ -81,7 +80,7 @@ def test_the_task_comes_back(content, task, router):
 
 
 def test_the_router_comes_back_bit_for_bit(content, task, router):
-    found = read_router(content, task)
+    found = read_route_request(content).router()
     assert type(found) is type(router)
     state = found.state_dict()
     assert all(torch.equal(state[name], t) for name, t in router.state_dict().items())
@@ -90,7 +89,7 @@ def test_the_router_comes_back_bit_for_bit(content, task, router):
 @pytest.mark.parametrize(("codec", "off"), [("fp32", 0.0), ("bf16", 2**-8), ("auto", None)])
 def test_experts_of_every_rank_come_back(task, router, experts, shapes, codec, off):
     content = route_content(task, route_arrays(router, experts, shapes, codec))
-    found = read_experts(content, task, shapes)
+    found = read_route_request(content).experts(shapes)
     assert list(found) == list(experts)
     for name, factors in experts.items():
         assert low_rank.ranks(found[name]) == low_rank.ranks(factors)
@@ -165,8 +164,8 @@ def test_a_message_without_a_task_is_refused(empty):
     [{"layers": 0}, {"width": 0}, {"prefix": -1}, {"hidden": 0}, {"top_k": -1}],
 )
 def test_what_no_router_can_be_is_refused(content, broken):
-    task = read_route_task(changed(content, broken))
-    for read in (task.spec, lambda: read_router(content, task)):
+    request = read_route_request(changed(content, broken))
+    for read in (request.task.spec, request.router):
         with pytest.raises(WireError, match="not a router of this version"):
             read()
 
@@ -181,9 +180,9 @@ def test_remix_with_arms_that_are_not_there_is_refused(experts, shapes, top_k):
 @pytest.mark.parametrize("count", [-1, 1])
 def test_a_wrong_count_of_ranks_is_refused(content, shapes, count):
     ranks = content.config_records["task"]["ranks"]
-    task = read_route_task(changed(content, {"ranks": ranks[:-1] if count < 0 else [*ranks, 1]}))
+    content = changed(content, {"ranks": ranks[:-1] if count < 0 else [*ranks, 1]})
     with pytest.raises(WireError, match=rf"{63 + count} ranks for 3 experts and 21 matrices"):
-        read_experts(content, task, shapes)
+        read_route_request(content).experts(shapes)
 
 
 def spoiled(content, name, how):
@@ -202,8 +201,8 @@ def spoiled(content, name, how):
 
 BROKEN = {
     "missing": "the routing task holds no",
-    "foreign stype": "unknown codec",
-    "another codec": "bytes where the shapes ask for",
+    "foreign stype": "unknown codec|travels as fp32, not as numpy",
+    "another codec": "bytes where the shapes ask for|travels as fp32, not as fedmore.bf16",
     "a byte less": "bytes where the shapes ask for",
     "a number more": "bytes where the shapes ask for",
     "nothing": "bytes where the shapes ask for",
@@ -215,14 +214,39 @@ BROKEN = {
 @pytest.mark.parametrize("name", ["router", "experts"])
 @pytest.mark.parametrize("how", BROKEN)
 def test_arrays_that_are_not_what_the_task_says_are_refused(content, task, shapes, name, how):
-    broken = changed(content, **{name: spoiled(content, name, how)})
+    request = read_route_request(changed(content, **{name: spoiled(content, name, how)}))
     with pytest.raises(WireError, match=BROKEN[how]):
-        read_router(broken, task) if name == "router" else read_experts(broken, task, shapes)
+        request.router() if name == "router" else request.experts(shapes)
+
+
+@pytest.mark.parametrize("array", [Array("float32", (1,), "fedmore.fp32", b"0000"),
+                                   Array("uint8", (2, 2), "fedmore.fp32", b"0000")])  # fmt: skip
+def test_arrays_of_another_kind_are_refused_before_they_are_decoded(content, array):
+    with pytest.raises(WireError, match="its router is no array of bytes"):
+        read_route_request(changed(content, router=array))
+
+
+def test_an_array_that_says_another_length_than_it_has_is_refused(content):
+    data = content.array_records["state"]["router"].data
+    broken = changed(content, router=Array("uint8", (len(data) + 4,), "fedmore.fp32", data))
+    with pytest.raises(WireError, match=f"an array of {len(data)} bytes says"):
+        read_route_request(broken).router()
+
+
+def test_what_no_routing_task_brings_is_refused(content):
+    content["state"]["more"] = content["state"]["router"]
+    with pytest.raises(WireError, match="it brings 'more'"):
+        read_route_request(content)
+    del content["state"]["more"]
+    content["notes"] = ArrayRecord()
+    with pytest.raises(WireError, match="it brings 'notes'"):
+        read_route_request(content)
 
 
 def test_a_message_without_arrays_is_refused(content, task, shapes):
     alone = RecordDict({"task": content.config_records["task"]})
-    for read in (lambda: read_router(alone, task), lambda: read_experts(alone, task, shapes)):
+    request = read_route_request(alone)
+    for read in (request.router, lambda: request.experts(shapes)):
         with pytest.raises(WireError, match="the routing task holds no"):
             read()
 

@@ -7,7 +7,12 @@ from wire_arrays import array
 from fedmore.experts.errors import DataError, RoundError
 from fedmore.strategies.router_stage.state import dump
 from fedmore.strategies.router_stage.strategy import RoutingStrategy
-from fedmore.strategies.router_stage.tasks import ROUTE, read_change, read_route_task, read_router
+from fedmore.strategies.router_stage.tasks import (
+    ROUTE,
+    read_change,
+    read_route_request,
+    read_route_task,
+)
 from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.train import METRICS, pack
 
@@ -66,7 +71,7 @@ def test_a_change_that_no_honest_round_makes_is_refused(fake_grid, start, trio, 
 
     def constant(value):
         def spoil(message, answer):
-            change = read_change(answer, read_router(message.content, _task(message)), "fp32")
+            change = read_change(answer, read_route_request(message.content).router(), "fp32")
             return update(pack("fp32", [t * 0 + value for t in change.values()]).data)
 
         return spoil
@@ -141,7 +146,10 @@ def test_an_expert_that_is_no_more_leaves_the_router(fake_grid, start, trio, wor
     (content,) = grid.tasks(ROUTE)["a"]
     task = read_route_task(content)
     assert (task.experts, task.updates) == (("legal",), 1)
-    sent, kept = read_router(content, task), first.state.without({"g"}).router().keeping([0])
+    sent, kept = (
+        read_route_request(content).router(),
+        first.state.without({"g"}).router().keeping([0]),
+    )
     assert repr(sent.state_dict()) == repr(kept.state_dict())
     assert strategy.state.experts == ("legal",)
     assert strategy.state.updates("a") == 2

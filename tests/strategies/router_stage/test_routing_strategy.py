@@ -9,9 +9,8 @@ from fedmore.strategies.router_stage.state import dump, restore
 from fedmore.strategies.router_stage.tasks import (
     ROUTE,
     ranks_of,
-    read_experts,
+    read_route_request,
     read_route_task,
-    read_router,
 )
 from fedmore.strategies.stages.router import RouterStage
 from fedmore.strategies.tasks.train import METRICS
@@ -66,10 +65,10 @@ def test_what_a_task_says(fake_grid, start, trio, world):
     assert (first.experts, first.ranks) == (("legal", "gl"), ranks_of(world.experts, world.shapes))
     state = contents[1].array_records["state"]
     assert (state["router"].stype, state["experts"].stype) == ("fedmore.fp32", "fedmore.bf16")
-    found = read_router(contents[1], second).state_dict()
+    found = read_route_request(contents[1]).router().state_dict()
     wanted = log[0][2].router().state_dict()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert list(read_experts(contents[1], second, world.shapes)) == ["legal", "gl"]
+    assert list(read_route_request(contents[1]).experts(world.shapes)) == ["legal", "gl"]
 
 
 def test_interrupted_after_any_round_the_result_is_the_same(fake_grid, start, trio):

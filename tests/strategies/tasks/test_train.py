@@ -14,9 +14,9 @@ from fedmore.strategies.tasks.train import (
     METRICS,
     TrainTask,
     pack,
-    read_aggregate,
     read_metrics,
     read_task,
+    read_train_request,
     read_update,
     train_content,
     unpack,
@@ -45,7 +45,7 @@ def test_a_task_comes_through(sites, random_factors):
     aggregate = random_factors(sites, 5)
     content = train_content(TASK, sites, "fp32", aggregate)
     assert read_task(content) == replace(TASK, aggregate_ranks=(5,) * len(sites))
-    assert same(read_aggregate(content, sites), aggregate)
+    assert same(read_train_request(content).aggregate(sites), aggregate)
 
 
 def test_a_task_of_weights_of_few_bits_comes_through(sites):
@@ -63,7 +63,7 @@ def test_a_task_that_does_not_speak_of_bits_trains_numbers(sites):
 def test_a_task_without_tensors(sites):
     content = train_content(TASK, sites, "bf16", None)
     assert read_task(content) == TASK
-    assert read_aggregate(content, sites) is None
+    assert read_train_request(content).aggregate(sites) is None
 
 
 def test_an_aggregate_of_different_ranks_one_of_them_0(sites, random_factors):
@@ -73,7 +73,7 @@ def test_an_aggregate_of_different_ranks_one_of_them_0(sites, random_factors):
     }
     content = train_content(TASK, sites, "fp32", aggregate)
     assert read_task(content).aggregate_ranks[:4] == (3, 0, 7, 3)
-    assert same(read_aggregate(content, sites), aggregate)
+    assert same(read_train_request(content).aggregate(sites), aggregate)
 
 
 def test_the_client_share_has_its_own_name(shapes):
@@ -119,13 +119,13 @@ def test_ranks_that_do_not_fit_are_refused(sites, random_factors):
     record = content.config_records["task"]
     record["aggregate_ranks"] = [3]
     with pytest.raises(WireError, match="1 ranks for 9 matrices"):
-        read_aggregate(content, sites)
+        read_train_request(content).aggregate(sites)
     record["aggregate_ranks"] = [-1, 7, *[3] * 7]
     with pytest.raises(WireError, match="a rank of -1"):
-        read_aggregate(content, sites)
+        read_train_request(content).aggregate(sites)
     record["aggregate_ranks"] = [4] * 9
     with pytest.raises(WireError, match="bytes where the shapes ask for"):
-        read_aggregate(content, sites)
+        read_train_request(content).aggregate(sites)
 
 
 def test_an_array_that_no_task_brings_is_refused(sites, random_factors):
@@ -133,7 +133,7 @@ def test_an_array_that_no_task_brings_is_refused(sites, random_factors):
     content = train_content(TASK, sites, "fp32", random_factors(sites, 2))
     content["state"]["component"] = content["state"]["aggregate"]
     with pytest.raises(WireError, match="it brings 'component'"):
-        read_task(content)
+        read_train_request(content)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from fedmore.experts.errors import DataError, EgressError, WireError
 from fedmore.experts.routers.serialization import make_router
 from fedmore.strategies.router_stage.tasks import (
     read_change,
+    read_route_request,
     read_route_task,
-    read_router,
     trained_shapes,
 )
 from fedmore.strategies.tasks.train import METRICS, pack, read_metrics
@@ -28,7 +28,7 @@ KINDS = ("softmax", "xlora", "remix")
 def same_text(monkeypatch):
     """Every task reads the text from its beginning, so that answers can be compared."""
     monkeypatch.setattr(
-        route, "training_windows", lambda *given: training_windows(*given[:2], Reading())
+        route, "training_windows", lambda *given: training_windows(*given[:2], Reading(), 0)
     )
 
 
@@ -42,7 +42,7 @@ def sent(answer):
 
 def change_in(answer, content):
     task = read_route_task(content)
-    return read_change(answer, read_router(content, task), task.codec)
+    return read_change(answer, read_route_request(content).router(), task.codec)
 
 
 def largest(change):
@@ -56,7 +56,7 @@ def test_only_the_routers_parameters_leave_and_they_have_moved(do, asked, kind, 
     """What it centres by, and the domains' own rows where it starts from them, stay as they are."""
     content = asked(kind=kind, start=start, codec="fp32")
     task = read_route_task(content)
-    router = read_router(content, task)
+    router = read_route_request(content).router()
     answer = do(content)
     assert {name: list(record) for name, record in answer.items()} == {
         "update": ["change"], "metrics": list(METRICS)

@@ -42,7 +42,7 @@ def answer(task, content):
 def test_what_the_client_answers_may_leave_and_is_noted(do, guard, route, tmp_path, kind, codec):
     task = route(kind=kind, codec=codec, steps=1)
     reply = answer(task, do(task.content))
-    assert guard.check_reply(task, reply) is reply
+    assert guard.check_task(task)(reply) is reply
     (line,) = read_ledger(tmp_path / "state").lines
     (array,) = line["arrays"]
     assert line["type"] == ROUTE
@@ -100,21 +100,21 @@ BAD = {
 def test_an_answer_as_declared_may_leave(guard, route):
     """So that the answers below stay for the one reason that they are there for."""
     task = route()
-    guard.check_reply(task, answer(task, update()))
+    guard.check_task(task)(answer(task, update()))
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
 def test_any_other_answer_stays(guard, route, content):
     task = route()
     with pytest.raises(EgressError) as raised:
-        guard.check_reply(task, answer(task, content))
+        guard.check_task(task)(answer(task, content))
     assert "Example" not in str(raised.value)
 
 
 def test_an_error_that_the_app_worded_itself_stays(guard, route):
     task = route()
     with pytest.raises(EgressError, match="its text stays here"):
-        guard.check_reply(task, make_failure(task, SECRET))
+        guard.check_task(task)(make_failure(task, SECRET))
 
 
 RANKS = 3 * 42
@@ -149,7 +149,7 @@ def test_absurd_tasks_are_refused(do, guard, route, context, changes, says):
         guard.check_task(task)
     with pytest.raises(EgressError, match=says):
         do(task.content)
-    assert not list((guard.contract.node.memory(5).directory).glob("*"))
+    assert not list((guard.policy.node.memory.directory).glob("*"))
 
 
 def test_a_gate_for_every_layer_has_a_decision_for_each(guard, route):

@@ -5,16 +5,23 @@ installed is refused where it is read; what is installed needs the owner's word
 (`OwnerPolicy.plugins`), since a coordinator does not choose which code runs on an owner's machine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from flwr.app import ConfigRecord, Message
 
-from fedmore.experts.errors import WireError
+from fedmore.client.owner.policy import OwnerPolicy
+from fedmore.experts.errors import EgressError, WireError
 from fedmore.experts.plugins import Plugin
 from fedmore.experts.routers.spec import ROUTERS
 from fedmore.strategies.compression.policy import plugins_of
 from fedmore.strategies.router_stage.tasks import ROUTE
 from fedmore.strategies.tasks.train import STYPE
+
+
+def check_plugins(plugins: Iterable[Plugin], rules: OwnerPolicy) -> None:
+    """Raise `EgressError` unless the owner has allowed every one; before any is imported."""
+    if found := rules.strangers(plugins):
+        raise EgressError(f"the coordinator asks for what is not fedmore's: {'; '.join(found)}")
 
 
 def plugins_in(task: Message) -> list[Plugin]:
