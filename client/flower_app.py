@@ -33,15 +33,13 @@ from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.experts.names import check_name
 from fedmore.experts.text.opener import AUTO
 from fedmore.strategies.members import HELLO
+from fedmore.strategies.stages.kinds import message_types
 
 app = ClientApp()
 NEEDED = ("name", "data", "base")
 
 
 @app.query("hello")
-@app.train()
-@app.train("route")
-@app.train("embed")
 def answer(message: Message, context: Context) -> Message:
     """Do one task as the client that the node config describes."""
     config = node_config(dict(context.node_config)) | opening(context.run_config)
@@ -51,6 +49,10 @@ def answer(message: Message, context: Context) -> Message:
     guard = guard_of(context.node_id, config, audit_in(Path(str(config["state"]))))
     check_reply = guard.check_task(message)
     return check_reply(handle(message, own))
+
+
+for message_type in message_types():
+    app.train(message_type.partition(".")[2] or "default")(answer)
 
 
 def node_config(said: dict[str, Any]) -> dict[str, Any]:

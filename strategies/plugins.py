@@ -5,8 +5,9 @@ from fedmore.experts.plugins import GROUP, Plugin, Table, installed
 from fedmore.experts.routers.spec import ROUTERS
 from fedmore.strategies.compression.policy import NAMES
 from fedmore.strategies.stages.expert import RULES
+from fedmore.strategies.stages.kinds import STAGES
 
-TABLES: tuple[Table, ...] = (NAMES, ROUTERS, RULES)
+TABLES: tuple[Table, ...] = (NAMES, ROUTERS, RULES, STAGES)
 
 
 def all_plugins() -> tuple[Plugin, ...]:

@@ -16,12 +16,15 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 T = TypeVar("T")
 
 
-def parse(adapter: TypeAdapter[T], table: Mapping[str, Any]) -> T:
+def parse(
+    adapter: TypeAdapter[T], table: Mapping[str, Any], context: Mapping[str, Any] | None = None
+) -> T:
     """Read a table strictly; raises pydantic's `ValidationError`, whose `loc` is the path.
 
-    Through JSON, where arrays are tuples and dataclasses are tables, yet "3" is not 3.
+    Through JSON, where arrays are tuples and dataclasses are tables, yet "3" is not 3. A validator
+    of a field may look into `context`.
     """
-    return adapter.validate_json(json.dumps(dict(table), default=str))
+    return adapter.validate_json(json.dumps(dict(table), default=str), context=context)
 
 
 def positive(**values: float) -> None:

@@ -7,7 +7,7 @@ know is not agreed to. Imports nothing heavy.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from fedmore.experts.routers.spec import ROUTERS, Level, RouterSpec, Scaling, St
 from fedmore.strategies.compression import policy
 from fedmore.strategies.settings import STRICT, parse
 from fedmore.strategies.stages.base import Stage, TrainingStage
-from fedmore.strategies.stages.kinds import AnyStage
+from fedmore.strategies.stages.kinds import PLUGINS, STAGES, AnyStage
 
 EMBED_DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
 EMBED_TOKENS = 128
@@ -80,34 +80,35 @@ class Terms:
     def plugins(self) -> list[Plugin]:
         """The installed plugins that tasks of this plan use; raises `WireError`.
 
-        An update, a download or a router may need one. Nothing is imported.
+        A stage, an update, a download or a router may need one. Nothing is imported.
         """
         trained = [each for each in self.stages if isinstance(each, TrainingStage)]
         codecs = [text for each in trained for text in (each.update_codec, each.download_codec)]
-        found = [plugin for text in codecs for plugin in policy.plugins_of(text)]
+        found = STAGES.added(stage.kind for stage in self.stages)
+        found += [plugin for text in codecs for plugin in policy.plugins_of(text)]
         if self.trains_router:
             found += ROUTERS.added([self.router.kind])
         return sorted(dict.fromkeys(found), key=lambda plugin: plugin.key)
 
     def dump(self) -> str:
-        """As JSON; equal terms give equal text.
-
-        The rounds are said of every stage: a client of an earlier version takes three by default.
-        """
-        stages = [{"rounds": stage.rounds, **asdict(stage)} for stage in self.stages]
+        """As JSON; equal terms give equal text."""
+        stages = [stage.table() for stage in self.stages]
         return json.dumps(asdict(self) | {"stages": stages}, sort_keys=True)
 
 
 _TERMS = TypeAdapter(Terms)
 
 
-def read_terms(text: str) -> Terms:
-    """The inverse of `Terms.dump`; raises `WireError` for anything else."""
+def read_terms(text: str, plugins: Collection[str] = ()) -> Terms:
+    """The inverse of `Terms.dump`; raises `WireError` for anything else.
+
+    Only `plugins`, the keys of those that the owner has allowed, are imported to read a stage.
+    """
     try:
         table = json.loads(text)
         if not isinstance(table, dict):
             raise WireError(f"the plan is a {type(table).__name__}, not a table")
-        terms = parse(_TERMS, table)
+        terms = parse(_TERMS, table, {PLUGINS: plugins})
         kinds = [stage.kind for stage in terms.stages]
         if len(set(kinds)) < len(kinds):  # its owners see both, and a task could be of either
             raise WireError("the federation's plan has two stages of one kind")
@@ -148,8 +149,14 @@ def changes(old: Terms, new: Terms) -> list[str]:
         if before is None or after is None:
             found.append(f"the stage {kind!r} is {'new' if before is None else 'gone'}")
         else:
-            found += differing(asdict(before), asdict(after), frozenset(), f"{kind}: ")
+            found += _changes_of_stage(before.table(), after.table(), f"{kind}: ")
     return found
+
+
+def _changes_of_stage(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
+    """The settings that differ; one of a later version of its plugin may be in one table only."""
+    both: dict[str, Any] = dict.fromkeys((*old, *new))
+    return differing(both | old, both | new, frozenset(), prefix)
 
 
 def rows(terms: Terms) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Which plugins a task would have this client import, found without importing any.
 
-A task names a codec in its settings and with each of its arrays, and a kind of router. What is not
+A task is of a kind of stage, and names a codec in its settings and with each of its arrays, and a
+kind of router. What is not
 installed is refused where it is read; what is installed needs the owner's word
 (`OwnerPolicy.plugins`), since a coordinator does not choose which code runs on an owner's machine.
 """
@@ -15,6 +16,8 @@ from fedmore.experts.plugins import Plugin
 from fedmore.experts.routers.spec import ROUTERS
 from fedmore.strategies.compression.policy import plugins_of
 from fedmore.strategies.router_stage.tasks import ROUTE
+from fedmore.strategies.stages.kinds import STAGES
+from fedmore.strategies.tasks.base import TASK
 from fedmore.strategies.tasks.train import STYPE
 
 
@@ -26,13 +29,21 @@ def check_plugins(plugins: Iterable[Plugin], rules: OwnerPolicy) -> None:
 
 def plugins_in(task: Message) -> list[Plugin]:
     """The installed plugins that `task` names, each once."""
+    message_type = task.metadata.message_type
+    found = STAGES.added([message_type.partition(".")[2]])
     if not task.has_content():
-        return []
-    settings = task.content.config_records.get("task", ConfigRecord())
-    found = [plugin for text in _codecs(task, settings) for plugin in _of_codec(text)]
-    if task.metadata.message_type == ROUTE:
+        return found
+    settings = task.content.config_records.get(TASK, ConfigRecord())
+    found += STAGES.added([stage_named(task)])
+    found += [plugin for text in _codecs(task, settings) for plugin in _of_codec(text)]
+    if message_type == ROUTE:
         found += ROUTERS.added([str(settings.get("kind"))])
     return list(dict.fromkeys(found))
+
+
+def stage_named(task: Message) -> str:
+    """The kind of stage that a task says it is of; nothing of the task is read but that."""
+    return str(task.content.config_records.get(TASK, ConfigRecord()).get("stage"))
 
 
 def _codecs(task: Message, settings: ConfigRecord) -> Iterator[str]:

@@ -5,11 +5,11 @@ from typing import Any
 
 from flwr.app import Message
 
-from fedmore.client.ingress.plugins import check_plugins, plugins_in
+from fedmore.client.ingress.plugins import check_plugins, plugins_in, stage_named
 from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.experts.errors import EgressError
 from fedmore.strategies.members import HELLO
-from fedmore.strategies.stages.kinds import KINDS, StageKind, kinds_asking, load
+from fedmore.strategies.stages.kinds import StageKind, kinds_asking, load, message_types
 from fedmore.strategies.tasks.base import Request
 from fedmore.strategies.tasks.schema import TaskSchema
 
@@ -40,10 +40,8 @@ def receive(message: Message, rules: OwnerPolicy) -> ReceivedTask | None:
     message_type = message.metadata.message_type
     if message_type == HELLO:
         return None
-    kinds = tuple(kinds_asking(message_type))
+    kinds = tuple(kinds_asking(message_type, stage_named(message)))
     if not kinds:
-        known = dict.fromkeys(row.message_type for row in KINDS.values())
-        raise EgressError(
-            f"asked for {message_type!r}; only {', '.join((HELLO, *known))} are answered"
-        )
+        known = ", ".join((HELLO, *message_types()))
+        raise EgressError(f"asked for {message_type!r}; only {known} are answered")
     return ReceivedTask(kinds, load(kinds[0].task, TaskSchema).read(message.content))

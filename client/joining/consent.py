@@ -1,7 +1,7 @@
 """How an owner agrees to a federation's plan: at `client join`, and later with `client accept`."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def agree(
     shown the plan and asked. Raises `ConfigError` for another plan or without consent, and
     `EgressError` for a plan out of the policy's bounds.
     """
-    terms = terms_in(info)
-    if pinned is not None and (given := read_plan(pinned)) != terms:
+    terms = terms_in(info, agreement.plugins)
+    if pinned is not None and (given := read_plan(pinned, agreement.plugins)) != terms:
         found = "; ".join(changes(given, terms))
         raise ConfigError(f"{pinned}: the federation's plan is another one: {found}")
     if agreement.agreed == terms:
@@ -73,7 +73,7 @@ def agree_again(
 
     Raises as `agree` does.
     """
-    terms = terms_in(info)
+    terms = terms_in(info, agreement.plugins)
     check_bounds(terms, policy)
     if pinned is not None:
         agree(info, agreement, policy, say, ask, pinned)
@@ -97,10 +97,13 @@ def accept(state: Path, say: Say, ask: Ask) -> None:
     say("agreed; a client that runs goes by it from its next task on")
 
 
-def terms_in(info: FederationInfo) -> Terms:
-    """The plan that a federation tells; raises `ConfigError` if it tells none that can be read."""
+def terms_in(info: FederationInfo, plugins: Collection[str] = ()) -> Terms:
+    """The plan that a federation tells; raises `ConfigError` if it tells none that can be read.
+
+    `plugins` are those that the owner has allowed.
+    """
     try:
-        return read_terms(info.plan)
+        return read_terms(info.plan, plugins)
     except WireError as error:
         raise ConfigError(f"{info.name}: {error}") from error
 

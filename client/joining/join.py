@@ -65,7 +65,8 @@ def take_part(options: JoinOptions, say: Say) -> None:
             say(finished_line(invite))
             return
         say(f"{invite.federation} was finished and goes on with another plan")
-        agree_again(info, Agreement(state), options.rules, say, asker(options.yes), options.plan)
+        agreed = Agreement(state, options.rules.plugins)
+        agree_again(info, agreed, options.rules, say, asker(options.yes), options.plan)
         keep_plan(state, info.plan)
     device = prepare_device(options, say)
     look_at(options.data, options.form, say)
@@ -91,7 +92,8 @@ def watch(state: Path, rules: OwnerPolicy, say: Say) -> Callable[[FederationInfo
     """What to do with the federation's word on itself, each time that this client connects."""
 
     def told(info: FederationInfo) -> None:
-        tell_offer(Agreement(state).offer(terms_in(info), rules), state, say)
+        agreement = Agreement(state, rules.plugins)
+        tell_offer(agreement.offer(terms_in(info, rules.plugins), rules), state, say)
         keep_plan(state, info.plan)
 
     return told
@@ -134,7 +136,8 @@ def enter(
             "round is answered twice from one text, which tells more of it"
         )
     check_floors(options, info, base, rank, device, state)
-    agree(info, Agreement(state), options.rules, say, asker(options.yes), options.plan)
+    agreed = Agreement(state, options.rules.plugins)
+    agree(info, agreed, options.rules, say, asker(options.yes), options.plan)
 
     def ask_in() -> Identity:
         return enrol(

@@ -21,7 +21,7 @@ def check_floors(
     from fedmore.client.owner.node_config import Node
 
     config = node_config(options, info, "", rank, base, device, state)
-    EgressPolicy(Node.read(config)).check_plan(terms_in(info))
+    EgressPolicy(Node.read(config)).check_plan(terms_in(info, options.rules.plugins))
 
 
 def node_config(

@@ -4,6 +4,7 @@
 and the owner has not accepted yet (`client accept`).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,10 @@ PLAN = "plan.json"
 OFFERED = "plan.offered.json"
 
 
-def read_plan(path: Path) -> Terms:
-    """The terms in a file; raises `ConfigError` if it cannot be read as such."""
+def read_plan(path: Path, plugins: Collection[str] = ()) -> Terms:
+    """The terms in a file, read as `read_terms` does; raises `ConfigError` for anything else."""
     try:
-        return read_terms(path.read_text(encoding="utf-8"))
+        return read_terms(path.read_text(encoding="utf-8"), plugins)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (WireError, UnicodeDecodeError) as error:
@@ -28,21 +29,25 @@ def read_plan(path: Path) -> Terms:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What is agreed and what is offered, below the folder `state`."""
+    """What is agreed and what is offered, below the folder `state`.
+
+    `plugins` are those that the owner has allowed; a stage of any other is left unread.
+    """
 
     state: Path
+    plugins: tuple[str, ...] = ()
 
     @property
     def agreed(self) -> Terms | None:
         """The terms that the owner accepted; None before that."""
         path = self.state / PLAN
-        return read_plan(path) if path.is_file() else None
+        return read_plan(path, self.plugins) if path.is_file() else None
 
     @property
     def offered(self) -> Terms | None:
         """The terms that wait for the owner's word; None if there are no such terms."""
         path = self.state / OFFERED
-        return read_plan(path) if path.is_file() else None
+        return read_plan(path, self.plugins) if path.is_file() else None
 
     def accept(self, terms: Terms) -> None:
         """Keep the terms as agreed; nothing waits any more."""

@@ -95,7 +95,7 @@ class Node:
     @property
     def agreement(self) -> Agreement:
         """The plan that the owner agreed to."""
-        return Agreement(self.state)
+        return Agreement(self.state, self.rules.plugins)
 
     @property
     def given(self) -> Memory:

@@ -9,7 +9,8 @@ from fedmore.strategies.compression import policy
 from fedmore.strategies.stages.base import TrainingStage
 from fedmore.strategies.stages.embedding import EmbeddingStage
 from fedmore.strategies.stages.expert import RULES, FactorStage
-from fedmore.strategies.stages.kinds import expert_kinds
+from fedmore.strategies.stages.kinds import STAGES, expert_kinds, kind_of, load
+from fedmore.strategies.tasks.schema import TaskSchema
 
 
 def check_plan(config: FederationConfig) -> None:
@@ -32,6 +33,10 @@ def check_plugins(config: FederationConfig) -> None:
 
         router_class(config.router.kind)
     for stage in config.stages:
+        if STAGES.added([stage.kind]):
+            row = kind_of(stage)
+            load(row.runner, object)
+            load(row.task, TaskSchema)
         if not isinstance(stage, TrainingStage):
             continue
         texts = (stage.update_codec, stage.download_codec)
@@ -71,7 +76,7 @@ def check_domain_router(config: FederationConfig) -> None:
 def check_stages(config: FederationConfig) -> None:
     """Some stage trains an expert, and a learned router is trained in one place."""
     kinds, section = [stage.kind for stage in config.stages], config.router
-    if not set(expert_kinds()) & set(kinds):
+    if not any(isinstance(stage, FactorStage) for stage in config.stages):
         raise ConfigError(f"stages: none trains an expert; add one of {', '.join(expert_kinds())}")
     if section.trained_at == "clients":
         check_at_clients(config)

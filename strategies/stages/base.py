@@ -6,8 +6,8 @@ reader of `federation.toml` makes it a `ConfigError` with the dotted path.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from dataclasses import asdict, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -63,6 +63,13 @@ class Stage(ABC):
     def keeps_late(self) -> bool:
         """Whether an answer that comes after its round counts in a later one."""
         return False
+
+    def table(self) -> dict[str, Any]:
+        """The settings as a table.
+
+        The rounds are said of every stage: a client of an earlier version takes three by default.
+        """
+        return {"rounds": self.rounds, **asdict(self)}
 
     @abstractmethod
     def summary(self, terms: "Terms") -> str:

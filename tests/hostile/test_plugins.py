@@ -4,11 +4,12 @@ The plugin is installed there, and the coordinator knows it. The owner has not s
 federation may use it. Each of the ways to name one is a row.
 """
 
+import json
 from dataclasses import asdict, replace
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from owners import lenient, owner
 from plugged import CODEC, was_imported
 from victim import ROUTER, STAGE, TERMS, Victim, ask_for, sites_of, train_message
@@ -21,11 +22,14 @@ from fedmore.experts.base.model import shapes_of
 from fedmore.experts.errors import ConfigError, EgressError, WireError
 from fedmore.strategies.router_stage.tasks import ROUTE, RouteTask, ranks_of, route_content
 from fedmore.strategies.stages.router import RouterStage
+from fedmore.strategies.stages.unread import UnreadStage
 from fedmore.strategies.tasks.base import work_of
 from fedmore.strategies.tasks.train import STYPE, TRAIN
-from fedmore.strategies.terms import read_terms, rows
+from fedmore.strategies.terms import changes, read_terms, rows
 
-ENTRIES = {"codec.half": "extra:HALF", "router.first": "extra:First"}
+ENTRIES = {
+    "codec.half": "extra:HALF", "router.first": "extra:First", "stage.count": "extra:ROW",
+}  # fmt: skip
 CODE = f"""{CODEC}
 
 from fedmore.experts.routers.base import Router
@@ -59,10 +63,10 @@ def victim(tmp_path, base, plugged):
     return Victim(tmp_path, base, owner(tmp_path, "a"))
 
 
-def allowing(victim, *plugins, codecs=("fp32", "half")):
+def allowing(victim, *plugins, codecs=("fp32", "half"), consent="bounds"):
     """The same owner, who has allowed some."""
     config = victim.context.node_config
-    config["policy"] = lenient(plugins=plugins, codecs=codecs)
+    config["policy"] = lenient(plugins=plugins, codecs=codecs, consent=consent)
     victim.guard = guard_of(victim.context.node_id, config, Audit(victim.folder))
     return victim
 
@@ -98,7 +102,14 @@ def routing(base, kind):
     return ROUTE, route_content(task, ArrayRecord(arrays))
 
 
+def of_stage(base, message_type, **settings):
+    return message_type, RecordDict({"task": ConfigRecord({"round": 1} | settings)})
+
+
 TASKS = {
+    "a stage of kind": lambda base: of_stage(base, "train.count", stage="count"),
+    "a stage of kind, by its message alone": lambda base: of_stage(base, "train.count"),
+    "a stage of kind, in an expert's task": lambda base: training(base, stage="count"),
     "an update as": lambda base: training(base, codec="half"),
     "an update of a role as": lambda base: training(base, codec="auto,factor_b=half"),
     "an aggregate as": lambda base: aggregate_as(base, STYPE + "half"),
@@ -109,7 +120,9 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_a_task_makes_no_owner_import_what_was_not_allowed(victim, base, task):
-    with pytest.raises(EgressError, match=r"(codec half|router first) \(fedmore-extra 1\.0\)"):
+    with pytest.raises(
+        EgressError, match=r"(codec half|router first|stage count) \(fedmore-extra 1\.0\)"
+    ):
         victim.do(*task(base))
     assert not was_imported()
     assert len(victim.refusals()) == 1
@@ -170,5 +183,54 @@ def test_a_router_that_only_the_coordinator_uses_need_not_be_here():
 @pytest.mark.parametrize("key", ["codec.twice", "half", "extra:HALF", "codec."])
 def test_an_owner_cannot_allow_what_is_not_installed(plugged, key):
     plugged(ENTRIES, CODE)
-    with pytest.raises(ConfigError, match=r"plugins: .*; there are: codec\.half, router\.first"):
+    there = r"plugins: .*; there are: codec\.half, router\.first, stage\.count"
+    with pytest.raises(ConfigError, match=there):
         parse_policy(f'{{"plugins": ["{key}"]}}')
+
+
+COUNT = {"kind": "count", "most": 3, "text": "\x1b[2J"}
+
+
+def with_a_stage(**changes):
+    """The text of a plan whose coordinator added a stage of the plugin's kind."""
+    table = json.loads(TERMS.dump())
+    return json.dumps(table | {"stages": [*table["stages"], COUNT | changes]}, sort_keys=True)
+
+
+def test_a_plan_with_a_stage_of_a_plugin_is_shown_and_kept_and_not_read(victim, tmp_path):
+    """An owner sees what it is before the owner has let anything of it run."""
+    read = read_terms(with_a_stage())
+    assert isinstance(read.stages[-1], UnreadStage)
+    assert json.loads(read.dump()) == json.loads(with_a_stage())
+    shown = dict(rows(read))
+    assert '"most": 3' in shown["count"]
+    assert "\x1b" not in shown["count"]
+    assert shown["plugin"].startswith("stage.count, from the package fedmore-extra 1.0")
+    assert changes(read, read_terms(with_a_stage(most=4, more=1))) == [
+        "count: most is 4, agreed was 3", "count: more is 1, agreed was None"
+    ]  # fmt: skip
+    with pytest.raises(EgressError, match=r"stage count .* which the owner has not allowed"):
+        check_bounds(read, OwnerPolicy())
+    with pytest.raises(EgressError, match=r"stage count .* which the owner has not allowed"):
+        victim.guard.policy.check_plan(read)
+    assert Agreement(tmp_path / "other").offer(read, parse_policy(lenient())) != []
+    assert Agreement(tmp_path / "other").agreed is None
+    assert not was_imported()
+
+
+def test_an_owner_who_has_agreed_to_such_a_plan_and_allows_it_no_more_imports_nothing(
+    victim, base, tmp_path
+):
+    agreement = Agreement(tmp_path)
+    agreement.accept(read_terms(with_a_stage()))
+    allowing(victim, consent="plan", codecs=("sign1",))
+    assert victim.do(*training(base)).content
+    with pytest.raises(EgressError, match="stage count"):
+        victim.do(*of_stage(base, "train.count", stage="count"))
+    assert not was_imported()
+
+
+def test_a_stage_that_the_owner_has_allowed_is_read(victim):
+    with pytest.raises(ConfigError, match=r"plugin stage count .*AttributeError.*ROW"):
+        read_terms(with_a_stage(), ("stage.count",))
+    assert was_imported()

@@ -21,6 +21,8 @@ from fedmore.strategies.expert_stage.advice import inexact
 from fedmore.strategies.expert_stage.aggregation import MAKERS, Mean, rule_of
 from fedmore.strategies.plugins import TABLES, all_plugins
 from fedmore.strategies.stages.expert import RULES, ExpertStage
+from fedmore.strategies.stages.kinds import KINDS as STAGE_KINDS
+from fedmore.strategies.stages.kinds import STAGES, read_stage, row_of
 
 ROUTER = """
 from fedmore.experts.routers.base import Router
@@ -54,6 +56,7 @@ def test_the_built_in_names_are_those_that_are_implemented():
     assert list(CODECS) == list(TAGS) == list(NAMES.names)
     assert tuple(CLASSES) == KINDS == ROUTERS.names
     assert tuple(MAKERS) == RULES.names
+    assert tuple(STAGE_KINDS) == STAGES.names
     assert {kind for kind, made in CLASSES.items() if made.learned} == set(LEARNED)
     assert {kind for kind, made in CLASSES.items() if made.per_layer} == set(PER_LAYER)
     assert all_plugins() == ()
@@ -93,6 +96,11 @@ UNKNOWN = {
     "a codec": (lambda: codec_of("twice"), WireError, r"twice.*sign1.*, half$"),
     "a policy": (lambda: policy_of("auto,norm=twice"), WireError, r"twice.*sign1.*, half$"),
     "a router": (lambda: RouterSpec("twice", 2, 8), ConfigError, r"twice.*uniform.*remix, half$"),
+    "a stage": (
+        lambda: read_stage({"kind": "twice"}),
+        ValueError,
+        r"kind 'twice': the kinds of stages are experts.*routing, half",
+    ),
     "a rule": (
         lambda: ExpertStage(aggregation="twice"),
         ValueError,
@@ -103,7 +111,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize(("name", "error", "message"), UNKNOWN.values(), ids=UNKNOWN)
 def test_an_unknown_name_is_refused_with_the_names_that_there_are(plugged, name, error, message):
-    plugged(dict.fromkeys(["codec.half", "router.half", "aggregation.half"], "extra:HALF"), CODEC)
+    plugged({f"{table.what}.half": "extra:HALF" for table in TABLES}, CODEC)
     with pytest.raises(error, match=message):
         name()
     assert not was_imported()
@@ -120,7 +128,12 @@ TAKEN = {
     "a policy's": ("codec.auto", "is one of fedmore's own"),
     "a router's": ("router.remix", "is one of fedmore's own"),
     "a rule's": ("aggregation.krum", "is one of fedmore's own"),
-    "no table's": ("flavour.sweet", "has no 'flavour'; there are codec, router, aggregation"),
+    "a stage's": ("stage.routing", "is one of fedmore's own"),
+    "a message's": ("stage.embed", "is one of fedmore's own"),
+    "no table's": (
+        "flavour.sweet",
+        "has no 'flavour'; there are codec, router, aggregation, stage",
+    ),
 }
 
 
@@ -165,6 +178,7 @@ def test_one_that_cannot_be_imported_is_one_clear_line(plugged, table, value, co
         "codec": lambda: codec_of("half"),
         "router": lambda: router_class("half"),
         "aggregation": lambda: rule_of(ExpertStage(aggregation="half")),
+        "stage": lambda: row_of("half"),
     }[table]
     with pytest.raises(ConfigError, match=f"plugin {table} half.*cannot be loaded") as raised:
         load()
@@ -181,6 +195,9 @@ WRONG = {
     "a codec for a rule": (
         lambda: rule_of(ExpertStage(aggregation="half")), "aggregation.half", "extra:HALF",
         "cannot be called",
+    ),
+    "a codec for a stage": (
+        lambda: row_of("half"), "stage.half", "extra:HALF", "not a fedmore.strategies.StageKind",
     ),
     "a maker of no rule": (
         lambda: rule_of(ExpertStage(aggregation="half")), "aggregation.half", "extra:str",

@@ -12,8 +12,11 @@ PLACES = {
     "download_codec": ("stages", {"kind": "experts", "download_codec": "auto,matrix=half"}),
     "aggregation": ("stages", {"kind": "experts", "aggregation": "half"}),
     "router": ("router", {"kind": "half"}),
+    "stage": ("stages", {"kind": "half"}),
 }
-ENTRIES = {f"{table}.half": "extra:HALF" for table in ("codec", "aggregation", "router")}
+NAMED = [place for place in PLACES if place != "stage"]
+"""Where a name is only a name until the plan begins; a stage's settings are the plugin's own."""
+ENTRIES = {f"{table}.half": "extra:HALF" for table in ("codec", "aggregation", "router", "stage")}
 
 
 def config_with(place, base="", name="half"):
@@ -32,7 +35,7 @@ def config_with(place, base="", name="half"):
     )
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", NAMED)
 def test_a_plugins_name_is_taken_and_an_unknown_one_refused_with_those_there_are(plugged, place):
     plugged(ENTRIES, CODEC)
     config_with(place)

@@ -1,6 +1,6 @@
 """The table of kinds is whole, and a kind from outside runs with a row of its own."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from types import FunctionType
 
 import census
@@ -13,19 +13,16 @@ from fedmore.coordinator.run.stage_runner import StageRunner
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import ConfigError
 from fedmore.strategies.settings import descriptions
-from fedmore.strategies.stages.expert import ExpertStage
-from fedmore.strategies.stages.kinds import KINDS, load, register
+from fedmore.strategies.stages.kinds import KINDS, kinds_asking, load, message_types, row_of
 from fedmore.strategies.tasks.schema import TaskSchema
 
 BUILT_IN = sorted(KINDS)
 
 
 @pytest.fixture
-def toy():
-    """The kind is there for one test."""
-    register(census.ROW)
-    yield census.ROW
-    del KINDS["census"]
+def toy(plugged):
+    """A package with the kind is installed."""
+    plugged({"stage.census": "census:ROW"})
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
@@ -44,17 +41,60 @@ def test_every_setting_says_what_it_means(kind):
     assert descriptions(stage).keys() == {f.name for f in fields(stage)}
 
 
-@pytest.mark.parametrize(
-    ("changed", "why"),
-    [
-        ({"stage": ExpertStage}, "the name is taken"),
-        ({"message_type": "train"}, "answered as a task of the stages 'experts'"),
-    ],
-)
-def test_a_kind_cannot_take_anothers_place(changed, why):
-    with pytest.raises(ConfigError, match=why):
-        register(replace(census.ROW, **changed))
-    assert sorted(KINDS) == BUILT_IN
+def test_a_kind_from_outside_is_known_by_its_name_and_has_tasks_of_its_own(toy):
+    assert message_types() == ["train", "train.embed", "train.route", "train.census"]
+    assert row_of("census") is census.ROW
+    assert kinds_asking("train.census") == [census.ROW]
+    assert census.ROW not in kinds_asking("train", "census")
+
+
+CODE = """
+from dataclasses import replace
+
+import census
+from fedmore.strategies.stages.expert import ExpertStage
+from fedmore.strategies.stages.kinds import KINDS
+
+ROW = replace(census.ROW, {changes})
+"""
+WRONG = {
+    "of another kind": ("stage=ExpertStage", "is of the stages 'experts'"),
+    "tasks of another's": ("message_type='train'", "cannot ask for 'train' as the stages 'exp"),
+    "tasks that name another": (
+        "message_type='train.extra'",
+        "asks for .train.extra., not for .train.census.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "why"), WRONG.values(), ids=WRONG)
+def test_a_kind_cannot_take_anothers_place(plugged, changes, why):
+    plugged({"stage.census": "extra:ROW"}, CODE.format(changes=changes))
+    with pytest.raises(ConfigError, match=rf"plugin stage census .*: extra:ROW {why}"):
+        row_of("census")
+
+
+EXPERTS = """
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fedmore.strategies.stages.expert import ExpertStage
+from fedmore.strategies.stages.kinds import KINDS
+
+
+class Specialists(ExpertStage):
+    kind: Literal["specialists"] = "specialists"
+
+
+ROW = replace(KINDS["experts"], stage=Specialists)
+"""
+
+
+def test_a_kind_may_have_the_tasks_of_fedmores_own(plugged):
+    plugged({"stage.specialists": "extra:ROW"}, EXPERTS)
+    kinds = [row.kind for row in kinds_asking("train", "specialists")]
+    assert kinds == ["experts", "language", "specialists"]
+    assert [row.kind for row in kinds_asking("train")] == ["experts", "language"]
 
 
 @pytest.mark.parametrize("name", ["census:NOTHING", "no_such_module:X", "", "census", "census:ASK"])
