@@ -8,7 +8,7 @@ from flwr.app import RecordDict
 
 from fedmore.client.egress.router_rules import RULES
 from fedmore.client.egress.schema import EPOCH_DECIMALS, LOSS_DECIMALS
-from fedmore.client.ingress.router_reach import check_reach
+from fedmore.client.ingress.router_reach import check_router
 from fedmore.client.ingress.weights import check_change, check_model
 from fedmore.client.owner.node_config import Node
 from fedmore.client.state.memory import Routing
@@ -43,7 +43,7 @@ def routed(request: RouteRequest, node: Node) -> RecordDict:
 
 def _work(request: RouteRequest, node: Node, entry: Routing | None, key: str) -> Routing:
     task, base, router = request.task, node.load(), request.router()
-    check_reach(task, router, node.rules)
+    check_router(task, router, base.model.get_input_embeddings().weight, node.rules)
     experts = request.experts(node.shapes)
     for name, expert in experts.items():
         check_change(base, expert, None, node.rules, f"the expert {name}")

@@ -45,6 +45,15 @@ class Router(nn.Module):
         super().__init__()
         self.spec = spec
 
+    def buffer_limits(self) -> Mapping[str, float]:
+        """By name, the largest absolute number of every buffer that is not always as it was made.
+
+        An owner who trains the router takes no other change of a buffer from a coordinator. A
+        learned router with such buffers has to say this of each; parameters are bounded by their
+        training.
+        """
+        return {}
+
     @property
     def shared(self) -> bool:
         """Whether all layers share one decision, made from the input embeddings."""

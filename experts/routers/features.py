@@ -31,6 +31,11 @@ class Features(nn.Module):
         self.register_buffer("origin_LD", torch.zeros(spec.layers, spec.width))
         self.register_buffer("scale_LD", torch.ones(spec.layers, spec.width))
 
+    def limits(self, prefix: str) -> dict[str, float]:
+        """The largest number of each buffer, for a module that has this one as `prefix`."""
+        largest = float(self.origin_LD.shape[1] ** 0.5)  # a vector of root mean square 1 has none
+        return {f"{prefix}.origin_LD": largest, f"{prefix}.scale_LD": largest}
+
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Compute features, float32 [B, T, D]."""
         normed = (normalised(x_BTD) - self.origin_LD[slot]) / self.scale_LD[slot]

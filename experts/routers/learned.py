@@ -3,6 +3,8 @@
 Shape suffixes: B sequences, T tokens, D width, A arms, L decisions (layers), K chosen.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -39,6 +41,11 @@ class LinearRouter(Router):
             self.domain = DomainRouter(replace(spec, kind="domain", start="zero"))
             self.trust = nn.Parameter(torch.full((1,), TEMPERATURE))
             self.lean_A = nn.Parameter(torch.zeros(spec.arms))
+
+    def buffer_limits(self) -> Mapping[str, float]:
+        """Of the features; the domain router's numbers are in units of the base's embeddings."""
+        known = dict.fromkeys(self.domain.state_dict(), math.inf) if self.domain else {}
+        return self.features.limits("features") | {f"domain.{k}": most for k, most in known.items()}
 
     def inputs(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Inputs of a decision, [B, T, …]: features, then the number of tokens, then evidence."""
@@ -99,6 +106,10 @@ class XLoraRouter(Router):
             self.inner.bias.zero_()
         self.out_LAH = nn.Parameter(torch.zeros(spec.layers, spec.arms, spec.hidden))
         self.bias_LA = nn.Parameter(torch.zeros(spec.layers, spec.arms))
+
+    def buffer_limits(self) -> Mapping[str, float]:
+        """Of the features."""
+        return self.features.limits("features")
 
     def plan(self, hidden_BTD: Tensor, memory: Memory) -> None:
         """Keep the gate's hidden activations of these tokens, [B, T, H]."""

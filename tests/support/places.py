@@ -61,6 +61,8 @@ class Place:
     directory: Path
     config: FederationConfig
     texts: dict
+    plugins: tuple = ()
+    """Those that every owner has allowed."""
 
     def run(self, observer=lambda _: None, prepare=lambda _: None, clients=CLIENTS):
         """One life of the coordinator and its clients."""
@@ -96,7 +98,7 @@ class Place:
             "name": name, "kind": kind, "target": target, "rank": rank,
             "data": str(self.texts[text].train), "base": base.model, "dtype": base.dtype,
             "quantization": "none", "device": "cpu",
-            **owner(self.directory / "of" / name, name),
+            **owner(self.directory / "of" / name, name, plugins=self.plugins),
         }  # fmt: skip
         node_id = known[name].node_id
         return node_id, Node(name, Context(RUN, node_id, config, RecordDict(), {}))
@@ -133,6 +135,6 @@ def config_of(material, **changes):
     return parse_config(table | changes, "test")
 
 
-def place(material, directory, **changes):
+def place(material, directory, plugins=(), **changes):
     directory.mkdir()
-    return Place(directory, config_of(material, **changes), material[1])
+    return Place(directory, config_of(material, **changes), material[1], plugins)

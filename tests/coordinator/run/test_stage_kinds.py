@@ -12,11 +12,13 @@ from fedmore.coordinator.config.schema import parse_config
 from fedmore.coordinator.run.stage_runner import StageRunner
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.errors import ConfigError
+from fedmore.strategies.events import StageSkipped
 from fedmore.strategies.settings import descriptions
 from fedmore.strategies.stages.kinds import KINDS, kinds_asking, load, message_types, row_of
 from fedmore.strategies.tasks.schema import TaskSchema
 
 BUILT_IN = sorted(KINDS)
+LEAST = {**STAGES[0], "rounds": 1, "timeout_s": 600.0}
 
 
 @pytest.fixture
@@ -105,15 +107,29 @@ def test_a_row_that_names_nothing_says_so(name):
 
 def test_a_kind_from_outside_runs_in_a_plan(toy, tmp_path):
     """Settings in federation.toml, the owner's consent, the task, the answer, the row."""
-    stages = [{"kind": "census", "most": 7, "timeout_s": 60.0}, STAGES[0], STAGES[2]]
-    made = place(make_material(tmp_path / "material"), tmp_path / "federation", stages=stages)
-    made.run(clients=CLIENTS[:3])
+    stages = [{"kind": "census", "most": 7, "timeout_s": 600.0}, LEAST]
+    material, router = make_material(tmp_path / "material"), {"kind": "uniform"}
+    hub = tmp_path / "federation"
+    made = place(material, hub, plugins=("stage.census",), stages=stages, router=router)
+    made.run(clients=CLIENTS[:2])
     with Registry.open(made.directory) as registry:
         rows = [row for row in registry.rounds() if row.kind == "census"]
         assert [row.metrics["failures"] for row in rows] == [[]]
         counts = {name: said["documents"] for name, said in rows[0].metrics["clients"].items()}
-        assert counts == {name: 7 for name, *_ in CLIENTS[:3]}
+        assert counts == {name: 7 for name, *_ in CLIENTS[:2]}
         assert registry.experts()
+
+
+def test_owners_who_have_not_allowed_a_kind_do_no_task_of_it(toy, tmp_path):
+    """The plan goes on without its stage, since the kind says that it can."""
+    stages, seen = [{"kind": "census", "most": 7, "timeout_s": 600.0}, LEAST], []
+    material, router = make_material(tmp_path / "material"), {"kind": "uniform"}
+    made = place(material, tmp_path / "federation", stages=stages, router=router)
+    made.run(observer=seen.append, clients=CLIENTS[:1])
+    (ended,) = [event for event in seen if isinstance(event, StageSkipped)]
+    assert "uses the plugin stage census (fedmore-extra 1.0), which the owner" in ended.reason
+    with Registry.open(made.directory) as registry:
+        assert {row.kind for row in registry.rounds()} == {"experts"}
 
 
 def test_a_kind_that_is_not_there_is_refused():
