@@ -3,12 +3,20 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fedmore.client.egress.answer_rules import AnswerRules
+    from fedmore.client.egress.schema import AnswerSchema, Number, Packed
+    from fedmore.client.owner.node_config import Node
     from fedmore.client.owner.policy import OwnerPolicy, read_policy
 else:
     from importlib import import_module
 
     _HOMES = {
+        "AnswerRules": "egress.answer_rules",
+        "AnswerSchema": "egress.schema",
+        "Node": "owner.node_config",
+        "Number": "egress.schema",
         "OwnerPolicy": "owner.policy",
+        "Packed": "egress.schema",
         "read_policy": "owner.policy",
     }
 
@@ -23,6 +31,11 @@ else:
 
 
 __all__ = [
+    "AnswerRules",
+    "AnswerSchema",
+    "Node",
+    "Number",
     "OwnerPolicy",
+    "Packed",
     "read_policy",
 ]

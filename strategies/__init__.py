@@ -7,7 +7,11 @@ if TYPE_CHECKING:
     from fedmore.strategies.expert_stage.aggregation import Mean, Rule
     from fedmore.strategies.expert_stage.changes import Change
     from fedmore.strategies.expert_stage.cores import cores_of
+    from fedmore.strategies.stages.base import Stage
     from fedmore.strategies.stages.expert import FactorStage
+    from fedmore.strategies.stages.kinds import StageKind
+    from fedmore.strategies.tasks.base import Request, read_request
+    from fedmore.strategies.tasks.schema import TaskSchema
 else:
     from importlib import import_module
 
@@ -16,8 +20,13 @@ else:
         "Codec": "compression.codec",
         "FactorStage": "stages.expert",
         "Mean": "expert_stage.aggregation",
+        "Request": "tasks.base",
         "Rule": "expert_stage.aggregation",
+        "Stage": "stages.base",
+        "StageKind": "stages.kinds",
+        "TaskSchema": "tasks.schema",
         "cores_of": "expert_stage.cores",
+        "read_request": "tasks.base",
     }
 
     def __getattr__(name):
@@ -35,6 +44,11 @@ __all__ = [
     "Codec",
     "FactorStage",
     "Mean",
+    "Request",
     "Rule",
+    "Stage",
+    "StageKind",
+    "TaskSchema",
     "cores_of",
+    "read_request",
 ]

@@ -19,7 +19,7 @@ from fedmore.strategies.rounds.replies import by_node, check_has_text, read_repl
 from fedmore.strategies.rounds.train_only import RoundStrategy
 from fedmore.strategies.settings import STRICT
 from fedmore.strategies.stages.embedding import EmbeddingStage
-from fedmore.strategies.tasks.base import Request, arrays_in, read_settings
+from fedmore.strategies.tasks.base import Request, read_request
 from fedmore.strategies.tasks.train import EMBED, pack, unpack
 from fedmore.strategies.terms import EMBED_DOCUMENTS, EMBED_TOKENS
 
@@ -125,12 +125,12 @@ def embedding_content(mean_D: Tensor, metrics: Mapping[str, int]) -> RecordDict:
 
 def read_embed_task(content: RecordDict) -> EmbedTask:
     """The settings in an `EMBED` message; raises `WireError` when they are not an `EmbedTask`."""
-    return read_settings(content, _TASK, "an embedding task")
+    return read_embed_request(content).task
 
 
 def read_embed_request(content: RecordDict) -> Request[EmbedTask]:
     """An `EMBED` message as a value, which brings no arrays; raises `WireError`."""
-    return Request(read_embed_task(content), arrays_in(content, (), "an embedding task"))
+    return read_request(content, _TASK, "an embedding task")
 
 
 def read_embedding(content: RecordDict, width: int) -> Tensor:

@@ -81,6 +81,13 @@ def read_settings(content: RecordDict, adapter: TypeAdapter[T], what: str) -> T:
         raise WireError(f"not {what} of this version: {error}") from error
 
 
+def read_request(
+    content: RecordDict, adapter: TypeAdapter[T], what: str, arrays: Collection[str] = ()
+) -> Request[T]:
+    """A task's message as a value: settings, and some of the named `arrays`; raises `WireError`."""
+    return Request(read_settings(content, adapter, what), arrays_in(content, arrays, what))
+
+
 def arrays_in(content: RecordDict, declared: Collection[str], what: str) -> dict[str, Array]:
     """The arrays that a task's message brings, some of those `declared`; raises `WireError`.
 

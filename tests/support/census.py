@@ -1,7 +1,7 @@
 """A kind of stage from outside: every client says how many documents its owner has.
 
 All of it is here: settings, task, the client's rules and work, the coordinator's strategy and
-runner. `ROW` is the one thing that fedmore is told.
+runner. `ROW` is the one thing that fedmore is told, by the entry point `stage.census`.
 """
 
 from dataclasses import asdict, field
@@ -25,7 +25,7 @@ from fedmore.strategies.settings import STRICT
 from fedmore.strategies.stages.base import Stage
 from fedmore.strategies.stages.kinds import StageKind
 from fedmore.strategies.tasks.agreement import no_stage
-from fedmore.strategies.tasks.base import Request, arrays_in, read_settings
+from fedmore.strategies.tasks.base import read_request
 from fedmore.strategies.tasks.schema import TaskSchema
 from fedmore.strategies.terms import differing
 
@@ -57,8 +57,7 @@ _TASK = TypeAdapter(CensusTask)
 
 
 def read(content):
-    task = read_settings(content, _TASK, "a census task")
-    return Request(task, arrays_in(content, (), "a census task"))
+    return read_request(content, _TASK, "a census task")
 
 
 def differences(terms, task):
