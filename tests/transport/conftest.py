@@ -84,7 +84,7 @@ class Federation:
     office: OperatorApi | None = None
     news: pb.News | None = None
     heartbeat_s: float = 0.1
-    dead_after_s: float = 10.0
+    dead_after_s: float = 30.0
     server: Server = field(init=False)
 
     def __post_init__(self) -> None:
