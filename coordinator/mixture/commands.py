@@ -52,7 +52,7 @@ def assemble_mixture(directory: Path, wanted: AssembleOptions) -> Path:
             from fedmore.coordinator.mixture.exclusions import keep_routable
 
             names = tuple(keep_routable(chosen, names))
-        return assemble(federation, names, keep_router=wanted.keep_router, keeping=wanted.keeping)
+        return assemble(chosen, names, keep_router=wanted.keep_router, keeping=wanted.keeping)
 
 
 def _leave_out(federation: Federation) -> None:
