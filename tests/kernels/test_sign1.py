@@ -123,7 +123,7 @@ def test_a_mean_beyond_bfloat16_is_refused():
 
 @pytest.mark.parametrize(("bits", "scales"), [(1, 2), (3, 1), (2, 0)])
 def test_a_wrong_number_of_bytes_is_refused(bits, scales):
-    with pytest.raises(ValueError, match="for 10 numbers"):
+    with pytest.raises(ValueError, match="do not fit 10 numbers"):
         cpu.decode(
             torch.zeros(bits, dtype=torch.uint8), torch.ones(scales, dtype=torch.bfloat16), 10, 256
         )
