@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedmore.coordinator.cli import generate, operators
+from fedmore.coordinator.cli import conversion, generate, operators
 from fedmore.coordinator.cli.operators import OpenerName, OpenWindows, Place
 from fedmore.experts.spec import ExpertStorage
 from fedmore.protos.system.files import at_home
@@ -228,6 +228,7 @@ def evaluate(directory: Directory, as_json: AsJson = False) -> None:
     show(found if as_json else evaluation_view(found), as_json)
 
 
+conversion.add(app)
 generate.add(app)
 operators.add(app)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.config.schema import BaseSection, FederationConfig
 from fedmore.experts.base.fingerprint import explain
 from fedmore.experts.base.model import Base, load_base
 from fedmore.experts.errors import BaseError
@@ -16,9 +16,14 @@ def base_of(config: FederationConfig) -> Base:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     section = config.base
     base = load_base(section.model, section.dtype, device, section.quantization)
-    if section.fingerprint not in ("", base.fingerprint):
-        raise BaseError(
-            f"{section.model} has fingerprint {base.fingerprint}, the federation was made over "
-            f"{section.fingerprint}{explain(base.fingerprint, section.fingerprint)}"
-        )
+    check_fingerprint(section, base.fingerprint)
     return base.opened(section.opener, section.open_windows)
+
+
+def check_fingerprint(section: BaseSection, found: str) -> None:
+    """Raise `BaseError` unless `found` is the fingerprint that the federation was made over."""
+    if section.fingerprint not in ("", found):
+        raise BaseError(
+            f"{section.model} has fingerprint {found}, the federation was made over "
+            f"{section.fingerprint}{explain(found, section.fingerprint)}"
+        )

@@ -14,7 +14,7 @@ from fedmore.coordinator.mixture.router_factory import Trained, initial_router, 
 from fedmore.coordinator.mixture.validity import mark_of
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.records import ExpertRow
-from fedmore.coordinator.store.state_keys import EMBEDDINGS, ROUTER
+from fedmore.coordinator.store.state_keys import EMBEDDINGS, IMPORTED, ROUTER
 from fedmore.experts.base.model import Base
 from fedmore.experts.errors import RegistryError
 from fedmore.experts.factors import Factors, from_state
@@ -122,10 +122,13 @@ def routable(federation: Federation, names: Iterable[str]) -> list[str]:
 
 
 def sent_means(federation: Federation) -> dict[str, Tensor]:
-    """The domain embedding [D] of every expert of which an owner sent one."""
-    digest = federation.registry.get_state(EMBEDDINGS)
-    sent = embeddings.restore(federation.store.get(digest)) if digest else {}
-    return embeddings.by_expert(sent, without=federation.registry.withdrawn())
+    """The domain embedding [D] of every expert that has one: by an owner, or by its import."""
+    registry, store = federation.registry, federation.store
+    digest, imported = registry.get_state(EMBEDDINGS), registry.get_state(IMPORTED)
+    sent = embeddings.restore(store.get(digest)) if digest else {}
+    known = embeddings.by_expert(sent, without=registry.withdrawn())
+    taken_in = embeddings.restore(store.get(imported)) if imported else {}
+    return known | embeddings.by_expert(taken_in)
 
 
 def domain_means(federation: Federation, names: Sequence[str]) -> dict[str, Tensor]:

@@ -48,7 +48,10 @@ def warnings_of(federation: Federation) -> list[str]:
 def why(registry: Registry, expert: str) -> str:
     """Why an expert has no embedding: what its owners answered, if they did."""
     rows = [row for row in registry.rounds() if row.kind == "router"]
-    owners = registry.latest(expert).metrics.get("owners", ())
+    metrics = registry.latest(expert).metrics
+    if "imported" in metrics:
+        return "it was imported without --text, by which the router is set"
+    owners = metrics.get("owners", ())
     said = [
         failure
         for row in rows[-1:]

@@ -1,6 +1,6 @@
 """The router that the configuration asks for, over the experts that there are."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,11 @@ def proxy_windows(config: FederationConfig, base: Base) -> Tensor:
 
 def public_embeddings(config: FederationConfig, base: Base) -> Tensor:
     """Input embeddings [N, D] of the tokens of the public text that `router.public_text` names."""
-    documents, seed = _public(config, base), config.federation.seed
+    return embeddings_of(_public(config, base), base, config.federation.seed)
+
+
+def embeddings_of(documents: Sequence[str], base: Base, seed: int) -> Tensor:
+    """Input embeddings [N, D], float32, of the tokens of passages of `documents`."""
     found = passages(documents, base.text, EMBED_DOCUMENTS, EMBED_TOKENS, seed)
     tokens = [token for passage in found for token in passage.ids]
     ids = torch.tensor(tokens, device=base.model.device)

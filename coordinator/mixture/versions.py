@@ -1,6 +1,6 @@
 """What a round, or a withdrawal, makes of experts and router, in store and registry."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -17,6 +17,10 @@ from fedmore.strategies.router_stage.state import RouterState
 
 STATE = "state"
 """Key of a round's metrics: digest of the blob that the next round goes on from."""
+
+
+REPACKED = "repacked"
+"""Key of a version's metrics: the digest that it was made `from`, its `rank` and its `error`."""
 
 
 def keep_version(
@@ -65,6 +69,14 @@ def drop_expert(registry: Registry, store: Store, name: str) -> None:
 
 def _drop(registry: Registry, store: Store, dropped: Sequence[ExpertRow]) -> None:
     registry.drop_versions([row.id for row in dropped])
-    kept = {row.digest for row in registry.experts()}
-    for digest in {row.digest for row in dropped} - kept:
+    wholes = [row.metrics[REPACKED]["from"] for row in dropped if REPACKED in row.metrics]
+    drop_unused(registry, store, [*(row.digest for row in dropped), *wholes])
+
+
+def drop_unused(registry: Registry, store: Store, digests: Iterable[str]) -> None:
+    """Delete those of the blobs that no version is, or was made from."""
+    rows = registry.experts()
+    kept = {row.digest for row in rows}
+    kept |= {row.metrics[REPACKED]["from"] for row in rows if REPACKED in row.metrics}
+    for digest in set(digests) - kept:
         store.delete(digest)

@@ -207,7 +207,7 @@ def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
             cell(v["target"]),
             str(v["rank"]),
             f"{v['params']:,}",
-            str(v["stage"] + 1),
+            "–" if v["stage"] < 0 else str(v["stage"] + 1),
             str(v["round"]),
             v["digest"][:12],
         )

@@ -165,6 +165,7 @@ class Registry(Roster):
         with self._session() as session:
             found = {*session.scalars(select(models.ExpertRecord.digest))}
             values = [*session.scalars(select(models.RoundRecord.metrics))]
+            values += session.scalars(select(models.ExpertRecord.metrics))
             values += session.scalars(select(models.StateRecord.value))
         return found | {text for text in _texts(values) if is_digest(text)}
 

@@ -6,6 +6,9 @@ OPERATORS = "operators"
 EMBEDDINGS = "embeddings"
 """Registry key: digest of the blob with every client's domain embedding."""
 
+IMPORTED = "imported_embeddings"
+"""State: digest of the blob with the embeddings of experts that were imported."""
+
 ROUTER = "router"
 """Registry key: digest of the router that the clients trained; missing if they trained none."""
 

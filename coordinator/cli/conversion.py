@@ -1,0 +1,61 @@
+"""Commands that take experts in, and change what is stored: `add` puts them into `coordinator`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedmore.protos.system.terminal import echo
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="Directions of every matrix that are kept.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Give the program these commands."""
+    app.command("import")(import_expert)
+    app.command()(repack)
+
+
+def import_expert(
+    directory: Directory,
+    expert: Annotated[str, typer.Option(metavar="NAME", help="What the expert will be called.")],
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--from", metavar="PATH", help="A fine-tuned model of the base, or a PEFT adapter."
+        ),
+    ],
+    rank: Rank = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Text like the expert's: the domain router tells it from others by it."),
+    ] = None,
+) -> None:
+    """Take a model or adapter that was trained elsewhere as an expert.
+
+    It gets no part of any member, and none trains it further. An adapter keeps its rank unless
+    --rank is lower; a fine-tuned model needs --rank.
+    """
+    from fedmore.coordinator.mixture.imported_experts import Source, import_expert
+
+    row, found = import_expert(directory, expert, Source(source, rank, text))
+    echo(f"{expert}: {row.kind} of rank {row.rank}, {row.params:,} parameters")
+    echo(f"  error {found.error:.2%} of the change (Frobenius norm)")
+    if found.outside:
+        echo(f"  {found.outside:.2%} of the squared change lies outside of the linear layers: lost")
+    echo(f"`coordinator assemble {directory}` makes a mixture with it")
+
+
+def repack(
+    directory: Directory,
+    expert: Annotated[str, typer.Option(metavar="NAME", help="Which expert.")],
+    rank: Annotated[int, typer.Option(min=1, help="Directions of every matrix that are kept.")],
+) -> None:
+    """Store an expert's newest version at another rank; a rank no lower than its own restores it."""
+    from fedmore.coordinator.mixture.repacking import repack
+
+    done = repack(directory, expert, rank)
+    echo(f"{expert}: rank {done.row.rank}, {done.row.params:,} parameters of {done.params:,}")
+    echo(f"  error {done.error:.2%} of the change (Frobenius norm)")
+    echo(f"`coordinator assemble {directory}` makes a mixture with it")
