@@ -52,7 +52,7 @@ def repack(
     expert: Annotated[str, typer.Option(metavar="NAME", help="Which expert.")],
     rank: Annotated[int, typer.Option(min=1, help="Directions of every matrix that are kept.")],
 ) -> None:
-    """Store an expert's newest version at another rank; a rank no lower than its own restores it."""
+    """Store the newest version of an expert at another rank; its own rank restores it."""
     from fedmore.coordinator.mixture.repacking import repack
 
     done = repack(directory, expert, rank)
