@@ -51,11 +51,22 @@ def repack(
     directory: Directory,
     expert: Annotated[str, typer.Option(metavar="NAME", help="Which expert.")],
     rank: Annotated[int, typer.Option(min=1, help="Directions of every matrix that are kept.")],
+    recover: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Train it on --text for these steps then.")
+    ] = 0,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Text like the expert's, for --recover; a tenth is held out."),
+    ] = None,
 ) -> None:
     """Store the newest version of an expert at another rank; its own rank restores it."""
     from fedmore.coordinator.mixture.repacking import repack
 
-    done = repack(directory, expert, rank)
+    done = repack(directory, expert, rank, recover, text)
     echo(f"{expert}: rank {done.row.rank}, {done.row.params:,} parameters of {done.params:,}")
     echo(f"  error {done.error:.2%} of the change (Frobenius norm)")
+    if done.recovery:
+        before, after = done.recovery.before, done.recovery.after
+        kept = "kept" if after < before else "no gain, so it is not kept"
+        echo(f"  recovery: {before:.3f} to {after:.3f} bits per byte of held-out text, {kept}")
     echo(f"`coordinator assemble {directory}` makes a mixture with it")

@@ -5,52 +5,77 @@ begins anew (LoRA-Squeeze, arXiv 2602.10993). What it was made from stays, and e
 begins from that: cutting twice loses no more than cutting once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load, save
 
-from fedmore.coordinator.folder.federation import open_federation, running_alone
+from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
+from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.mixture.versions import REPACKED, drop_unused
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.records import ExpertRow
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.conversion.change import cut
-from fedmore.experts.errors import RankError
-from fedmore.experts.factors import from_state, num_parameters, ranks, to_state
+from fedmore.experts.conversion.recovery import Recovery, recovered
+from fedmore.experts.errors import ConfigError, RankError
+from fedmore.experts.factors import Factors, from_state, num_parameters, ranks, to_state
+from fedmore.experts.reading.documents import read_documents
+
+Mend = Callable[[Factors], Recovery]
+"""Train factors on after their rank was cut."""
 
 
 @dataclass(frozen=True)
 class Repacked:
     """A version at its new rank, and how far it is from what it was made from.
 
-    `error` is relative, in the Frobenius norm; `params` are those of what it was made from.
+    `error` is relative, in the Frobenius norm, before any recovery; `params` are those of what it
+    was made from.
     """
 
     row: ExpertRow
     error: float
     params: int
+    recovery: Recovery | None = None
 
 
-def repack(directory: Path, name: str, rank: int) -> Repacked:
+def repack(
+    directory: Path, name: str, rank: int, steps: int = 0, text: Path | None = None
+) -> Repacked:
     """Keep the newest version of `name` with at most `rank` directions in every matrix.
 
-    A rank that is no lower than the version's own restores it. Raises `RegistryError` for an
-    unknown expert, `RankError` for a rank below 1, and `TransportError` while a coordinator runs.
+    With `steps` it is then trained on `text`. A rank that is no lower than the version's own
+    restores it. Raises `RegistryError` for an unknown expert, `RankError` for a rank below 1,
+    `ConfigError` for steps without a text, and `TransportError` while a coordinator runs.
     """
     if rank < 1:
         raise RankError(f"--rank {rank}: an expert has a rank of 1 or more")
+    if steps and text is None:
+        raise ConfigError("--recover: name a file of text like the expert's by --text")
     with running_alone(directory), open_federation(directory) as federation:
         federation.registry.database.check_writable()
-        return repacked(federation.registry, federation.store, name, rank)
+        mend = _mending(federation, text, steps) if steps and text else None
+        return repacked(federation.registry, federation.store, name, rank, mend)
 
 
-def repacked(registry: Registry, store: Store, name: str, rank: int) -> Repacked:
+def _mending(federation: Federation, text: Path, steps: int) -> Mend:
+    documents, seed = read_documents(text), federation.config.federation.seed
+    base = base_of(federation.config)
+    return lambda factors: recovered(base, factors, documents, steps, seed)
+
+
+def repacked(
+    registry: Registry, store: Store, name: str, rank: int, mend: Mend | None = None
+) -> Repacked:
     """Keep the newest version of an expert at another rank; see `repack`."""
     row = registry.latest(name)
     whole = row.metrics.get(REPACKED, {}).get("from", row.digest)
     factors = from_state(load(store.get(whole)))
     kept, error = cut(factors, rank)
+    recovery = mend(kept) if mend and error else None
+    kept = recovery.factors if recovery else kept
     metrics = {key: value for key, value in row.metrics.items() if key != REPACKED}
     digest = whole
     if error:
@@ -68,4 +93,4 @@ def repacked(registry: Registry, store: Store, name: str, rank: int) -> Repacked
         metrics=metrics,
     )
     drop_unused(registry, store, [row.digest])
-    return Repacked(new, error, num_parameters(factors))
+    return Repacked(new, error, num_parameters(factors), recovery)

@@ -1,6 +1,7 @@
 """Experts from elsewhere, and at other ranks, through the commands that a user gives."""
 
 import json
+import re
 import shutil
 
 import peft
@@ -18,6 +19,7 @@ from fedmore.coordinator.mixture.withdrawal import leave_out
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.base.model import load_base
+from fedmore.experts.conversion import recovery
 from fedmore.experts.factors import from_state
 from fedmore.experts.mixture.checkpoint import load_mixture, read_recipe
 from fedmore.sims.data.tiny_model import make_tiny_base
@@ -50,7 +52,8 @@ def sources(tiny, tmp_path_factory):
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
     model.save_pretrained(folder / "adapter")
-    (folder / "sea.txt").write_text("The boat sails the sea.\n" * 40, encoding="utf-8")
+    lines = [json.dumps({"text": f"The boat sails the sea for {n} days."}) for n in range(40)]
+    (folder / "sea.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / "public.txt").write_text("Text that anybody may read.\n" * 40, encoding="utf-8")
     return folder
 
@@ -82,7 +85,7 @@ def listed(run):
 def test_a_fine_tuned_model_and_an_adapter_become_experts_of_a_mixture(run, sources, tiny):
     told = run(
         "import", "--expert", "sea", "--from", sources / "tuned", "--rank", 4,
-        "--text", sources / "sea.txt",
+        "--text", sources / "sea.jsonl",
     )  # fmt: skip
     assert "sea: expert of rank 4" in told
     assert "error " in told
@@ -161,6 +164,24 @@ def test_an_expert_is_repacked_from_what_it_was_and_restored(run, sources):
     assert listed(run)["sea"]["digest"] == whole["digest"]
     assert store.digests() == {whole["digest"]}
     assert "no expert named 'lake'" in run("repack", "--expert", "lake", "--rank", 2, ok=False)
+
+
+def test_a_cut_expert_recovers_on_text_and_a_harmful_recovery_is_not_kept(
+    run, sources, monkeypatch
+):
+    run("import", "--expert", "sea", "--from", sources / "tuned", "--rank", 6)
+    words = ("--expert", "sea", "--rank", 1, "--recover", 6)
+    assert "--recover: name a file of text" in run("repack", *words, ok=False)
+    run("repack", *words[:4])
+    cut = listed(run)["sea"]["digest"]
+    told = run("repack", *words, "--text", sources / "sea.jsonl")
+    before, after = map(float, re.findall(r"recovery: ([\d.]+) to ([\d.]+) .*, kept", told)[0])
+    assert after < before
+    assert listed(run)["sea"]["digest"] != cut
+    found = iter([1.0, 1.5])
+    monkeypatch.setattr(recovery, "mean_bits_per_byte", lambda _: next(found))
+    assert "no gain, so it is not kept" in run("repack", *words, "--text", sources / "sea.jsonl")
+    assert listed(run)["sea"]["digest"] == cut
 
 
 def test_a_withdrawn_owner_is_in_no_version_that_a_repacked_one_was_made_from(tmp_path):
