@@ -44,8 +44,8 @@ def adapter_change(base: str, folder: Path, shapes: Shapes, rank: int | None) ->
         raise ConfigError(f"{folder}: {WEIGHTS} has no {error}; save the adapter again") from error
     if not found or tensors:
         raise ConfigError(f"{folder}: no LoRA adapter of {base}: {_strange(tensors)}")
-    kept, error = cut(found, rank) if rank else (found, 0.0)
-    return Converted(with_whole_ffns(kept, shapes), error)
+    kept, lost = cut(found, rank) if rank else (found, 0.0)
+    return Converted(with_whole_ffns(kept, shapes), lost)
 
 
 def _loaded(base: str, folder: Path) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -64,7 +64,8 @@ def _train(model: Any, factors: Factors, windows_WT: Tensor) -> Factors:
     parameters = [each for layer in layers.values() for each in (layer.lora_A, layer.lora_B)]
     trained = [each for each in parameters if each is not None]
     optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
-    for batch in windows_WT.to(model.device).split(BATCH):
+    for start in range(0, len(windows_WT), BATCH):
+        batch = windows_WT[start : start + BATCH].to(model.device)
         logits = copied(input_ids=batch[:, :-1], use_cache=False).logits
         loss = cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
