@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fedmore.coordinator.cli.main import app
 from fedmore.coordinator.config.schema import parse_config
-from fedmore.coordinator.folder.federation import running_alone
+from fedmore.coordinator.folder.federation import Federation, running_alone
 from fedmore.coordinator.mixture.repacking import repacked
 from fedmore.coordinator.mixture.withdrawal import leave_out
 from fedmore.coordinator.store.blobs import Store
@@ -203,7 +203,7 @@ def test_a_withdrawn_owner_is_in_no_version_that_a_repacked_one_was_made_from(tm
         assert 0 < done.error < 1
         assert done.row.metrics["owners"] == ["a", "b"]
         registry.withdraw("a", "")
-        leave_out(parse_config(table, "test"), registry, store)
+        leave_out(Federation(tmp_path, parse_config(table, "test"), registry, store))
         row = registry.latest("legal")
         assert row.metrics["owners"] == ["b"]
         assert not {whole, done.row.digest} & store.digests()
