@@ -1,7 +1,8 @@
 """A federation that an earlier version made and finished: folder, database and an owner's state.
 
 `stored/2026-11.tar.xz` was written before the modules moved: two owners of an expert, one of an
-adapter, one round each, over a random base of one layer, which is made anew here.
+adapter, one round each, over a random base of one layer. The base is stored beside it, since other
+processors draw other numbers.
 """
 
 import json
@@ -21,9 +22,8 @@ from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.mixture.assemble import load_factors
 from fedmore.experts.errors import EgressError
 from fedmore.experts.mixture.checkpoint import load_mixture
-from fedmore.sims.data.tiny_model import make_tiny_base
 
-STORED = Path(__file__).parent / "stored" / "2026-11.tar.xz"
+STORED = Path(__file__).parent / "stored"
 DIGESTS = {
     "kitchen": "a17db1c13851e48e1541334770c830c29ef88c26d1a919dedab789015de92808",
     "xx": "64b4a55896cd86ed447e670c719a548e20c647e0d3d65d717007bcb4e79e167a",
@@ -34,9 +34,9 @@ DIGESTS = {
 def folder(tmp_path: Path) -> Path:
     """The stored folder, with its base beside it."""
     place = tmp_path / "old"
-    with tarfile.open(STORED) as archive:
-        archive.extractall(place, filter="data")
-    make_tiny_base(place / "base", seed=0, layers=1)
+    for name in ("2026-11.tar.xz", "2026-11-base.tar.xz"):
+        with tarfile.open(STORED / name) as archive:
+            archive.extractall(place, filter="data")
     for file in (place / "federation.toml", place / "owner" / "state" / "identity.json"):
         text = file.read_text(encoding="utf-8").replace("/tmp/old/fed", "@HERE@")
         file.write_text(text.replace("@HERE@", str(place)), encoding="utf-8")
