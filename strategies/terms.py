@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
+from fedmore.experts.former_names import ROUTER, STAGE, former, today
 from fedmore.experts.plugins import Plugin
-from fedmore.experts.routers.spec import ROUTERS, Level, RouterSpec, Scaling, Start
+from fedmore.experts.routers.spec import ROUTERS, Granularity, Init, RouterSpec, Scaling
 from fedmore.strategies.compression import policy
 from fedmore.strategies.settings import STRICT, parse
 from fedmore.strategies.stages.base import Stage, TrainingStage
@@ -26,9 +27,9 @@ EMBED_DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents
 EMBED_TOKENS = 128
 
 COORDINATORS_OWN = (
-    "timeout_s", "deadline_s", "quorum", "late", "staleness", "aggregation", "hostile",
-    "max_share", "max_rms", "clip_norm", "server_learning_rate", "server_momentum",
-    "fold_tolerance",
+    "timeout_s", "deadline_s", "quorum_fraction", "late_updates", "staleness_decay", "aggregation",
+    "malicious_fraction", "max_client_weight", "max_rms", "clip_norm", "server_learning_rate",
+    "server_momentum", "fold_tolerance",
 )  # fmt: skip
 """Settings of a stage that say what the coordinator does with answers; no task carries them."""
 
@@ -41,14 +42,14 @@ class RouterTerms:
     """
 
     kind: str
-    level: Level
-    prefix: int
+    granularity: Granularity
+    prefix_tokens: int
     top_k: int
     scaling: Scaling
-    start: Start
-    samples: int
-    entropy: float
-    z_loss: float
+    init: Init
+    num_selections: int
+    entropy_weight: float
+    z_loss_weight: float
     hidden: int = RouterSpec.hidden
 
 
@@ -91,9 +92,13 @@ class Terms:
         return sorted(dict.fromkeys(found), key=lambda plugin: plugin.key)
 
     def dump(self) -> str:
-        """As JSON; equal terms give equal text."""
-        stages = [stage.table() for stage in self.stages]
-        return json.dumps(asdict(self) | {"stages": stages}, sort_keys=True)
+        """As JSON; equal terms give equal text.
+
+        Settings have the names that plans always had, so that earlier versions know them.
+        """
+        stages = [former(stage.table(), STAGE) for stage in self.stages]
+        router = former(asdict(self.router), ROUTER)
+        return json.dumps(asdict(self) | {"stages": stages, "router": router}, sort_keys=True)
 
 
 _TERMS = TypeAdapter(Terms)
@@ -108,6 +113,8 @@ def read_terms(text: str, plugins: Collection[str] = ()) -> Terms:
         table = json.loads(text)
         if not isinstance(table, dict):
             raise WireError(f"the plan is a {type(table).__name__}, not a table")
+        if isinstance(table.get("router"), dict):
+            table["router"] = today(table["router"], ROUTER)
         terms = parse(_TERMS, table, {PLUGINS: plugins})
         kinds = [stage.kind for stage in terms.stages]
         if len(set(kinds)) < len(kinds):  # its owners see both, and a task could be of either

@@ -40,12 +40,12 @@ def _check_size(task: RouteTask, max_samples: int) -> None:
     limits = (
         ("experts", len(task.experts), MAX_EXPERTS),
         ("hidden numbers", task.hidden, MAX_HIDDEN),
-        ("selections a window", task.samples, max_samples),
+        ("selections a window", task.num_selections, max_samples),
     )
     for what, count, most in limits:
         if not 1 <= count <= most:
             raise EgressError(f"asked for a router of {count} {what}, not 1 to {most}")
     if len(set(task.experts)) < len(task.experts):
         raise EgressError("asked for a router of two experts of one name")
-    if task.kind == "remix" and task.samples < 2:
+    if task.kind == "remix" and task.num_selections < 2:
         raise EgressError("asked for ReMix with one selection a window; it needs 2 or more")

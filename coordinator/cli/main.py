@@ -204,7 +204,7 @@ def assemble(
             "--keep-router", help="Keep what DIR/mixture's router learned; train new experts' rows."
         ),
     ] = False,
-    experts_as: Annotated[
+    expert_storage: Annotated[
         ExpertStorage,
         typer.Option(
             help="How to store experts: float32, or sign1 with one bit per number, less exact."
@@ -214,7 +214,7 @@ def assemble(
     """Build the mixture of base, experts and router in DIR/mixture."""
     from fedmore.coordinator.mixture.commands import AssembleOptions, assemble_mixture
 
-    wanted = AssembleOptions(router, top_k, names(experts), keep_router, experts_as)
+    wanted = AssembleOptions(router, top_k, names(experts), keep_router, expert_storage)
     say(f"assembled: {assemble_mixture(directory, wanted)}")
 
 

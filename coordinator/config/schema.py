@@ -1,6 +1,7 @@
 """`federation.toml`: one file, strictly read. Unknown keys and wrong types give the dotted path."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +11,9 @@ from pydantic.dataclasses import dataclass
 
 from fedmore.coordinator.config.fields import Host, Name, Reachable
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.former_names import ROUTER, SERVER, today
 from fedmore.experts.names import check_targets
-from fedmore.experts.routers.spec import STARTED, Kind, Level, Scaling, Start
+from fedmore.experts.routers.spec import STARTED, Granularity, Init, Kind, Scaling
 from fedmore.experts.text.opener import AUTO
 from fedmore.protos.enrolment.federation_info import fault_of
 from fedmore.protos.system.files import local_name
@@ -73,8 +75,8 @@ class ServerSection:
     port: Annotated[int, Field(ge=0, le=65535)] = 8470
     advertise: Reachable = "127.0.0.1"
     heartbeat_s: float = 2.0
-    dead_after_s: float = 30.0
-    rejoin_s: float = 60.0
+    heartbeat_timeout_s: float = 30.0
+    rejoin_timeout_s: float = 60.0
     upload_bytes: int = 32 << 30
     content_bytes: int = 64 << 20
     database: str = ""
@@ -83,12 +85,12 @@ class ServerSection:
         """A client must have the time for more than one heartbeat."""
         positive(
             heartbeat_s=self.heartbeat_s,
-            rejoin_s=self.rejoin_s,
+            rejoin_timeout_s=self.rejoin_timeout_s,
             upload_bytes=self.upload_bytes,
             content_bytes=self.content_bytes,
         )
-        if self.dead_after_s < 2 * self.heartbeat_s:
-            raise ValueError("dead_after_s must be at least twice heartbeat_s")
+        if self.heartbeat_timeout_s < 2 * self.heartbeat_s:
+            raise ValueError("heartbeat_timeout_s must be at least twice heartbeat_s")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,32 +106,32 @@ class RouterSection:
     kind: Kind = "domain"
     top_k: int = 2
     public_text: str = ""
-    level: Level = "sequence"
-    prefix: int = 32
+    granularity: Granularity = "sequence"
+    prefix_tokens: int = 32
     per_layer: bool = False
     scaling: Scaling = "lora"
-    start: Start = "zero"
+    init: Init = "zero"
     trained_at: Literal["coordinator", "clients"] = "coordinator"
     proxy_texts: dict[Name, str] = Field(default_factory=dict)
     steps: int = 24
     batch_size: int = 8
     sequence_length: int = 64
     learning_rate: float = 0.03
-    samples: int = 4
-    entropy: float = 0.0
-    balance: float = 0.01
-    z_loss: float = 1e-3
-    experts_rate: float = 0.0
+    num_selections: int = 4
+    entropy_weight: float = 0.0
+    balance_weight: float = 0.01
+    z_loss_weight: float = 1e-3
+    experts_learning_rate: float = 0.0
 
     @property
     def embeds(self) -> bool:
         """Whether it is made from the clients' domain embeddings."""
-        return self.kind == "domain" or self.start == "domain"
+        return self.kind == "domain" or self.init == "domain"
 
     def __post_init__(self) -> None:
         """Reject values that no router could use."""
         positive(
-            prefix=self.prefix,
+            prefix_tokens=self.prefix_tokens,
             steps=self.steps,
             batch_size=self.batch_size,
             sequence_length=self.sequence_length,
@@ -137,18 +139,20 @@ class RouterSection:
         )
         not_negative(
             top_k=self.top_k,
-            entropy=self.entropy,
-            balance=self.balance,
-            z_loss=self.z_loss,
-            experts_rate=self.experts_rate,
+            entropy_weight=self.entropy_weight,
+            balance_weight=self.balance_weight,
+            z_loss_weight=self.z_loss_weight,
+            experts_learning_rate=self.experts_learning_rate,
         )
-        if self.kind == "remix" and self.samples < 2:
-            raise ValueError(f"samples must be 2 or more for ReMix, not {self.samples}")
+        if self.kind == "remix" and self.num_selections < 2:
+            raise ValueError(
+                f"num_selections must be 2 or more for ReMix, not {self.num_selections}"
+            )
         if self.kind == "remix" and self.top_k < 1:
             raise ValueError("top_k must be 1 or more for ReMix")
-        if self.start == "domain" and (self.kind not in STARTED or self.per_layer):
+        if self.init == "domain" and (self.kind not in STARTED or self.per_layer):
             raise ValueError(
-                f"start: domain embeddings are for {' and '.join(STARTED)} without per_layer"
+                f"init: domain embeddings are for {' and '.join(STARTED)} without per_layer"
             )
 
 
@@ -235,12 +239,30 @@ def anchored(config: FederationConfig, directory: Path) -> FederationConfig:
 def parse_config(table: dict[str, object], where: str) -> FederationConfig:
     """Validate a parsed table; raises `ConfigError` with the dotted path of a bad key."""
     try:
-        return parse(_ADAPTER, table)
+        return parse(_ADAPTER, with_todays_names(table))
     except RecursionError:
         raise ConfigError(f"{where}: nested too deep to be a federation's") from None
     except ValidationError as error:
         lines = [f"{dotted(e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def with_todays_names(table: Mapping[str, object]) -> dict[str, object]:
+    """A parsed table without names of earlier versions; raises `ValueError` as `today` does.
+
+    Stages see to their own (`read_stage`).
+    """
+    found = dict(table)
+    for section, renamed in (("server", SERVER), ("router", ROUTER)):
+        values = table.get(section)
+        if isinstance(values, Mapping):
+            try:
+                found[section] = today(values, renamed)
+            except ValueError as error:
+                raise ValueError(f"{section}: {error}") from error
+    return found
 
 
 def dotted(location: tuple[int | str, ...]) -> str:

@@ -9,14 +9,14 @@ def terms_of(config: FederationConfig) -> Terms:
     section = config.router
     router = RouterTerms(
         kind=section.kind,
-        level=section.level,
-        prefix=section.prefix,
+        granularity=section.granularity,
+        prefix_tokens=section.prefix_tokens,
         top_k=section.top_k,
         scaling=section.scaling,
-        start=section.start,
-        samples=section.samples,
-        entropy=section.entropy,
-        z_loss=section.z_loss,
+        init=section.init,
+        num_selections=section.num_selections,
+        entropy_weight=section.entropy_weight,
+        z_loss_weight=section.z_loss_weight,
     )
     stages = tuple(owners_part(stage) for stage in config.stages)
     return Terms(

@@ -113,9 +113,9 @@ def check_at_clients(config: FederationConfig) -> None:
             "move it to the end"
         )
     check_public_text(config)
-    if section.experts_rate:
+    if section.experts_learning_rate:
         raise ConfigError(
-            "router.experts_rate: clients train the router alone; set it to 0, or "
+            "router.experts_learning_rate: clients train the router alone; set it to 0, or "
             'router.trained_at = "coordinator"'
         )
 

@@ -54,7 +54,7 @@ def grown_router(
             f"--keep-router: the router decides in the blocks {list(routed_blocks(before))}, these "
             f"experts change {list(routed_blocks(ordered))}; train it anew, without --keep-router"
         )
-    if made.spec.start == "domain":
+    if made.spec.init == "domain":
         fresh: Any = initial_router(config, base, ordered, means)
         made.domain.load_state_dict(fresh.domain.state_dict())
     if not new:
@@ -70,7 +70,7 @@ def _few(config: FederationConfig, arms: tuple[int, ...]) -> Training:
     training = training_of(config)
     steps = max(1, math.ceil(PART * training.steps) - 1)
     rate = RATE * training.learning_rate
-    return replace(training, steps=steps, learning_rate=rate, only=arms, experts_rate=0.0)
+    return replace(training, steps=steps, learning_rate=rate, only=arms, experts_learning_rate=0.0)
 
 
 def _check(

@@ -41,11 +41,11 @@ def router_spec(config: FederationConfig, base: Base, experts: Mapping[str, Fact
         experts=len(experts),
         width=_width(base),
         layers=len(routed_blocks(experts)) if layered else 1,
-        level=section.level,
-        prefix=section.prefix,
+        granularity=section.granularity,
+        prefix_tokens=section.prefix_tokens,
         top_k=top_k,
         scaling=section.scaling,
-        start=section.start,
+        init=section.init,
     )
 
 
@@ -86,7 +86,7 @@ def untrained(
     router.prepare(experts, blocks)
     if hasattr(router, "features"):
         fit_features(router, base.model, sources.windows(), blocks)
-    if spec.start == "domain":
+    if spec.init == "domain":
         known = _domain_router(router.domain.spec, experts, sources)
         router.domain.load_state_dict(known.state_dict())
     started: Router = router
@@ -124,9 +124,9 @@ class Trained:
 def train_at_coordinator(
     config: FederationConfig, base: Base, experts: Mapping[str, Factors], router: Router
 ) -> Trained:
-    """Train `router` on the proxy texts; with `router.experts_rate`, copies of the experts too."""
+    """Train `router` on the proxy texts, and copies of the experts if they have a rate."""
     training = training_of(config)
-    mixture = assemble(base.model, experts, router, trainable=training.experts_rate > 0)
+    mixture = assemble(base.model, experts, router, trainable=training.experts_learning_rate > 0)
     trace = train_router(mixture, proxy_windows(config, base), training)
     changed = {
         name: {path: (b.detach().cpu(), a.detach().cpu()) for path, (b, a) in factors.items()}
@@ -142,11 +142,11 @@ def training_of(config: FederationConfig) -> Training:
         steps=section.steps,
         batch_size=section.batch_size,
         learning_rate=section.learning_rate,
-        samples=section.samples,
-        entropy=section.entropy,
-        balance=section.balance,
-        z_loss=section.z_loss,
-        experts_rate=section.experts_rate,
+        num_selections=section.num_selections,
+        entropy_weight=section.entropy_weight,
+        balance_weight=section.balance_weight,
+        z_loss_weight=section.z_loss_weight,
+        experts_learning_rate=section.experts_learning_rate,
         seed=config.federation.seed,
     )
 

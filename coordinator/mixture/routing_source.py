@@ -29,9 +29,9 @@ def routing_source(federation: Federation, scorer: Scorer) -> RoutingSource:
         shapes=shapes_of(base.model),
         experts=_experts(federation),
         initial=initial,
-        samples=section.samples,
-        entropy=section.entropy,
-        z_loss=section.z_loss,
+        num_selections=section.num_selections,
+        entropy_weight=section.entropy_weight,
+        z_loss_weight=section.z_loss_weight,
         withdrawn=federation.registry.withdrawn,
     )
 

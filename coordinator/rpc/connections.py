@@ -1,8 +1,8 @@
 """Tracks the connected members: one stream each, dropped after some time without a sign of life.
 
 It is used from the server's loop only. If a stream ends without a goodbye, its member counts as
-present for `dead_after_s` seconds, so that it can reconnect and continue its task. A member is
-identified by its key, so a newer stream belongs to the same owner and replaces the older one at
+present for `heartbeat_timeout_s` seconds, so that it can reconnect and continue its task. A member
+is identified by its key, so a newer stream belongs to the same owner and replaces the older one at
 once. The replaced process gets the reason and does not reconnect.
 """
 
@@ -59,19 +59,19 @@ class Connections:
     """The present members, by node id.
 
     Members that the task queue expects, because they were present before a restart, have
-    `dead_after_s` seconds from now to come back.
+    `heartbeat_timeout_s` seconds from now to come back.
     """
 
     def __init__(
         self,
         mailbox: TaskQueue,
         emit: Callable[[Event], None],
-        dead_after_s: float,
+        heartbeat_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mailbox = mailbox
         self._emit = emit
-        self._dead_after_s = dead_after_s
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._clock = clock
         self._present: dict[int, _Presence] = {}
         self._ousted: dict[int, list[str]] = {}
@@ -168,7 +168,7 @@ class Connections:
             self._mailbox.leave(node_id, reason, for_good=True)
 
     def sweep(self) -> None:
-        """Remove every member without a sign of life for `dead_after_s` seconds.
+        """Remove every member without a sign of life for `heartbeat_timeout_s` seconds.
 
         Call it about every second. If this process was suspended, that time does not count, because
         the members' heartbeats of that time are still queued.
@@ -176,15 +176,17 @@ class Connections:
         now = self._clock()
         self._awake += min(now - self._swept, STEP_S)
         self._swept = now
-        overdue = self._awake - self._dead_after_s
+        overdue = self._awake - self._heartbeat_timeout_s
         for present in list(self._present.values()):
             if present.seen < overdue:
-                reason = f"no sign of life for {self._dead_after_s:g} s"
+                reason = f"no sign of life for {self._heartbeat_timeout_s:g} s"
                 self.leave(present.connection, reason)
                 present.connection.end(reason)
         if overdue > 0:
             for node_id in self._mailbox.expected():
-                reason = f"not back {self._dead_after_s:g} s after the coordinator was started"
+                reason = (
+                    f"not back {self._heartbeat_timeout_s:g} s after the coordinator was started"
+                )
                 self._mailbox.leave(node_id, reason)
 
     def take_seen(self) -> set[str]:

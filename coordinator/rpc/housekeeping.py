@@ -31,7 +31,7 @@ class Tender:
 
     async def run(self) -> None:
         """Run until it is cancelled."""
-        tick = min(TICK_S, self._parts.config.server.dead_after_s / 4)
+        tick = min(TICK_S, self._parts.config.server.heartbeat_timeout_s / 4)
         trouble = ""
         while True:
             await asyncio.sleep(tick)

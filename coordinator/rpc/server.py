@@ -128,7 +128,9 @@ class Server:
         self._events = Dispatcher(on_event)
         barred = registry.barred()
         mailbox.expect(m.node_id for m in registry.members() if m.node_id not in barred)
-        self._connections = Connections(mailbox, self._events.put, config.server.dead_after_s)
+        self._connections = Connections(
+            mailbox, self._events.put, config.server.heartbeat_timeout_s
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
 

@@ -169,7 +169,7 @@ class Run:
     def dismiss(self) -> None:
         """Tell the end to those who were away then, or whom an earlier process had no time for."""
         away = untold(self._federation.registry)
-        seconds = self._federation.config.server.dead_after_s
+        seconds = self._federation.config.server.heartbeat_timeout_s
         self._expect(len(away))
         with closing_server(self._serve()) as server:
             self._mailbox.expect(away)
@@ -212,7 +212,7 @@ class Run:
     def _wait_for_clients(self, begun: bool) -> None:
         """For all of them; a plan that had begun goes on without those who are long in coming."""
         registry, patience = self._federation.registry, self._settings.patience_s
-        rejoin = self._federation.config.server.rejoin_s if begun else None
+        rejoin = self._federation.config.server.rejoin_timeout_s if begun else None
         wait_for_clients(self._mailbox, registry, self._expected, patience, rejoin)
 
     def _on_event(self, event: Event) -> None:

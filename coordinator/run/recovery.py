@@ -67,19 +67,19 @@ def wait_for_clients(
     registry: Registry,
     count: int,
     patience_s: float | None,
-    rejoin_s: float | None,
+    rejoin_timeout_s: float | None,
 ) -> None:
-    """Return when `count` clients are here or, after `rejoin_s` seconds, any.
+    """Return when `count` clients are here or, after `rejoin_timeout_s` seconds, any.
 
-    A `rejoin_s` of None waits for all of them; otherwise a plan has begun (`expected_clients`).
-    Raises `RoundError` after `patience_s` seconds.
+    A `rejoin_timeout_s` of None waits for all of them; otherwise a plan has begun
+    (`expected_clients`). Raises `RoundError` after `patience_s` seconds.
     """
-    count = expected_clients(registry, count, rejoin_s is not None)
+    count = expected_clients(registry, count, rejoin_timeout_s is not None)
     began = time.monotonic()
-    first = min((s for s in (patience_s, rejoin_s) if s is not None), default=None)
+    first = min((s for s in (patience_s, rejoin_timeout_s) if s is not None), default=None)
     if mailbox.wait_for_nodes(count, first):
         return
-    if rejoin_s is not None:
+    if rejoin_timeout_s is not None:
         left = None if patience_s is None else began + patience_s - time.monotonic()
         if mailbox.wait_for_nodes(1, left):
             return

@@ -35,4 +35,4 @@ class GeometricMedian(Mean):
 
 def of_stage(stage: FactorStage) -> GeometricMedian:
     """The rule of a stage; a rule may read any of the stage's settings."""
-    return GeometricMedian(max_share=stage.max_share)
+    return GeometricMedian(max_client_weight=stage.max_client_weight)

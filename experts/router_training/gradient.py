@@ -30,22 +30,23 @@ FLOOR = 0.1  # the final learning rate as a fraction of the first
 class Training:
     """How a router is trained.
 
-    ReMix uses `samples` (M), `entropy` and `masked`: with `masked`, a selection is not charged with
-    the tokens before it was made. Softmax routers use `z_loss` and `balance`, the load-balance loss
-    of MixLoRA and Switch. With `experts_rate` above 0, the experts are trained too, at that
-    learning rate; the mixture must be assembled `trainable`. With `only`, just the router's numbers
-    for these arms are trained, as for an expert that was added.
+    ReMix uses `num_selections` (M), `entropy_weight` and `masked`: with `masked`, a selection is
+    not charged with the tokens before it was made. Softmax routers use `z_loss_weight` and
+    `balance_weight`, the load-balance loss of MixLoRA and Switch. With `experts_learning_rate`
+    above 0, the experts are trained too, at that learning rate; the mixture must be assembled
+    `trainable`. With `only`, just the router's numbers for these arms are trained, as for an expert
+    that was added.
     """
 
     steps: int = 24
     batch_size: int = 8
     learning_rate: float = 0.03
-    samples: int = 4
-    entropy: float = 0.0
+    num_selections: int = 4
+    entropy_weight: float = 0.0
     masked: bool = True
-    balance: float = 0.01
-    z_loss: float = 1e-3
-    experts_rate: float = 0.0
+    balance_weight: float = 0.01
+    z_loss_weight: float = 1e-3
+    experts_learning_rate: float = 0.0
     only: tuple[int, ...] = ()
     seed: int = 0
 
@@ -138,11 +139,11 @@ def batches(count: int, training: Training) -> Iterator[list[int]]:
 
 def _groups(mixture: Mixture, training: Training) -> Iterator[dict[str, Any]]:
     yield {"params": list(mixture.router.parameters()), "lr": training.learning_rate}
-    if training.experts_rate:
+    if training.experts_learning_rate:
         factors = [t for pairs in mixture.trained.values() for pair in pairs.values() for t in pair]
         if not factors:
-            raise ConfigError("experts_rate: the mixture was not assembled trainable")
-        yield {"params": factors, "lr": training.experts_rate}
+            raise ConfigError("experts_learning_rate: the mixture was not assembled trainable")
+        yield {"params": factors, "lr": training.experts_learning_rate}
 
 
 def _mask(router: Router, arms: tuple[int, ...]) -> None:
@@ -184,11 +185,11 @@ class ByGradient:
         """
         total = torch.zeros(())
         spec = self.mixture.router.spec
-        z_loss = 0.0 if spec.start == "domain" else self.training.z_loss
+        z_loss_weight = 0.0 if spec.init == "domain" else self.training.z_loss_weight
         for logits in recorded:
             flat = logits.flatten(0, 1)
-            total = total + self.training.balance * balance_loss(flat, spec.top_k)
-            total = total + z_loss * flat.logsumexp(-1).square().mean()
+            total = total + self.training.balance_weight * balance_loss(flat, spec.top_k)
+            total = total + z_loss_weight * flat.logsumexp(-1).square().mean()
         return total / max(1, len(recorded))
 
 

@@ -101,21 +101,21 @@ class Reinforce:
         self.mixture, self.windows_WT, self.training = mixture, windows_WT, training
         router: Any = mixture.router
         self.router = router
-        self.by_token = router.spec.level == "token"
+        self.by_token = router.spec.granularity == "token"
         self.generator = torch.Generator().manual_seed(training.seed)
         # A table needs frozen experts, and a decision that all layers share.
-        remembers = router.shared and not self.by_token and not training.experts_rate
+        remembers = router.shared and not self.by_token and not training.experts_learning_rate
         self.table = (table or LossTable(mixture, windows_WT)) if remembers else None
         decisions = 1 if router.shared else len(mixture.gates.blocks)
         self.ess = [float(router.spec.top_k)] * decisions  # since the k weights are equal
 
     def step(self, _step: int, rows: list[int]) -> float:
         """Compute the gradients of one step; returns its mean loss over windows and selections."""
-        samples = self.training.samples
+        samples = self.training.num_selections
         tokens = self.windows_WT.shape[1] - 1
         cut = int(torch.randint(1, tokens + 1, (), generator=self.generator))
         draws = Draws(self.generator, samples, cut, self.by_token)
-        differentiated = bool(self.training.experts_rate)
+        differentiated = bool(self.training.experts_learning_rate)
         mode = contextlib.nullcontext() if differentiated else torch.inference_mode()
         with mode:
             losses = self._tabled(rows, draws) if self.table else self._forward(rows, draws)
@@ -129,7 +129,7 @@ class Reinforce:
 
     def _forward(self, rows: list[int], draws: Draws) -> Tensor:
         """Nats [B * M, T] under selections that are drawn during the forward pass."""
-        copies, k = self.training.samples, self.router.spec.top_k
+        copies, k = self.training.num_selections, self.router.spec.top_k
 
         def draw(slot: int, features: Tensor, log_q: Tensor) -> Tensor:
             return draws.draw(slot, features, log_q, k, len(rows))
@@ -170,4 +170,4 @@ class Reinforce:
             log_probability_BMS = log_probability_BMS + found.view_as(charged_BMS)
             spread = spread + entropy(log_q).mean() / len(draws.made)
         each_BS = surrogate(charged_BMS.transpose(1, 2), log_probability_BMS.transpose(1, 2))
-        return each_BS.sum(-1).mean() - self.training.entropy * spread
+        return each_BS.sum(-1).mean() - self.training.entropy_weight * spread

@@ -27,7 +27,7 @@ class Features(nn.Module):
 
     def __init__(self, spec: RouterSpec) -> None:
         super().__init__()
-        self.level, self.prefix = spec.level, spec.prefix
+        self.granularity, self.prefix_tokens = spec.granularity, spec.prefix_tokens
         self.register_buffer("origin_LD", torch.zeros(spec.layers, spec.width))
         self.register_buffer("scale_LD", torch.ones(spec.layers, spec.width))
 
@@ -39,9 +39,9 @@ class Features(nn.Module):
     def forward(self, x_BTD: Tensor, slot: int, memory: Memory) -> Tensor:
         """Compute features, float32 [B, T, D]."""
         normed = (normalised(x_BTD) - self.origin_LD[slot]) / self.scale_LD[slot]
-        if self.level == "token":
+        if self.granularity == "token":
             return normed * memory.evidence[..., None]
-        limit = self.prefix if self.level == "request" else 0
+        limit = self.prefix_tokens if self.granularity == "request" else 0
         sums, counts = memory.running(slot, normed, limit)
         return sums * counts.clamp_min(1).rsqrt()
 

@@ -37,8 +37,8 @@ class LinearRouter(Router):
         self.rows_LAD = nn.Parameter(torch.zeros(spec.layers, spec.arms, spec.width))
         self.bias_LA = nn.Parameter(torch.zeros(spec.layers, spec.arms))
         self.domain: DomainRouter | None = None
-        if spec.start == "domain":
-            self.domain = DomainRouter(replace(spec, kind="domain", start="zero"))
+        if spec.init == "domain":
+            self.domain = DomainRouter(replace(spec, kind="domain", init="zero"))
             self.trust = nn.Parameter(torch.full((1,), TEMPERATURE))
             self.lean_A = nn.Parameter(torch.zeros(spec.arms))
 

@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedmore.experts.errors import RegistryError
+from fedmore.experts.former_names import ROUTER, today
 from fedmore.experts.routers.base import Router
 from fedmore.experts.routers.learned import RemixRouter, SoftmaxRouter, XLoraRouter
 from fedmore.experts.routers.spec import ROUTERS, RouterSpec
@@ -53,9 +54,9 @@ def restore_router(table: Mapping[str, Any], state: Mapping[str, Tensor]) -> Rou
     Raises `RegistryError` if they disagree.
     """
     try:
-        router = make_router(RouterSpec(**table))
+        router = make_router(RouterSpec(**today(table, ROUTER)))
         router.load_state_dict(state)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise RegistryError(f"the router's numbers do not fit it ({error})") from error
     return router.train(False)
 

@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.former_names import ROUTER, former
 from fedmore.experts.plugins import Table
 
-Level = Literal["token", "sequence", "request"]
+Granularity = Literal["token", "sequence", "request"]
 Scaling = Literal["lora", "rank_stabilised"]
-Start = Literal["zero", "domain"]
+Init = Literal["zero", "domain"]
 
 KINDS = ("uniform", "domain", "arrow", "softmax", "xlora", "remix")
 LEARNED = ("softmax", "xlora", "remix")
@@ -46,23 +47,23 @@ class RouterSpec:
     """Shape and rules of a router over `experts` experts and the public one.
 
     `layers` is 1 if all layers share one decision, made from the input embeddings. Otherwise it is
-    the number of routed blocks, and each decides from its own input. `level` is the evidence for a
-    decision: the token, all tokens so far, or, for the whole request, its first `prefix` tokens. At
-    most `top_k` arms are used (0: all); in ReMix the public expert is one of them. ReMix uses
-    `scaling`; `hidden` is the width of the X-LoRA gate. A softmax or ReMix router with one decision
-    for all layers may `start` from domain embeddings.
+    the number of routed blocks, and each decides from its own input. `granularity` is the evidence
+    for a decision: the token, all tokens so far, or, for the whole request, its first
+    `prefix_tokens` tokens. At most `top_k` arms are used (0: all); in ReMix the public expert is
+    one of them. ReMix uses `scaling`; `hidden` is the width of the X-LoRA gate. A softmax or ReMix
+    router with one decision for all layers may begin from domain embeddings (`init`).
     """
 
     kind: Kind
     experts: int
     width: int
     layers: int = 1
-    level: Level = "sequence"
-    prefix: int = 32
+    granularity: Granularity = "sequence"
+    prefix_tokens: int = 32
     top_k: int = 2
     scaling: Scaling = "lora"
     hidden: int = 64
-    start: Start = "zero"
+    init: Init = "zero"
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for values that do not fit each other."""
@@ -72,9 +73,9 @@ class RouterSpec:
             raise ConfigError(
                 f"ReMix chooses from 1 to {self.arms} of {self.arms} arms, not top_k {self.top_k}"
             )
-        if min(self.layers, self.width, self.prefix, self.hidden) < 1 or self.top_k < 0:
-            raise ConfigError("layers, width, prefix and hidden of a router are 1 or more")
-        if self.start == "domain" and (self.kind not in STARTED or self.layers > 1):
+        if min(self.layers, self.width, self.prefix_tokens, self.hidden) < 1 or self.top_k < 0:
+            raise ConfigError("layers, width, prefix_tokens and hidden of a router are 1 or more")
+        if self.init == "domain" and (self.kind not in STARTED or self.layers > 1):
             raise ConfigError(
                 f"a start from domain embeddings is for {' and '.join(STARTED)} with one decision "
                 f"for all layers, not for {self.kind} with {self.layers}"
@@ -94,5 +95,5 @@ class RouterSpec:
         return replace(self, experts=experts, top_k=top_k)
 
     def table(self) -> dict[str, Any]:
-        """Convert the spec to a table for JSON."""
-        return asdict(self)
+        """Convert the spec to a table for JSON, with the names that routers' files always had."""
+        return former(asdict(self), ROUTER)

@@ -69,8 +69,8 @@ class DomainRouter(Router):
         A sequence's start token does not count.
         """
         evidence = (x_BTD.float() - self.origin_D) @ self.rows_ED.T - self.bias_E
-        limit = self.spec.prefix if self.spec.level == "request" else 0
-        if self.spec.level == "token":
+        limit = self.spec.prefix_tokens if self.spec.granularity == "request" else 0
+        if self.spec.granularity == "token":
             counted = memory.evidence[..., None].float()
             return evidence * counted, counted
         return memory.running(EVIDENCE, evidence, limit)

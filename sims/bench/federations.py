@@ -71,7 +71,7 @@ class Echo:
             run_config=self.run_config,
         )
         server = replace(
-            config.server, heartbeat_s=self.heartbeat_s, dead_after_s=5 * self.heartbeat_s
+            config.server, heartbeat_s=self.heartbeat_s, heartbeat_timeout_s=5 * self.heartbeat_s
         )
         made = create(self.directory, replace(config, server=server))
         for index in range(self.clients):

@@ -51,11 +51,12 @@ def stuck(stage: FactorStage, states: Mapping[str, ExpertState]) -> list[str]:
 
 def unguarded(stage: FactorStage, owners: Mapping[str, int]) -> list[str]:
     """What to tell an operator whose rule has too few owners of an expert to cut anybody off."""
-    if stage.aggregation in ("mean", "clipped", "median") or not stage.hostile:
+    if stage.aggregation in ("mean", "clipped", "median") or not stage.malicious_fraction:
         return []
     return [
         f"{name}: {stage.aggregation} withstands no hostile owner: {count} "
-        f"{'owner is' if count == 1 else 'owners are'} fewer than 1 / hostile ({stage.hostile})"
+        f"{'owner is' if count == 1 else 'owners are'} fewer than 1 / malicious_fraction "
+        f"({stage.malicious_fraction})"
         for name, count in sorted(owners.items())
-        if not int(stage.hostile * count)
+        if not int(stage.malicious_fraction * count)
     ]

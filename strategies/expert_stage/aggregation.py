@@ -59,15 +59,15 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean, weighted by the size of texts; no owner has more than `max_share` of it."""
+    """The mean, weighted by the size of texts; no owner has more than `max_client_weight` of it."""
 
-    max_share: float = field(default=1.0, kw_only=True)
+    max_client_weight: float = field(default=1.0, kw_only=True)
     selects: ClassVar[bool] = False
     separable: ClassVar[bool] = True
 
     def weights(self, changes: Sequence[Change]) -> list[float]:
         """In proportion to the size of the owners' texts."""
-        return shares([change.size for change in changes], self.max_share)
+        return shares([change.size for change in changes], self.max_client_weight)
 
     def merged(self, changes: Sequence[Change]) -> Terms:
         """Every part of a mean is an owner's."""
@@ -93,12 +93,12 @@ class Clipped(Mean):
 class Krum(Mean):
     """Krum: the owner whose change is nearest to those of most others."""
 
-    hostile: float = 0.2
+    malicious_fraction: float = 0.2
     selects: ClassVar[bool] = True
 
     def strategy(self, count: int) -> flower.Strategy:
         """Flower's strategy for `count` owners."""
-        return flower.Krum(num_malicious_nodes=int(self.hostile * count))
+        return flower.Krum(num_malicious_nodes=int(self.malicious_fraction * count))
 
     def weights(self, changes: Sequence[Change]) -> list[float]:
         """1 for the chosen owner, 0 for the others; of several chosen ones the same for each."""
@@ -117,7 +117,7 @@ class MultiKrum(Krum):
 
     def strategy(self, count: int) -> flower.Strategy:
         """Flower's strategy for `count` owners."""
-        hostile = int(self.hostile * count)
+        hostile = int(self.malicious_fraction * count)
         return flower.MultiKrum(num_malicious_nodes=hostile, num_nodes_to_select=count - hostile)
 
 
@@ -125,12 +125,12 @@ class MultiKrum(Krum):
 class TrimmedMean(Mean):
     """The mean without the smallest and largest of every coordinate."""
 
-    hostile: float = 0.2
+    malicious_fraction: float = 0.2
     separable: ClassVar[bool] = False
 
     def strategy(self) -> flower.Strategy:
         """Flower's strategy."""
-        return flower.FedTrimmedAvg(beta=self.hostile)
+        return flower.FedTrimmedAvg(beta=self.malicious_fraction)
 
     def weights(self, changes: Sequence[Change]) -> list[float]:
         """No owner has a share of its own."""
@@ -162,12 +162,12 @@ MEAN = Mean()
 
 
 MAKERS: Mapping[str, Callable[[FactorStage], Rule]] = {
-    "mean": lambda stage: Mean(max_share=stage.max_share),
-    "clipped": lambda stage: Clipped(stage.clip_norm, max_share=stage.max_share),
-    "krum": lambda stage: Krum(stage.hostile),
-    "multi_krum": lambda stage: MultiKrum(stage.hostile),
-    "trimmed_mean": lambda stage: TrimmedMean(stage.hostile),
-    "median": lambda stage: Median(stage.hostile),
+    "mean": lambda stage: Mean(max_client_weight=stage.max_client_weight),
+    "clipped": lambda stage: Clipped(stage.clip_norm, max_client_weight=stage.max_client_weight),
+    "krum": lambda stage: Krum(stage.malicious_fraction),
+    "multi_krum": lambda stage: MultiKrum(stage.malicious_fraction),
+    "trimmed_mean": lambda stage: TrimmedMean(stage.malicious_fraction),
+    "median": lambda stage: Median(stage.malicious_fraction),
 }
 """How the rule of every name is made for a stage; plugins add to them (`RULES`)."""
 

@@ -20,7 +20,7 @@ class Change:
     """An owner's factors before and after a round: a change of ``s (B' A' - B A)``.
 
     `size` is that of the owner's text, `scale` the s of its rank, and `fresh` what is left of the
-    weight of an answer that came late: 1 in time, ``staleness^delay`` later.
+    weight of an answer that came late: 1 in time, ``staleness_decay^delay`` later.
     """
 
     client: str

@@ -100,7 +100,7 @@ def change_of(
         held = component.factors if component else initial_of(asked, stage, shapes)
     # Weights of few bits come whole.
     after = sent if task.weight_bits else low_rank.total(held, sent)
-    fresh = stage.staleness ** (number - asked.number)
+    fresh = stage.staleness_decay ** (number - asked.number)
     return Change(member.name, held, after, member.size, task.spec(member.name).scale, fresh)
 
 

@@ -95,7 +95,7 @@ def _from_shares(state: ExpertState, stage: FactorStage) -> ExpertState:
     if stage.aggregation != "mean":
         without_weight = {name: replace(part, weight=0.0) for name, part in parts.items()}
         return replace(state, components=without_weight, settled={COMMON: state.aggregate})
-    found = shares([part.weight for part in parts.values()], stage.max_share)
+    found = shares([part.weight for part in parts.values()], stage.max_client_weight)
     pairs = zip(parts.items(), found, strict=True)
     weighed = {name: replace(part, weight=share) for (name, part), share in pairs}
     return replace(state, components=weighed)

@@ -3,7 +3,7 @@
 Every owner k has a *contribution* W_k, a low-rank matrix, and the expert's *aggregate* is their sum
 ``D = sum_k W_k``. A round's answer moves its owner's contribution and nobody else's::
 
-    W_k += w_k s_k (B_k' A_k' - B_k A_k),    w_k = staleness^delay n_k / sum_j n_j
+    W_k += w_k s_k (B_k' A_k' - B_k A_k),    w_k = staleness_decay^delay n_k / sum_j n_j
 
 with n_j the size of the text of each owner who answered in that round. A share belongs to a change,
 and not to an owner's whole past. An owner who joins, is absent or comes late rescales nothing of

@@ -144,4 +144,4 @@ def _has_left(reply: Message) -> bool:
 
 def quorum(stage: Stage, asked: int) -> int:
     """How many of `asked` clients a round of `stage` needs."""
-    return max(1, math.ceil(stage.quorum * asked - 1e-9))  # 0.7 * 10 is above 7 in binary
+    return max(1, math.ceil(stage.quorum_fraction * asked - 1e-9))  # 0.7 * 10 is above 7 in binary

@@ -43,16 +43,16 @@ class RoutingSource:
     """The source of what the stage works on, which is asked anew in every round.
 
     `experts` are those of owners who have not withdrawn, `initial` makes their router before any
-    training. `samples`, `entropy` and `z_loss` are
+    training. `num_selections`, `entropy_weight` and `z_loss_weight` are
     `fedmore.experts.router_training.gradient.Training`'s.
     """
 
     shapes: Shapes
     experts: Callable[[], Mapping[str, Factors]]
     initial: Callable[[Mapping[str, Factors]], Router]
-    samples: int = 4
-    entropy: float = 0.0
-    z_loss: float = 1e-3
+    num_selections: int = 4
+    entropy_weight: float = 0.0
+    z_loss_weight: float = 1e-3
     withdrawn: Callable[[], AbstractSet[str]] = nobody
 
 
@@ -133,15 +133,15 @@ class RoutingStrategy(RoundStrategy):
             ranks=ranks,
             width=spec.width,
             layers=spec.layers,
-            level=spec.level,
-            prefix=spec.prefix,
+            granularity=spec.granularity,
+            prefix_tokens=spec.prefix_tokens,
             top_k=spec.top_k,
             scaling=spec.scaling,
             hidden=spec.hidden,
-            samples=source.samples,
-            entropy=source.entropy,
-            z_loss=source.z_loss,
-            start=spec.start,
+            num_selections=source.num_selections,
+            entropy_weight=source.entropy_weight,
+            z_loss_weight=source.z_loss_weight,
+            init=spec.init,
             **work_of(self.stage, number, self.state.updates(member.name), self.seed),
         )
 

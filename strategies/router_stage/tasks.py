@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import ConfigError, RegistryError, WireError
 from fedmore.experts.factors import Factors
+from fedmore.experts.former_names import ROUTER, former
 from fedmore.experts.router_training.gradient import Training
 from fedmore.experts.routers.base import Router
 from fedmore.experts.routers.serialization import make_router, restore_router
-from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start
+from fedmore.experts.routers.spec import Granularity, Init, Kind, RouterSpec, Scaling
 from fedmore.experts.spec import Shapes, TargetModule
 from fedmore.strategies.compression.codec import Codec, codecs_of, decode
 from fedmore.strategies.router_stage.state import Change
@@ -51,22 +52,22 @@ class RouteTask(Work):
     ranks: tuple[int, ...]
     width: int
     layers: int
-    level: Level
-    prefix: int
+    granularity: Granularity
+    prefix_tokens: int
     top_k: int
     scaling: Scaling
     hidden: int
-    samples: int
-    entropy: float
-    z_loss: float
-    start: Start = "zero"
+    num_selections: int
+    entropy_weight: float
+    z_loss_weight: float
+    init: Init = "zero"
 
     def spec(self) -> RouterSpec:
         """The router's; raises `WireError` for what no router can be."""
         try:
             return RouterSpec(
-                self.kind, len(self.experts), self.width, self.layers, self.level, self.prefix,
-                self.top_k, self.scaling, self.hidden, self.start,
+                self.kind, len(self.experts), self.width, self.layers, self.granularity,
+                self.prefix_tokens, self.top_k, self.scaling, self.hidden, self.init,
             )  # fmt: skip
         except ConfigError as error:
             raise WireError(f"not a router of this version: {error}") from error
@@ -81,10 +82,10 @@ class RouteTask(Work):
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            samples=self.samples,
-            entropy=self.entropy,
-            balance=0.0,
-            z_loss=self.z_loss,
+            num_selections=self.num_selections,
+            entropy_weight=self.entropy_weight,
+            balance_weight=0.0,
+            z_loss_weight=self.z_loss_weight,
             seed=int.from_bytes(drawn[:7], "little"),
         )
 
@@ -129,15 +130,15 @@ def route_arrays(
 
 
 def route_content(task: RouteTask, arrays: ArrayRecord) -> RecordDict:
-    """The content of a routing message."""
-    config: Any = asdict(task)
+    """The content of a routing message; its settings have the names that they always had."""
+    config: Any = former(asdict(task), ROUTER)
     config |= {name: list(config[name]) for name in ("experts", "ranks")}
     return RecordDict({"task": ConfigRecord(config), "state": arrays})
 
 
 def read_route_task(content: RecordDict) -> RouteTask:
     """The settings in a routing message; raises `WireError` when they are not a `RouteTask`."""
-    return read_settings(content, _TASK, "a routing task")
+    return read_settings(content, _TASK, "a routing task", ROUTER)
 
 
 class RouteRequest(Request[RouteTask]):

@@ -29,7 +29,7 @@ class Stage(ABC):
     """One part of a plan: what all kinds have in common.
 
     A round waits `timeout_s` seconds for everybody it asked. With `deadline_s` above 0 it goes on
-    after that time, once `quorum` (a part of those asked, and at least one) have answered.
+    after that time, once `quorum_fraction` (a part of those asked, and at least one) have answered.
     """
 
     trains: ClassVar[Trains | None] = None
@@ -42,7 +42,7 @@ class Stage(ABC):
     deadline_s: Annotated[
         float, Field(description="seconds after which a quorum is enough; 0 waits for everybody")
     ] = field(default=0.0, kw_only=True)
-    quorum: Annotated[
+    quorum_fraction: Annotated[
         float, Field(description="part of those asked without whom a round fails; at least one")
     ] = field(default=0.0, kw_only=True)
 
@@ -50,7 +50,7 @@ class Stage(ABC):
         """Reject values that no run could use."""
         positive(timeout_s=self.timeout_s)
         not_negative(deadline_s=self.deadline_s)
-        part(quorum=self.quorum)
+        part(quorum_fraction=self.quorum_fraction)
         if self.deadline_s > self.timeout_s:
             raise ValueError(f"deadline_s {self.deadline_s} is after timeout_s {self.timeout_s}")
 

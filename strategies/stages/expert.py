@@ -25,8 +25,8 @@ SEPARABLE = ("mean", "clipped", "krum", "multi_krum")
 class FactorStage(TrainingStage):
     """A stage whose clients train low-rank factors, which the coordinator aggregates.
 
-    An answer that comes after its round is refused, or (`late`) kept for the next round. There its
-    owner's weight is multiplied by `staleness` for every round that it is behind.
+    An answer that comes after its round is dropped, or (`late_updates`) kept for the next round.
+    There its owner's weight is multiplied by `staleness_decay` for every round that it is behind.
 
     The aggregate of an expert with several owners travels to them whole where `download_codec` is
     fp32 or bf16, and with any other as what moves their mirror of it
@@ -34,9 +34,9 @@ class FactorStage(TrainingStage):
 
     `aggregation` is the mean of a round's changes, or `clipped`, the mean of changes of at most
     `clip_norm` (0: the round's median norm), or for experts with many owners Flower's Krum,
-    multi-Krum, trimmed mean or median, which withstand a `hostile` part of them (the median:
+    multi-Krum, trimmed mean or median, which withstand a `malicious_fraction` of them (the median:
     nearly half). The first two weigh owners by the size of their text, as they say it; of an expert
-    with several none has more than `max_share` of the weight.
+    with several none has more than `max_client_weight` of the weight.
 
     `rank_learning_rates` are pairs of a rank and the rate from that rank on; a lower rank takes
     `learning_rate`. With `rank_scaling` "rslora" the s of a product is in proportion to
@@ -88,11 +88,11 @@ class FactorStage(TrainingStage):
     max_rank: Annotated[
         int, Field(description="largest rank that the coordinator keeps of an aggregate")
     ] = 512
-    late: Annotated[
-        Literal["keep", "refuse"],
-        Field(description="an update after its round: keep it for the next one, or refuse it"),
+    late_updates: Annotated[
+        Literal["keep", "drop"],
+        Field(description="an update after its round: keep it for the next one, or drop it"),
     ] = "keep"
-    staleness: Annotated[
+    staleness_decay: Annotated[
         float, Field(description="factor of a late update's weight, for each round it is behind")
     ] = 0.5
     aggregation: Annotated[
@@ -104,10 +104,10 @@ class FactorStage(TrainingStage):
         float,
         Field(description="clipped: largest norm of an owner's change; 0 takes the round's median"),
     ] = 0.0
-    hostile: Annotated[
+    malicious_fraction: Annotated[
         float, Field(description="part of an expert's owners that krum and trimmed_mean withstand")
     ] = 0.2
-    max_share: Annotated[
+    max_client_weight: Annotated[
         float,
         Field(description="of a round's weight, that one of several owners may have; 1: no limit"),
     ] = 1.0
@@ -121,7 +121,7 @@ class FactorStage(TrainingStage):
             fold_tolerance=self.fold_tolerance,
         )
         not_negative(clip_norm=self.clip_norm)
-        part(staleness=self.staleness, max_share=self.max_share)
+        part(staleness_decay=self.staleness_decay, max_client_weight=self.max_client_weight)
         self._check_step()
         self._check_aggregation()
 
@@ -136,10 +136,15 @@ class FactorStage(TrainingStage):
 
     def _check_aggregation(self) -> None:
         """Reject limits that the rule of aggregation does not know."""
-        if not 0 <= self.hostile < 0.5:
-            raise ValueError(f"hostile must be at least 0 and below 0.5, not {self.hostile}")
-        if self.max_share < 1 and self.aggregation not in ("mean", "clipped"):
-            raise ValueError(f"max_share {self.max_share} is for the mean of an expert's owners")
+        if not 0 <= self.malicious_fraction < 0.5:
+            raise ValueError(
+                "malicious_fraction must be at least 0 and below 0.5, not "
+                f"{self.malicious_fraction}"
+            )
+        if self.max_client_weight < 1 and self.aggregation not in ("mean", "clipped"):
+            raise ValueError(
+                f"max_client_weight {self.max_client_weight} is for the mean of an expert's owners"
+            )
         if self.clip_norm and self.aggregation != "clipped":
             raise ValueError(f"clip_norm is for aggregation clipped, not {self.aggregation}")
 
@@ -151,7 +156,7 @@ class FactorStage(TrainingStage):
     @property
     def keeps_late(self) -> bool:
         """Whether an answer that comes after its round counts in a later one."""
-        return self.late == "keep"
+        return self.late_updates == "keep"
 
     @property
     def update_codec(self) -> str:

@@ -13,14 +13,15 @@ FORMER: Mapping[str, Any] = {
     "codec": "sign1", "rank_learning_rates": [], "rank_scaling": "constant", "warm_up": "once",
     "round_start": "own", "server_learning_rate": 1.0, "server_momentum": 0.0,
     "fold_tolerance": FOLD, "weight_bits": 0, "download_codec": "bf16", "first_layers": 10,
-    "last_layers": 2, "threads": 0, "max_rank": 512, "late": "keep", "staleness": 0.5,
-    "aggregation": "mean", "clip_norm": 0.0, "hostile": 0.2, "max_share": 1.0, "max_rms": 0.0,
+    "last_layers": 2, "threads": 0, "max_rank": 512, "late_updates": "keep", "staleness_decay": 0.5,
+    "aggregation": "mean", "clip_norm": 0.0, "malicious_fraction": 0.2, "max_client_weight": 1.0,
+    "max_rms": 0.0,
 }  # fmt: skip
 """Every setting that stages of all kinds had, with its default."""
 
 REFUSED = {
     "router": ("weight_bits",),
-    "routing": ("weight_bits", "aggregation", "clip_norm", "max_share"),
+    "routing": ("weight_bits", "aggregation", "clip_norm", "max_client_weight"),
 }
 """Those that a kind without use for them refused, unless they had their default."""
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import PlainValidator, TypeAdapter, ValidationInfo
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.former_names import STAGE, today
 from fedmore.experts.plugins import Table
 from fedmore.strategies.settings import parse
 from fedmore.strategies.stages.base import Stage, TrainingStage
@@ -179,7 +180,8 @@ def read_stage(value: Any, plugins: Collection[str] | None = None) -> Stage:
     if plugins is not None and any(each.key not in plugins for each in STAGES.added([kind])):
         return UnreadStage(kind=kind, settings=dict(value))
     found = row_of(kind).stage
-    return parse(_reader(found), without_former(value, {f.name for f in fields(found)}))
+    known = {f.name for f in fields(found)}
+    return parse(_reader(found), without_former(today(value, STAGE, known), known))
 
 
 @cache

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
+from fedmore.experts.former_names import Renamed, today
 from fedmore.strategies.settings import STRICT, parse
 from fedmore.strategies.stages.base import TrainingStage
 
@@ -73,11 +75,19 @@ def work_of(stage: TrainingStage, number: int, updates: int, seed: int) -> Mappi
     }
 
 
-def read_settings(content: RecordDict, adapter: TypeAdapter[T], what: str) -> T:
-    """The settings in a task's message; raises `WireError` when they are not `what`."""
+def read_settings(
+    content: RecordDict,
+    adapter: TypeAdapter[T],
+    what: str,
+    renamed: Mapping[str, Renamed] = MappingProxyType({}),
+) -> T:
+    """The settings in a task's message; raises `WireError` when they are not `what`.
+
+    Those that were `renamed` since tasks are sent have the name there that they had at first.
+    """
     try:
-        return parse(adapter, content.config_records.get(TASK, ConfigRecord()))
-    except ValidationError as error:
+        return parse(adapter, today(content.config_records.get(TASK, ConfigRecord()), renamed))
+    except ValueError as error:
         raise WireError(f"not {what} of this version: {error}") from error
 
 

@@ -40,7 +40,13 @@ class Chaos:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.federation = Federation(
-            folder, NODES, ROUNDS, PAUSE_S, heartbeat_s=0.5, dead_after_s=300.0, rejoin_s=300.0
+            folder,
+            NODES,
+            ROUNDS,
+            PAUSE_S,
+            heartbeat_s=0.5,
+            heartbeat_timeout_s=300.0,
+            rejoin_timeout_s=300.0,
         )
         self.seed, self._random = seed, random.Random(seed)
         self.happened: Counter[str] = Counter()

@@ -39,7 +39,7 @@ def test_it_must_say_who_it_is(round_of, content):
 
 
 @pytest.mark.parametrize(
-    ("round_of", "part"), [({"max_share": 0.5}, 0.5), ({}, 1.0)], indirect=["round_of"]
+    ("round_of", "part"), [({"max_client_weight": 0.5}, 0.5), ({}, 1.0)], indirect=["round_of"]
 )
 def test_who_lies_about_its_size_has_no_more_than_an_owners_share(round_of, update, part):
     round_of.eve.introduce(size=1 << 50)

@@ -68,7 +68,9 @@ def ruinous(base):
 
 def message(base, experts, router=None, number=1, **changes):
     shapes = shapes_of(base.model)
-    spec = RouterSpec("softmax", len(experts), 64, top_k=LEARNED.top_k, prefix=LEARNED.prefix)
+    spec = RouterSpec(
+        "softmax", len(experts), 64, top_k=LEARNED.top_k, prefix_tokens=LEARNED.prefix_tokens
+    )
     settings = work_of(STAGE, number, number - 1, PLAN.seed) | asdict(LEARNED)
     task = RouteTask(
         **(settings | changes), experts=tuple(experts), ranks=ranks_of(experts, shapes), width=64,
@@ -79,7 +81,9 @@ def message(base, experts, router=None, number=1, **changes):
 
 
 def router_with(**numbers):
-    made = make_router(RouterSpec("softmax", 2, 64, top_k=LEARNED.top_k, prefix=LEARNED.prefix))
+    made = make_router(
+        RouterSpec("softmax", 2, 64, top_k=LEARNED.top_k, prefix_tokens=LEARNED.prefix_tokens)
+    )
     for name, value in numbers.items():
         made.state_dict()[name].fill_(value)
     return made
@@ -157,7 +161,7 @@ FORGED = {
     "a high learning rate": {"learning_rate": 0.5},
     "full precision": {"codec": "fp32"},
     "another kind of router": {"kind": "remix"},
-    "another level": {"level": "token"},
+    "another granularity": {"granularity": "token"},
     "another seed": {"seed": 1},
     "a later round": {"round": 4},
     "more arms at once": {"top_k": 3},

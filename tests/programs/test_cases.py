@@ -59,7 +59,9 @@ def test_with_staleness_zero_the_only_owner_late_leaves_its_expert_as_it_was(com
     stage = tomllib.loads((CASES / "20-staleness-zero" / "stage.toml").read_text("utf-8"))
     commands.init("legal", "medical")
     commands.change("stages.0", **stage, batch_size=1, sequence_length=32)
-    commands.change("server", dead_after_s=PATIENCE_S)  # who is stopped is late, and not gone
+    commands.change(
+        "server", heartbeat_timeout_s=PATIENCE_S
+    )  # who is stopped is late, and not gone
     coordinator = commands.start()
     commands.says(coordinator, "ready on")
     late = commands.join("late", "medical", commands.tiny / "garden" / "train.jsonl")

@@ -88,7 +88,12 @@ def test_every_setting_of_a_training_task_counts(terms, name):
     "name", sorted({f.name for f in fields(RouteTask)} - VARYING_ROUTE - {"round"})
 )
 def test_every_setting_of_a_routing_task_counts(terms, name):
-    values = {"kind": "xlora", "start": "domain", "scaling": "rank_stabilised", "level": "token"}
+    values = {
+        "kind": "xlora",
+        "init": "domain",
+        "scaling": "rank_stabilised",
+        "granularity": "token",
+    }
     task = route_task(terms)
     changed = {name: values.get(name) or other(getattr(task, name))}
     assert route_differences(terms, replace(task, **changed))
@@ -145,7 +150,12 @@ def test_nothing_of_more_rank_than_the_plan_keeps_is_taken(terms, kept, brought)
 
 @pytest.mark.parametrize("name", COORDINATORS_OWN)
 def test_the_coordinators_own_settings_need_no_consent(name):
-    values = {"late": "refuse", "aggregation": "krum", "timeout_s": 9e9, "max_share": 0.5}
+    values = {
+        "late_updates": "drop",
+        "aggregation": "krum",
+        "timeout_s": 9e9,
+        "max_client_weight": 0.5,
+    }
     values |= {"aggregation": "median", "server_momentum": 0.5}
     stage = ExpertStage(**({"aggregation": "clipped"} if name == "clip_norm" else {}))
     changed = replace(stage, **{name: values.get(name) or getattr(stage, name) + 0.25})

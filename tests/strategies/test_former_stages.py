@@ -12,18 +12,18 @@ from fedmore.strategies.stages.kinds import KINDS, read_stage
 from fedmore.strategies.terms import RouterTerms, Terms, changes, read_terms
 
 OTHER = {
-    "warm_up": "every_round", "late": "refuse", "aggregation": "clipped", "codec": "fp32",
+    "warm_up": "every_round", "late_updates": "drop", "aggregation": "clipped", "codec": "fp32",
     "rank_scaling": "rslora", "round_start": "aggregate", "download_codec": "fp32",
     "rank_learning_rates": [[8, 0.5]],
 }  # fmt: skip
 """Another allowed value of each setting that is no number."""
 
 ROUTER = RouterTerms(
-    kind="domain", level="sequence", prefix=32, top_k=2, scaling="lora", start="zero", samples=4,
-    entropy=0.0, z_loss=1e-3,
+    kind="domain", granularity="sequence", prefix_tokens=32, top_k=2, scaling="lora", init="zero",
+    num_selections=4, entropy_weight=0.0, z_loss_weight=1e-3,
 )  # fmt: skip
 
-COMMON = {"timeout_s": 60.0, "deadline_s": 1.0, "quorum": 0.5}
+COMMON = {"timeout_s": 60.0, "deadline_s": 1.0, "quorum_fraction": 0.5}
 
 
 def former(kind, **changed):
@@ -72,7 +72,10 @@ def test_what_is_of_no_kind_is_refused_with_the_kinds_that_there_are(table):
 def test_an_owner_who_agreed_to_a_plan_of_an_earlier_version_is_not_asked_again():
     """Its `plan.json` has every key on every stage, and the coordinator now says fewer."""
     stages = [former("experts", **FEW), former("language", **FEW), former("router", **FEW)]
-    told = [{**stage, "timeout_s": 3600.0, "deadline_s": 0.0, "quorum": 0.0} for stage in stages]
+    told = [
+        {**stage, "timeout_s": 3600.0, "deadline_s": 0.0, "quorum_fraction": 0.0}
+        for stage in stages
+    ]
     agreed = {"seed": 0, "stages": told, "router": asdict(ROUTER)}
     now = Terms(
         seed=0,

@@ -48,7 +48,7 @@ class Equal(Mean):
 
 
 def equal(stage):
-    return Equal(max_share=stage.max_share)
+    return Equal(max_client_weight=stage.max_client_weight)
 """
 
 

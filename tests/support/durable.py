@@ -27,7 +27,7 @@ def config_of(base: Path, texts: Path) -> FederationConfig:
     table = {
         "federation": {"name": "test", "seed": 3, "clients": len(CLIENTS)},
         "base": {"model": str(base), "dtype": "float32"},
-        "server": {"port": free_port("127.0.0.1"), "heartbeat_s": 0.2, "dead_after_s": 10.0},
+        "server": {"port": free_port("127.0.0.1"), "heartbeat_s": 0.2, "heartbeat_timeout_s": 10.0},
         "stages": stages,
         "router": {"kind": "softmax", "trained_at": "clients", "public_text": public},
         "evaluation": {"texts": heldout, "documents": 1, "tokens": 16},

@@ -21,8 +21,8 @@ from fedmore.strategies.terms import RouterTerms, Terms
 NODE = 5
 STAGE = ExpertStage(rounds=3, steps=8, batch_size=4, sequence_length=64, threads=1)
 ROUTER = RouterTerms(
-    kind="domain", level="sequence", prefix=32, top_k=2, scaling="lora", start="zero", samples=4,
-    entropy=0.0, z_loss=1e-3,
+    kind="domain", granularity="sequence", prefix_tokens=32, top_k=2, scaling="lora", init="zero",
+    num_selections=4, entropy_weight=0.0, z_loss_weight=1e-3,
 )  # fmt: skip
 TERMS = Terms(seed=0, stages=(STAGE, EmbeddingStage()), router=ROUTER)
 PUBLIC = (

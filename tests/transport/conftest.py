@@ -84,14 +84,14 @@ class Federation:
     office: OperatorApi | None = None
     news: pb.News | None = None
     heartbeat_s: float = 0.1
-    dead_after_s: float = 30.0
+    heartbeat_timeout_s: float = 30.0
     server: Server = field(init=False)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.registry.database, self.store, self.registry.digests)
 
     def serve(self, port: int = 0) -> Server:
-        times = {"heartbeat_s": self.heartbeat_s, "dead_after_s": self.dead_after_s}
+        times = {"heartbeat_s": self.heartbeat_s, "heartbeat_timeout_s": self.heartbeat_timeout_s}
         server = ServerSection("127.0.0.1", port, "127.0.0.1", **times)
         self.config = FederationConfig(self.config.federation, self.config.base, server)
         self.server = serve(

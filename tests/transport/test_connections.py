@@ -6,7 +6,7 @@ from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import NameTakenError
 from fedmore.strategies.events import Joined, Left
 
-DEAD_AFTER_S = 10.0
+TIMEOUT_S = 10.0
 
 
 class World:
@@ -17,7 +17,7 @@ class World:
         self.events = []
         self.mailbox = TaskQueue()
         self.connections = Connections(
-            self.mailbox, self.events.append, DEAD_AFTER_S, clock=lambda: self.now
+            self.mailbox, self.events.append, TIMEOUT_S, clock=lambda: self.now
         )
 
     def pass_time(self, seconds):

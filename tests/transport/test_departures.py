@@ -20,7 +20,7 @@ class Departure:
         self.federation, self.calls = federation, 0
         self.asked, self.may, self.stopped = (threading.Event() for _ in range(3))
         self.running = federation.join("ada", self.work)
-        self.grid = RoundGrid(federation.grid, ExpertStage(late=late))
+        self.grid = RoundGrid(federation.grid, ExpertStage(late_updates=late))
         [node] = federation.grid.get_node_ids()
         content = RecordDict({"c": ConfigRecord({"stage": "experts", "round": 1})})
         self.task = Message(content, node, "train", group_id="experts/1")
@@ -39,7 +39,7 @@ class Departure:
         return replies
 
     def fall_silent(self):
-        """What `Connections.sweep` does after `dead_after_s`."""
+        """What `Connections.sweep` does after `heartbeat_timeout_s`."""
         assert self.asked.wait(10)
         connections = self.federation.server._connections
         [present] = connections._present.values()
@@ -88,7 +88,7 @@ def test_what_it_says_when_it_is_back_is_used_in_the_next_round(federation):
 
 
 def test_where_late_answers_are_refused_it_is_told_to_stop_and_can_be_asked_anew(federation):
-    away = Departure(federation, "refuse")
+    away = Departure(federation, "drop")
     [reply] = away.replies
     assert reply.error.reason == "ada left: no sign of life"
     assert rows(federation) == {away.task.metadata.message_id: True}
@@ -101,7 +101,7 @@ def test_where_late_answers_are_refused_it_is_told_to_stop_and_can_be_asked_anew
     assert federation.of(Refused) == []
 
 
-@pytest.mark.parametrize("late", ["keep", "refuse"])
+@pytest.mark.parametrize("late", ["keep", "drop"])
 def test_it_leaves_nothing_behind(federation, late):
     away = Departure(federation, late)
     away.grid.give_up(list(away.grid.pending))

@@ -151,7 +151,7 @@ def test_ipv6_and_every_address_work(federation):
     if not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
     federation.server.stop()
-    server = ServerSection("::", 0, "localhost", heartbeat_s=0.1, dead_after_s=10.0)
+    server = ServerSection("::", 0, "localhost", heartbeat_s=0.1, heartbeat_timeout_s=10.0)
     federation.config = type(federation.config)(
         federation.config.federation, federation.config.base, server
     )

@@ -168,7 +168,7 @@ def test_a_server_started_again_on_the_same_port_gets_the_reply(federation):
 
 def test_a_client_that_stays_away_is_given_up_and_fails_its_task(federation, proxy):
     federation.server.stop()
-    federation.dead_after_s = 5.0
+    federation.heartbeat_timeout_s = 5.0
     federation.serve(federation.server.port)
     gate = Gate()
     federation.start(through(proxy, federation.enrol("ada")), gate)

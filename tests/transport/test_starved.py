@@ -13,7 +13,7 @@ from fedmore.coordinator.rpc import socket_bytes
 from fedmore.protos.wire.flower_compat import make_reply
 from fedmore.strategies.events import Joined, Left, Received
 
-DEAD_AFTER_S = 5.0
+TIMEOUT_S = 5.0
 pytestmark = pytest.mark.skipif(
     not socket_bytes.supported(), reason="bytes are counted on Linux only"
 )
@@ -37,7 +37,7 @@ Session(read_identity(pathlib.Path(sys.argv[1]))).run(work)
 def impatient(federation):
     """A coordinator that gives a member up after five seconds of silence."""
     federation.server.stop()
-    federation.dead_after_s = DEAD_AFTER_S
+    federation.heartbeat_timeout_s = TIMEOUT_S
     federation.serve()
     return federation
 
@@ -46,7 +46,7 @@ def impatient(federation):
 def test_a_client_whose_interpreter_is_held_by_its_training_stays(impatient):
     """No thread of Python's runs there for twice as long as a member may be silent."""
     identity = impatient.enrol("ada")
-    seconds = int(2 * DEAD_AFTER_S)
+    seconds = int(2 * TIMEOUT_S)
     command = [sys.executable, "-c", STARVED, str(impatient.directory / "ada"), str(seconds)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with subprocess.Popen(command, env=environment) as process:
@@ -69,10 +69,10 @@ def test_a_process_that_is_gone_is_still_noticed(impatient):
         try:
             impatient.eventually(impatient.mailbox.nodes, 30)
             process.send_signal(signal.SIGSTOP)
-            impatient.eventually(lambda: impatient.of(Left), DEAD_AFTER_S + 30)
+            impatient.eventually(lambda: impatient.of(Left), TIMEOUT_S + 30)
         finally:
             process.kill()
-    assert impatient.of(Left) == [Left("ada", f"no sign of life for {DEAD_AFTER_S:g} s")]
+    assert impatient.of(Left) == [Left("ada", f"no sign of life for {TIMEOUT_S:g} s")]
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_coordinator_whose_loop_stalls_loses_nobody(impatient):
     names = ("ada", "bob")
     running = [impatient.join(name, lambda m: make_reply(m, m.content)) for name in names]
     for _ in range(2):
-        impatient.server._loop.call_soon_threadsafe(time.sleep, 1.5 * DEAD_AFTER_S)
+        impatient.server._loop.call_soon_threadsafe(time.sleep, 1.5 * TIMEOUT_S)
         impatient.eventually(lambda: all(r.statuses == ["connected to test"] for r in running))
         task_id = impatient.ask(running[0].identity.node_id)
         impatient.eventually(
@@ -97,7 +97,7 @@ def test_pings_that_come_in_bunches_end_no_connection(impatient, monkeypatch):
     options = dict(channel.OPTIONS) | {"grpc.keepalive_time_ms": 100}
     monkeypatch.setattr(channel, "OPTIONS", tuple(options.items()))
     impatient.server.stop()
-    impatient.heartbeat_s, impatient.dead_after_s = 4.0, 10.0
+    impatient.heartbeat_s, impatient.heartbeat_timeout_s = 4.0, 10.0
     impatient.serve()
     running = impatient.join("ada", lambda m: make_reply(m, m.content))
     meter = impatient.server._parts.traffic.meter

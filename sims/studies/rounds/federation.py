@@ -40,7 +40,7 @@ class Held:
 
 @dataclass
 class Federation:
-    """One expert, and what its owners hold; `late` are answers that were not taken yet."""
+    """One expert, and what its owners hold; `late_updates` are answers that were not taken yet."""
 
     world: World
     stage: ExpertStage
@@ -61,7 +61,7 @@ class Federation:
         The answers of `held_up` come with the next round.
         """
         self.number += 1
-        decay = self.stage.staleness
+        decay = self.stage.staleness_decay
         taken = [
             replace(change, fresh=decay ** (self.number - number))
             for change, number in self.late.values()

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.former_names import STAGE, former
 from fedmore.sims.data.texts import RECIPE
 from fedmore.sims.studies.finished import kept, write
 from fedmore.sims.studies.rounds.world import World, smollm_world, tiny_world
@@ -116,7 +117,7 @@ def _choices(settings: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
 def _mark(stage: ExpertStage) -> str:
     """A mark of the stage and of the texts: rows of others are never taken for those of this."""
     first, last = stage.layers  # settings of every stage when the first rows were written
-    known = asdict(stage) | {"first_layers": first, "last_layers": last}
+    known = former(asdict(stage), STAGE) | {"first_layers": first, "last_layers": last}
     told = json.dumps([known, RECIPE], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 

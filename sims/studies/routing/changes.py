@@ -87,7 +87,7 @@ def train_new(mixture: Mixture, material: Material, size: Size, seed: int, arm: 
         steps=size.table_steps,
         batch_size=size.batch,
         learning_rate=VARIANT.rate,
-        samples=VARIANT.samples,
+        num_selections=VARIANT.samples,
         only=(arm,),
         seed=seed,
     )

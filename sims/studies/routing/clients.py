@@ -48,7 +48,7 @@ def trained_by_clients(
 
     source = RoutingSource(shapes_of(material.base.model), lambda: material.experts, initial)
     if variant.samples:
-        source = replace(source, samples=variant.samples)
+        source = replace(source, num_selections=variant.samples)
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the study prints its own progress
     strategy = RoutingStrategy(stage_of(variant, size), source, seed, on_round)
     mailbox = TaskQueue()

@@ -23,7 +23,7 @@ def variance(material: Material, size: Size, seed: int) -> dict[str, float]:
     table = LossTable(mixture, material.windows)  # losses are the same for every M
     found = {}
     for samples in SAMPLES:
-        training = Training(batch_size=size.batch, samples=samples, seed=seed)
+        training = Training(batch_size=size.batch, num_selections=samples, seed=seed)
         method = Reinforce(mixture, material.windows, training, table)
         draws = torch.stack([_gradient(method, size.batch) for _ in range(REPEATS)])
         found[str(samples)] = float(draws.var(0).sum())

@@ -73,7 +73,7 @@ def fit(
         steps=size.table_steps if variant.tabled else size.steps,
         batch_size=size.batch,
         learning_rate=variant.rate,
-        samples=variant.samples,
+        num_selections=variant.samples,
         seed=seed,
     )
     if not variant.tabled:

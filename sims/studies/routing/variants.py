@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from fedmore.experts.routers.spec import Kind, Level, RouterSpec, Scaling, Start, is_per_layer
+from fedmore.experts.routers.spec import Granularity, Init, Kind, RouterSpec, Scaling, is_per_layer
 
 RATE, FINE = 0.1, 0.03
 """Learning rates found on seed 0 and its training texts.
@@ -21,11 +21,11 @@ class Variant:
     name: str
     kind: Kind
     k: int = 0
-    level: Level = "sequence"
+    level: Granularity = "sequence"
     per_layer: bool = False
     samples: int = 0
     scaling: Scaling = "lora"
-    start: Start = "zero"
+    start: Init = "zero"
     trained_at: str = ""
     rate: float = RATE
 
@@ -33,7 +33,7 @@ class Variant:
         """The router's spec for this number of experts and blocks."""
         return RouterSpec(
             self.kind, experts, width, blocks if self.layered else 1, self.level,
-            top_k=self.k, scaling=self.scaling, start=self.start,
+            top_k=self.k, scaling=self.scaling, init=self.start,
         )  # fmt: skip
 
     @property

@@ -15,8 +15,8 @@ from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.terms import RouterTerms, Terms
 
 ROUTER = RouterTerms(
-    kind="domain", level="sequence", prefix=32, top_k=2, scaling="lora", start="zero", samples=4,
-    entropy=0.0, z_loss=1e-3,
+    kind="domain", granularity="sequence", prefix_tokens=32, top_k=2, scaling="lora", init="zero",
+    num_selections=4, entropy_weight=0.0, z_loss_weight=1e-3,
 )  # fmt: skip
 TERMS = Terms(seed=3, stages=(ExpertStage(), EmbeddingStage()), router=ROUTER)
 GREEDY = replace(TERMS, stages=(ExpertStage(learning_rate=1.0), *TERMS.stages[1:]))

@@ -40,11 +40,11 @@ def test_both_kinds_of_router_stage_may_be_there(plan, stages):
 
 
 def test_a_start_from_domain_embeddings_needs_them_first(plan):
-    check_plan(plan(EXPERTS, EMBEDDINGS, ROUTING, start="domain"))
+    check_plan(plan(EXPERTS, EMBEDDINGS, ROUTING, init="domain"))
     with pytest.raises(ConfigError, match=r'stages\[1\]\.kind: "routing" starts from what'):
-        check_plan(plan(EXPERTS, ROUTING, EMBEDDINGS, start="domain"))
+        check_plan(plan(EXPERTS, ROUTING, EMBEDDINGS, init="domain"))
     with pytest.raises(ConfigError, match='need a stage of kind "router"'):
-        check_plan(plan(EXPERTS, ROUTING, start="domain"))
+        check_plan(plan(EXPERTS, ROUTING, init="domain"))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,11 @@ def test_a_router_that_is_set_is_not_trained(plan, kind):
         ((EXPERTS,), {}, 'router.trained_at: "clients" needs a stage of kind "routing"'),
         ((EXPERTS, ROUTING), {"public_text": ""}, "router.public_text: name public text"),
         ((EXPERTS, ROUTING), {"public_text": "/gone"}, "router.public_text: /gone is not there"),
-        ((EXPERTS, ROUTING), {"experts_rate": 0.1}, "router.experts_rate: clients train the"),
+        (
+            (EXPERTS, ROUTING),
+            {"experts_learning_rate": 0.1},
+            "router.experts_learning_rate: clients train the",
+        ),
     ],
 )
 def test_what_is_missing_at_the_clients_is_named(plan, stages, router, says):
@@ -113,10 +117,10 @@ def test_what_is_missing_at_the_coordinator_is_named(plan, tmp_path, router, say
     [
         ({"kind": "oracle"}, "kind"),
         ({"trained_at": "home"}, "trained_at"),
-        ({"kind": "remix", "samples": 1}, "samples must be 2 or more for ReMix"),
+        ({"kind": "remix", "num_selections": 1}, "num_selections must be 2 or more for ReMix"),
         ({"kind": "remix", "top_k": 0}, "top_k must be 1 or more for ReMix"),
-        ({"kind": "xlora", "start": "domain"}, "start: domain embeddings are for softmax and"),
-        ({"per_layer": True, "start": "domain"}, "start: domain embeddings are for"),
+        ({"kind": "xlora", "init": "domain"}, "init: domain embeddings are for softmax and"),
+        ({"per_layer": True, "init": "domain"}, "init: domain embeddings are for"),
     ],
 )
 def test_what_no_router_can_be_is_no_configuration(plan, router, says):

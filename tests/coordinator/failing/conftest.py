@@ -39,7 +39,7 @@ SHARED = {
     "last_layers": 1, "threads": 1, "timeout_s": 60.0,
 }  # fmt: skip
 KINDS = ("experts", "language", "router", "routing")
-ROUTED = {"kind": "softmax", "start": "domain", "trained_at": "clients"}
+ROUTED = {"kind": "softmax", "init": "domain", "trained_at": "clients"}
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ configs = st.builds(
         st.one_of(
             st.builds(ExpertStage, learning_rate=st.floats(1e-6, 1)),
             st.builds(LanguageStage, first_layers=st.integers(1, 9)),
-            st.builds(EmbeddingStage, quorum=st.floats(0, 1)),
+            st.builds(EmbeddingStage, quorum_fraction=st.floats(0, 1)),
             st.builds(RouterStage, rounds=st.integers(1, 9)),
         ),
         min_size=1,

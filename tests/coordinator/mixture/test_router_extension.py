@@ -46,7 +46,7 @@ class Hub:
                 "router": {
                     "kind": "remix", "top_k": 1, "public_text": str(directory / "public.txt"),
                     "proxy_texts": {n: str(directory / f"{n}.txt") for n in ("legal", "code")},
-                    "steps": 30, "batch_size": 2, "sequence_length": 16, "samples": 3,
+                    "steps": 30, "batch_size": 2, "sequence_length": 16, "num_selections": 3,
                 },
             },
             "test",
@@ -101,9 +101,9 @@ def test_experts_that_are_trained_with_the_router_are_what_is_saved(hub, keeping
         "legal",
         keeping=keeping,
         kind="softmax",
-        experts_rate=rate,
+        experts_learning_rate=rate,
         steps=2,
-        samples=0,
+        num_selections=0,
         top_k=0,
     )
     for name, saved in load_experts(folder, read_recipe(folder)).items():
@@ -117,8 +117,8 @@ def test_experts_that_are_trained_with_the_router_are_what_is_saved(hub, keeping
 
 @pytest.mark.parametrize("start", ["zero", "domain"])
 def test_a_new_expert_is_trained_alone(hub, start):
-    before = rows(hub.build("gl", "legal", start=start))
-    folder = hub.build("code", "gl", "legal", keep_router=True, start=start)
+    before = rows(hub.build("gl", "legal", init=start))
+    folder = hub.build("code", "gl", "legal", keep_router=True, init=start)
     after = rows(folder)
     assert list(after) == ["public", "gl", "legal", "code"]  # the new one behind the others
     assert all(same(after[name], before[name]) for name in before)

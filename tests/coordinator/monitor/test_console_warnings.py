@@ -4,7 +4,8 @@ from fedmore.coordinator.monitor.event_lines import line
 from fedmore.strategies.events import RoundFinished, StageStarted
 
 WARNING = (
-    "legal: trimmed_mean withstands no hostile owner: 2 owners are fewer than 1 / hostile (0.2)"
+    "legal: trimmed_mean withstands no hostile owner: 2 owners are fewer than "
+    "1 / malicious_fraction (0.2)"
 )
 
 

@@ -170,7 +170,7 @@ def make_case(model, shapes, name, seed=3):
     kind, top_k, place, level, *start = name.split("-")
     layers = len(routed_blocks(experts)) if place == "layers" else 1
     spec = RouterSpec(
-        kind, 3, 64, layers, level, 5, int(top_k), hidden=16, start=(start or ["zero"])[0]
+        kind, 3, 64, layers, level, 5, int(top_k), hidden=16, init=(start or ["zero"])[0]
     )
     router = make_router(spec)
     generator = torch.Generator().manual_seed(seed)

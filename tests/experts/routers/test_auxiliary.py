@@ -40,9 +40,9 @@ def z_by_hand(rows):
     return sum(math.log(sum(map(math.exp, row))) ** 2 for row in rows) / len(rows)
 
 
-def auxiliary(*decisions, top_k=0, start="zero", **weights):
+def auxiliary(*decisions, top_k=0, init="zero", **weights):
     """What a step adds for the logits [B, T, A] of some decisions."""
-    router = SimpleNamespace(spec=SimpleNamespace(top_k=top_k, start=start))
+    router = SimpleNamespace(spec=SimpleNamespace(top_k=top_k, init=init))
     method = ByGradient(SimpleNamespace(router=router), None, Training(**weights))
     return method._auxiliary(decisions)
 
@@ -83,21 +83,21 @@ def test_balance_takes_from_the_arm_that_has_most():
 def test_auxiliary_losses_are_weighed_and_are_the_mean_over_decisions():
     other = [[0.0, 4.0, 1.0], [0.5, 0.5, 0.4]]
     first, second = logits_of().view(2, 2, 3), logits_of(other).view(1, 2, 3)
-    found = auxiliary(first, second, top_k=1, balance=0.7, z_loss=0.2)
+    found = auxiliary(first, second, top_k=1, balance_weight=0.7, z_loss_weight=0.2)
     expected = sum(0.7 * balance_by_hand(x, 1) + 0.2 * z_by_hand(x) for x in (LOGITS, other)) / 2
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(expected, abs=EXACT)
-    assert auxiliary(first, balance=0.0, z_loss=0.0).item() == 0
-    assert auxiliary(balance=1.0, z_loss=1.0).item() == 0  # of no decisions
+    assert auxiliary(first, balance_weight=0.0, z_loss_weight=0.0).item() == 0
+    assert auxiliary(balance_weight=1.0, z_loss_weight=1.0).item() == 0  # of no decisions
 
 
 def test_the_z_loss_makes_logits_smaller():
     logits = logits_of()
-    after = descended(auxiliary(logits[None], balance=0.0, z_loss=1.0), logits)
+    after = descended(auxiliary(logits[None], balance_weight=0.0, z_loss_weight=1.0), logits)
     assert (after.logsumexp(-1).abs() < logits.logsumexp(-1).abs()).all()
-    assert auxiliary(logits[None], start="domain", balance=0.0, z_loss=1.0).item() == 0
+    assert auxiliary(logits[None], init="domain", balance_weight=0.0, z_loss_weight=1.0).item() == 0
     low = logits_of([[-5.0, -6.0, -7.0]])
-    raised = descended(auxiliary(low[None], balance=0.0, z_loss=1.0), low)
+    raised = descended(auxiliary(low[None], balance_weight=0.0, z_loss_weight=1.0), low)
     assert (raised > low).all()
 
 
@@ -108,13 +108,15 @@ def test_a_step_differentiates_the_sum_and_returns_the_loss_alone(toy, shape):
     generator = torch.Generator().manual_seed(1)
     for parameter in router.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
-    loss = ByGradient(mixture, windows, Training(balance=2.0, z_loss=0.5)).step(0, [0, 1, 2])
+    loss = ByGradient(mixture, windows, Training(balance_weight=2.0, z_loss_weight=0.5)).step(
+        0, [0, 1, 2]
+    )
     stepped = [p.grad.clone() for p in router.parameters()]
     recorded = []
     with mixture.gates.asking(recorded=recorded):
         plain = window_losses(mixture.model, windows[:3]).mean()
     assert len(recorded) == router.spec.layers
-    added = auxiliary(*recorded, top_k=shape[1], balance=2.0, z_loss=0.5)
+    added = auxiliary(*recorded, top_k=shape[1], balance_weight=2.0, z_loss_weight=0.5)
     expected = torch.autograd.grad(plain + added, list(router.parameters()))
     assert loss == pytest.approx(float(plain.detach()))
     for found, wanted in zip(stepped, expected, strict=True):
@@ -123,9 +125,11 @@ def test_a_step_differentiates_the_sum_and_returns_the_loss_alone(toy, shape):
 
 def test_the_z_loss_holds_a_trained_router_back(toy):
     sizes = []
-    for z_loss in (0.0, 1.0):
+    for z_loss_weight in (0.0, 1.0):
         mixture = toy.mixture("softmax")
-        training = Training(steps=8, learning_rate=0.1, balance=0.0, z_loss=z_loss)
+        training = Training(
+            steps=8, learning_rate=0.1, balance_weight=0.0, z_loss_weight=z_loss_weight
+        )
         train_router(mixture, toy.both(16, seed=7), training)
         sizes.append(float(mixture.router.bias_LA.detach().logsumexp(-1).abs()))
     assert sizes[1] < sizes[0] - 0.3
@@ -139,7 +143,7 @@ def test_entropy_is_raised_where_it_is_wanted(toy, shape, weight, monkeypatch):
     mixture, windows = toy.mixture(*shape), toy.both(4, seed=7)
     router = mixture.router
     router.bias_LA.data[:, 1] = 2.0
-    training = Training(steps=4, learning_rate=0.1, samples=2, entropy=weight)
+    training = Training(steps=4, learning_rate=0.1, num_selections=2, entropy_weight=weight)
     train_router(mixture, windows, training)
     bias = router.bias_LA.detach()
     if weight:

@@ -14,8 +14,8 @@ D = 12
 NAMES = ("public", "a", "b", "c")
 
 
-def spec(experts=3, top_k=0, level="sequence"):
-    return RouterSpec("domain", experts, D, level=level, prefix=10, top_k=top_k)
+def spec(experts=3, top_k=0, granularity="sequence"):
+    return RouterSpec("domain", experts, D, granularity=granularity, prefix_tokens=10, top_k=top_k)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def make(domains, means):
     return made
 
 
-@pytest.mark.parametrize("level", ["sequence", "request"])
+@pytest.mark.parametrize("granularity", ["sequence", "request"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_text_is_told_by_its_tokens(make, domains, weights, name, level):
-    found = weights(make(level=level), domains(name, 64, 40, seed=5))[0, :, -1]
+def test_a_text_is_told_by_its_tokens(make, domains, weights, name, granularity):
+    found = weights(make(granularity=granularity), domains(name, 64, 40, seed=5))[0, :, -1]
     shares = dict(zip(NAMES, found.mean(0).tolist(), strict=True))
     assert shares[name] > 0.9
 
@@ -58,7 +58,7 @@ def test_a_text_is_told_by_its_tokens(make, domains, weights, name, level):
 def test_a_token_alone_says_less_than_the_text(make, domains, weights):
     for index, name in enumerate(NAMES[1:], start=1):
         x = domains(name, 64, 40, seed=5)
-        alone = weights(make(level="token"), x)[0, :, 1:, index].mean()
+        alone = weights(make(granularity="token"), x)[0, :, 1:, index].mean()
         assert 0.8 < alone < weights(make(), x)[0, :, -1, index].mean()
 
 
@@ -123,14 +123,14 @@ def test_means_of_less_precision_do(domains, means, weights):
     assert (weights(router, x)[0, :, -1].argmax(-1) == 2).all()
 
 
-@pytest.mark.parametrize("level", ["token", "sequence", "request"])
+@pytest.mark.parametrize("granularity", ["token", "sequence", "request"])
 @pytest.mark.parametrize(("kind", "top_k"), [("softmax", 0), ("softmax", 2), ("remix", 2)])
 def test_a_router_that_starts_from_it_decides_as_it_does(
-    make, domains, weights, level, kind, top_k
+    make, domains, weights, granularity, kind, top_k
 ):
     """Before any training; ReMix takes the arms that have most."""
-    known = make(level=level, top_k=0 if kind == "remix" else top_k)
-    started = make_router(replace(known.spec, kind=kind, top_k=top_k, start="domain"))
+    known = make(granularity=granularity, top_k=0 if kind == "remix" else top_k)
+    started = make_router(replace(known.spec, kind=kind, top_k=top_k, init="domain"))
     started.domain.load_state_dict(known.state_dict())
     x = torch.cat([domains(name, 4, 15, seed=3) for name in NAMES])
     found, shares = weights(started, x), weights(known, x)

@@ -19,15 +19,15 @@ from fedmore.experts.routers.sampling import entropy, leave_one_out, log_probabi
 CLOSE, WIDE = 3e-4, 1e-2  # losses are float32
 
 CASES = [  # router, experts, tokens, and what the training is like
-    ("remix-2-shared-sequence", 2, 6, {"samples": 2, "seed": 0}),
-    ("remix-2-shared-sequence", 2, 6, {"samples": 3, "seed": 1, "entropy": 0.3}),
-    ("remix-2-shared-sequence", 2, 6, {"samples": 2, "seed": 0, "masked": False}),
-    ("remix-1-shared-token", 2, 2, {"samples": 2, "masked": False}),
-    ("remix-2-shared-sequence-started", 2, 6, {"samples": 2, "seed": 4}),
-    ("remix-1-shared-request", 2, 9, {"samples": 2, "seed": 2}),
-    ("remix-1-shared-token", 2, 2, {"samples": 2, "entropy": 0.3}),
-    ("remix-1-layers-sequence", 2, 6, {"samples": 2, "seed": 3}),
-    ("remix-1-layers-token", 1, 2, {"samples": 2}),
+    ("remix-2-shared-sequence", 2, 6, {"num_selections": 2, "seed": 0}),
+    ("remix-2-shared-sequence", 2, 6, {"num_selections": 3, "seed": 1, "entropy_weight": 0.3}),
+    ("remix-2-shared-sequence", 2, 6, {"num_selections": 2, "seed": 0, "masked": False}),
+    ("remix-1-shared-token", 2, 2, {"num_selections": 2, "masked": False}),
+    ("remix-2-shared-sequence-started", 2, 6, {"num_selections": 2, "seed": 4}),
+    ("remix-1-shared-request", 2, 9, {"num_selections": 2, "seed": 2}),
+    ("remix-1-shared-token", 2, 2, {"num_selections": 2, "entropy_weight": 0.3}),
+    ("remix-1-layers-sequence", 2, 6, {"num_selections": 2, "seed": 3}),
+    ("remix-1-layers-token", 1, 2, {"num_selections": 2}),
 ]
 OFTEN = [*CASES[:1], *CASES[2:4], *CASES[5:8]]
 
@@ -82,7 +82,7 @@ class Setting:
             spread = spread + entropy(log_q).mean()
         odds_S = log_odds_S.exp()
         assert odds_S.sum().item() == pytest.approx(1, abs=1e-5)
-        objective = (odds_S * losses_S).sum() - method.training.entropy * spread
+        objective = (odds_S * losses_S).sum() - method.training.entropy_weight * spread
         found = torch.autograd.grad(objective, list(method.router.parameters()))
         return torch.cat([g.flatten() for g in found]).double(), odds_S.detach()
 
@@ -90,7 +90,7 @@ class Setting:
         """The mean gradient of `step` over all tuples of selections."""
         method, total = self.method, 0.0
         state = method.generator.get_state()
-        samples = method.training.samples
+        samples = method.training.num_selections
         for tuple_M in itertools.product(range(len(odds_S)), repeat=samples):
             method.generator.set_state(state)
             told_MLTK = self.told[list(tuple_M)]

@@ -78,7 +78,7 @@ def one_by_one(mixture, ids_1T, arms):
 )  # fmt: skip
 def test_selections_together_are_selections_one_by_one(made, spied, passed):
     drawn, losses = spied
-    loss = Reinforce(made, IDS, Training(samples=M)).step(0, ROWS)
+    loss = Reinforce(made, IDS, Training(num_selections=M)).step(0, ROWS)
     below, above = len(ROWS), len(ROWS) * M  # the copies begin where the experts do
     assert passed == {0: below, 1: below, 2: above, 3: above}
     assert len(drawn) == (1 if made.router.shared else len(made.gates.blocks))
@@ -113,7 +113,7 @@ def test_the_table_has_every_loss_once(made, passed, monkeypatch):
 @TABLED
 def test_training_from_the_table_ends_with_every_set_known(made, passed):
     """Six sets of two arms of four: no step after that runs the model."""
-    method = Reinforce(made, IDS[:1], Training(samples=16))
+    method = Reinforce(made, IDS[:1], Training(num_selections=16))
     for step in range(30):
         method.step(step, [0])
     assert passed[0] == len(method.table.known) == 6
@@ -122,7 +122,7 @@ def test_training_from_the_table_ends_with_every_set_known(made, passed):
 @TABLED
 def test_a_batch_is_the_mean_of_its_windows(made, spied, monkeypatch):
     drawn, _ = spied
-    method = Reinforce(made, IDS, Training(samples=M))
+    method = Reinforce(made, IDS, Training(num_selections=M))
     state = method.generator.get_state()
     together = gradient(method, ROWS)
     each, chosen_NK = [], drawn[0]
@@ -145,13 +145,13 @@ def test_a_failed_step_leaves_the_mixture_as_it_was(made, logits, monkeypatch):
     """Of one selection, and of a loss that is no number."""
     before = logits(made.model, IDS)
     with pytest.raises(ValueError, match="2 selections or more"):
-        Reinforce(made, IDS, Training(samples=1)).step(0, ROWS)
+        Reinforce(made, IDS, Training(num_selections=1)).step(0, ROWS)
     monkeypatch.setattr(reinforce, "token_losses", broken)
     with pytest.raises(FloatingPointError, match="loss nan; lower the learning rate"):
-        Reinforce(made, IDS, Training(samples=2)).step(0, ROWS)
+        Reinforce(made, IDS, Training(num_selections=2)).step(0, ROWS)
     monkeypatch.setattr(reinforce, "token_losses", failing)
     with pytest.raises(RuntimeError, match="no memory"):
-        Reinforce(made, IDS, Training(samples=2)).step(0, ROWS)
+        Reinforce(made, IDS, Training(num_selections=2)).step(0, ROWS)
     assert all(p.grad is None for p in made.router.parameters())
     assert torch.equal(logits(made.model, IDS), before)
 
@@ -170,7 +170,7 @@ def test_a_selection_is_not_charged_with_the_tokens_before_it(made, monkeypatch,
     """Whatever those cost, the gradient is the same; charged with all tokens it is not."""
     found = []
     for early in (0.0, 5.0):
-        method = Reinforce(made, IDS, Training(samples=M, masked=masked))
+        method = Reinforce(made, IDS, Training(num_selections=M, masked=masked))
         state = method.generator.get_state()
         cut = int(torch.randint(1, T + 1, (), generator=method.generator))
         method.generator.set_state(state)

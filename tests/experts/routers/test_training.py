@@ -13,7 +13,7 @@ from fedmore.experts.routers.sampling import effective_size
 from fedmore.experts.routers.serialization import make_router
 from fedmore.experts.routers.spec import LEARNED, PER_LAYER, RouterSpec
 
-TRAINING = Training(steps=12, batch_size=8, learning_rate=0.1, samples=8)
+TRAINING = Training(steps=12, batch_size=8, learning_rate=0.1, num_selections=8)
 ROUTERS = [  # kind, top_k, decisions, level
     ("softmax", 0, 1, "sequence"), ("softmax", 2, 6, "token"), ("softmax", 1, 1, "request"),
     ("xlora", 0, 6, "sequence"), ("xlora", 1, 6, "token"),
@@ -106,7 +106,7 @@ def test_the_trace_has_losses_and_times_and_reports_are_made(toy):
     mixture, windows = toy.mixture("softmax"), toy.both(4, seed=7)
     with torch.no_grad():
         first = float(window_losses(mixture.model, windows[:4]).mean())
-    training = Training(steps=3, batch_size=4, balance=50.0, z_loss=50.0)
+    training = Training(steps=3, batch_size=4, balance_weight=50.0, z_loss_weight=50.0)
     trace = train_router(mixture, windows, training, lambda *given: told.append(given))
     assert told == [(step + 1, 3, loss) for step, loss in enumerate(trace.losses)]
     assert trace.losses[0] == pytest.approx(first)  # without what the auxiliary losses add

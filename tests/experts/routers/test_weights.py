@@ -110,15 +110,22 @@ def test_what_a_level_is_decided_from(router, weights):
         return
     x = hidden(64, 12)
     found = weights(router, x)
-    at = {place: changed_at(router, weights, x, found, place) for place in (2, spec.prefix + 1)}
-    frozen = found[:, :, spec.prefix :]
-    assert torch.equal(frozen[:, :, :1].expand_as(frozen), frozen) == (spec.level == "request")
-    if spec.level == "token":
-        assert at == {2: {2}, spec.prefix + 1: {spec.prefix + 1}}
-    elif spec.level == "request":
-        assert at == {2: set(range(2, 12)), spec.prefix + 1: set()}
+    at = {
+        place: changed_at(router, weights, x, found, place) for place in (2, spec.prefix_tokens + 1)
+    }
+    frozen = found[:, :, spec.prefix_tokens :]
+    assert torch.equal(frozen[:, :, :1].expand_as(frozen), frozen) == (
+        spec.granularity == "request"
+    )
+    if spec.granularity == "token":
+        assert at == {2: {2}, spec.prefix_tokens + 1: {spec.prefix_tokens + 1}}
+    elif spec.granularity == "request":
+        assert at == {2: set(range(2, 12)), spec.prefix_tokens + 1: set()}
     else:
-        assert at == {2: set(range(2, 12)), spec.prefix + 1: set(range(spec.prefix + 1, 12))}
+        assert at == {
+            2: set(range(2, 12)),
+            spec.prefix_tokens + 1: set(range(spec.prefix_tokens + 1, 12)),
+        }
 
 
 def changed_at(router, weights, x, found, place):

@@ -103,7 +103,9 @@ def test_experts_are_trained_where_a_rate_says_so(toy, untouched, shape, rate):
     """Copies of them; those that were given stay as they are."""
     mixture = toy.mixture(*shape, trainable=True)
     before = [tensor.detach().clone() for tensor in tensors(mixture.trained)]
-    trace = train_router(mixture, toy.both(8, seed=7), Training(**SHORT, experts_rate=rate))
+    trace = train_router(
+        mixture, toy.both(8, seed=7), Training(**SHORT, experts_learning_rate=rate)
+    )
     changed = [
         not torch.equal(now, then)
         for now, then in zip(tensors(mixture.trained), before, strict=True)
@@ -120,14 +122,16 @@ def test_experts_that_are_trained_too_end_lower(toy, shape):
     ends = []
     for rate in (0.0, 0.02):
         mixture = toy.mixture(*shape, trainable=True)
-        training = Training(steps=6, batch_size=8, experts_rate=rate)
+        training = Training(steps=6, batch_size=8, experts_learning_rate=rate)
         ends.append(train_router(mixture, toy.both(8, seed=7), training).losses[-1])
     assert ends[1] < ends[0] - 0.1
 
 
 def test_experts_are_not_trained_in_a_frozen_mixture(toy):
-    with pytest.raises(ConfigError, match="experts_rate: the mixture was not assembled trainable"):
-        train_router(toy.mixture("softmax"), toy.both(2, 7), Training(experts_rate=0.1))
+    with pytest.raises(
+        ConfigError, match="experts_learning_rate: the mixture was not assembled trainable"
+    ):
+        train_router(toy.mixture("softmax"), toy.both(2, 7), Training(experts_learning_rate=0.1))
 
 
 @EACH
@@ -139,7 +143,7 @@ def test_nothing_but_the_router_is_differentiated(toy, untouched, shape):
         seen.add((torch.is_inference_mode_enabled(), output.requires_grad))
 
     mixture.model.get_decoder().layers[-1].mlp.register_forward_hook(watch)
-    train_router(mixture, toy.both(8, seed=7), Training(**SHORT, samples=2))
+    train_router(mixture, toy.both(8, seed=7), Training(**SHORT, num_selections=2))
     assert (
         seen
         == {

@@ -21,7 +21,7 @@ def scenario():
     config["stages"] = [
         experts | {"rounds": 1}, language | {"rounds": 1}, language | {"kind": "routing"}
     ]  # fmt: skip
-    config["router"] = {"kind": "remix", "top_k": 2, "samples": 2, "trained_at": "clients"}
+    config["router"] = {"kind": "remix", "top_k": 2, "num_selections": 2, "trained_at": "clients"}
     owners = [client for client in smoke().clients if client.name in ("garden", "foreign")]
     evaluation = {"garden": "garden", "xx": "foreign"}
     return replace(smoke(), config=config, clients=tuple(owners), evaluation=evaluation)

@@ -127,7 +127,7 @@ def test_the_stage_fails_with_every_cause_if_nobody_succeeds(
 def test_a_quorum_holds_in_this_stage_too(fake_grid, clients, new_log, spoiling):
     everybody = clients()
     everybody[2].spoil = spoiling(EMBED, DataError("gone"))
-    strategy = EmbeddingStrategy(EmbeddingStage(quorum=0.9), 5, 7, new_log())
+    strategy = EmbeddingStrategy(EmbeddingStage(quorum_fraction=0.9), 5, 7, new_log())
     with pytest.raises(RoundError, match="no domain embedding: m: DataError: gone"):
         strategy.start(fake_grid(everybody), ArrayRecord(), num_rounds=1, timeout=5)
 

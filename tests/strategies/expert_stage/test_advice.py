@@ -59,7 +59,7 @@ def test_owners_chosen_again_and_again_are_named(streak, told):
 
 def test_krum_that_locks_on_to_one_owner_says_so(fake_grid, fake_client, shapes, new_log):
     """Three that agree and one that trains at half their pace: the rule takes the same one."""
-    stage = ExpertStage(4, 2, learning_rate=0.1, aggregation="krum", hostile=0.0)
+    stage = ExpertStage(4, 2, learning_rate=0.1, aggregation="krum", malicious_fraction=0.0)
     log = new_log()
     strategy = ExpertStrategy(stage, shapes, 7, log)
     grid = fake_grid([fake_client("a", rank=1), *(fake_client(n, rank=6) for n in "bcd")])

@@ -174,12 +174,12 @@ def test_a_rule_that_cuts_nobody_off_is_told(rule):
     (told,) = unguarded(stage, {"legal": 5, "medical": 4})
     assert told.startswith(f"medical: {rule} withstands no hostile owner: 4 ")
     assert unguarded(ExpertStage(), {"medical": 1}) == []
-    assert unguarded(ExpertStage(aggregation=rule, hostile=0.0), {"medical": 1}) == []
+    assert unguarded(ExpertStage(aggregation=rule, malicious_fraction=0.0), {"medical": 1}) == []
 
 
 def test_a_stage_names_its_rule():
     assert rule_of(ExpertStage()) == MEAN
-    assert rule_of(ExpertStage(aggregation="krum", hostile=0.3)) == Krum(0.3)
+    assert rule_of(ExpertStage(aggregation="krum", malicious_fraction=0.3)) == Krum(0.3)
     assert rule_of(ExpertStage(aggregation="trimmed_mean")) == TrimmedMean(0.2)
 
 
@@ -191,7 +191,7 @@ def test_one_owner_alone_is_its_own_aggregate(crowd):
 
 
 def test_a_round_whose_rule_cuts_nobody_off_says_so(fake_grid, clients, shapes, new_log):
-    stage = ExpertStage(1, 2, learning_rate=0.1, aggregation="trimmed_mean", hostile=0.4)
+    stage = ExpertStage(1, 2, learning_rate=0.1, aggregation="trimmed_mean", malicious_fraction=0.4)
     log = new_log()
     strategy = ExpertStrategy(stage, shapes, 7, log)
     strategy.start(strategy.patient(fake_grid(clients())), ArrayRecord(), num_rounds=1, timeout=0.2)
@@ -217,10 +217,10 @@ def test_no_owner_has_more_than_its_share(weights, most, wanted):
 
 
 def test_a_share_is_of_the_mean_of_an_experts_owners():
-    assert rule_of(ExpertStage(max_share=0.4)).max_share == 0.4
-    with pytest.raises(ValueError, match=r"max_share 0\.4 is for the mean"):
-        ExpertStage(aggregation="krum", max_share=0.4)
-    with pytest.raises(ValueError, match="max_share"):
-        read_stage({"kind": "routing", "max_share": 0.4})
-    with pytest.raises(ValueError, match="max_share must be from 0 to 1"):
-        ExpertStage(max_share=1.5)
+    assert rule_of(ExpertStage(max_client_weight=0.4)).max_client_weight == 0.4
+    with pytest.raises(ValueError, match=r"max_client_weight 0\.4 is for the mean"):
+        ExpertStage(aggregation="krum", max_client_weight=0.4)
+    with pytest.raises(ValueError, match="max_client_weight"):
+        read_stage({"kind": "routing", "max_client_weight": 0.4})
+    with pytest.raises(ValueError, match="max_client_weight must be from 0 to 1"):
+        ExpertStage(max_client_weight=1.5)

@@ -95,7 +95,7 @@ def mean_of(crowd, chosen):
 def test_krum_takes_whom_it_takes_on_the_products(crowd, name, count):
     best = np.argsort(krum_scores(crowd))[:count]
     assert not {2, 5} & set(best)
-    close(step(crowd, aggregation=name, hostile=HOSTILE), mean_of(crowd, best))
+    close(step(crowd, aggregation=name, malicious_fraction=HOSTILE), mean_of(crowd, best))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_krum_takes_whom_it_takes_on_the_products(crowd, name, count):
 def test_krum_is_flowers_on_the_products(crowd, name, strategy):
     products = [{path: m.numpy() for path, m in dense(each).items()} for each in crowd]
     wanted = {path: torch.from_numpy(m) for path, m in ask(strategy, products).items()}
-    close(step(crowd, aggregation=name, hostile=HOSTILE), wanted)
+    close(step(crowd, aggregation=name, malicious_fraction=HOSTILE), wanted)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_coordinate_by_coordinate_in_the_shared_basis(crowd, name, strategy, by_
         merged = by_numpy(np.stack([each[path].numpy() for each in cores]))
         assert np.allclose(flowers[path], merged, atol=1e-12)
         wanted[path] = q_b @ torch.from_numpy(merged) @ q_a.T
-    close(step(crowd, aggregation=name, hostile=HOSTILE), wanted)
+    close(step(crowd, aggregation=name, malicious_fraction=HOSTILE), wanted)
 
 
 @pytest.mark.parametrize("name", ["median", "trimmed_mean"])
@@ -136,7 +136,7 @@ def test_two_far_off_move_the_step_less_than_they_move_the_mean(crowd, name):
     def off(found):
         return sum(float((found[p] - exact).norm()) ** 2 for p, exact in honest.items()) ** 0.5
 
-    robust = step(crowd, aggregation=name, hostile=HOSTILE)
+    robust = step(crowd, aggregation=name, malicious_fraction=HOSTILE)
     assert off(robust) < 0.2 * off(step(crowd, aggregation="mean"))
 
 

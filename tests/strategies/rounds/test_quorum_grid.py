@@ -15,7 +15,9 @@ from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import TRAIN, read_task
 
 SHARED = {"steps": 2, "learning_rate": 0.1}
-STAGE = ExpertStage(5, **SHARED, deadline_s=10.0, timeout_s=60.0, quorum=0.5, staleness=0.25)
+STAGE = ExpertStage(
+    5, **SHARED, deadline_s=10.0, timeout_s=60.0, quorum_fraction=0.5, staleness_decay=0.25
+)
 
 
 class Clock:
@@ -137,7 +139,7 @@ def test_who_is_late_is_not_asked_again_until_it_has_answered(slow_grid, owners,
 
 
 def test_a_late_update_is_refused_where_the_plan_says_so(slow_grid, owners, run):
-    stage = ExpertStage(**SHARED, deadline_s=10.0, timeout_s=60.0, late="refuse")
+    stage = ExpertStage(**SHARED, deadline_s=10.0, timeout_s=60.0, late_updates="drop")
     grid = slow_grid(owners("a", "b", "c"), {"c": 15.0})
     strategy, log = run(grid, 2, stage)
     assert [m["late"] for _, m, _ in log] == [[], []]
@@ -149,7 +151,7 @@ def test_a_late_update_is_refused_where_the_plan_says_so(slow_grid, owners, run)
 def test_a_round_goes_on_without_who_is_away_and_uses_what_it_says_when_it_is_back(
     leaving_grid, owners, run
 ):
-    stage = ExpertStage(2, **SHARED, timeout_s=60.0, staleness=0.25)
+    stage = ExpertStage(2, **SHARED, timeout_s=60.0, staleness_decay=0.25)
     grid = leaving_grid(owners("a", "b"), {"b": 1.0})
     strategy, log = run(grid, 2, stage)
     first, second = (metrics for _, metrics, _ in log)
@@ -163,7 +165,7 @@ def test_a_round_goes_on_without_who_is_away_and_uses_what_it_says_when_it_is_ba
 def test_where_late_answers_are_refused_those_who_are_away_are_waited_for_by_nobody(
     leaving_grid, owners, run
 ):
-    stage = ExpertStage(1, **SHARED, timeout_s=5.0, late="refuse")
+    stage = ExpertStage(1, **SHARED, timeout_s=5.0, late_updates="drop")
     grid = leaving_grid(owners("a", "b"), {"b": 50.0})
     _, log = run(grid, 1, stage)
     assert not hasattr(grid, "kept"), "the grid fails what its node leaves behind"
@@ -204,8 +206,8 @@ def test_a_stage_goes_on_from_its_row_with_who_is_late(slow_grid, owners, run):
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_a_late_change_is_from_where_its_owner_began(slow_grid, owners, run, momentum, resumed):
     """The aggregate has moved on meanwhile; what counts is what this owner changed."""
-    stage = ExpertStage(5, **SHARED, deadline_s=10.0, timeout_s=60.0, staleness=0.25, codec="fp32",
-        round_start="aggregate", server_momentum=momentum,
+    stage = ExpertStage(5, **SHARED, deadline_s=10.0, timeout_s=60.0, staleness_decay=0.25,
+        codec="fp32", round_start="aggregate", server_momentum=momentum,
     )  # fmt: skip
     people = owners("a", "b", "c")
     grid = slow_grid(people, {"b": 8.0})
@@ -240,7 +242,7 @@ def test_when_all_are_late_the_round_waits_for_one(slow_grid, owners, run):
     ("share", "asked", "needed"), [(0.0, 5, 1), (0.5, 5, 3), (0.7, 10, 7), (1.0, 3, 3)]
 )
 def test_quorum(share, asked, needed):
-    assert quorum(ExpertStage(quorum=share), asked) == needed
+    assert quorum(ExpertStage(quorum_fraction=share), asked) == needed
 
 
 def test_the_withdrawn_are_left_out_at_the_next_aggregate(slow_grid, owners, shapes, new_log):
@@ -302,7 +304,9 @@ def test_with_staleness_zero_the_only_owner_late_leaves_its_expert_as_it_was(
     slow_grid, owners, fake_client, run
 ):
     """Two domains, one owner each; the second answers after the deadline of its round."""
-    stage = ExpertStage(4, **SHARED, deadline_s=1.0, timeout_s=60.0, quorum=0.5, staleness=0.0)
+    stage = ExpertStage(
+        4, **SHARED, deadline_s=1.0, timeout_s=60.0, quorum_fraction=0.5, staleness_decay=0.0
+    )
     late = fake_client("m", target="medical", rank=2, size=100)
     grid = slow_grid([*owners("a"), late], {"a": 0.5, "m": 1.5})
     strategy, log = run(grid, 2, stage)

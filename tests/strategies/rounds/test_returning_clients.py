@@ -164,7 +164,7 @@ def test_where_late_answers_are_refused_who_comes_back_is_asked_again(world, tra
         3.0: [lambda: world.come("c", process="second")],
         5.0: [lambda: world.release("a")],
     }
-    _, (first,) = train(1, late="refuse")
+    _, (first,) = train(1, late_updates="drop")
     assert set(first["clients"]) == {"a", "b", "c"}
     assert first["failures"] == []
 
@@ -178,7 +178,7 @@ def test_who_comes_for_the_first_time_is_asked_and_another_kind_is_not(world, tr
     assert world.trained("g") == []
 
 
-@pytest.mark.parametrize("late", ["keep", "refuse"])
+@pytest.mark.parametrize("late", ["keep", "drop"])
 def test_who_comes_and_goes_for_ever_does_not_hold_the_round(world, train, late):
     def flap(name):
         world.at(world.now + 3, lambda: world.come("c", process=str(world.now)))
@@ -186,7 +186,7 @@ def test_who_comes_and_goes_for_ever_does_not_hold_the_round(world, train, late)
 
     world.on_task = {("c", 1): flap, ("a", 1): lambda _: world.held.add("a")}
     world.due = {40.0: [lambda: world.release("a")]}
-    _, (first,) = train(1, late=late)
+    _, (first,) = train(1, late_updates=late)
     assert set(first["clients"]) == {"a", "b"}
     greeted = Counter(who for who, kind, _ in world.asked if kind == HELLO)
     assert greeted["c"] <= 1 + TRIES

@@ -78,12 +78,12 @@ class World:
         return {name: made for name, made in self.experts.items() if OWNERS[name] - self.gone}
 
     def initial(self, experts):
-        return make_router(RouterSpec(self.kind, len(experts), WIDTH, level="token", top_k=1))
+        return make_router(RouterSpec(self.kind, len(experts), WIDTH, granularity="token", top_k=1))
 
     def source(self):
         return RoutingSource(
-            self.shapes, self.left, self.initial, samples=8, entropy=0.2, z_loss=0.5,
-            withdrawn=lambda: set(self.gone),
+            self.shapes, self.left, self.initial, num_selections=8, entropy_weight=0.2,
+            z_loss_weight=0.5, withdrawn=lambda: set(self.gone),
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from wire_arrays import array
 
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
+from fedmore.experts.former_names import ROUTER, former
 from fedmore.experts.routers.serialization import make_router
 from fedmore.experts.routers.spec import RouterSpec
 from fedmore.experts.spec import ExpertSpec
@@ -45,7 +46,7 @@ def router(request):
     """With random numbers everywhere."""
     kind, place = request.param.split("-")
     layers, start = 3 if place == "layers" else 1, "domain" if place == "domain" else "zero"
-    made = make_router(RouterSpec(kind, 3, WIDTH, layers, "request", 7, 2, hidden=4, start=start))
+    made = make_router(RouterSpec(kind, 3, WIDTH, layers, "request", 7, 2, hidden=4, init=start))
     made.load_state_dict({n: torch.randn(t.shape) for n, t in made.state_dict().items()})
     return made
 
@@ -54,11 +55,12 @@ def task_of(router, experts, shapes, **changes):
     spec = router.spec
     values = {
         "kind": spec.kind, "experts": tuple(experts), "ranks": ranks_of(experts, shapes),
-        "width": spec.width, "layers": spec.layers, "level": spec.level, "prefix": spec.prefix,
-        "top_k": spec.top_k, "scaling": spec.scaling, "hidden": spec.hidden, "samples": 4,
-        "entropy": 0.1, "z_loss": 1e-3, "stage": "routing", "round": 2, "rounds": 3, "steps": 5,
-        "batch_size": 2, "sequence_length": 32, "learning_rate": 0.03, "codec": "sign1",
-        "threads": 1, "seed": 7, "updates": 1, "start": spec.start,
+        "width": spec.width, "layers": spec.layers, "granularity": spec.granularity,
+        "prefix_tokens": spec.prefix_tokens, "top_k": spec.top_k, "scaling": spec.scaling,
+        "hidden": spec.hidden, "num_selections": 4, "entropy_weight": 0.1, "z_loss_weight": 1e-3,
+        "stage": "routing", "round": 2, "rounds": 3, "steps": 5, "batch_size": 2,
+        "sequence_length": 32, "learning_rate": 0.03, "codec": "sign1", "threads": 1, "seed": 7,
+        "updates": 1, "init": spec.init,
     }  # fmt: skip
     return RouteTask(**(values | changes))
 
@@ -116,8 +118,16 @@ def test_draws_differ_between_clients_and_rounds_alone(task):
     assert len({seed("a"), seed("b"), seed("a", round=3), seed("a", seed=8)}) == 4
     training = task.training("a")
     assert (training.steps, training.batch_size, training.learning_rate) == (5, 2, 0.03)
-    assert (training.samples, training.entropy, training.z_loss) == (4, 0.1, 1e-3)
-    assert (training.balance, training.experts_rate, training.only) == (0.0, 0.0, ())
+    assert (training.num_selections, training.entropy_weight, training.z_loss_weight) == (
+        4,
+        0.1,
+        1e-3,
+    )
+    assert (training.balance_weight, training.experts_learning_rate, training.only) == (
+        0.0,
+        0.0,
+        (),
+    )
 
 
 def changed(content, task=None, **arrays):
@@ -254,4 +264,4 @@ def test_a_message_without_arrays_is_refused(content, task, shapes):
 def test_the_message_holds_the_task_and_two_arrays(content, task):
     assert set(content) == {"task", "state"}
     assert set(content.array_records["state"]) == {"router", "experts"}
-    assert set(content.config_records["task"]) == set(asdict(task))
+    assert set(content.config_records["task"]) == set(former(asdict(task), ROUTER))

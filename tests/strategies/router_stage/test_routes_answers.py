@@ -21,7 +21,7 @@ CASES = ["softmax-shared", "softmax-layers", "softmax-domain", "xlora-layers", "
 def router(request):
     kind, place = request.param.split("-")
     layers, start = 3 if place == "layers" else 1, "domain" if place == "domain" else "zero"
-    return make_router(RouterSpec(kind, 3, 12, layers, hidden=4, start=start))
+    return make_router(RouterSpec(kind, 3, 12, layers, hidden=4, init=start))
 
 
 def test_nothing_private_and_no_buffer_is_trained(router):

@@ -26,7 +26,7 @@ def test_a_round_below_its_quorum_is_an_error(fake_grid, start, trio, quorum, fa
         everybody = trio()
         for client in everybody[:count]:
             client.spoil = refuse
-        return start(fake_grid(everybody), 1, RouterStage(codec="fp32", quorum=quorum,
+        return start(fake_grid(everybody), 1, RouterStage(codec="fp32", quorum_fraction=quorum,
                                                     learning_rate=0.1))  # fmt: skip
 
     good = 3 - failing

@@ -30,7 +30,7 @@ def untrained(name, experts=3):
     """Its numbers are all different, parameters and buffers, so that each can be followed."""
     kind, place = name.split("-")
     layers, start = 3 if place == "layers" else 1, "domain" if place == "domain" else "zero"
-    spec = RouterSpec(kind, experts, WIDTH, layers, hidden=4, top_k=2, start=start)
+    spec = RouterSpec(kind, experts, WIDTH, layers, hidden=4, top_k=2, init=start)
     router = make_router(spec)
     count = sum(t.numel() for t in router.state_dict().values())
     flat = torch.randperm(count, generator=torch.Generator().manual_seed(0)).float()

@@ -59,7 +59,12 @@ def test_what_a_task_says(fake_grid, start, trio, world):
     contents = grid.tasks(ROUTE)["a"]
     first, second = (read_route_task(content) for content in contents)
     assert (first.round, second.round, first.updates, second.updates) == (1, 2, 0, 1)
-    assert (first.samples, first.entropy, first.z_loss, first.seed) == (8, 0.2, 0.5, 7)
+    assert (first.num_selections, first.entropy_weight, first.z_loss_weight, first.seed) == (
+        8,
+        0.2,
+        0.5,
+        7,
+    )
     assert (first.learning_rate, first.codec, first.rounds) == (0.2, "sign1", 3)
     assert first.spec() == world.initial(world.experts).spec
     assert (first.experts, first.ranks) == (("legal", "gl"), ranks_of(world.experts, world.shapes))
@@ -136,7 +141,7 @@ def test_what_comes_late_is_refused(fake_grid, start, trio):
         return answer
 
     everybody[2].spoil = late
-    stage = RouterStage(codec="fp32", learning_rate=0.1, deadline_s=1e-3, quorum=0.5)
+    stage = RouterStage(codec="fp32", learning_rate=0.1, deadline_s=1e-3, quorum_fraction=0.5)
     assert not stage.keeps_late
     first, log = start(grid, 1, stage)
     assert log[0][1]["failures"] == ["a: no answer in time"]

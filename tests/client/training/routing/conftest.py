@@ -95,17 +95,18 @@ def router_of(spec):
 def asked(experts, shapes):
     """Call it for the content of a routing message, with changes of its task."""
 
-    def make(number=1, kind="remix", of=None, start="zero", **changes):
+    def make(number=1, kind="remix", of=None, init="zero", **changes):
         chosen = {name: experts[name] for name in of or experts}
         layers = 6 if kind == "xlora" else 1
-        spec = RouterSpec(kind, len(chosen), 64, layers, top_k=2, hidden=8, start=start)
+        spec = RouterSpec(kind, len(chosen), 64, layers, top_k=2, hidden=8, init=init)
         values = {
             "kind": kind, "experts": tuple(chosen), "ranks": ranks_of(chosen, shapes),
-            "width": 64, "layers": layers, "level": spec.level, "prefix": spec.prefix,
-            "top_k": spec.top_k, "scaling": spec.scaling, "hidden": spec.hidden, "samples": 3,
-            "entropy": 0.0, "z_loss": 1e-3, "stage": "routing", "round": number, "rounds": 3,
-            "steps": 3, "batch_size": 2, "sequence_length": 32, "learning_rate": 0.05,
-            "codec": "sign1", "threads": 1, "seed": 0, "updates": number - 1, "start": start,
+            "width": 64, "layers": layers, "granularity": spec.granularity,
+            "prefix_tokens": spec.prefix_tokens, "top_k": spec.top_k, "scaling": spec.scaling,
+            "hidden": spec.hidden, "num_selections": 3, "entropy_weight": 0.0,
+            "z_loss_weight": 1e-3, "stage": "routing", "round": number, "rounds": 3, "steps": 3,
+            "batch_size": 2, "sequence_length": 32, "learning_rate": 0.05, "codec": "sign1",
+            "threads": 1, "seed": 0, "updates": number - 1, "init": init,
         }  # fmt: skip
         arrays = route_arrays(router_of(spec), chosen, shapes, "fp32")
         return route_content(RouteTask(**(values | changes)), arrays)

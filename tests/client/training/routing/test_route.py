@@ -50,11 +50,11 @@ def largest(change):
 
 
 @pytest.mark.parametrize(
-    ("kind", "start"), [*((kind, "zero") for kind in KINDS), ("remix", "domain")]
+    ("kind", "init"), [*((kind, "zero") for kind in KINDS), ("remix", "domain")]
 )
-def test_only_the_routers_parameters_leave_and_they_have_moved(do, asked, kind, start):
+def test_only_the_routers_parameters_leave_and_they_have_moved(do, asked, kind, init):
     """What it centres by, and the domains' own rows where it starts from them, stay as they are."""
-    content = asked(kind=kind, start=start, codec="fp32")
+    content = asked(kind=kind, init=init, codec="fp32")
     task = read_route_task(content)
     router = read_route_request(content).router()
     answer = do(content)

@@ -81,7 +81,7 @@ def place(material):
             "base": {"model": str(folder / "base"), "dtype": "float32"},
             "stages": STAGES,
             "router": {
-                "kind": "softmax", "trained_at": "clients", "samples": 2,
+                "kind": "softmax", "trained_at": "clients", "num_selections": 2,
                 "public_text": str(texts["plain"].train),
             } | router,
             "evaluation": {
