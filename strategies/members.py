@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.strategies.settings import STRICT, parse
+from fedmore.strategies.settings import STRICT, faults, parse
 
 HELLO = "query.hello"
 
@@ -108,7 +108,7 @@ def member_of(reply: Message) -> Member:
     try:
         return parse(_MEMBER, record)
     except ValidationError as error:
-        raise WireError(f"does not say who it is: {error}") from error
+        raise WireError(f"does not say who it is: {faults(error)}") from error
 
 
 def nobody() -> AbstractSet[str]:

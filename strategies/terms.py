@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
@@ -19,7 +19,7 @@ from fedmore.experts.former_names import ROUTER, STAGE, former, today
 from fedmore.experts.plugins import Plugin
 from fedmore.experts.routers.spec import ROUTERS, Granularity, Init, RouterSpec, Scaling
 from fedmore.strategies.compression import policy
-from fedmore.strategies.settings import STRICT, parse
+from fedmore.strategies.settings import STRICT, one_line, parse
 from fedmore.strategies.stages.base import Stage, TrainingStage
 from fedmore.strategies.stages.kinds import PLUGINS, STAGES, AnyStage
 
@@ -122,18 +122,10 @@ def read_terms(text: str, plugins: Collection[str] = ()) -> Terms:
         if terms.trains_router:
             ROUTERS.check(terms.router.kind)
         return terms
-    except (ValidationError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise WireError(
-            f"the federation's plan is not one of this version: {_first_line(error)}"
+            f"the federation's plan is not one of this version: {one_line(error)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first fault of a plan, with where it is; its text may be of any length."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:400]
-    return str(error).splitlines()[0][:400]
 
 
 def owners_part(stage: Stage) -> Stage:

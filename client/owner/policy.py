@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.plugins import Plugin, installed
 from fedmore.strategies.compression.policy import NAMES, TAGS
-from fedmore.strategies.settings import STRICT, not_negative, parse, positive
+from fedmore.strategies.settings import STRICT, faults, not_negative, parse, positive
 from fedmore.strategies.stages.base import Stage
 from fedmore.strategies.tasks.base import Work
 
@@ -171,7 +171,7 @@ def read_policy(path: Path) -> OwnerPolicy:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         return parse(_POLICY, table)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_lines(error)}") from error
+        raise ConfigError(f"{path}: {faults(error)}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -183,14 +183,9 @@ def parse_policy(text: str) -> OwnerPolicy:
     try:
         return _POLICY.validate_json(text) if text else OwnerPolicy()
     except ValidationError as error:
-        raise ConfigError(f"policy: {_lines(error)}") from error
+        raise ConfigError(f"policy: {faults(error)}") from error
 
 
 def dump_policy(policy: OwnerPolicy) -> str:
     """The inverse of `parse_policy`."""
     return _POLICY.dump_json(policy).decode()
-
-
-def _lines(error: ValidationError) -> str:
-    found = error.errors()
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found)

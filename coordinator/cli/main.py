@@ -79,6 +79,9 @@ def init(
     database: Annotated[
         str, typer.Option(help="postgresql+psycopg://user@host/name; no password, see PGPASSWORD.")
     ] = "",
+    full: Annotated[
+        bool, typer.Option("--full", help="Write every key, also those at their default.")
+    ] = False,
 ) -> None:
     """Create a federation: a commented federation.toml, certificates and an empty registry."""
     from fedmore.coordinator.folder.create import create, default_name, new_config
@@ -102,7 +105,7 @@ def init(
         run_config=defaults | values(run_config or (), "--run-config"),
         database=database,
     )
-    made = create(directory, config, say)
+    made = create(directory, config, say, full=full)
     runs = f"Flower app {server_app}" if server_app else f"base {made.base.fingerprint}"
     say(f"federation {made.federation.name!r} in {directory}, {runs}")
     say(f"next: look at {directory / 'federation.toml'}, then")

@@ -1,116 +1,92 @@
-"""A configuration as a commented `federation.toml`; `parse_config` reads it back to the same."""
+"""A configuration as `federation.toml`; `parse_config` reads it back to the same.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+The short form leaves out what has its default; the full one has every key. In both a key has its
+description beside it, which comes from the field.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import tomlkit
 from tomlkit.items import AoT, Table
 
+from fedmore.coordinator.config import defaults
 from fedmore.coordinator.config.schema import FederationConfig
-from fedmore.strategies.settings import descriptions
+from fedmore.strategies.settings import descriptions, title
 from fedmore.strategies.stages.base import Stage
 
 HEAD = """\
-The plan of a federation. Unknown keys and wrong types are errors, so nothing here is ignored.
-`coordinator start` reads it once, at its start."""
+The plan of a federation. `coordinator start` reads it once, at its start. Unknown keys and wrong
+types are errors, so nothing here is ignored."""
 
-COMMENTS: Mapping[str, str] = {
-    "federation": "Who and what.",
-    "federation.name": "shown to clients, and part of their state folder",
-    "federation.seed": "of everything random",
-    "federation.clients": "the plan begins when so many are connected",
-    "federation.domains": "what may be trained as an expert: client join --domain",
-    "federation.languages": "what may be trained as an adapter: client join --language",
-    "federation.app": "module:object of another's Flower ServerApp; empty for the stages below",
-    "federation.run_config": "and what it is given as its run config",
-    "base": "The frozen public model, the same at every client.",
-    "base.model": "a folder, or a name on the Hugging Face hub",
-    "base.fingerprint": "digest of its weights; a client whose base differs is refused",
-    "base.dtype": "auto, float32 or bfloat16",
-    "base.quantization": "none, or nf4 (4 bits, by bitsandbytes)",
-    "base.opener": "what opens a document: a token that the tokenizer has, or none; chosen by init",
-    "base.open_windows": "whether it also opens windows that begin inside a document",
-    "server": "Where the coordinator listens.",
-    "server.host": "0.0.0.0 for every network",
-    "server.port": "0 takes a free one",
-    "server.advertise": "the host that invites name, and that the certificate is for",
-    "server.heartbeat_s": "a client reports this often",
-    "server.heartbeat_timeout_s": "and counts as gone after this silence",
-    "server.rejoin_timeout_s": "after a restart, how long a plan waits for all of its clients",
-    "server.upload_bytes": "of a client that no answer names yet; a full-size expert is large",
-    "server.content_bytes": "of an answer to a Flower app, beside arrays of more than 64 KiB",
-    "server.database": "postgresql+psycopg://user@host/name; empty for registry.db in this folder",
-    "stages": "The stages, in sequence.",
-    "router": "How the mixture chooses.",
-    "router.kind": "uniform, domain (embeddings), arrow, softmax, xlora or remix (REINFORCE)",
-    "router.top_k": "so many experts work on a token, beside the base; 0 for all",
-    "router.public_text": "text that stands for the base in the router",
-    "router.granularity": "what a decision is made from: token, sequence (all so far) or request",
-    "router.prefix_tokens": "a request is decided by so many of its first tokens",
-    "router.per_layer": "a decision for every layer, or one that all share",
-    "router.scaling": "of ReMix's constant weights: lora (1/k) or rank_stabilised (1/sqrt k)",
-    "router.init": "softmax, remix: before training, zero (all alike) or domain (embeddings)",
-    "router.trained_at": "coordinator (on proxy_texts) or clients (a stage of kind routing)",
-    "router.proxy_texts": "name = path of public text like a domain's, to train the router on",
-    "router.steps": "optimiser steps at the coordinator",
-    "router.batch_size": "windows per step",
-    "router.sequence_length": "tokens per window",
-    "router.learning_rate": "of AdamW, for the router",
-    "router.num_selections": "ReMix: selections tried of every window (M)",
-    "router.entropy_weight": "ReMix: how much variety is worth",
-    "router.balance_weight": "softmax, xlora: weight of the load-balance loss",
-    "router.z_loss_weight": "softmax, xlora: weight of the loss on the size of logits",
-    "router.experts_learning_rate": "of the experts, trained with the router; 0 freezes them",
-    "evaluation": "Held-out text.",
-    "evaluation.texts": "name of a domain, language or other text = path",
-    "evaluation.documents": "so many of each are scored",
-    "withdrawal": "What is done with an expert after an owner has withdrawn.",
-    "withdrawal.margin": "worse by more than this part of its bits per byte is too much",
-    "withdrawal.when_worse": "scale what is left by one factor; recover, hold it back or keep it",
-    "withdrawal.recovery_rounds": "rounds of the remaining owners, if when_worse is recover",
-    "evaluation.tokens": "and so many tokens of a document",
-}
+SHORT = """\
+A key that is not here has its default. The page docs/reference/configuration.md lists all keys,
+and `coordinator init --full` writes them all."""
+
+STAGES = "The plan: its stages, in sequence."
+
+OF_AN_APP = ("federation", "server")
+"""The sections of a federation for another's Flower app."""
 
 
-def render(config: FederationConfig) -> str:
-    """The whole configuration as TOML, every key with what it means."""
+def render(config: FederationConfig, *, full: bool = False) -> str:
+    """The configuration as TOML: what differs from the defaults, or with `full` every key."""
     document = tomlkit.document()
-    for line in HEAD.splitlines():
+    for line in (HEAD if full else f"{HEAD}\n{SHORT}").splitlines():
         document.add(tomlkit.comment(line))
-    for section, values in asdict(config).items():
-        if config.federation.app and section not in ("federation", "server"):
-            continue  # of our own plan
-        document.add(tomlkit.nl())
-        if section == "stages":
-            document.add(tomlkit.comment(COMMENTS[section]))
-            document.add(section, _stages(config.stages))
-        else:
-            document.add(section, _table(values, _said(section)).comment(COMMENTS[section]))
+    edition = tomlkit.item(defaults.EDITION).comment("edition of the defaults; leave it as it is")
+    document.add(defaults.KEY, edition)
+    for field in fields(config):
+        if config.federation.app and field.name not in OF_AN_APP:
+            continue
+        _add(document, field.name, getattr(config, field.name), full)
     return tomlkit.dumps(document)
 
 
-def _stages(stages: Sequence[Stage]) -> AoT:
+def _add(document: tomlkit.TOMLDocument, name: str, value: Any, full: bool) -> None:
+    """A section with what is to be written of it, if that is anything; or the stages."""
+    if name == "stages":
+        document.add(tomlkit.nl())
+        document.add(tomlkit.comment(STAGES))
+        document.add(name, _stages(value, full))
+    elif keys := _written(value, full):
+        document.add(tomlkit.nl())
+        table = _table(value, keys, descriptions(type(value)))
+        document.add(name, table.comment(title(type(value))))
+
+
+def _stages(stages: Sequence[Stage], full: bool) -> AoT:
     """A key is commented where it stands for the first time."""
     array, told = tomlkit.aot(), set[str]()
     for stage in stages:
-        said = {key: text for key, text in descriptions(type(stage)).items() if key not in told}
-        array.append(_table(asdict(stage), said))
-        told |= said.keys()
+        keys = _written(stage, full)
+        said = {k: text for k, text in descriptions(type(stage)).items() if k not in told}
+        array.append(_table(stage, keys, said))
+        told |= set(keys)
     return array
 
 
-def _said(section: str) -> dict[str, str]:
-    start = f"{section}."
-    return {key.removeprefix(start): text for key, text in COMMENTS.items() if start in key}
+def _written(settings: Any, full: bool) -> list[str]:
+    """The settings that are written: all, or those without their default and a stage's kind."""
+    chosen = [f for f in fields(settings) if full or _differs(f, getattr(settings, f.name))]
+    kind = ["kind"] if isinstance(settings, Stage) else []
+    return list(dict.fromkeys([*kind, *(field.name for field in chosen)]))
 
 
-def _table(values: Mapping[str, Any], comments: Mapping[str, str]) -> Table:
+def _differs(field: "Field[Any]", value: Any) -> bool:
+    """Whether a setting is not what it is by default."""
+    if field.default_factory is not MISSING:
+        return bool(value != field.default_factory())
+    return field.default is MISSING or bool(value != field.default)
+
+
+def _table(settings: Any, keys: Collection[str], comments: Mapping[str, str]) -> Table:
     table = tomlkit.table()
-    for key, value in values.items():
-        item = tomlkit.item(_listed(value))
-        if key in comments:
-            item.comment(comments[key])
+    for key in keys:
+        item = tomlkit.item(_listed(getattr(settings, key)))
+        if meaning := comments.get(key):
+            item.comment(meaning)
         table.add(key, item)
     return table
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from fedmore.coordinator.config import defaults
 from fedmore.coordinator.config import schema as configs
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder.base import check_plan
@@ -30,13 +31,18 @@ def nobody(_line: str) -> None:
 
 
 def create(
-    directory: Path, config: FederationConfig, tell: Callable[[str], None] = nobody
+    directory: Path,
+    config: FederationConfig,
+    tell: Callable[[str], None] = nobody,
+    *,
+    full: bool = False,
 ) -> FederationConfig:
     """Make the federation; returns `config` with the base's absolute path and fingerprint.
 
-    The opener is chosen here unless `config` has one; `tell` gets the figures of the choice.
-    `federation.toml` is written last. A folder without it is no federation, so the command can be
-    repeated after a failure. Raises `ConfigError` if the folder has a federation already.
+    `federation.toml` has the keys that differ from their default, or with `full` all of them. It is
+    written last. A folder without it is no federation, so the command can be repeated after a
+    failure. The opener is chosen here unless `config` has one; `tell` gets the figures of the
+    choice. Raises `ConfigError` if the folder has a federation already.
     """
     if (directory / configs.FILE).exists():
         raise ConfigError(
@@ -48,7 +54,7 @@ def create(
     write_certificates(directory, config)
     open_fresh(directory, config)
     private_folder(directory / BLOBS)
-    text = render_text(config)
+    text = render_text(config, full)
     write_durably(directory / configs.FILE, text.encode())
     return config
 
@@ -98,6 +104,7 @@ def new_config(
     """
     server = server_table(host, port, advertise)
     table: dict[str, Any] = {"server": server | {"database": database}}
+    table[defaults.KEY] = defaults.EDITION
     if app:
         refuse_beside_app(base, *domains, *languages, public_text)
         split(app)
@@ -151,11 +158,11 @@ def server_table(host: str, port: int, advertise: str) -> dict[str, object]:
     return {"host": host, "port": port, "advertise": advertise or host}
 
 
-def render_text(config: FederationConfig) -> str:
-    """Write the commented `federation.toml`."""
+def render_text(config: FederationConfig, full: bool) -> str:
+    """The text of `federation.toml`, with a comment beside every key."""
     from fedmore.coordinator.config.template import render
 
-    return render(config)
+    return render(config, full=full)
 
 
 def with_fingerprint(

@@ -2,7 +2,8 @@
 
 import torch
 
-from fedmore.coordinator.config.schema import BaseSection, FederationConfig
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.config.sections import BaseSection
 from fedmore.experts.base.fingerprint import explain
 from fedmore.experts.base.model import Base, load_base
 from fedmore.experts.errors import BaseError

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedmore.coordinator.config.schema import FederationConfig, WithdrawalSection
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.config.sections import WithdrawalSection
 from fedmore.coordinator.mixture.evaluate import Scorer
 from fedmore.experts.factors import Factors
 from fedmore.experts.low_rank_linear import with_change

@@ -7,7 +7,8 @@ import sys
 import time
 from dataclasses import replace
 
-from fedmore.coordinator.config.schema import FederationConfig, ServerSection
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.config.sections import ServerSection
 from fedmore.coordinator.folder.create import create
 from fedmore.coordinator.folder.invites import write_invite
 from fedmore.experts.errors import RoundError

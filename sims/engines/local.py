@@ -17,7 +17,7 @@ from fedmore.client.hardware.device import choose_device, cores, inspect_machine
 from fedmore.client.joining.consent import policy_of
 from fedmore.client.owner.agreement import Agreement, check_bounds
 from fedmore.client.owner.policy import dump_policy
-from fedmore.coordinator.config.schema import BaseSection
+from fedmore.coordinator.config.sections import BaseSection
 from fedmore.coordinator.config.terms import terms_of
 from fedmore.coordinator.config.validation import check_plan
 from fedmore.coordinator.folder.create import create

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.strategies.settings import STRICT
+from fedmore.strategies.settings import STRICT, faults
 
 ROUNDING = 1e-9
 """Tolerance for an interval of one document, whose ends are means summed in another order."""
@@ -163,10 +163,4 @@ def parse_report(text: str) -> Report:
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:
-        raise WireError(f"report.json: {explain(error)}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """All problems in one line, each with its path."""
-    problems: list[Any] = error.errors(include_url=False)
-    return "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems)
+        raise WireError(f"report.json: {faults(error)}") from error

@@ -22,8 +22,8 @@ from fedmore.sims.report.schema import (
     Scores,
     StageScores,
     Traffic,
-    explain,
 )
+from fedmore.strategies.settings import faults
 from fedmore.strategies.stages.base import TrainingStage
 from fedmore.strategies.stages.kinds import trains_on_text
 
@@ -163,7 +163,7 @@ def _evaluation(path: Path) -> Evaluation:
         hint = f"run `coordinator evaluate {path.parent}` first"
         raise RegistryError(f"{path}: not found; {hint}") from None
     except ValidationError as error:
-        raise RegistryError(f"{path}: {explain(error)}") from error
+        raise RegistryError(f"{path}: {faults(error)}") from error
 
 
 def _round(row: RoundRow) -> Round:
@@ -172,7 +172,7 @@ def _round(row: RoundRow) -> Round:
         return TypeAdapter(Round).validate_python(known)
     except ValidationError as error:
         where = f"registry, stage {row.stage} ({row.kind}), round {row.round}"
-        raise RegistryError(f"{where}: {explain(error)}") from error
+        raise RegistryError(f"{where}: {faults(error)}") from error
 
 
 def _client(member: Member, config: FederationConfig) -> Client:

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
 from fedmore.experts.former_names import Renamed, today
-from fedmore.strategies.settings import STRICT, parse
+from fedmore.strategies.settings import STRICT, one_line, parse
 from fedmore.strategies.stages.base import TrainingStage
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def read_settings(
     try:
         return parse(adapter, today(content.config_records.get(TASK, ConfigRecord()), renamed))
     except ValueError as error:
-        raise WireError(f"not {what} of this version: {error}") from error
+        raise WireError(f"not {what} of this version: {one_line(error)}") from error
 
 
 def read_request(

@@ -12,6 +12,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import tomlkit
 
 from fedmore.coordinator.folder.invites import write_invite
 from fedmore.sims.engines.processes import free_port, quiet_environment
@@ -107,11 +110,9 @@ class Federation:
 
     def _set(self, server: dict[str, float]) -> None:
         path = self.directory / "federation.toml"
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for name, value in server.items():
-            at = next(i for i, line in enumerate(lines) if line.startswith(f"{name} ="))
-            lines[at] = f"{name} = {value}"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        table: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
+        table.setdefault("server", tomlkit.table()).update(server)
+        path.write_text(tomlkit.dumps(table), encoding="utf-8")
 
     def invite(self, node: int) -> Path:
         """The invite file of a client."""

@@ -37,7 +37,7 @@ class Commands:
         table: Any = tomlkit.parse(file.read_text(encoding="utf-8"))
         place = table
         for part in section.split("."):
-            place = place[int(part) if part.isdigit() else part]
+            place = place[int(part)] if part.isdigit() else place.setdefault(part, {})
         place.update(values)
         file.write_text(tomlkit.dumps(table), encoding="utf-8")
 

@@ -13,12 +13,8 @@ from running import eventually
 
 from fedmore.client.identity.enrolment import Identity, Invite, enrol
 from fedmore.client.session.runner import Session
-from fedmore.coordinator.config.schema import (
-    BaseSection,
-    FederationConfig,
-    FederationSection,
-    ServerSection,
-)
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.config.sections import BaseSection, FederationSection, ServerSection
 from fedmore.coordinator.pki.certificates import (
     KeyPair,
     Role,

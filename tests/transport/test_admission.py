@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedmore.coordinator.config.schema import BaseSection, FederationConfig, FederationSection
+from fedmore.coordinator.config.schema import FederationConfig
+from fedmore.coordinator.config.sections import BaseSection, FederationSection
 from fedmore.coordinator.rpc.admission import check_enrolment, check_unmixed
 from fedmore.experts.errors import BaseError, ConfigError, RankError
 from fedmore.protos import federation_pb2 as pb

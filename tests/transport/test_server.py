@@ -11,7 +11,7 @@ from flwr.app import RecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from fedmore.coordinator.config.schema import ServerSection
+from fedmore.coordinator.config.sections import ServerSection
 from fedmore.coordinator.pki.certificates import Role, make_pair, subject_of
 from fedmore.coordinator.pki.tls_files import OPERATOR
 from fedmore.coordinator.rpc.listen import listen_address, probe

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from fedmore.experts.errors import ConfigError
@@ -16,7 +16,7 @@ from fedmore.experts.former_names import STAGE, former
 from fedmore.sims.data.texts import RECIPE
 from fedmore.sims.studies.finished import kept, write
 from fedmore.sims.studies.rounds.world import World, smollm_world, tiny_world
-from fedmore.strategies.settings import parse
+from fedmore.strategies.settings import faults, parse
 from fedmore.strategies.stages.expert import ExpertStage
 
 SEEDS: Mapping[str, Sequence[int]] = {"tiny": (0, 1, 2), "smollm2": (0,)}
@@ -138,5 +138,8 @@ def _read(settings: Sequence[str], values: Mapping[str, Any]) -> tuple[list[str]
             changed[key] = json.loads(value)
         except json.JSONDecodeError:
             changed[key] = value
-    made = parse(TypeAdapter(ExpertStage), {"kind": "experts", "codec": "fp32", **changed})
+    try:
+        made = parse(TypeAdapter(ExpertStage), {"kind": "experts", "codec": "fp32", **changed})
+    except ValidationError as error:
+        raise ConfigError(f"--set {faults(error)}") from error
     return bases, made

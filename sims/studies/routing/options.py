@@ -12,7 +12,7 @@ from fedmore.experts.errors import ConfigError
 from fedmore.sims.scenarios.overrides import override
 from fedmore.sims.studies.routing.seeds import PARTS, Study
 from fedmore.sims.studies.routing.variants import Size
-from fedmore.strategies.settings import parse
+from fedmore.strategies.settings import parse, said
 
 PREFIX = "study."
 Count = Annotated[int, Gt(0)]
@@ -58,7 +58,7 @@ def _options(table: dict[str, Any]) -> Options:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"--set {PREFIX}{key}: {first['msg']}") from error
+        raise ConfigError(f"--set {PREFIX}{key}: {said(first)}") from error
 
 
 def _known(key: str, asked: Sequence[str], known: Sequence[str]) -> None:

@@ -13,12 +13,9 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from fedmore.coordinator.config.schema import (
-    FederationConfig,
-    RouterSection,
-    ServerSection,
-    parse_config,
-)
+from fedmore.coordinator.config.router_section import RouterSection
+from fedmore.coordinator.config.schema import FederationConfig, parse_config
+from fedmore.coordinator.config.sections import ServerSection
 from fedmore.coordinator.config.template import render
 from fedmore.coordinator.config.terms import terms_of
 from fedmore.experts.errors import ConfigError, WireError

@@ -194,7 +194,7 @@ def test_an_access_file_asks_for_no_insecure_invite(federation: Path, tmp_path: 
 
 def test_an_insecure_invite_is_for_this_machine_alone(federation: Path, tmp_path: Path) -> None:
     config = federation / "federation.toml"
-    config.write_text(config.read_text().replace('host = "127.0.0.1"', 'host = "0.0.0.0"'))
+    config.write_text(config.read_text().replace("[server]", '[server]\nhost = "0.0.0.0"'))
     with Registry.open(federation) as registry:
         registry.set_state(PORT, 1)
     with pytest.raises(ConfigError, match=r"server\.host is 0\.0\.0\.0"):

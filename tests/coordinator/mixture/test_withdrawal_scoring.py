@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedmore.coordinator.config.schema import WithdrawalSection, parse_config
+from fedmore.coordinator.config.schema import parse_config
+from fedmore.coordinator.config.sections import WithdrawalSection
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.mixture import withdrawal_scoring
 from fedmore.coordinator.mixture.versions import STATE, keep_version
