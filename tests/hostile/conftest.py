@@ -205,7 +205,7 @@ def careful(tmp_path, base):
 
 @pytest.fixture
 def run_session() -> Any:
-    """Call it with a session of the real client and a handler: the thread that it runs in."""
+    """Call it with an identity, a handler and settings of `Session`: the thread it runs in."""
     return _TRANSPORT["Running"]
 
 

@@ -110,7 +110,7 @@ def test_a_blob_for_an_array_whose_shape_is_a_lie(round_of):
         "metrics": MetricRecord(dict.fromkeys(METRICS, 1.0)),
     })  # fmt: skip
     round_of.eve.reply(task_id, content)
-    assert "100000 bytes where the shapes ask for" in round_of.end()["failures"][0]
+    assert "an array of 100000 bytes says that it has the shape" in round_of.end()["failures"][0]
 
 
 @pytest.mark.parametrize(

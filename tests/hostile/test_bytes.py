@@ -11,7 +11,6 @@ from fedmore.client.egress.audit_log import Audit
 from fedmore.client.egress.audit_report import read_ledger
 from fedmore.client.egress.guard import AuditOnlyGuard
 from fedmore.client.identity.enrolment import describe, enrol
-from fedmore.client.session.runner import Session
 from fedmore.protos.wire.flower_compat import make_reply
 
 HANDSHAKE = 6_000  # bytes of certificates and settings, a connection
@@ -81,15 +80,14 @@ def test_the_audit_is_what_the_socket_saw(federation, run_session, counter, tmp_
         array = Array("uint8", (len(payload),), "fedmore.fp32", payload)
         return make_reply(message, RecordDict({"update": ArrayRecord({"change": array})}))
 
-    session = Session(identity, guard=AuditOnlyGuard(audit), audit=audit)
-    thread = run_session(session, answer)
+    thread = run_session(identity, answer, guard=AuditOnlyGuard(audit), audit=audit)
     federation.running.append(thread)
     federation.eventually(federation.mailbox.nodes)
     grid = federation.grid
     message = Message(RecordDict(), dst_node_id=identity.node_id, message_type="train")
     (reply,) = grid.send_and_receive([message], timeout=30)
     assert reply.content.array_records["update"]["change"].data == payload
-    session.stop()
+    thread.session.stop()
     thread.end()
     audit.close()
     ledger = read_ledger(state)

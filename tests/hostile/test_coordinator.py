@@ -14,7 +14,6 @@ from fedmore.client.egress.audit_log import Audit
 from fedmore.client.egress.audit_report import read_ledger
 from fedmore.client.egress.policy_guard import guard_of
 from fedmore.client.joining.node_options import make_handler
-from fedmore.client.session.runner import Session
 from fedmore.experts.base.model import load_base, shapes_of
 from fedmore.strategies.members import HELLO
 from fedmore.strategies.tasks.train import (
@@ -58,8 +57,8 @@ def victim(federation, run_session, tiny, tmp_path):
     }  # fmt: skip
     audit = Audit(tmp_path / "state")
     guard = guard_of(identity.node_id, config, audit)
-    session = Session(identity, guard=guard, audit=audit, patience_s=20)
-    thread = run_session(session, make_handler(identity.node_id, config))
+    handler = make_handler(identity.node_id, config)
+    thread = run_session(identity, handler, guard=guard, audit=audit, patience_s=20)
     federation.running.append(thread)
     federation.eventually(lambda: federation.mailbox.nodes() == [identity.node_id])
     return Victim(thread, identity.node_id, tmp_path / "state", tiny)

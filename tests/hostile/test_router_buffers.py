@@ -68,12 +68,12 @@ def victim(tmp_path, base, plugged):
     return victim
 
 
-def message(base, kind, numbers, start="zero"):
+def message(base, kind, numbers, init="zero"):
     """An honest task of round 1, but for `numbers` of its router."""
     shapes = shapes_of(base.model)
     experts = {"legal": {s.path: (torch.zeros(s.out_features, 1), torch.zeros(1, s.in_features))
                          for s in sites_of(base)}}  # fmt: skip
-    settings = work_of(STAGE, 1, 0, TERMS.seed) | asdict(replace(ROUTER, kind=kind, start=start))
+    settings = work_of(STAGE, 1, 0, TERMS.seed) | asdict(replace(ROUTER, kind=kind, init=init))
     task = RouteTask(
         **settings, experts=("legal",), ranks=ranks_of(experts, shapes), width=64, layers=1
     )
@@ -92,8 +92,8 @@ HONEST = {
 @pytest.mark.parametrize(("kind", "numbers"), HONEST.values(), ids=HONEST)
 def test_buffers_inside_their_limits_are_taken(victim, base, kind, numbers):
     """Else the test below could not fail."""
-    start = "domain" if kind == "softmax" else "zero"
-    assert victim.do(ROUTE, message(base, kind, numbers, start)).content
+    init = "domain" if kind == "softmax" else "zero"
+    assert victim.do(ROUTE, message(base, kind, numbers, init)).content
     assert victim.refusals() == []
 
 
@@ -110,9 +110,9 @@ CHOSEN = {
 
 @pytest.mark.parametrize(("kind", "numbers", "why"), CHOSEN.values(), ids=CHOSEN)
 def test_a_buffer_that_was_chosen_is_refused(victim, base, kind, numbers, why):
-    start = "domain" if kind == "softmax" else "zero"
+    init = "domain" if kind == "softmax" else "zero"
     with pytest.raises(EgressError, match=why):
-        victim.do(ROUTE, message(base, kind, numbers, start))
+        victim.do(ROUTE, message(base, kind, numbers, init))
     assert len(victim.refusals()) == 1
 
 

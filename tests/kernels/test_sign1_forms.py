@@ -156,10 +156,10 @@ def test_a_sum_into_given_memory(form, device):
 def test_sizes_that_do_not_fit_are_refused_before_anything_is_read(form, device, bits, scales):
     bad = torch.zeros(bits, dtype=torch.uint8), torch.ones(scales, dtype=torch.bfloat16)
     bad = tuple(part.to(device) for part in bad)
-    with pytest.raises(ValueError, match="for 10 numbers"):
+    with pytest.raises(ValueError, match="fit 10 numbers"):
         form.decode(*bad, 10, 8)
     good = torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="for 10 numbers"):
+    with pytest.raises(ValueError, match="fit 10 numbers"):
         form.decode(*(part.to(device) for part in good), 10, 8)
 
 

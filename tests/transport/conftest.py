@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -41,11 +41,11 @@ Handler = Callable[[Message], Message]
 class Running(threading.Thread):
     """A session in a thread of its own."""
 
-    def __init__(self, identity: Identity, handler: Handler, patience_s: float) -> None:
+    def __init__(self, identity: Identity, handler: Handler, **settings: Any) -> None:
         super().__init__(daemon=True)
         self.identity = identity
         self.statuses: list[str] = []
-        self.session = Session(identity, patience_s=patience_s, on_status=self.statuses.append)
+        self.session = Session(identity, on_status=self.statuses.append, **settings)
         self.finished: bool | None = None
         self.error: BaseException | None = None
         self._handler = handler
@@ -147,7 +147,7 @@ class Federation:
 
     def begin(self, identity: Identity, handler: Handler, *, patience_s: float = 20.0) -> Running:
         """A session that nobody waits for."""
-        running = Running(identity, handler, patience_s)
+        running = Running(identity, handler, patience_s=patience_s)
         self.running.append(running)
         return running
 

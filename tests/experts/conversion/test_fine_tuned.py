@@ -20,11 +20,11 @@ NORM = "model.norm.weight"
 
 
 @pytest.fixture
-def tuned(folder, tmp_path):
-    """Call it with a change by the name of a tensor: the base with that change, in a new folder."""
+def tuned(tiny, tmp_path):
+    """Call it with a change by the name of a tensor: the base with that change, in a new tiny."""
 
     def make(changes):
-        where = shutil.copytree(folder, tmp_path / "tuned")
+        where = shutil.copytree(tiny, tmp_path / "tuned")
         weights = load_file(where / "model.safetensors")
         for name, change in changes.items():
             weights[name] = weights[name] + change if change is not None else None
@@ -39,9 +39,9 @@ def product(shape, rank, size=0.3):
     return size * torch.randn(shape[0], rank) @ torch.randn(rank, shape[1]) / rank**0.5
 
 
-def test_a_change_of_low_rank_is_kept_whole(folder, base, shapes, tuned, logits):
+def test_a_change_of_low_rank_is_kept_whole(tiny, base, shapes, tuned, logits):
     made = tuned({f"{path}.weight": product(shapes[path], 3) for path in (FFN, ATTENTION)})
-    found = fine_tuned_change(str(folder), made, shapes, 3, 0)
+    found = fine_tuned_change(str(tiny), made, shapes, 3, 0)
     assert found.error < 1e-5
     assert found.outside == 0
     assert not found.is_ffn_alone
@@ -52,10 +52,10 @@ def test_a_change_of_low_rank_is_kept_whole(folder, base, shapes, tuned, logits)
     assert (like - logits(base.model, ids)).abs().max() > 0.1
 
 
-def test_what_is_lost_is_said(folder, shapes, tuned):
+def test_what_is_lost_is_said(tiny, shapes, tuned):
     """Directions beyond the rank are the error; tensors that no expert changes are outside."""
     changes = {f"{FFN}.weight": product(shapes[FFN], 8), NORM: torch.full((64,), 0.5)}
-    found = fine_tuned_change(str(folder), tuned(changes), shapes, 2, 0)
+    found = fine_tuned_change(str(tiny), tuned(changes), shapes, 2, 0)
     whole = changes[f"{FFN}.weight"].double()
     s = torch.linalg.svdvals(whole)
     assert found.error == pytest.approx(float(s[2:].norm() / s.norm()), rel=1e-3)
@@ -92,20 +92,20 @@ def test_a_cut_says_its_error(changes, shapes):
     assert cut(factors, 6) == (factors, 0.0)
 
 
-def test_what_is_no_fine_tuned_model_is_refused(folder, shapes, tuned, tmp_path):
+def test_what_is_no_fine_tuned_model_is_refused(tiny, shapes, tuned, tmp_path):
     same = tuned({})
     with pytest.raises(ConfigError, match="no matrix that an expert can change differs"):
-        fine_tuned_change(str(folder), same, shapes, 2, 0)
+        fine_tuned_change(str(tiny), same, shapes, 2, 0)
     shutil.rmtree(same)
     missing = tuned({f"{FFN}.weight": None})
     with pytest.raises(BaseError, match=rf"tuned: has no {FFN}.weight"):
-        fine_tuned_change(str(folder), missing, shapes, 2, 0)
+        fine_tuned_change(str(tiny), missing, shapes, 2, 0)
     shutil.rmtree(missing)
     grown = tuned({})
     weights = load_file(f"{grown}/model.safetensors")
     weights["model.embed_tokens.weight"] = torch.zeros(300, 64)
     save_file(weights, f"{grown}/model.safetensors", {"format": "pt"})
     with pytest.raises(BaseError, match=r"embed_tokens\.weight is 300 x 64, in"):
-        fine_tuned_change(str(folder), grown, shapes, 2, 0)
+        fine_tuned_change(str(tiny), grown, shapes, 2, 0)
     with pytest.raises(BaseError, match="neither a directory nor a model"):
-        fine_tuned_change(str(folder), str(tmp_path / "nothing"), shapes, 2, 0)
+        fine_tuned_change(str(tiny), str(tmp_path / "nothing"), shapes, 2, 0)

@@ -20,11 +20,11 @@ FFN = ["gate_proj", "up_proj", "down_proj"]
 
 
 @pytest.fixture
-def adapter(folder, tmp_path):
-    """Call it with PEFT's settings: the folder of an adapter, and the model with it."""
+def adapter(tiny, tmp_path):
+    """Call it with PEFT's settings: the tiny of an adapter, and the model with it."""
 
     def make(kind=peft.LoraConfig, **settings):
-        model = load_base.__wrapped__(str(folder), "float32").model
+        model = load_base.__wrapped__(str(tiny), "float32").model
         made = peft.get_peft_model(model, kind(**settings))
         with torch.no_grad():
             for name, parameter in made.named_parameters():
@@ -57,11 +57,11 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_an_adapter_computes_what_it_does_in_peft(adapter, folder, base, shapes, logits, settings):
+def test_an_adapter_computes_what_it_does_in_peft(adapter, tiny, base, shapes, logits, settings):
     where, model = adapter(**settings)
     assert is_adapter(where)
-    assert not is_adapter(folder)
-    found = adapter_change(str(folder), where, shapes, None)
+    assert not is_adapter(tiny)
+    found = adapter_change(str(tiny), where, shapes, None)
     ids = torch.randint(0, 256, (2, 24))
     wanted = logits(model, ids)
     torch.testing.assert_close(
@@ -74,12 +74,12 @@ def test_an_adapter_computes_what_it_does_in_peft(adapter, folder, base, shapes,
     torch.testing.assert_close(logits(mixture.model, ids), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_an_adapter_can_be_cut(adapter, folder, shapes):
+def test_an_adapter_can_be_cut(adapter, tiny, shapes):
     where, _ = adapter(r=8, target_modules=FFN)
-    found = adapter_change(str(folder), where, shapes, 3)
+    found = adapter_change(str(tiny), where, shapes, 3)
     assert found.rank == 3
     assert 0.1 < found.error < 1
-    assert adapter_change(str(folder), where, shapes, 8).error == 0
+    assert adapter_change(str(tiny), where, shapes, 8).error == 0
 
 
 REFUSED = {
@@ -99,22 +99,22 @@ REFUSED = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_an_expert_cannot_hold_is_refused(adapter, folder, shapes, settings, message):
+def test_what_an_expert_cannot_hold_is_refused(adapter, tiny, shapes, settings, message):
     where, _ = adapter(**settings)
     with pytest.raises(ConfigError, match=message):
-        adapter_change(str(folder), where, shapes, None)
+        adapter_change(str(tiny), where, shapes, None)
 
 
-def test_damaged_adapters_are_refused(adapter, folder, shapes):
+def test_damaged_adapters_are_refused(adapter, tiny, shapes):
     where, _ = adapter(r=2, target_modules=FFN)
     config = where / "adapter_config.json"
     table = json.loads(config.read_text())
     config.write_text(json.dumps(table | {"r": 3}))
     with pytest.raises(ConfigError, match=r"no adapter of .*size mismatch|no adapter of "):
-        adapter_change(str(folder), where, shapes, None)
+        adapter_change(str(tiny), where, shapes, None)
     config.write_text("{")
     with pytest.raises(ConfigError, match="no adapter of"):
-        adapter_change(str(folder), where, shapes, None)
+        adapter_change(str(tiny), where, shapes, None)
     (where / "adapter_model.safetensors").rename(where / "adapter_model.bin")
     with pytest.raises(ConfigError, match="only safetensors files are read"):
-        adapter_change(str(folder), where, shapes, None)
+        adapter_change(str(tiny), where, shapes, None)
