@@ -41,7 +41,10 @@ def main(grid: Grid, context: Context) -> None:
     rounds = int(context.run_config["rounds"])
     result = strategy.start(grid, ArrayRecord(begin()), num_rounds=rounds, timeout=3600)
     text = json.dumps(digests_of(result.arrays))
-    Path(str(context.run_config["out"])).write_text(text, encoding="utf-8")
+    out = Path(str(context.run_config["out"]))
+    part = out.with_suffix(".writing")  # whoever waits for the file sees all of it or nothing
+    part.write_text(text, encoding="utf-8")
+    part.replace(out)
 
 
 def begin() -> list[np.ndarray]:
