@@ -108,8 +108,8 @@ def means_for(federation: Federation, experts: Iterable[str]) -> dict[str, Tenso
 def routable(federation: Federation, names: Iterable[str]) -> list[str]:
     """Those of `names` that the configured router can have a row for, in order.
 
-    A router that is set, or started, by domain embeddings needs one of each expert. Raises
-    `RegistryError` if that leaves none of them.
+    A router that is set by domain embeddings, or starts from them, needs one for each expert.
+    Raises `RegistryError` if none is left.
     """
     wanted = list(names)
     if not federation.config.router.embeds:
@@ -144,9 +144,9 @@ def domain_means(federation: Federation, names: Sequence[str]) -> dict[str, Tens
 
 
 def from_clients(federation: Federation, names: Sequence[str]) -> Router:
-    """The router that the clients trained, with its rows for these experts.
+    """Return the router that the clients trained, with its rows for these experts.
 
-    Raises `RegistryError` if there is none, or one of the experts came later.
+    Raises `RegistryError` if there is none, or if one of the experts was added later.
     """
     digest = federation.registry.get_state(ROUTER)
     if not digest:

@@ -1,4 +1,4 @@
-"""`coordinator assemble` and `coordinator evaluate`: checks first, then the heavy part."""
+"""Runs `coordinator assemble` and `coordinator evaluate`: cheap checks first, then the work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ from fedmore.experts.spec import ExpertStorage
 
 @dataclass(frozen=True)
 class AssembleOptions:
-    """What a mixture is to be; what is None is as federation.toml says, of `experts` all.
+    """What a mixture shall be; an option that is None follows federation.toml.
 
-    With `keep_router` it goes on from the router of the mixture that is there. Experts are kept
-    as `keeping` says.
+    `experts` of None takes all. With `keep_router` the router of the present mixture is extended.
+    `keeping` is the experts' storage.
     """
 
     router: str | None = None
@@ -56,7 +56,7 @@ def assemble_mixture(directory: Path, wanted: AssembleOptions) -> Path:
 
 
 def _leave_out(federation: Federation) -> None:
-    """Take the part of withdrawn owners out; what is in the store stays while a plan runs."""
+    """Remove the part of withdrawn owners; while a plan runs the store keeps what is in it."""
     if not is_running(federation.directory):
         finish(federation, forget=False)
         return
@@ -67,7 +67,7 @@ def _leave_out(federation: Federation) -> None:
 
 
 def evaluate_mixture(directory: Path) -> Mapping[str, Any]:
-    """Score base, experts and mixture; returns what is in evaluation.json then."""
+    """Score base, experts and mixture; returns what was written to evaluation.json."""
     with open_federation(directory) as federation:
         known_experts(federation, None)
         from fedmore.coordinator.mixture.evaluate import evaluate
@@ -77,7 +77,7 @@ def evaluate_mixture(directory: Path) -> Mapping[str, Any]:
 
 
 def known_experts(federation: Federation, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names to use; raises `RegistryError` if one, or any at all, is missing."""
+    """Return the names to use; raises `RegistryError` if an expert, or every expert, is missing."""
     known = tuple(sorted({e.name for e in federation.registry.experts()}))
     if not known:
         raise RegistryError(

@@ -103,9 +103,9 @@ class Scorer:
 def after_stage(
     scorer: Scorer, federation: Federation, stage: str, names: Sequence[str]
 ) -> Summary:
-    """Bits per byte of every text seen so far and of plain English, before there is a router.
+    """Bits per byte of every text so far and of plain English, before there is a router.
 
-    All experts so far work with the same weight: what one gets who adds them up.
+    All experts so far have the same weight, as if their changes were simply added.
     """
     registry, store = federation.registry, federation.store
     experts = {name: load_factors(store, registry.latest(name)) for name in names}

@@ -1,4 +1,4 @@
-"""A trained router of other experts than it was trained over: what it learned is kept."""
+"""Extends a trained router to other experts than it was trained over, keeping what it learned."""
 
 import math
 from collections.abc import Mapping
@@ -38,10 +38,11 @@ def grown_router(
     before: Mapping[str, Kept],
     means: Mapping[str, Tensor] | None = None,
 ) -> Trained:
-    """`router`, made for the experts `before`, as one for `experts`.
+    """Return `router`, which was made for the experts `before`, as one for `experts`.
 
-    Rows of experts that are no more go; new ones are added behind the others and trained alone.
-    Raises `ConfigError` for a router that is set, or of another kind or shape than configured.
+    Rows of experts that are gone are removed. Rows of new experts are added behind the others and
+    trained alone. Raises `ConfigError` for a router that is not trained, or that has another kind
+    or shape than configured.
     """
     known = list(before)
     stay = [name for name in known if name in experts]

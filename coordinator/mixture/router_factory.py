@@ -64,10 +64,10 @@ def initial_router(
 
 @dataclass(frozen=True)
 class RouterSources:
-    """What a router is set by before any training; public text is read if the router needs it.
+    """What a router is set from before training; public text is read only if the router needs it.
 
-    `means` holds the domain embedding [D] of each expert. `embeddings` gives those [N, D] of
-    tokens of public text, and `windows` gives windows [W, T] of it.
+    `means` holds the domain embedding [D] of each expert. `embeddings` returns embeddings [N, D] of
+    tokens of public text, and `windows` returns windows [W, T] of it.
     """
 
     means: Mapping[str, Tensor] | None
@@ -94,7 +94,7 @@ def untrained(
 
 
 def uniform_router(base: Base, experts: Collection[str]) -> Router:
-    """The router that gives all experts the same weight: what one gets who adds them up."""
+    """Return the router that gives all experts the same weight."""
     return make_router(RouterSpec("uniform", len(experts), _width(base)))
 
 
@@ -114,7 +114,7 @@ def _domain_router(
 
 @dataclass(frozen=True)
 class Trained:
-    """A router, the experts as they are with it, and how its training went."""
+    """A trained router, the experts as they are with it, and the progress of its training."""
 
     router: Router
     experts: dict[str, Factors]
@@ -152,7 +152,7 @@ def training_of(config: FederationConfig) -> Training:
 
 
 def proxy_windows(config: FederationConfig, base: Base) -> Tensor:
-    """Windows [W, T + 1] of the proxy texts in turn, as many as the training goes through."""
+    """Windows [W, T + 1] of the proxy texts in turn, as many as the training reads."""
     section = config.router
     if not section.proxy_texts:
         raise ConfigError("router.proxy_texts: name public text that is like each domain's")

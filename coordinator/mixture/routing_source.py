@@ -1,4 +1,4 @@
-"""The router that clients train, between registry, store and the routing stage."""
+"""Gives the routing stage its experts and router, from registry and store."""
 
 from collections.abc import Callable, Mapping
 
@@ -37,7 +37,7 @@ def routing_source(federation: Federation, scorer: Scorer) -> RoutingSource:
 
 
 def _experts(federation: Federation) -> Callable[[], dict[str, Factors]]:
-    """The newest version of every expert, without what withdrawn owners had in it.
+    """The newest version of every expert, without the part of withdrawn owners.
 
     A router that starts from domain embeddings has no row for an expert without one.
     """

@@ -1,4 +1,4 @@
-"""Which experts the first tokens of a held-out document use, for the report's heat map."""
+"""Records which experts the first tokens of a held-out document use, for the report's heat map."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ DIGITS = 3
 
 
 def tokens_used(scorer: "Scorer", mixture: Mixture, text: str) -> list[dict[str, Any]]:
-    """`{text, weights}` of the first tokens of a text's first document, the start token left out.
+    """Return `{text, weights}` of the first tokens of a text's first document, without the opener.
 
-    The weights are those by which the token is predicted, the mean over the decisions, in the order
-    of `routing`: the public expert first. Texts are the coordinator's own files, so they may be
-    shown to whoever sees the scores.
+    The weights are those by which the token is predicted, averaged over the decisions, in the order
+    of `routing`: the public expert first. The texts are the coordinator's own files, so they may be
+    shown to everybody who sees the scores.
     """
     tokenizer = scorer.base.tokenizer
     ids = scorer.base.text.document(scorer.documents(text)[0])[: SHOWN + 1]

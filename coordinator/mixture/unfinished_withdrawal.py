@@ -1,4 +1,4 @@
-"""A withdrawal that a command was killed in is finished by the next command."""
+"""Finishes a withdrawal in which a command was killed."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,11 +15,11 @@ from fedmore.experts.errors import RegistryError
 
 
 def finish(federation: Federation, *, forget: bool = True) -> tuple[list[str], bool]:
-    """Take the part of every withdrawn owner out of all that is here.
+    """Remove the part of every withdrawn owner from everything that is here.
 
-    Returns the experts that this, or the command before it, has changed, and whether there was a
-    mixture that had to go. With `forget` off a mixture stays for `assemble` to go on from; its mark
-    keeps everybody else from using it. No round may be running.
+    Returns the experts that this command, or the killed one, has changed, and whether a mixture had
+    to be removed. With `forget` off the mixture stays for `assemble` to continue from; its mark
+    keeps every other command from using it. No round may be running.
     """
     from fedmore.coordinator.mixture.withdrawal import leave_out
 
@@ -48,9 +48,9 @@ def forget_outdated(federation: Federation) -> bool:
 
 
 def finish_first(directory: Path, finished: str, console: Console) -> None:
-    """Before a coordinator serves: finish what a command was killed in.
+    """Finish a withdrawal in which a command was killed, before a coordinator serves.
 
-    A plan whose phase is `finished` has no next aggregate that would leave an owner's part out.
+    A plan whose phase is `finished` forms no further aggregate that could leave the part out.
     """
     with ExitStack() as stack:
         federation = stack.enter_context(open_federation(directory))

@@ -1,4 +1,4 @@
-"""What a round, or a withdrawal, makes of experts and router, in store and registry."""
+"""Stores what a round, or a withdrawal, makes of experts and router."""
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -30,7 +30,7 @@ def keep_version(
     at: tuple[int, int],
     metrics: dict[str, Any],
 ) -> str:
-    """Keep the expert as it is after the stage and round `at`; the digest of its factors."""
+    """Keep the expert as it is after the stage and round `at`; returns its factors' digest."""
     digest = store.put(save(to_state(state.aggregate)))
     kind: Kind = "adapter" if state.kind == "adapter" else "expert"
     registry.add_expert(
@@ -57,13 +57,13 @@ def keep_router(registry: Registry, store: Store, state: RouterState) -> None:
 
 
 def drop_versions(registry: Registry, store: Store, owners: AbstractSet[str]) -> None:
-    """Forget every version that one of `owners` has a part in; blobs that others share stay."""
+    """Forget every version that one of `owners` has a part in; blobs that others use stay."""
     rows = registry.experts()
     _drop(registry, store, [row for row in rows if owners & set(row.metrics.get("owners", ()))])
 
 
 def drop_expert(registry: Registry, store: Store, name: str) -> None:
-    """Forget every version of an expert; blobs that others share stay."""
+    """Forget every version of an expert; blobs that others use stay."""
     _drop(registry, store, [row for row in registry.experts() if row.name == name])
 
 
@@ -74,7 +74,7 @@ def _drop(registry: Registry, store: Store, dropped: Sequence[ExpertRow]) -> Non
 
 
 def drop_unused(registry: Registry, store: Store, digests: Iterable[str]) -> None:
-    """Delete those of the blobs that no version is, or was made from."""
+    """Delete those of the blobs that no version consists of or was made from."""
     rows = registry.experts()
     kept = {row.digest for row in rows}
     kept |= {row.metrics[REPACKED]["from"] for row in rows if REPACKED in row.metrics}

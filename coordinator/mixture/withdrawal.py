@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 def leave_out(federation: Federation) -> list[str]:
-    """Make every expert with a part of a withdrawn client anew; returns the names of these experts.
+    """Make every expert anew that a withdrawn client has a part in; returns the experts' names.
 
     Versions with its part are removed from registry and store, and so is its domain embedding. An
-    expert of withdrawn clients alone is removed, with its row in a router that clients trained. A
-    second call changes nothing.
+    expert that withdrawn clients alone have trained is removed, with its row in a router that
+    clients trained. A second call changes nothing.
     """
     registry = federation.registry
     gone = registry.withdrawn()
@@ -108,7 +108,7 @@ def told_of(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _leave_out_of_router(federation: Federation, row: RoundRow, gone: AbstractSet[str]) -> None:
-    """Make the clients' router without the changes of `gone` and the rows of removed experts."""
+    """Make the clients' router without the changes of `gone` and rows of removed experts."""
     registry, store = federation.registry, federation.store
     state = restore_routing(store.get(row.metrics[STATE]))
     there = {known.name for known in registry.experts()}

@@ -64,12 +64,12 @@ class Connections:
 
     def __init__(
         self,
-        mailbox: TaskQueue,
+        queue: TaskQueue,
         emit: Callable[[Event], None],
         heartbeat_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._mailbox = mailbox
+        self._queue = queue
         self._emit = emit
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._clock = clock
@@ -101,7 +101,7 @@ class Connections:
             rank = member.rank or 0
             kind, target = member.kind or "", member.target or ""
             self._emit(Joined(member.name, kind, target, rank))
-        self._mailbox.join(member.node_id, session)
+        self._queue.join(member.node_id, session)
         if self._finishing:
             connection.end(FINISHED)
         return connection
@@ -155,7 +155,7 @@ class Connections:
         if self._of(connection) is not None:
             name = connection.member.name
             del self._present[connection.member.node_id]
-            self._mailbox.leave(connection.member.node_id, f"{name} left: {reason}", for_good)
+            self._queue.leave(connection.member.node_id, f"{name} left: {reason}", for_good)
             self._emit(Left(name, reason))
 
     def expel(self, node_id: int, reason: str) -> None:
@@ -165,7 +165,7 @@ class Connections:
             self.leave(present.connection, reason, for_good=True)
             present.connection.end(reason)
         else:
-            self._mailbox.leave(node_id, reason, for_good=True)
+            self._queue.leave(node_id, reason, for_good=True)
 
     def sweep(self) -> None:
         """Remove every member without a sign of life for `heartbeat_timeout_s` seconds.
@@ -183,11 +183,11 @@ class Connections:
                 self.leave(present.connection, reason)
                 present.connection.end(reason)
         if overdue > 0:
-            for node_id in self._mailbox.expected():
+            for node_id in self._queue.expected():
                 reason = (
                     f"not back {self._heartbeat_timeout_s:g} s after the coordinator was started"
                 )
-                self._mailbox.leave(node_id, reason)
+                self._queue.leave(node_id, reason)
 
     def take_seen(self) -> set[str]:
         """Return and clear the names of members with a sign of life since the last call."""

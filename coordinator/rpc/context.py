@@ -31,7 +31,7 @@ class ServerContext:
     """One server's state, and its interfaces to the rest of the coordinator."""
 
     registry: "Registry"
-    mailbox: TaskQueue
+    queue: TaskQueue
     journal: Journal
     uploads: Uploads
     downloads: Downloads

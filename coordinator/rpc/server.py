@@ -53,7 +53,7 @@ OPERATOR_SERVICE = pb.DESCRIPTOR.services_by_name["Operator"].full_name
 def serve(
     registry: "Registry",
     journal: Journal,
-    mailbox: TaskQueue,
+    queue: TaskQueue,
     config: "FederationConfig",
     info: FederationInfo,
     on_event: Callable[[Event], None],
@@ -73,7 +73,7 @@ def serve(
     Args:
         registry: the federation's registry.
         journal: the journal of tasks.
-        mailbox: the queue of tasks.
+        queue: the queue of tasks.
         config: the federation's configuration.
         info: its description for clients.
         on_event: is called with each event, in order, from one thread.
@@ -94,7 +94,7 @@ def serve(
     return Server(
         registry,
         journal,
-        mailbox,
+        queue,
         config,
         info,
         on_event,
@@ -114,7 +114,7 @@ class Server:
         self,
         registry: "Registry",
         journal: Journal,
-        mailbox: TaskQueue,
+        queue: TaskQueue,
         config: "FederationConfig",
         info: FederationInfo,
         on_event: Callable[[Event], None],
@@ -127,10 +127,8 @@ class Server:
         self._server_config = config.server
         self._events = Dispatcher(on_event)
         barred = registry.barred()
-        mailbox.expect(m.node_id for m in registry.members() if m.node_id not in barred)
-        self._connections = Connections(
-            mailbox, self._events.put, config.server.heartbeat_timeout_s
-        )
+        queue.expect(m.node_id for m in registry.members() if m.node_id not in barred)
+        self._connections = Connections(queue, self._events.put, config.server.heartbeat_timeout_s)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
 
@@ -139,7 +137,7 @@ class Server:
             gate = Authenticator(registry, traffic, crowd, insecure=tls is None)
             return ServerContext(
                 registry=registry,
-                mailbox=mailbox,
+                queue=queue,
                 journal=journal,
                 uploads=Uploads(journal, limits or Limits(member=config.server.upload_bytes)),
                 downloads=Downloads(journal),
@@ -161,7 +159,7 @@ class Server:
         except BaseException:
             self._end_threads()
             raise
-        mailbox.subscribe(self._wake)
+        queue.subscribe(self._wake)
 
     def finish(self, timeout: float = 5.0) -> None:
         """Tell all clients, also new ones, that the federation is finished.

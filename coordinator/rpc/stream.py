@@ -47,7 +47,7 @@ class Stream:
         self._member = connection.member
         self._context = context
         self._connections = parts.connections
-        self._mailbox = parts.mailbox
+        self._queue = parts.queue
         self._journal = parts.journal
         self._emit = parts.emit
         self._news = parts.news
@@ -86,7 +86,7 @@ class Stream:
         A task only while it is open, since after `Taken` it would be done again.
         """
         async with self._writing:
-            if event.HasField("task") and self._mailbox.task(event.task.task_id) is None:
+            if event.HasField("task") and self._queue.task(event.task.task_id) is None:
                 return False
             await self._context.write(event)
             return True
@@ -96,10 +96,10 @@ class Stream:
         node_id, wake = self._member.node_id, self._connection.wake
         while True:
             wake.clear()
-            for task_id in self._mailbox.take_withdrawn(node_id):
+            for task_id in self._queue.take_withdrawn(node_id):
                 await self._write(pb.ServerEvent(cancel=pb.Cancel(task_id=task_id)))
             # Check `ending` first: a replaced stream must not take its successor's task.
-            while self._connection.ending is None and (task := self._mailbox.take(node_id)):
+            while self._connection.ending is None and (task := self._queue.take(node_id)):
                 await self._send(task)
             if self._connection.ending is not None:
                 break
@@ -111,7 +111,7 @@ class Stream:
         try:
             message = await asyncio.to_thread(self._journal.load, task.id)
         except FedmoreError as error:
-            self._mailbox.fail(task.id, describe(error))
+            self._queue.fail(task.id, describe(error))
             return
         self._sent[task.id] = 0
         if await self._write(pb.ServerEvent(task=message)):
@@ -139,7 +139,7 @@ class Stream:
     async def _compare(self, in_hand: frozenset[str]) -> None:
         """Cancel the client's tasks that are no longer needed; send lost tasks again."""
         self._cancelled &= in_hand
-        doubtful = [i for i in in_hand - self._cancelled if self._mailbox.task(i) is None]
+        doubtful = [i for i in in_hand - self._cancelled if self._queue.task(i) is None]
         if doubtful:
             unwanted = await asyncio.to_thread(self._journal.unwanted, doubtful[:DOUBTFUL])
             for task_id in sorted(unwanted):
@@ -158,7 +158,7 @@ class Stream:
 
     def _look_for_lost(self, in_hand: frozenset[str]) -> None:
         for task_id in list(self._sent):
-            if self._mailbox.task(task_id) is None:
+            if self._queue.task(task_id) is None:
                 del self._sent[task_id]
             elif task_id in in_hand:
                 self._sent[task_id] = 0
@@ -166,10 +166,10 @@ class Stream:
                 self._sent[task_id] = missed
             else:
                 self._sent[task_id] = 0
-                self._mailbox.again(task_id)
+                self._queue.again(task_id)
 
     def _progress(self, message: pb.Progress) -> None:
-        task = self._mailbox.task(message.task_id)
+        task = self._queue.task(message.task_id)
         if task is None or task.node_id != self._member.node_id or not self._pace.allows():
             return
         letter: TaskHeader = task.content
@@ -198,7 +198,7 @@ class Stream:
             self._emit(Refused(name, task_id, f"cannot be kept now: {describe(error)}"))
             return
         if verdict.fresh:
-            self._mailbox.reply(task_id, self._journal.answer(task_id))
+            self._queue.reply(task_id, self._journal.answer(task_id))
             if verdict.failure:
                 failed = "%s: its task %s failed: %s"
                 log.warning(failed, name, task_id[:12], verdict.failure, extra=TOLD)

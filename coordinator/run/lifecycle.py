@@ -49,7 +49,7 @@ from fedmore.coordinator.run.recovery import (
 )
 from fedmore.coordinator.store import state_keys
 from fedmore.coordinator.store.state_keys import DISMISSED, PORT
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos.runtime.exits import interruptible
 from fedmore.protos.runtime.flower_apps import Value
@@ -122,7 +122,7 @@ class Run:
         self._console = console
         self._settings = settings
         self._plan = plan
-        self._mailbox = TaskQueue()
+        self._queue = TaskQueue()
         self._journal = open_journal(federation)
         self._tracker = tracker_of(federation)
 
@@ -158,7 +158,7 @@ class Run:
         names = self._federation.registry.name_of
         run_plan(
             self._federation,
-            MailboxGrid(self._mailbox, self._journal, names=names),
+            TaskGrid(self._queue, self._journal, names=names),
             self._tracker,
             self._bulletin,
             plan,
@@ -172,12 +172,12 @@ class Run:
         seconds = self._federation.config.server.heartbeat_timeout_s
         self._expect(len(away))
         with closing_server(self._serve()) as server:
-            self._mailbox.expect(away)
+            self._queue.expect(away)
             server.finish()
             if names := ", ".join(sorted(away.values())):
                 self._announce(server)
                 self._observer.say(f"waiting up to {seconds:g} s to tell the end to {names}")
-            self._mailbox.wait_for_expected(seconds)
+            self._queue.wait_for_expected(seconds)
             self._let_go(server)
 
     def _let_go(self, server: Server) -> None:
@@ -191,7 +191,7 @@ class Run:
         server = serve(
             self._federation.registry,
             self._journal,
-            self._mailbox,
+            self._queue,
             on_same_port(self._federation),
             info_of(config),
             self._on_event,
@@ -213,7 +213,7 @@ class Run:
         """For all of them; a plan that had begun goes on without those who are long in coming."""
         registry, patience = self._federation.registry, self._settings.patience_s
         rejoin = self._federation.config.server.rejoin_timeout_s if begun else None
-        wait_for_clients(self._mailbox, registry, self._expected, patience, rejoin)
+        wait_for_clients(self._queue, registry, self._expected, patience, rejoin)
 
     def _on_event(self, event: Event) -> None:
         """From the transport; runs in a thread of its own."""

@@ -63,7 +63,7 @@ def expected_clients(registry: Registry, count: int, begun: bool) -> int:
 
 
 def wait_for_clients(
-    mailbox: TaskQueue,
+    queue: TaskQueue,
     registry: Registry,
     count: int,
     patience_s: float | None,
@@ -77,13 +77,13 @@ def wait_for_clients(
     count = expected_clients(registry, count, rejoin_timeout_s is not None)
     began = time.monotonic()
     first = min((s for s in (patience_s, rejoin_timeout_s) if s is not None), default=None)
-    if mailbox.wait_for_nodes(count, first):
+    if queue.wait_for_nodes(count, first):
         return
     if rejoin_timeout_s is not None:
         left = None if patience_s is None else began + patience_s - time.monotonic()
-        if mailbox.wait_for_nodes(1, left):
+        if queue.wait_for_nodes(1, left):
             return
-    raise RoundError(_missing(mailbox, registry, count, patience_s or 0.0))
+    raise RoundError(_missing(queue, registry, count, patience_s or 0.0))
 
 
 def on_same_port(federation: Federation) -> FederationConfig:
@@ -93,8 +93,8 @@ def on_same_port(federation: Federation) -> FederationConfig:
     return replace(config, server=replace(config.server, port=port))
 
 
-def _missing(mailbox: TaskQueue, registry: Registry, count: int, waited_s: float) -> str:
-    here = {registry.member(node).name for node in mailbox.nodes()}
+def _missing(queue: TaskQueue, registry: Registry, count: int, waited_s: float) -> str:
+    here = {registry.member(node).name for node in queue.nodes()}
     known = [*registry.members(), *registry.invited()]
     missing = ", ".join(m.name for m in known if m.name not in here) or "invite more clients"
     return f"{len(here)} of {count} clients came within {waited_s:g} s; missing: {missing}"

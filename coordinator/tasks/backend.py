@@ -1,4 +1,4 @@
-"""What carries a grid's messages: the seam between Flower's messages and a mailbox's tasks."""
+"""What carries a grid's messages: the seam between Flower's messages and a queue's tasks."""
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -11,14 +11,14 @@ from fedmore.protos.wire.flower_compat import make_failure, stamp
 
 
 class TaskBackend(Protocol):
-    """Keeps the contents of tasks and answers; a mailbox holds only references to them."""
+    """Keeps the contents of tasks and answers, to which a queue holds only references."""
 
     def send(self, messages: Sequence[Message]) -> list[Task]:
-        """Keep `messages` and stamp each with its task's id, in their order."""
+        """Keep `messages` and give each the id of its task; the tasks come in the same order."""
         ...
 
     def recall(self, task_ids: Collection[str]) -> list[Task]:
-        """Tasks of earlier (before a restart) that are still of use, in any order."""
+        """Return the tasks of an earlier process that are still needed, in any order."""
         ...
 
     def answers(self, task_ids: Collection[str]) -> Mapping[str, Answer]:
@@ -26,7 +26,7 @@ class TaskBackend(Protocol):
         ...
 
     def close(self, task_ids: Collection[str], failed: Failed) -> Collection[str]:
-        """Answer tasks with a failure; the ids of those that had no answer yet."""
+        """Answer tasks with a failure; returns the ids of those that had no answer yet."""
         ...
 
     def receive(self, task: Task, answer: Answer) -> Message:
@@ -35,7 +35,7 @@ class TaskBackend(Protocol):
 
 
 class InMemoryBackend:
-    """Keeps nothing that survives: a task's content is the message, and so is its answer's."""
+    """Keeps everything in memory alone: the content of a task, or of an answer, is the message."""
 
     def send(self, messages: Sequence[Message]) -> list[Task]:
         """Tasks with the messages as they are."""
@@ -51,7 +51,7 @@ class InMemoryBackend:
         return []
 
     def answers(self, task_ids: Collection[str]) -> Mapping[str, Answer]:
-        """None: answers go straight to the mailbox."""
+        """None: answers go straight to the queue."""
         return {}
 
     def close(self, task_ids: Collection[str], failed: Failed) -> Collection[str]:

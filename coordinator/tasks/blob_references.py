@@ -1,8 +1,8 @@
-"""Which blobs are whose, and which are of no more use: the store's book-keeping.
+"""Keeps the books of the store: which blobs are referred to, and by what.
 
-A blob is live while a task, a reply, an upload, or the registry names it. A blob without references
-is deleted from the store after the transaction. So a kill in between leaves a blob too many and
-never one too few; `sweep` finds it at the next start.
+A blob is live while a task, a reply, an upload or the registry refers to it. A blob without
+references is deleted after the transaction that removed the last one. A kill between the two leaves
+a blob too many, never one too few, and `sweep` finds it at the next start.
 """
 
 import logging
@@ -27,7 +27,7 @@ UNUSED_S = 86_400.0
 
 
 class BlobReferences:
-    """Uploads and the blobs of tasks; `registered` gives the digests that the registry names."""
+    """Uploads and the blobs of tasks; `registered` gives the digests in the registry."""
 
     def __init__(
         self, database: Database, store: Store, registered: Callable[[], Collection[str]]
@@ -39,7 +39,7 @@ class BlobReferences:
         """Held from a blob's coming into the store until it is in the books, and by deletions."""
 
     def put(self, blobs: dict[str, Payload]) -> None:
-        """Have blobs in the store; hold `files` until they are in the books."""
+        """Put blobs into the store; hold `files` until a transaction refers to them."""
         for digest, payload in blobs.items():
             if isinstance(payload, Path):
                 self.store.put_file(payload, digest)
@@ -47,7 +47,7 @@ class BlobReferences:
                 self.store.put(payload)
 
     def add_upload(self, node_id: int, path: Path, digest: str, size: int) -> None:
-        """Take the finished upload at `path`, whose digest is right, as `node_id`'s."""
+        """Record the finished upload at `path`, whose digest was checked, for `node_id`."""
         with self.files:
             self.store.adopt(path, digest)
             with self._database.session(write=True) as session:
@@ -55,13 +55,13 @@ class BlobReferences:
                 session.merge(record)
 
     def uploaded(self, node_id: int, digest: str) -> bool:
-        """Whether `digest` was uploaded by `node_id` and is still there."""
+        """Whether `node_id` uploaded `digest` and the blob is still there."""
         with self._database.session() as session:
             known = session.get(UploadRecord, (node_id, digest)) is not None
         return known and self.store.has(digest)
 
     def unnamed(self, node_id: int, but: str) -> tuple[int, int]:
-        """Bytes of the node's uploads that no reply names, and of all; without the blob `but`."""
+        """Bytes of uploads that no reply refers to: the node's, and all; `but` is not counted."""
         named = select(BlobRecord.digest).where(~BlobRecord.sent)
         query = select(func.sum(UploadRecord.size)).where(UploadRecord.node_id == node_id)
         query = query.where(UploadRecord.digest != but)
@@ -94,7 +94,7 @@ class BlobReferences:
                 self.store.discard(digest)  # what was made of them is on disk
 
     def reopen(self) -> None:
-        """Open every task again whose reply names a blob that the disk has lost or damaged."""
+        """Open every task again whose reply refers to a blob that the disk has lost or damaged."""
         with self._database.session() as session:
             named = set(session.scalars(select(BlobRecord.digest).where(~BlobRecord.sent)))
         lost = sorted(digest for digest in named if not self._whole(digest))
@@ -112,10 +112,10 @@ class BlobReferences:
         return True
 
     def sweep(self) -> int:
-        """Forget uploads that no reply has named for a day, and delete every blob not live.
+        """Forget uploads that no reply referred to for a day, and delete blobs that are not live.
 
-        To be called while nothing else uses the store, and once it is known to be this registry's
-        (`pairing`). How many blobs were deleted.
+        Call it while nothing else uses the store, and once `pairing` has shown that the store is
+        this registry's. Returns the number of deleted blobs.
         """
         old = UploadRecord.received_at < now() - timedelta(seconds=UNUSED_S)
         named = select(BlobRecord.digest).where(~BlobRecord.sent)
@@ -133,7 +133,7 @@ class BlobReferences:
 
 
 def live(database: Database, registered: Callable[[], Collection[str]]) -> set[str]:
-    """Digests that a task, a reply, an upload, or the registry (`registered`) names."""
+    """Return the digests that a task, a reply, an upload or the registry refers to."""
     with database.session() as session:
         booked = {*session.scalars(select(BlobRecord.digest).distinct())}
         booked |= {*session.scalars(select(UploadRecord.digest).distinct())}
@@ -141,7 +141,7 @@ def live(database: Database, registered: Callable[[], Collection[str]]) -> set[s
 
 
 def _reopen(session: Session, lost: Collection[str]) -> int:
-    """Take out of the books the replies that name `lost`, and these as uploads; how many."""
+    """Remove replies that refer to `lost` blobs, and uploads of these; returns how many replies."""
     naming = select(BlobRecord.task_id).where(BlobRecord.digest.in_(lost), ~BlobRecord.sent)
     tasks = session.scalars(select(TaskRecord).where(TaskRecord.id.in_(naming))).all()
     for task in tasks:
@@ -153,7 +153,7 @@ def _reopen(session: Session, lost: Collection[str]) -> int:
 
 
 def _forget(session: Session, task_ids: Collection[str]) -> set[str]:
-    """Take tasks out of the books; the digests that they and their nodes' uploads named."""
+    """Remove tasks; returns the digests that they, and the uploads of their nodes, referred to."""
     ours, tasks = BlobRecord.task_id.in_(task_ids), TaskRecord.id.in_(task_ids)
     nodes = set(session.scalars(select(TaskRecord.node_id).where(tasks)))
     named = set(session.scalars(select(BlobRecord.digest).where(ours)))

@@ -1,8 +1,8 @@
-"""What a client says of itself, held against what it enrolled as.
+"""Compares what a client says of itself with what it enrolled as.
 
-A stage asks every client who it is (`fedmore.strategies.members`) and believes the answer: name,
-kind, target and rank decide whose component moves, and how large it is. Over a network they are
-what the member's certificate stands for, or the answer is refused.
+A stage asks every client who it is (`fedmore.strategies.members`) and believes the answer. Name,
+kind, target and rank decide whose component moves, and how large it is. Over a network the answer
+has to agree with what the member's certificate stands for, and is refused otherwise.
 """
 
 from collections.abc import Mapping

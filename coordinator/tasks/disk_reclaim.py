@@ -1,7 +1,7 @@
-"""Disk that members have taken and nobody needs: given back while the coordinator runs.
+"""Deletes what members have uploaded and nobody needs, while the coordinator runs.
 
-The data of a revoked or withdrawn member has no more use. Its replies that no strategy has read
-become failures, and what only it uploaded is deleted at once, without the trash.
+The data of a revoked or withdrawn member is not used any more. Its replies that no strategy has
+read become failures, and what only it uploaded is deleted at once, without the trash.
 """
 
 from collections.abc import Callable, Collection
@@ -22,7 +22,7 @@ UNUSED_S = 3_600.0
 
 
 class Reclaimer:
-    """Blocks, so is called in a thread. `live` gives the digests that somebody still needs."""
+    """Deletes blobs; it blocks, so call it in a thread. `live` gives the digests still needed."""
 
     def __init__(
         self, database: Database, ledger: BlobReferences, live: Callable[[], Collection[str]]
@@ -32,10 +32,10 @@ class Reclaimer:
         self._live = live
 
     def of_member(self, node_id: int, reason: str, read: Collection[str]) -> int:
-        """Delete what only this member uploaded; how many blobs that were.
+        """Delete what only this member uploaded; returns the number of deleted blobs.
 
-        Its replies become failures with that `reason`, but for those of the tasks that were `read`:
-        a strategy works on these, and they go when their round is settled.
+        Its replies become failures with that `reason`. Replies to tasks that were `read` stay until
+        their round is settled, since a strategy works on these.
         """
         with self._ledger.files:
             with self._database.session(write=True) as session:
@@ -44,9 +44,9 @@ class Reclaimer:
             return self._discard(gone)
 
     def unused(self, calling: Collection[int], older_s: float = UNUSED_S) -> int:
-        """Delete uploads that no reply has named for `older_s` s; how many blobs that were.
+        """Delete uploads that no reply referred to for `older_s` seconds; returns how many blobs.
 
-        Those of members that are `calling` stay: a large answer may take hours to come.
+        Uploads of members that are `calling` stay: a large answer may take hours to arrive.
         """
         old = UploadRecord.received_at < now() - timedelta(seconds=older_s)
         with self._ledger.files:
@@ -71,7 +71,7 @@ def _fail_replies(session: Session, node_id: int, reason: str, read: Collection[
 
 
 def _forget_uploads(session: Session, which: ColumnElement[bool]) -> set[str]:
-    """Take uploads that no reply names out of the books; their digests."""
+    """Remove uploads that no reply refers to from the books; returns their digests."""
     named = select(BlobRecord.digest).where(~BlobRecord.sent)
     found = select(UploadRecord).where(which, UploadRecord.digest.not_in(named))
     records = session.scalars(found).all()

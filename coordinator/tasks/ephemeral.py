@@ -1,4 +1,4 @@
-"""Tasks that are in no journal: asked afresh after a restart, forgotten when they are answered."""
+"""Keeps queries in memory alone: a restarted coordinator asks them anew."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from fedmore.protos import federation_pb2 as pb
 
 @dataclass
 class Query:
-    """A task, the blobs that it names, and the reply once it is there."""
+    """A query, the blobs that it refers to, and its reply once that has arrived."""
 
     task: pb.Task
     digests: frozenset[str]

@@ -20,7 +20,7 @@ from fedmore.strategies.events import stage_and_round
 
 @dataclass(frozen=True)
 class TaskHeader:
-    """What stays in memory of a task: the message without its content, stage and round."""
+    """What is kept in memory of a task: stage, round, and the message without its content."""
 
     head: Message
     stage: str = ""
@@ -39,9 +39,10 @@ class EncodedTask:
 
 
 class TaskIdAllocator:
-    """Gives ids. The same question to the same node once more gets another id, in every process.
+    """Gives ids to messages; the same question to the same node once more gets another id.
 
-    Ids of `retired` tasks are passed over. Messages that name no group are in `group`.
+    The ids are the same in every process. Ids of `retired` tasks are passed over. Messages that
+    name no group belong to `group`.
     """
 
     def __init__(self, group: str = "", retired: Collection[str] = ()) -> None:

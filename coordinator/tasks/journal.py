@@ -1,8 +1,8 @@
-"""The journal: every task and its reply, on disk before anybody is told.
+"""The journal: every task and its reply is on disk before anybody is told of it.
 
-A task's id follows from what is asked of whom (`ids`), so a coordinator that was killed and goes
-through its plan again finds its tasks here. An answered task is answered at once, and an open one
-goes on. Messages without a group are queries, in memory only.
+A task's id follows from what is asked of which node (`ids`). A coordinator that was killed and
+works through its plan again therefore finds its tasks here. An answered task is answered at once,
+and an open one continues. Messages without a group are queries, which are kept in memory only.
 """
 
 import threading
@@ -32,15 +32,15 @@ from fedmore.protos.wire.records import MAX_CONTENT, Fetch
 __all__ = ["Journal", "ReplyOutcome"]
 
 HERE = "in the journal"
-"""The answer that a mailbox holds for a reply that is on disk."""
+"""The answer that a queue holds for a reply that is on disk."""
 
 
 class Journal:
-    """A carrier (`fedmore.coordinator.tasks.backend`) for a `MailboxGrid`; used from any thread.
+    """A backend (`fedmore.coordinator.tasks.backend`) for a `TaskGrid`; used from any thread.
 
-    `registered` gives the digests that the registry names. Messages without a group, such as a
-    foreign app's, are in `group` if that is not empty. A reply has at most `max_content` bytes
-    beside its large arrays.
+    `registered` gives the digests that the registry refers to. Messages without a group, such as
+    those of a foreign app, belong to `group` if that is not empty. A reply has at most
+    `max_content` bytes beside its large arrays.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Journal:
         self._addresser = TaskIdAllocator(group, self._ids(TaskRecord.retired.is_(True)))
 
     def send(self, messages: Sequence[Message]) -> list[Task]:
-        """Keep `messages` in one transaction, their blobs before it; stamps each with its id.
+        """Keep `messages` in one transaction, their blobs before it; each message gets its id.
 
-        What cannot be encoded is answered with its failure. Raises `RegistryError` if the disk
-        does not take it.
+        A message that cannot be encoded is answered with its failure. Raises `RegistryError` if the
+        disk cannot store them.
         """
         with self.ledger.files:
             posted = [self._pack(message) for message in messages]
@@ -96,7 +96,7 @@ class Journal:
         return found | {i: self._unsendable.pop(i) for i in task_ids if i in self._unsendable}
 
     def close(self, task_ids: Collection[str], failed: Failed) -> Collection[str]:
-        """Answer tasks that are open with a failure, for good; the ids of those that were open."""
+        """Answer open tasks with a final failure; returns the ids of those that were open."""
         queries = {i for i in task_ids if (q := self._queries.get(i)) and q.reply is None}
         for task_id in queries:
             self._queries.pop(task_id)
@@ -112,10 +112,10 @@ class Journal:
         return closed | queries
 
     def receive(self, task: Task, answer: Answer) -> Message:
-        """The reply as the strategy gets it; large arrays stay in the store until they are read.
+        """Return the reply as the strategy gets it; large arrays stay in the store until read.
 
-        Raises `StoreError` if the disk has lost some of it, for which no client is to blame: the
-        plan stops, and its next start asks again (`resume`).
+        Raises `StoreError` if the disk has lost a part of it, which is no client's fault. The plan
+        stops then, and its next start asks again (`resume`).
         """
         head = task.content.head
         query = self._queries.pop(task.id)
@@ -127,7 +127,7 @@ class Journal:
         return unpack_reply(reply, head, self._fetch(reply), self._max_content)
 
     def load(self, task_id: str) -> pb.Task:
-        """The task as it goes to its node; raises `RegistryError` if there is none."""
+        """Return the task as it goes to its node; raises `RegistryError` if there is none."""
         query = self._queries.get(task_id)
         return query.task if query else pb.Task.FromString(self._row(task_id).task)
 
@@ -140,22 +140,22 @@ class Journal:
         return self._queries.busy(node_id) or self.ledger.busy(node_id)
 
     def take(self, node_id: int, reply: pb.Reply) -> ReplyOutcome:
-        """Check a reply and keep it: when this returns it is on disk, or will never be of use.
+        """Check a reply and keep it: afterwards it is on disk, or will never be needed.
 
         A reply that does not hold what it must is kept as the failure of its task. Raises
-        `RegistryError` where the disk does not take it; nothing is lost then, the node has it.
+        `RegistryError` if the disk cannot store it; the node still has it then.
         """
         return self._intake.take(node_id, reply)
 
     def answer(self, task_id: str) -> Answer:
-        """What the mailbox is to hold for a reply that was taken."""
+        """What the queue is to hold for a reply that was taken."""
         return HERE
 
     def settle(self, group: str, late: Collection[str] = ()) -> None:
-        """The round of `group` is on disk: forget its tasks, and the blobs that only they named.
+        """Forget the tasks of the round `group`, which is on disk, and the blobs only they use.
 
-        The tasks of this and earlier groups that are `late` stay, open or answered: the strategy
-        still wants them, and nobody else. Twice does nothing.
+        The tasks of this and earlier groups that are `late` stay, open or answered, because the
+        strategy still needs them. A second call changes nothing.
         """
         self._settled.add(group)
         gone = self._ids(TaskRecord.group.in_(self._settled)) - set(late)
@@ -168,11 +168,11 @@ class Journal:
         return {i for i in task_ids if i not in wanted and not self._queries.get(i)}
 
     def resume(self, groups: Iterable[str], late: Collection[str], retry: bool) -> int:
-        """Before anything is sent: what an earlier process has left is put in order.
+        """Put what an earlier process has left in order, before anything is sent.
 
-        Tasks of `groups`, whose rounds are on disk, are forgotten but for the `late` ones. `retry`
-        (the plan had failed) lets tasks that failed be done again. Replies that the disk has lost
-        are asked for again. How many tasks are open.
+        Tasks of `groups`, whose rounds are on disk, are forgotten except for the `late` ones. With
+        `retry`, which is for a plan that had failed, tasks that failed are done again. Replies that
+        the disk has lost are asked for again. Returns the number of open tasks.
         """
         self._settled |= set(groups)
         self.ledger.drop(self._ids(TaskRecord.group.in_(self._settled)) - set(late))
@@ -185,9 +185,10 @@ class Journal:
         return len(self._ids(TaskRecord.reply.is_(None)))
 
     def bar(self, node_id: int, reason: str) -> int:
-        """The node may not take part any more: delete what only it uploaded; how many blobs.
+        """Delete what only this node uploaded, since it may not take part any more.
 
-        What it has answered counts no more, unless a strategy has it already.
+        Returns the number of deleted blobs. Its answers do not count any more, unless a strategy
+        has read them already.
         """
         with self._reading:
             return self.reclaimer.of_member(node_id, reason, self._pulled)
@@ -207,7 +208,7 @@ class Journal:
         return packed
 
     def _answered(self, task_id: str, failed: Failed) -> bool:
-        """Whether a reply is on disk after all; if not, `failed` is the reply."""
+        """Return the answer to a reply that may be on disk after all, or else `failed`."""
         return task_id not in self.close([task_id], failed) and bool(self.answers([task_id]))
 
     def _fetch(self, reply: pb.Reply) -> Fetch:

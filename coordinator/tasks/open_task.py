@@ -1,4 +1,4 @@
-"""A task on its way to a node, and what a mailbox holds for its answer."""
+"""A task on its way to a node, and what a queue holds as its answer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from fedmore.protos.wire.flower_compat import REPLY_UNAVAILABLE
 
 Answer = object
-"""What a carrier makes a reply of, or `Failed`."""
+"""What a backend makes a reply of, or `Failed`."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task for a node; `content` is whatever its carrier needs to know it again."""
+    """A task for a node; `content` is what its backend needs to find the task again."""
 
     id: str
     node_id: int

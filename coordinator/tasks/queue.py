@@ -1,8 +1,9 @@
-"""Tasks on their way to the nodes and answers on their way back: the heart of every engine.
+"""Tasks on their way to the nodes and answers on their way back, in every engine.
 
-Thread-safe and in memory; knows neither what a task says nor how it travels: contents are its
-carrier's. A task is *open* from `push` to the first answer, failure or withdrawal, and later
-answers are ignored. So a task may be handed out and answered any number of times and counts once.
+The queue is thread-safe and in memory. It does not know what a task says or how it travels:
+contents belong to its backend. A task is *open* from `push` to its first answer, failure or
+withdrawal, and later answers are ignored. A task may therefore be handed out and answered any
+number of times and counts once.
 """
 
 import threading
@@ -17,7 +18,7 @@ Listener = Callable[[int], None]
 
 
 class TaskQueue:
-    """One box per node that has joined; `subscribe` to hear of work for a node."""
+    """Keeps the tasks of every node that has joined; `subscribe` to hear of work for a node."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -37,7 +38,7 @@ class TaskQueue:
         self._listeners.append(listener)
 
     def expect(self, node_ids: Iterable[int]) -> None:
-        """These nodes will be back: their tasks wait until they `join`, or `leave` for good."""
+        """Let tasks of these nodes wait until each node `join`s, or `leave`s for good."""
         with self._changed:
             self._expected |= set(node_ids) - self._nodes.keys()
 
@@ -47,9 +48,9 @@ class TaskQueue:
             return sorted(self._expected)
 
     def join(self, node_id: int, process: str = "") -> None:
-        """The node is there. Joining again hands its open tasks out once more.
+        """Mark a node as connected; if it joins again, its open tasks are handed out once more.
 
-        `process` is another one after the node was started again.
+        `process` differs after the node's program was started again.
         """
         with self._changed:
             self._nodes[node_id] = process
@@ -62,9 +63,9 @@ class TaskQueue:
         self._tell(node_id)
 
     def leave(self, node_id: int, reason: str, for_good: bool = False) -> None:
-        """Mark the node as gone: its open tasks fail with `reason`, except those that are kept.
+        """Mark a node as gone: its open tasks fail with `reason`, except those that are kept.
 
-        With `for_good` the node may not come back, and those fail too.
+        With `for_good` the node may not come back, and those that are kept fail too.
         """
         with self._changed:
             self._nodes.pop(node_id, None)
@@ -78,12 +79,12 @@ class TaskQueue:
             self._changed.notify_all()
 
     def keep(self, task_ids: Iterable[str]) -> None:
-        """These stay open while their nodes are away: what a node says when it is back counts."""
+        """Keep these tasks open while their nodes are away, so that a later answer counts."""
         with self._changed:
             self._kept |= set(task_ids) - self._answers.keys()
 
     def away(self, task_ids: Iterable[str]) -> dict[str, str]:
-        """Those of `task_ids` that are open while their nodes are away, and why these are."""
+        """Those of `task_ids` that are open while their nodes are away, each with the reason."""
         with self._changed:
             tasks = [self._open[i] for i in task_ids if i in self._open]
             away = {t.id: t.node_id for t in tasks if not self._is_near(t.node_id)}
@@ -104,10 +105,10 @@ class TaskQueue:
     def push(
         self, tasks: Iterable[Task], answers: Callable[[], Mapping[str, Answer]] = dict
     ) -> None:
-        """Open tasks; those of a node that is not there, nor expected, fail unless they are kept.
+        """Open tasks; one for a node that is not connected or expected fails, unless it is kept.
 
-        `answers` are those that are known already. It is asked while nothing else happens here: an
-        answer is either among them or comes by `reply`, and no answered task is handed out.
+        `answers` gives the answers that are known already. It is called while the queue is locked:
+        an answer is either among them or comes by `reply`, and no answered task is handed out.
         """
         with self._changed:
             fresh = [t for t in tasks if t.id not in self._open and t.id not in self._answers]
@@ -123,9 +124,9 @@ class TaskQueue:
             self._tell(node_id)
 
     def take(self, node_id: int, timeout: float | None = 0.0) -> Task | None:
-        """The next task for a node; None when none comes in `timeout` seconds or it has left.
+        """Return the next task for a node, or None after `timeout` seconds or if the node has left.
 
-        A `timeout` of None waits for as long as it takes.
+        A `timeout` of None waits without a limit.
         """
 
         def ready() -> bool:
@@ -169,7 +170,7 @@ class TaskQueue:
             return [i for i in task_ids if i not in self._open and i not in self._answers]
 
     def reply(self, task_id: str, answer: Answer) -> bool:
-        """Take an answer; False when the task is not open, in which case nothing changes."""
+        """Accept an answer; returns False, and changes nothing, if the task is not open."""
         with self._changed:
             if task_id not in self._open:
                 return False
@@ -194,7 +195,7 @@ class TaskQueue:
         self._tell(task.node_id)
 
     def collect(self, task_ids: Iterable[str]) -> list[tuple[Task, Answer]]:
-        """The answers that are there for `task_ids`, in that order; each is given once."""
+        """Return the answers to `task_ids` that have arrived, in that order; each is given once."""
         with self._changed:
             return [self._answers.pop(key) for key in task_ids if key in self._answers]
 
@@ -209,7 +210,7 @@ class TaskQueue:
             return self._changed.wait_for(lambda: len(self._nodes) >= count, timeout)
 
     def wait_for_expected(self, timeout: float) -> bool:
-        """Whether every node that is expected has come, or is given up, within `timeout` s."""
+        """Whether every expected node has come, or is given up, within `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._expected, timeout)
 

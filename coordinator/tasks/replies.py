@@ -1,4 +1,4 @@
-"""Replies on their way into the journal: whose they are, and whether they hold what they must."""
+"""Checks replies on their way into the journal: whose they are, and what they hold."""
 
 from dataclasses import dataclass
 
@@ -26,8 +26,8 @@ SETTLED = "no such task: it is settled, or was never asked"
 class ReplyOutcome:
     """What became of a reply: a `fresh` one is now on disk; `failure` says why it holds no result.
 
-    A reply that is not fresh is of no more use: `refused` says why, and is empty if the reply had
-    come before. `size` is its payload.
+    A reply that is not fresh is not needed. `refused` says why, and is empty for a reply that had
+    arrived before. `size` is the size of its payload in bytes.
     """
 
     fresh: bool = False
@@ -38,9 +38,9 @@ class ReplyOutcome:
 
 @dataclass(frozen=True)
 class ReplyAcceptor:
-    """Takes replies for tasks of the journal and for queries.
+    """Accepts replies to tasks of the journal and to queries.
 
-    `max_content` is the most bytes that one may have without its large arrays.
+    A reply may have at most `max_content` bytes beside its large arrays.
     """
 
     database: Database
@@ -49,10 +49,10 @@ class ReplyAcceptor:
     max_content: int
 
     def take(self, node_id: int, reply: pb.Reply) -> ReplyOutcome:
-        """Check a reply and keep it: when this returns it is on disk, or will never be of use.
+        """Check a reply and keep it: afterwards it is on disk, or will never be needed.
 
         A reply that does not hold what it must is kept as the failure of its task. Raises
-        `RegistryError` where the disk does not take it; nothing is lost then, the node has it.
+        `RegistryError` if the disk cannot store it; the node still has it then.
         """
         owner, task, known = self._asked(reply.task_id)
         if owner is None:  # a failure of what is settled is no loss to anybody
@@ -119,5 +119,5 @@ class ReplyAcceptor:
 
 
 def content_of(reply: pb.Reply, digest: str, store: Store) -> Payload:
-    """A blob of a reply: the content itself is read, and checked, now; an array when it is used."""
+    """Return a blob of a reply: the content is read and checked now, an array on its first use."""
     return store.get(digest) if reply.content.blob.digest == digest else store.path(digest)

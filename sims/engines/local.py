@@ -1,6 +1,6 @@
 """Engine `local`: the same two apps in one process over one shared base, without sockets.
 
-It counts payload bytes, without framing. `MailboxGrid` sorts replies in the order of the messages,
+It counts payload bytes, without framing. `TaskGrid` sorts replies in the order of the messages,
 so no result depends on which client was faster.
 """
 
@@ -32,7 +32,7 @@ from fedmore.coordinator.run.plan_runner import (
     tracker_of,
 )
 from fedmore.coordinator.store.registry import Registry
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.engines.prepare import Prepared
@@ -59,16 +59,16 @@ def run_plan(
     prepared: Prepared, federation: Federation, observer: Observer, tracker: Tracker
 ) -> None:
     """Enrol and connect the clients, then run the plan as `coordinator start` does."""
-    mailbox = TaskQueue()
+    queue = TaskQueue()
     nodes = dict(enrol(prepared, client, federation) for client in prepared.scenario.clients)
     for client in prepared.scenario.clients:
         observer(Joined(client.name, client.kind, client.target, client.rank))
     plan, handler = import_plan(), make_handler(federation.config.base)
     with (
         Listener(federation.registry, observer, tracker) as listener,
-        Workers(mailbox, nodes, handler, listener, threads_of(prepared)),
+        Workers(queue, nodes, handler, listener, threads_of(prepared)),
     ):
-        plan_runner.run_plan(federation, MailboxGrid(mailbox), tracker, observer, plan)
+        plan_runner.run_plan(federation, TaskGrid(queue), tracker, observer, plan)
 
 
 def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tuple[int, Node]:

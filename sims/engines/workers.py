@@ -45,13 +45,13 @@ class Workers:
 
     def __init__(
         self,
-        mailbox: TaskQueue,
+        queue: TaskQueue,
         nodes: Mapping[int, Node],
         handler: Handler,
         on_event: Callable[[Event], None],
         threads: int = 1,
     ) -> None:
-        self._mailbox = mailbox
+        self._queue = queue
         self._nodes = nodes
         self._handler = handler
         self._on_event = on_event
@@ -59,15 +59,15 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client")
 
     def __enter__(self) -> "Workers":
-        self._mailbox.subscribe(self._begin)
+        self._queue.subscribe(self._begin)
         for node_id in self._nodes:
-            self._mailbox.join(node_id)
+            self._queue.join(node_id)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over = True
         for node_id in self._nodes:
-            self._mailbox.leave(node_id, "the run is over")
+            self._queue.leave(node_id, "the run is over")
         self._pool.shutdown(cancel_futures=True)
 
     def _begin(self, node_id: int) -> None:
@@ -78,7 +78,7 @@ class Workers:
     def _work(self, node_id: int) -> None:
         node = self._nodes[node_id]
         with node.lock:
-            task = self._mailbox.take(node_id)
+            task = self._queue.take(node_id)
             if task is None:
                 return
             try:
@@ -86,7 +86,7 @@ class Workers:
             except (
                 Exception
             ) as error:  # the future is never read, so a lost task would block the run
-                self._mailbox.fail(task.id, describe(error))
+                self._queue.fail(task.id, describe(error))
 
     def _do(self, node: Node, task: Task) -> None:
         message: Message = task.content
@@ -98,7 +98,7 @@ class Workers:
         answer = unpack_reply(reply.message, message, lambda d, _: reply.blobs[d])
         failure = (answer.error.reason or "failed") if answer.has_error() else ""
         self._on_event(Received(node.name, task_id, reply.size, failure))
-        self._mailbox.reply(task_id, answer)
+        self._queue.reply(task_id, answer)
 
     def _answer(self, node: Node, task: Message) -> PackedReply:
         def tell(report: Report) -> None:

@@ -58,7 +58,7 @@ class Hub:
     federation: Federation
     journal: Journal
     server: Server
-    mailbox: TaskQueue
+    queue: TaskQueue
 
     def invite(self, name: str) -> Path:
         """A fresh invite."""
@@ -77,15 +77,15 @@ def config(tiny: Path) -> FederationConfig:
 @pytest.fixture
 def hub(tmp_path: Path, config: FederationConfig) -> Iterator[Hub]:
     directory = tmp_path / "hub"
-    made, mailbox = inits.create(directory, config), TaskQueue()
+    made, queue = inits.create(directory, config), TaskQueue()
     with open_federation(directory) as federation:
         tls = read_tls(directory)
         journal = open_journal(federation)
         server = serve(
-            federation.registry, journal, mailbox, made, info_of(made),
+            federation.registry, journal, queue, made, info_of(made),
             lambda _: None,
             tls=tls,
         )  # fmt: skip
         federation.registry.set_state(PORT, server.port)
-        yield Hub(federation, journal, server, mailbox)
+        yield Hub(federation, journal, server, queue)
         server.stop()

@@ -10,7 +10,7 @@ from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.engines.workers import Node, Workers
@@ -28,9 +28,9 @@ def local_grid(app: ClientApp, nodes: int) -> Iterator[Grid]:
         for i, node_id in enumerate(ids)
     ]
     clients = {c.node_id: Node(f"client-{c.node_id}", c) for c in contexts}
-    mailbox = TaskQueue()
-    with Workers(mailbox, clients, app, lambda _: None, threads=2):
-        yield MailboxGrid(mailbox)
+    queue = TaskQueue()
+    with Workers(queue, clients, app, lambda _: None, threads=2):
+        yield TaskGrid(queue)
 
 
 @pytest.fixture

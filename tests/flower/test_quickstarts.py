@@ -21,7 +21,7 @@ from fedmore.coordinator.run.lifecycle import info_of
 from fedmore.coordinator.run.plan import keep_all
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import RoundError
 from fedmore.protos.enrolment.federation_info import FederationInfo
@@ -62,14 +62,14 @@ class Folder:
 
     def run(self, client_app=None):
         app = client_app or importlib.import_module(self.app).client_app
-        mailbox, store = TaskQueue(), Store(self.directory / "blobs")
+        queue, store = TaskQueue(), Store(self.directory / "blobs")
         with Registry.open(self.directory) as registry:
             nodes = dict(self.node(registry, part, app) for part in range(NODES))
-            with Workers(mailbox, nodes, lambda m, c: c.run_config["handler"](m), lambda _: None):
+            with Workers(queue, nodes, lambda m, c: c.run_config["handler"](m), lambda _: None):
                 federation = Federation(self.directory, self.config, registry, store)
                 make_plan(self.config.federation.app)(
                     federation=federation,
-                    grid=MailboxGrid(mailbox, names=registry.name_of),
+                    grid=TaskGrid(queue, names=registry.name_of),
                     tracker=NullTracker(),
                     observer=lambda _: None,
                     settle=keep_all,

@@ -3,13 +3,13 @@
 The peer speaks gRPC itself: it has a member's certificate and none of our client's manners.
 """
 
-import queue
 import runpy
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -56,8 +56,8 @@ class Peer:
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         self.channel = grpc.secure_channel(identity.address, credentials, options)
         self.stub: Any = FederationStub(self.channel)
-        self._said: queue.SimpleQueue[pb.ClientEvent | None] = queue.SimpleQueue()
-        self._heard: queue.SimpleQueue[pb.ServerEvent | grpc.RpcError] = queue.SimpleQueue()
+        self._said: SimpleQueue[pb.ClientEvent | None] = SimpleQueue()
+        self._heard: SimpleQueue[pb.ServerEvent | grpc.RpcError] = SimpleQueue()
 
     def connect(self, *, session: str = "evil", **options: Any) -> "Peer":
         """Open the stream and wait for the welcome."""
@@ -170,7 +170,7 @@ class Round:
 
     def begin(self) -> "Round":
         """Ask everybody."""
-        eventually(lambda: len(self.federation.mailbox.nodes()) == 2)
+        eventually(lambda: len(self.federation.queue.nodes()) == 2)
         self._thread.start()
         return self
 

@@ -82,7 +82,7 @@ def test_the_audit_is_what_the_socket_saw(federation, run_session, counter, tmp_
 
     thread = run_session(identity, answer, guard=AuditOnlyGuard(audit), audit=audit)
     federation.running.append(thread)
-    federation.eventually(federation.mailbox.nodes)
+    federation.eventually(federation.queue.nodes)
     grid = federation.grid
     message = Message(RecordDict(), dst_node_id=identity.node_id, message_type="train")
     (reply,) = grid.send_and_receive([message], timeout=30)

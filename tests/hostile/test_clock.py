@@ -50,7 +50,7 @@ def undisturbed(federation, round_of, update, tmp_path):
     folder.mkdir()
     other = replace(
         federation, directory=folder, registry=Registry.open(folder), store=Store(folder / "blobs"),
-        mailbox=TaskQueue(), events=[], running=[],
+        queue=TaskQueue(), events=[], running=[],
     )  # fmt: skip
     other.serve()
     plain = type(round_of)(other).begin()

@@ -60,7 +60,7 @@ def victim(federation, run_session, tiny, tmp_path):
     handler = make_handler(identity.node_id, config)
     thread = run_session(identity, handler, guard=guard, audit=audit, patience_s=20)
     federation.running.append(thread)
-    federation.eventually(lambda: federation.mailbox.nodes() == [identity.node_id])
+    federation.eventually(lambda: federation.queue.nodes() == [identity.node_id])
     return Victim(thread, identity.node_id, tmp_path / "state", tiny)
 
 

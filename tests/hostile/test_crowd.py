@@ -202,7 +202,7 @@ def test_a_member_has_so_many_downloads_open(federation, peer):
     eve = peer("eve")
     array = ArrayRecord({"w": Array("u1", (len(data),), "raw", data)})
     grid = federation.grid
-    federation.mailbox.expect([eve.identity.node_id])
+    federation.queue.expect([eve.identity.node_id])
     grid.push_messages([Message(RecordDict({"a": array}), eve.identity.node_id, "train")])
     request = pb.DownloadRequest(digest=digest_of(data))
     calls = [eve.stub.Download(request) for _ in range(4)]

@@ -16,7 +16,7 @@ from fedmore.coordinator.run.stages import run_stages
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS, FORGETTING
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.data.generated import generate_text
@@ -67,12 +67,12 @@ class Place:
     def run(self, observer=lambda _: None, prepare=lambda _: None, clients=CLIENTS):
         """One life of the coordinator and its clients."""
         with self.registry() as registry:
-            mailbox, nodes = TaskQueue(), dict(self.node(registry, *c) for c in clients)
+            queue, nodes = TaskQueue(), dict(self.node(registry, *c) for c in clients)
             prepare(registry)
-            with Workers(mailbox, nodes, handle, lambda _: None):
+            with Workers(queue, nodes, handle, lambda _: None):
                 run_stages(
                     federation=Federation(self.directory, self.config, registry, self.store),
-                    grid=MailboxGrid(mailbox),
+                    grid=TaskGrid(queue),
                     tracker=NullTracker(),
                     observer=observer,
                 )

@@ -27,7 +27,7 @@ from fedmore.coordinator.rpc.operator_service import OperatorApi
 from fedmore.coordinator.rpc.server import Server, serve
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.journal import Journal
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos import federation_pb2 as pb
@@ -73,7 +73,7 @@ class Federation:
     tls: Tls | None
     registry: Registry
     store: Store
-    mailbox: TaskQueue = field(default_factory=TaskQueue)
+    queue: TaskQueue = field(default_factory=TaskQueue)
     journal: Journal = field(init=False)
     events: list[Event] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Federation:
         self.server = serve(
             self.registry,
             self.journal,
-            self.mailbox,
+            self.queue,
             self.config,
             self.info,
             self.events.append,
@@ -105,8 +105,8 @@ class Federation:
         return self.server
 
     @property
-    def grid(self) -> MailboxGrid:
-        return MailboxGrid(self.mailbox, self.journal)
+    def grid(self) -> TaskGrid:
+        return TaskGrid(self.queue, self.journal)
 
     def invite(self, name: str) -> Invite:
         expires = datetime.now(UTC) + timedelta(days=1)
@@ -130,8 +130,8 @@ class Federation:
     def ask(self, node_id: int, **changes: str) -> str:
         """An open task for a node, whether it is here or not: its id."""
         grid = self.grid  # before a message can be made
-        if node_id not in self.mailbox.nodes():
-            self.mailbox.expect([node_id])
+        if node_id not in self.queue.nodes():
+            self.queue.expect([node_id])
         message = Message(RecordDict(), node_id, "train", **({"group_id": "experts/1"} | changes))
         [task_id] = grid.push_messages([message])
         return task_id
@@ -140,9 +140,9 @@ class Federation:
         return self.start(self.enrol(name), handler, patience_s=patience_s)
 
     def start(self, identity: Identity, handler: Handler, *, patience_s: float = 20.0) -> Running:
-        before = len(self.mailbox.nodes())
+        before = len(self.queue.nodes())
         running = self.begin(identity, handler, patience_s=patience_s)
-        eventually(lambda: len(self.mailbox.nodes()) > before or not running.is_alive())
+        eventually(lambda: len(self.queue.nodes()) > before or not running.is_alive())
         return running
 
     def begin(self, identity: Identity, handler: Handler, *, patience_s: float = 20.0) -> Running:

@@ -47,7 +47,7 @@ def run(federation, identity, handler, **options):
 
 
 def ask(federation, **arrays):
-    federation.eventually(federation.mailbox.nodes)
+    federation.eventually(federation.queue.nodes)
     [node] = federation.grid.get_node_ids()
     message = Message(RecordDict({"arrays": ArrayRecord(arrays)}), node, "train")
     [reply] = federation.grid.send_and_receive([message], timeout=30)
@@ -90,11 +90,11 @@ def test_what_cannot_be_recorded_does_not_leave_and_ends_the_session(federation,
     recorder.refused = (call,)
     _, result = run(federation, federation.enrol("ada"), echo, audit=recorder)
     if call == "reply":
-        federation.eventually(federation.mailbox.nodes)
+        federation.eventually(federation.queue.nodes)
         threading.Thread(target=ask, args=(federation,), daemon=True).start()
     with pytest.raises(EgressError, match="cannot be written"):
         result.result(10)
-    federation.mailbox.leave(federation.registry.members()[0].node_id, "over")
+    federation.queue.leave(federation.registry.members()[0].node_id, "over")
 
 
 def test_an_upload_that_cannot_be_recorded_fails_its_task(federation):

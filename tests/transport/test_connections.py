@@ -15,9 +15,9 @@ class World:
     def __init__(self):
         self.now = 0.0
         self.events = []
-        self.mailbox = TaskQueue()
+        self.queue = TaskQueue()
         self.connections = Connections(
-            self.mailbox, self.events.append, TIMEOUT_S, clock=lambda: self.now
+            self.queue, self.events.append, TIMEOUT_S, clock=lambda: self.now
         )
 
     def pass_time(self, seconds):
@@ -47,9 +47,9 @@ def test_silence_ends_a_member(world, member):
     world.pass_time(9)
     world.connections.seen(connection)
     world.pass_time(10)
-    assert world.mailbox.nodes() == [member.node_id]
+    assert world.queue.nodes() == [member.node_id]
     world.pass_time(1)
-    assert world.mailbox.nodes() == []
+    assert world.queue.nodes() == []
     reason = "no sign of life for 10 s"
     assert world.events == [Joined("ada", "expert", "legal", 4), Left("ada", reason)]
     assert connection.ending == reason
@@ -59,9 +59,9 @@ def test_when_the_coordinator_slept_nobody_is_blamed(world, member):
     world.connections.admit(member, "s")
     world.now += 3600
     world.pass_time(1)
-    assert world.mailbox.nodes() == [member.node_id]
+    assert world.queue.nodes() == [member.node_id]
     world.pass_time(11)
-    assert world.mailbox.nodes() == []
+    assert world.queue.nodes() == []
 
 
 def test_a_stream_that_ends_without_a_word_may_come_back(world, member):
@@ -71,7 +71,7 @@ def test_a_stream_that_ends_without_a_word_may_come_back(world, member):
     second = world.connections.admit(member, "s")
     world.pass_time(6)
     world.connections.detach(first)
-    assert world.mailbox.nodes() == [member.node_id]
+    assert world.queue.nodes() == [member.node_id]
     assert second.ending is None
     assert world.events == [Joined("ada", "expert", "legal", 4)]
 
@@ -83,7 +83,7 @@ def test_a_newer_stream_of_the_same_client_replaces_one_that_hangs(world, member
     world.connections.detach(first)
     world.connections.leave(first, "too late to matter")
     assert second.ending is None
-    assert world.mailbox.nodes() == [member.node_id]
+    assert world.queue.nodes() == [member.node_id]
 
 
 def test_another_process_with_the_same_key_takes_over_and_the_older_does_not_come_back(
@@ -108,7 +108,7 @@ def test_stalls_of_the_coordinator_are_not_counted_against_a_member(world, membe
         world.connections.sweep()
         world.pass_time(1)
         world.connections.seen(connection)
-    assert world.mailbox.nodes() == [member.node_id]
+    assert world.queue.nodes() == [member.node_id]
 
 
 @pytest.mark.parametrize("sign", ["bytes", "a piece of a blob"])
@@ -120,10 +120,10 @@ def test_whatever_comes_from_a_member_is_a_sign_of_life(world, member, sign):
             world.connections.heard({"ada"})
         else:
             world.connections.alive(member.node_id)
-    assert world.mailbox.nodes() == [member.node_id]
+    assert world.queue.nodes() == [member.node_id]
     world.connections.heard({"bob"})
     world.pass_time(11)
-    assert world.mailbox.nodes() == []
+    assert world.queue.nodes() == []
 
 
 def test_who_was_seen_is_told_once(world, member):

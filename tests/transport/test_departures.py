@@ -63,7 +63,7 @@ class Departure:
         return make_reply(message, RecordDict({"c": ConfigRecord({"said": "late"})}))
 
     def back(self):
-        self.federation.eventually(self.federation.mailbox.nodes)
+        self.federation.eventually(self.federation.queue.nodes)
 
 
 def rows(federation):

@@ -81,7 +81,7 @@ class Asked:
         assert self.asked.wait(20)
 
     def reply(self, within_s=60):
-        assert self.federation.mailbox.wait([self.task_id], within_s)
+        assert self.federation.queue.wait([self.task_id], within_s)
         [reply] = self.grid.pull_messages([self.task_id])
         return reply
 
@@ -96,7 +96,7 @@ def test_an_upload_waits_for_room(disk, federation, caplog, in_the_middle):
     words = "No space left" if in_the_middle else "no room for"
     federation.eventually(lambda: words in caplog.text, 30)
     assert federation.of(Received) == []
-    assert federation.mailbox.task(asked.task_id) is not None
+    assert federation.queue.task(asked.task_id) is not None
     disk.make_room()
     assert asked.reply().content["a"]["w"].data == BIG
     assert asked.calls == 1
@@ -108,7 +108,7 @@ def test_a_reply_waits_for_room_in_the_database(disk, federation):
     asked.may.set()
     refused = federation.eventually(lambda: federation.of(Refused), 30)
     assert "cannot be kept now" in refused[0].reason
-    assert federation.mailbox.task(asked.task_id) is not None
+    assert federation.queue.task(asked.task_id) is not None
     disk.make_room()
     assert asked.reply().has_content()
     assert asked.calls == 1
@@ -131,7 +131,7 @@ def test_a_disk_that_may_not_be_written_to_is_named(disk, tmp_path):
 def test_what_is_asked_of_clients_needs_room_too(disk, federation):
     identity = federation.enrol("ada")
     grid = federation.grid  # before a message can be made
-    federation.mailbox.expect([identity.node_id])
+    federation.queue.expect([identity.node_id])
     disk.fill(leave=1 << 20)
     task = Message(records(BIG), identity.node_id, "train", group_id="experts/1")
     with pytest.raises(StoreError, match="No space left"):

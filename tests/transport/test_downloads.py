@@ -15,7 +15,7 @@ BIG = random.Random(0).randbytes(2 * CHUNK + 5)
 def asked(request, federation):
     """A link of somebody who has an open task that names BIG; a query, and one in the journal."""
     identity = federation.enrol("ada")
-    federation.mailbox.expect([identity.node_id])
+    federation.queue.expect([identity.node_id])
     grid = federation.grid  # before a message can be made
     content = RecordDict({"arrays": ArrayRecord({"w": Array("u1", (len(BIG),), "raw", BIG)})})
     task = Message(content, identity.node_id, "train", group_id=request.param)

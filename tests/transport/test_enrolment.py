@@ -153,7 +153,7 @@ def test_a_lost_answer_is_asked_for_again(federation):
     assert (again.node_id, again.key) == (first.node_id, first.key)
     assert len(federation.registry.members()) == 1
     running = federation.start(again, answer)
-    assert len(federation.mailbox.nodes()) == 1
+    assert len(federation.queue.nodes()) == 1
     running.session.stop()
     running.end()
 

@@ -202,7 +202,7 @@ def test_a_member_that_is_revoked_while_connected_is_out_at_once(federation):
     assert isinstance(running.error, MembershipError)
     assert "key stolen" in str(running.error)
     assert "ada left: revoked by the operator" in federation.eventually(result).error.reason
-    assert federation.mailbox.nodes() == []
+    assert federation.queue.nodes() == []
     assert [event.name for event in federation.of(Left)] == ["ada"]
 
 
@@ -228,7 +228,7 @@ def test_a_member_that_withdraws_is_let_go_and_may_only_look(federation):
                 link.withdraw("stolen", wrong)
         assert federation.registry.withdrawn() == set()
         link.withdraw("a client asked\x1b\n us to" + " " * 10**4, token)
-        assert federation.mailbox.nodes() == []
+        assert federation.queue.nodes() == []
         running.end()
         assert isinstance(running.error, MembershipError)
         assert "withdrawn by its owner" in str(running.error)
@@ -238,7 +238,7 @@ def test_a_member_that_withdraws_is_let_go_and_may_only_look(federation):
         assert link.describe() == federation.info
     assert federation.of(Withdrawn) == [Withdrawn("ada", "a client asked us to")]
     assert federation.registry.withdrawn() == {"ada"}
-    assert federation.mailbox.nodes() == []
+    assert federation.queue.nodes() == []
 
 
 def test_renewal_is_for_the_same_key(federation, tmp_path):

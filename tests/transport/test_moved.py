@@ -27,7 +27,7 @@ def test_an_address_given_once_is_remembered(federation: Any) -> None:
     again = come(federation, invite)
     assert again.address == f"127.0.0.1:{new}"
     running = federation.start(again, lambda task: make_reply(task, task.content))
-    federation.eventually(federation.mailbox.nodes)
+    federation.eventually(federation.queue.nodes)
     federation.server.finish()
     running.end()
     assert running.finished

@@ -37,5 +37,5 @@ def test_a_client_at_work_is_told_nothing(federation):
     assert presence.connection is stream
     assert not [line for line in busy.statuses if line.startswith("waiting")]
     over.set()
-    federation.eventually(lambda: federation.mailbox.task(task) is None)
+    federation.eventually(lambda: federation.queue.task(task) is None)
     federation.eventually(lambda: [s for s in busy.statuses if s.startswith("waiting")])

@@ -142,7 +142,7 @@ def test_revoking_ends_the_stream_before_the_call_returns(federation, office):
     running = federation.join("ada", lambda message: message)
     with remote(federation) as link:
         link.revoke("ada", "gone")
-        assert federation.mailbox.nodes() == []
+        assert federation.queue.nodes() == []
         with pytest.raises(RegistryError, match="no member is named 'nobody'"):
             link.revoke("nobody", "")
     running.end()

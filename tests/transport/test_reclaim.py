@@ -100,11 +100,11 @@ class Answered:
 
     def __init__(self, federation):
         self.running = federation.join("eve", lambda m: make_reply(m, records(BIG)))
-        [node] = federation.mailbox.nodes()
+        [node] = federation.queue.nodes()
         self.grid = federation.grid
         task = Message(RecordDict(), node, "train", group_id="experts/1")
         [self.task_id] = self.grid.push_messages([task])
-        assert federation.mailbox.wait([self.task_id], 20)
+        assert federation.queue.wait([self.task_id], 20)
         self.path = federation.store.path(digest_of(BIG))
         assert self.path.is_file()
 

@@ -11,12 +11,12 @@ from fedmore.coordinator.tasks.queue import Task, TaskQueue
 def test_the_session_of_a_stream_tells(tmp_path, session, found):
     with Registry.open(tmp_path) as registry:
         member = registry.enrol(registry.invite("ada"), "ada", "expert", "legal", 4)
-    mailbox = TaskQueue()
-    connections = Connections(mailbox, lambda _: None, 10.0, clock=lambda: 0.0)
+    queue = TaskQueue()
+    connections = Connections(queue, lambda _: None, 10.0, clock=lambda: 0.0)
     connection = connections.admit(member, "first")
-    mailbox.push([Task("t", member.node_id)])
-    mailbox.keep(["t"])
-    assert mailbox.take(member.node_id).id == "t"
+    queue.push([Task("t", member.node_id)])
+    queue.keep(["t"])
+    assert queue.take(member.node_id).id == "t"
     connections.leave(connection, "no sign of life")
     connections.admit(member, session)
-    assert mailbox.interrupted(["t"]) == found
+    assert queue.interrupted(["t"]) == found

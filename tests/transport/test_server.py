@@ -125,7 +125,7 @@ def test_without_a_certificate_insecure_must_be_asked_for(federation):
         serve(
             federation.registry,
             federation.journal,
-            federation.mailbox,
+            federation.queue,
             federation.config,
             federation.info,
             federation.events.append,
@@ -139,7 +139,7 @@ def test_insecure_is_for_this_machine_alone(federation, host):
         serve(
             federation.registry,
             federation.journal,
-            federation.mailbox,
+            federation.queue,
             replace(federation.config, server=server),
             federation.info,
             federation.events.append,
@@ -158,7 +158,7 @@ def test_ipv6_and_every_address_work(federation):
     federation.server = serve(
         federation.registry,
         federation.journal,
-        federation.mailbox,
+        federation.queue,
         federation.config,
         federation.info,
         federation.events.append,

@@ -269,7 +269,7 @@ def test_ctrl_c_closes_the_stream_promptly(federation):
     command = [sys.executable, "-c", code, str(federation.directory / "ada")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
-        federation.eventually(federation.mailbox.nodes)
+        federation.eventually(federation.queue.nodes)
         ask(federation)
         federation.eventually(lambda: federation.of(Sent))
         process.send_signal(signal.SIGINT)
@@ -289,7 +289,7 @@ def test_a_second_process_with_the_same_key_takes_over_at_once(federation):
     assert isinstance(first.error, NameTakenError)
     assert "another process has connected with this client's key" in str(first.error)
     federation.eventually(lambda: second.statuses == ["connected to test"])
-    assert len(federation.mailbox.nodes()) == 1
+    assert len(federation.queue.nodes()) == 1
     assert federation.of(Left) == []
     with pytest.raises(NameTakenError):
         federation.invite("ada")

@@ -51,7 +51,7 @@ def test_a_client_whose_interpreter_is_held_by_its_training_stays(impatient):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with subprocess.Popen(command, env=environment) as process:
         try:
-            impatient.eventually(impatient.mailbox.nodes, 30)
+            impatient.eventually(impatient.queue.nodes, 30)
             impatient.ask(identity.node_id)
             impatient.eventually(lambda: impatient.of(Received), seconds + 30)
         finally:
@@ -67,7 +67,7 @@ def test_a_process_that_is_gone_is_still_noticed(impatient):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with subprocess.Popen(command, env=environment) as process:
         try:
-            impatient.eventually(impatient.mailbox.nodes, 30)
+            impatient.eventually(impatient.queue.nodes, 30)
             process.send_signal(signal.SIGSTOP)
             impatient.eventually(lambda: impatient.of(Left), TIMEOUT_S + 30)
         finally:

@@ -1,8 +1,8 @@
 """What a stream promises: tasks until they are in hand, replies until they are on disk."""
 
 import asyncio
-import queue
 import threading
+from queue import SimpleQueue
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -21,7 +21,7 @@ class Raw:
         self.identity = identity
         self.node_id = identity.node_id
         self.link = identity.link()
-        self._said = queue.SimpleQueue()
+        self._said = SimpleQueue()
         self.say(hello=pb.Hello(session="s"))
         self._events = iter(self.link.connect(iter(self._said.get, None)))
         assert self.next("welcome").heartbeat_s == 0.1
@@ -68,7 +68,7 @@ def push(federation, node_id, group="experts/1"):
 
 
 def replied(federation, task_id):
-    assert federation.mailbox.wait([task_id], timeout=10)
+    assert federation.queue.wait([task_id], timeout=10)
     [reply] = federation.grid.pull_messages([task_id])
     return reply
 
@@ -108,7 +108,7 @@ def test_a_reply_that_the_disk_does_not_take_is_not_acknowledged(federation, raw
     ada.done(task_id)
     refused = federation.eventually(lambda: federation.of(Refused))
     assert "the disk is full" in refused[0].reason
-    assert federation.mailbox.task(task_id) is not None
+    assert federation.queue.task(task_id) is not None
     monkeypatch.setattr(federation.journal, "take", take)
     ada.done(task_id)
     assert ada.next("taken").task_id == task_id
@@ -162,7 +162,7 @@ def test_nobody_can_answer_for_another(federation, raw):
     for task_id in tasks:
         bob.reply(task_id=task_id, failure=pb.Failure(reason="sabotage"))
     assert replied(federation, tasks[1]).has_error()
-    assert federation.mailbox.task(tasks[0]) is not None
+    assert federation.queue.task(tasks[0]) is not None
     refused = federation.eventually(lambda: federation.of(Refused))
     assert refused == [Refused("bob", tasks[0], "the task is another client's")]
 
@@ -241,7 +241,7 @@ def test_a_stream_that_says_nothing_is_ended(federation, monkeypatch):
 
 
 def test_a_client_that_does_not_read_is_let_go_of(federation, raw, monkeypatch):
-    """It is gone for the mailbox although its stream is stuck in the middle of a message."""
+    """It is gone for the queue although its stream is stuck in the middle of a message."""
     monkeypatch.setattr(stream, "GRACE_S", 0.2)
     ada = raw("ada")
     stuck = threading.Event()
@@ -257,7 +257,7 @@ def test_a_client_that_does_not_read_is_let_go_of(federation, raw, monkeypatch):
     federation.server._loop.call_soon_threadsafe(connections.expel, ada.node_id, "revoked")
     with pytest.raises(TransportError, match="revoked"):
         list(ada._events)
-    assert federation.mailbox.nodes() == []
+    assert federation.queue.nodes() == []
 
 
 @pytest.mark.parametrize("settled", [False, True])
@@ -284,7 +284,7 @@ def test_what_is_wanted_is_not_cancelled(federation, raw):
     ada = raw("ada")
     task_id = push(federation, ada.node_id)
     ada.next("task")
-    federation.mailbox._open.clear()
+    federation.queue._open.clear()
     ada.say(heartbeat=pb.Heartbeat(tasks=[task_id]))
     ada.done(task_id)
     assert ada.next("taken").task_id == task_id

@@ -1,4 +1,4 @@
-"""FedAvg of the changes of those present, dense in float64: what the product is held against."""
+"""FedAvg of the changes of the owners who are present, dense in float64: the control."""
 
 from collections.abc import Sequence
 

@@ -56,9 +56,9 @@ class Federation:
         self.state = fresh("study", "expert", sites)
 
     def round(self, owners: Sequence[Owner], held_up: Sequence[str] = ()) -> list[Change]:
-        """One round of those who are present; the changes that were taken in it.
+        """Run one round with the owners who are present; returns the changes that were taken in it.
 
-        The answers of `held_up` come with the next round.
+        The answers of `held_up` owners are taken in the next round.
         """
         self.number += 1
         decay = self.stage.staleness_decay

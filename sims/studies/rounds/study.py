@@ -1,4 +1,4 @@
-"""The one form of the studies of rounds: cases on worlds, what is done already, and the JSON."""
+"""The common form of the studies of rounds: cases on worlds, finished cases, and the JSON."""
 
 import hashlib
 import json
@@ -115,7 +115,7 @@ def _choices(settings: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
 
 
 def _mark(stage: ExpertStage) -> str:
-    """A mark of the stage and of the texts: rows of others are never taken for those of this."""
+    """A mark of the stage and of the texts, so that rows of another setting are never used."""
     first, last = stage.layers  # settings of every stage when the first rows were written
     known = former(asdict(stage), STAGE) | {"first_layers": first, "last_layers": last}
     told = json.dumps([known, RECIPE], sort_keys=True, default=str)

@@ -13,7 +13,7 @@ from fedmore.client.joining.consent import policy_of
 from fedmore.client.owner.policy import dump_policy
 from fedmore.client.owner.secret import keep_secret, secret_of
 from fedmore.coordinator.folder.federation import open_federation
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.base.model import shapes_of
 from fedmore.experts.factors import Factors
@@ -51,12 +51,12 @@ def trained_by_clients(
         source = replace(source, num_selections=variant.samples)
     logging.getLogger("flwr").setLevel(logging.WARNING)  # the study prints its own progress
     strategy = RoutingStrategy(stage_of(variant, size), source, seed, on_round)
-    mailbox = TaskQueue()
+    queue = TaskQueue()
     with tempfile.TemporaryDirectory(prefix="fedmore-") as state:
         nodes = members(prepared, Path(state))
         handler = make_handler(prepared.config.base)
-        with Workers(mailbox, nodes, handler, lambda _event: None):
-            grid = strategy.patient(MailboxGrid(mailbox))
+        with Workers(queue, nodes, handler, lambda _event: None):
+            grid = strategy.patient(TaskGrid(queue))
             strategy.start(grid, ArrayRecord(), num_rounds=size.rounds, timeout=3600)
     return states[-1].router(), losses
 

@@ -21,7 +21,7 @@ from fedmore.coordinator.pki.tls_files import read_tls
 from fedmore.coordinator.rpc.server import serve
 from fedmore.coordinator.run.lifecycle import info_of
 from fedmore.coordinator.store.state_keys import PORT
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import (
     BaseError,
@@ -101,8 +101,8 @@ def work(hub: Any, options: JoinOptions) -> list[str]:
 
     thread = threading.Thread(target=take_part)
     thread.start()
-    assert hub.mailbox.wait_for_nodes(1, 30), failures
-    grid = MailboxGrid(hub.mailbox, hub.journal)
+    assert hub.queue.wait_for_nodes(1, 30), failures
+    grid = TaskGrid(hub.queue, hub.journal)
     tasks = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
     (reply,) = grid.send_and_receive(tasks, timeout=20)
     assert reply.content["c"]["target"] == options.target
@@ -158,14 +158,14 @@ def longer(
         stages=(first, *config.stages[1:]),
         server=replace(config.server, port=port),
     )
-    mailbox = TaskQueue()
+    queue = TaskQueue()
     server = serve(
-        hub.federation.registry, hub.journal, mailbox, config, info_of(config),
+        hub.federation.registry, hub.journal, queue, config, info_of(config),
         lambda _: None, tls=read_tls(hub.federation.directory),
     )  # fmt: skip
     plan = tmp_path / "longer.json"
     plan.write_text(info_of(config).plan, encoding="utf-8")
-    yield replace(hub, server=server, mailbox=mailbox), plan
+    yield replace(hub, server=server, queue=queue), plan
     server.stop()
 
 
@@ -198,7 +198,7 @@ def test_without_the_owner_s_word_a_longer_plan_is_not_worked_on(
     hub, _ = longer
     with pytest.raises(ConfigError, match="needs your consent"):
         join(replace(options, yes=False), lambda _: None)
-    assert not hub.mailbox.nodes()
+    assert not hub.queue.nodes()
 
 
 def refused(hub: Any, options: JoinOptions, error: type[FedmoreError], says: str) -> None:

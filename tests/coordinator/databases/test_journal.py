@@ -1,4 +1,4 @@
-"""A grid whose carrier is the journal, killed (that is, left behind) and opened again."""
+"""A grid whose backend is the journal, killed (that is, left behind) and opened again."""
 
 import os
 import random
@@ -7,7 +7,7 @@ import threading
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.journal import Journal
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import RegistryError, StoreError
@@ -28,15 +28,15 @@ class World:
         self.start()
 
     def start(self, nodes=(1, 2), **resume):
-        self.mailbox = TaskQueue()
+        self.queue = TaskQueue()
         self.journal = Journal(
             self.registry.database, self.store, self.registry.digests, self.group
         )
         if resume:
             self.journal.resume(**{"groups": (), "late": (), "retry": False} | resume)
-        self.grid = MailboxGrid(self.mailbox, self.journal)
+        self.grid = TaskGrid(self.queue, self.journal)
         for node in nodes:
-            self.mailbox.join(node)
+            self.queue.join(node)
 
     def push(self, *nodes, group="experts/1", data=b"", text=""):
         return list(self.grid.push_messages([asked(n, group, data, text) for n in nodes]))
@@ -52,7 +52,7 @@ class World:
     def take(self, node, message):
         verdict = self.journal.take(node, message)
         if verdict.fresh:
-            self.mailbox.reply(message.task_id, self.journal.answer(message.task_id))
+            self.queue.reply(message.task_id, self.journal.answer(message.task_id))
         return verdict
 
     def upload(self, node, digest, data):
@@ -85,8 +85,8 @@ def test_after_a_restart_the_same_pushes_find_their_answers_and_open_tasks(world
     world.start()
     assert world.push(1, 2) == ids
     assert world.pull(*ids) == ["from one"]
-    assert world.mailbox.take(1) is None
-    assert world.mailbox.take(2).id == ids[1]
+    assert world.queue.take(1) is None
+    assert world.queue.take(2).id == ids[1]
     world.reply(2, ids[1], "from two")
     assert world.pull(*ids) == ["from two"]
 
@@ -96,7 +96,7 @@ def test_a_reply_before_the_plan_has_asked_again_is_taken(world):
     world.start()
     assert world.reply(1, task_id, "early").fresh
     assert world.push(1) == [task_id]
-    assert world.mailbox.take(1) is None
+    assert world.queue.take(1) is None
     assert world.pull(task_id) == ["early"]
 
 
@@ -113,8 +113,8 @@ def test_another_content_node_group_or_time_is_another_task(world):
 def test_a_message_object_pushed_twice_is_one_task(world):
     message = asked(1)
     assert world.grid.push_messages([message]) == world.grid.push_messages([message])
-    world.mailbox.take(1)
-    assert world.mailbox.take(1) is None
+    world.queue.take(1)
+    assert world.queue.take(1) is None
 
 
 def test_queries_are_asked_afresh(world):
@@ -123,7 +123,7 @@ def test_queries_are_asked_afresh(world):
     world.start()
     [second] = world.push(1, group="")
     assert first != second
-    assert world.mailbox.take(1).id == second
+    assert world.queue.take(1).id == second
     assert world.take(1, pb.Reply(task_id=first)).refused
     assert world.reply(1, second, "later").fresh
     assert world.pull(second) == ["later"]
@@ -206,8 +206,8 @@ def test_a_reply_that_the_disk_has_lost_is_asked_for_again_at_the_next_start(wor
         _ = world.grid.pull_messages([task_id])[0].content["a"]["w"].data
     world.start(groups=())
     assert world.push(1, 2) == [task_id, other]
-    assert world.mailbox.take(1).id == task_id
-    assert world.mailbox.take(2) is None
+    assert world.queue.take(1).id == task_id
+    assert world.queue.take(2) is None
     assert not world.journal.ledger.uploaded(1, digest_of(BIG))
     assert world.reply(1, task_id, "again", data=BIG).fresh
     assert world.pull(task_id, other) == ["again", "whole"]
@@ -270,7 +270,7 @@ def test_a_late_reply_can_be_pulled_after_a_restart(world, before):
     world.start(groups=["experts/1"], late=[ids[1]])
     assert world.pull(*ids) == (["late"] if before else [])
     if not before:
-        assert world.mailbox.take(2).id == ids[1], "it is still wanted"
+        assert world.queue.take(2).id == ids[1], "it is still wanted"
         world.reply(2, ids[1], "late")
         assert world.pull(*ids) == ["late"]
 
@@ -287,7 +287,7 @@ def test_a_task_that_was_given_up_stays_so(world):
     [reply] = world.grid.send_and_receive([asked(1)], timeout=0.01)
     task_id = reply.metadata.reply_to_message_id
     assert "no reply within 0.01 s" in reply.error.reason
-    assert world.mailbox.take_withdrawn(1) == [task_id]
+    assert world.queue.take_withdrawn(1) == [task_id]
     assert world.reply(1, task_id).refused
     world.start()
     assert world.push(1) == [task_id]
@@ -302,7 +302,7 @@ def test_after_a_plan_that_failed_its_failures_are_tried_again(world):
     world.start(retry=True)
     again = world.push(1, 2)
     assert [old == new for old, new in zip(ids, again, strict=True)] == [False, True]
-    assert world.mailbox.take(1).id == again[0]
+    assert world.queue.take(1).id == again[0]
     assert world.pull(*again) == ["well"]
     world.start()
     assert world.push(1, 2) == again, "and the new id is as good as the old"
@@ -310,7 +310,7 @@ def test_after_a_plan_that_failed_its_failures_are_tried_again(world):
 
 def test_a_node_that_left_has_failed_for_good(world):
     [task_id] = world.push(1)
-    world.mailbox.leave(1, "no sign of life")
+    world.queue.leave(1, "no sign of life")
     [reply] = world.grid.pull_messages([task_id])
     assert reply.error.reason == "no sign of life"
     assert world.reply(1, task_id, "back").refused == "the task is answered already"
@@ -322,7 +322,7 @@ def test_a_node_that_left_has_failed_for_good(world):
 
 def test_what_came_before_its_node_was_given_up_counts(world):
     [task_id] = world.push(1)
-    world.mailbox.leave(1, "no sign of life")
+    world.queue.leave(1, "no sign of life")
     assert world.reply(1, task_id, "in time").fresh
     assert world.pull(task_id) == ["in time"]
 
@@ -335,12 +335,12 @@ def test_a_task_that_is_kept_waits_for_its_node(world, restarted):
         world.start(nodes=())
         world.grid.keep([task_id])
     else:
-        world.mailbox.leave(1, "no sign of life")
+        world.queue.leave(1, "no sign of life")
     assert list(world.grid.away([task_id])) == [task_id]
     assert world.grid.pull_messages([task_id]) == []
-    world.mailbox.join(1)
+    world.queue.join(1)
     assert world.grid.away([task_id]) == {}
-    assert world.mailbox.take(1).id == task_id
+    assert world.queue.take(1).id == task_id
     assert world.reply(1, task_id, "back").fresh
     assert world.pull(task_id) == ["back"]
 
@@ -348,15 +348,15 @@ def test_a_task_that_is_kept_waits_for_its_node(world, restarted):
 def test_who_may_not_come_back_is_not_waited_for(world):
     [task_id] = world.push(1)
     world.grid.keep([task_id])
-    world.mailbox.leave(1, "asleep")
-    world.mailbox.leave(1, "revoked", for_good=True)
+    world.queue.leave(1, "asleep")
+    world.queue.leave(1, "revoked", for_good=True)
     [reply] = world.grid.pull_messages([task_id])
     assert reply.error.reason == "revoked"
 
 
 def test_what_the_strategy_has_given_up_leaves_nothing_behind(world):
     ids = world.push(1, 2, data=BIG)
-    world.mailbox.leave(1, "gone")
+    world.queue.leave(1, "gone")
     world.pull(ids[1])
     world.journal.settle("experts/1")
     assert world.store.digests() == set()
@@ -377,12 +377,12 @@ def test_what_cannot_be_encoded_fails_alone(world):
     ids = world.grid.push_messages([bad, good])
     [reply] = world.grid.pull_messages(ids)
     assert "cannot be encoded" in reply.error.reason
-    assert world.mailbox.take(2).id == ids[1]
+    assert world.queue.take(2).id == ids[1]
 
 
 def test_progress_knows_where_it_belongs(world):
     [task_id] = world.push(1)
-    letter = world.mailbox.task(task_id).content
+    letter = world.queue.task(task_id).content
     assert (letter.stage, letter.round) == ("x", 3)
     assert letter.size > 0
     assert len(letter.head.content) == 0

@@ -18,7 +18,7 @@ from fedmore.coordinator.run.stages import run_stages
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.data.generated import generate_text
@@ -52,7 +52,7 @@ def material(tmp_path_factory):
 
 
 class Place:
-    """A federation's folder, and its members behind a mailbox."""
+    """A federation's folder, and its members behind a queue."""
 
     def __init__(self, directory, material, clients=CLIENTS, kinds=KINDS, router=ROUTED):
         folder, self.texts = material
@@ -71,26 +71,26 @@ class Place:
         create(directory, self.config)
         self.registry = Registry.open(directory)
         self.store = Store(directory / "blobs")
-        self.mailbox, self.members = TaskQueue(), {}
+        self.queue, self.members = TaskQueue(), {}
         for name, kind, target, _ in clients:
             token = self.registry.invite(name)
             self.members[name] = self.registry.enrol(token, name, kind, target, 2)
 
     def leave(self, name, reason, for_good=False):
         """The client is gone, as the transport would say it."""
-        self.mailbox.leave(self.members[name].node_id, reason, for_good)
+        self.queue.leave(self.members[name].node_id, reason, for_good)
 
     def come_back(self, name):
         """The client is there again."""
-        self.mailbox.join(self.members[name].node_id)
+        self.queue.join(self.members[name].node_id)
 
     def run(self, handler=handle, observer=lambda _: None):
         """The whole plan; what was observed."""
         events, nodes = [], dict(self.node(*client) for client in self.clients)
-        with Workers(self.mailbox, nodes, handler, lambda _: None):
+        with Workers(self.queue, nodes, handler, lambda _: None):
             run_stages(
                 federation=Federation(self.directory, self.config, self.registry, self.store),
-                grid=MailboxGrid(self.mailbox),
+                grid=TaskGrid(self.queue),
                 tracker=NullTracker(),
                 observer=lambda event: (events.append(event), observer(event)),
             )

@@ -26,7 +26,7 @@ def registry(tmp_path):
 
 
 @pytest.fixture
-def mailbox(registry):
+def queue(registry):
     return TaskQueue()
 
 
@@ -34,22 +34,22 @@ def node(registry, name):
     return next(m.node_id for m in registry.members() if m.name == name)
 
 
-def test_a_plan_that_had_begun_goes_on_with_those_who_came(registry, mailbox):
-    mailbox.join(node(registry, "ada"))
-    wait_for_clients(mailbox, registry, 2, patience_s=20, rejoin_timeout_s=0.1)
-    assert len(mailbox.nodes()) == 1
+def test_a_plan_that_had_begun_goes_on_with_those_who_came(registry, queue):
+    queue.join(node(registry, "ada"))
+    wait_for_clients(queue, registry, 2, patience_s=20, rejoin_timeout_s=0.1)
+    assert len(queue.nodes()) == 1
 
 
-def test_it_does_not_wait_longer_than_it_must(registry, mailbox):
+def test_it_does_not_wait_longer_than_it_must(registry, queue):
     for name in ("ada", "bob"):
-        mailbox.join(node(registry, name))
-    wait_for_clients(mailbox, registry, 2, patience_s=None, rejoin_timeout_s=1000)
+        queue.join(node(registry, name))
+    wait_for_clients(queue, registry, 2, patience_s=None, rejoin_timeout_s=1000)
 
 
-def test_who_has_withdrawn_is_not_waited_for(registry, mailbox):
+def test_who_has_withdrawn_is_not_waited_for(registry, queue):
     registry.withdraw("bob")
-    mailbox.join(node(registry, "ada"))
-    wait_for_clients(mailbox, registry, 2, patience_s=None, rejoin_timeout_s=1000)
+    queue.join(node(registry, "ada"))
+    wait_for_clients(queue, registry, 2, patience_s=None, rejoin_timeout_s=1000)
 
 
 @pytest.mark.parametrize(
@@ -64,21 +64,21 @@ def test_how_many_are_expected(registry, begun, barred, expected):
     assert expected_clients(registry, 2, begun) == expected
 
 
-def test_somebody_must_come(registry, mailbox):
-    timer = threading.Timer(0.3, mailbox.join, [node(registry, "bob")])
+def test_somebody_must_come(registry, queue):
+    timer = threading.Timer(0.3, queue.join, [node(registry, "bob")])
     timer.start()
-    wait_for_clients(mailbox, registry, 2, patience_s=None, rejoin_timeout_s=0.05)
-    assert mailbox.nodes() == [node(registry, "bob")]
+    wait_for_clients(queue, registry, 2, patience_s=None, rejoin_timeout_s=0.05)
+    assert queue.nodes() == [node(registry, "bob")]
     timer.join()
 
 
 @pytest.mark.parametrize("rejoin_timeout_s", [None, 0.05])
-def test_who_is_missing_is_named_when_patience_ends(registry, mailbox, rejoin_timeout_s):
+def test_who_is_missing_is_named_when_patience_ends(registry, queue, rejoin_timeout_s):
     if rejoin_timeout_s is None:
-        mailbox.join(node(registry, "ada"))
+        queue.join(node(registry, "ada"))
     missing = "bob" if rejoin_timeout_s is None else "ada, bob"
     with pytest.raises(RoundError, match=rf"of 2 clients came within 0\.1 s; missing: {missing}$"):
-        wait_for_clients(mailbox, registry, 2, patience_s=0.1, rejoin_timeout_s=rejoin_timeout_s)
+        wait_for_clients(queue, registry, 2, patience_s=0.1, rejoin_timeout_s=rejoin_timeout_s)
 
 
 def test_members_counts_follow_from_the_rounds(registry, tmp_path):

@@ -7,7 +7,7 @@ import threading
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.wire.flower_compat import make_reply, make_task
@@ -36,9 +36,9 @@ def test_a_partition_is_the_scenarios_client(monkeypatch, message_type):
 
 
 def test_a_grid_ends_with_its_run():
-    mailbox, stopped = TaskQueue(), threading.Event()
-    mailbox.join(5)
-    grid = Stoppable(MailboxGrid(mailbox), stopped)
+    queue, stopped = TaskQueue(), threading.Event()
+    queue.join(5)
+    grid = Stoppable(TaskGrid(queue), stopped)
     assert list(grid.get_node_ids()) == [5]
     message = Message(RecordDict(), 5, "train")
     assert grid.send_and_receive([message], timeout=0.0) == []

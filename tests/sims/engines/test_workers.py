@@ -4,7 +4,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedmore.client.training.progress import report
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.experts.errors import DataError
 from fedmore.protos.wire.flower_compat import make_reply
@@ -25,12 +25,12 @@ def federation():
     stack = []
 
     def connect(handler, threads=2):
-        mailbox, events = TaskQueue(), []
+        queue, events = TaskQueue(), []
         nodes = {n: Node(f"n{n}", context(n)) for n in NODES}
-        workers = Workers(mailbox, nodes, handler, events.append, threads)
+        workers = Workers(queue, nodes, handler, events.append, threads)
         workers.__enter__()
         stack.append(workers)
-        return MailboxGrid(mailbox), events
+        return TaskGrid(queue), events
 
     yield connect
     for workers in stack:

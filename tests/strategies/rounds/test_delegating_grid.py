@@ -8,7 +8,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmore.coordinator.run.watched_grid import WatchedGrid
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos.wire.flower_compat import EmptyRun, identify
 from fedmore.sims.engines.stoppable import Stoppable
@@ -76,7 +76,7 @@ def test_the_run_is_that_of_the_grid_beneath(wrapper):
 
 
 def test_no_call_of_our_own_grid_is_left_out():
-    public = {name for name, _ in inspect.getmembers(MailboxGrid, inspect.isfunction)}
+    public = {name for name, _ in inspect.getmembers(TaskGrid, inspect.isfunction)}
     wanted = {name for name in public if not name.startswith("_")}
     assert wanted - {"send_and_receive"} == set(CALLS)
     assert wanted <= vars(DelegatingGrid).keys()
@@ -97,9 +97,9 @@ def test_over_a_grid_of_flowers_nothing_is_kept_or_taken_back(wrapper):
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_tasks_of_our_own_grid_are_taken_back_through_wrappers(wrapper):
     identify()
-    mailbox = TaskQueue()
-    mailbox.join(5)
-    grid = WRAPPERS[wrapper](MailboxGrid(mailbox, names=lambda node: f"member {node}"))
+    queue = TaskQueue()
+    queue.join(5)
+    grid = WRAPPERS[wrapper](TaskGrid(queue, names=lambda node: f"member {node}"))
     ids = list(grid.push_messages([Message(RecordDict(), 5, "train")]))
     assert grid.withdraws
     grid.withdraw(ids, "enough")

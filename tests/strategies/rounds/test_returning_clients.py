@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from flwr.app import ArrayRecord
 
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos.wire.flower_compat import NODE_UNAVAILABLE, identify, make_reply
 from fedmore.strategies.embedding_stage.strategy import EmbeddingStrategy
@@ -21,7 +21,7 @@ SHARED = {"steps": 2, "learning_rate": 0.1}
 
 
 class World:
-    """Clients behind a mailbox that answer at once, but for those whose tasks are `held`.
+    """Clients behind a queue that answer at once, but for those whose tasks are `held`.
 
     Time passes in `sleep` alone; what is due by then happens. `on_task` acts as a client is given
     a task, by its name and round; true: the client does not answer.
@@ -29,20 +29,20 @@ class World:
 
     def __init__(self, clients):
         identify()
-        self.mailbox, self.clients = TaskQueue(), dict(enumerate(clients, 11))
+        self.queue, self.clients = TaskQueue(), dict(enumerate(clients, 11))
         self.nodes = {client.name: node for node, client in self.clients.items()}
         self.now, self.due, self.on_task, self.held = 0.0, {}, {}, set()
         self.stuck, self.asked = {}, []
-        self.mailbox.subscribe(self.serve)
+        self.queue.subscribe(self.serve)
 
     def come(self, *names, process="first"):
         for name in names:
-            self.mailbox.join(self.nodes[name], process)
+            self.queue.join(self.nodes[name], process)
 
     def leave(self, name):
         """It goes in a moment, and answers nothing before."""
         why = f"{name} left: no sign of life for 10 s"
-        self.at(self.now + 1, lambda: self.mailbox.leave(self.nodes[name], why))
+        self.at(self.now + 1, lambda: self.queue.leave(self.nodes[name], why))
         return True
 
     def at(self, moment, action):
@@ -64,7 +64,7 @@ class World:
 
     def serve(self, node):
         client = self.clients[node]
-        while task := self.mailbox.take(node):
+        while task := self.queue.take(node):
             kind = task.content.metadata.message_type
             number = read_task(task.content.content).round if kind == TRAIN else 1
             self.asked.append((client.name, kind, number))
@@ -77,10 +77,10 @@ class World:
                 self.answer(client, task)
 
     def answer(self, client, task):
-        self.mailbox.reply(task.id, make_reply(task.content, client.answer(task.content)))
+        self.queue.reply(task.id, make_reply(task.content, client.answer(task.content)))
 
     def run(self, strategy, rounds):
-        patient = strategy.patient(MailboxGrid(self.mailbox))
+        patient = strategy.patient(TaskGrid(self.queue))
         patient._clock, patient._sleep = self.clock, self.sleep
         strategy.start(patient, ArrayRecord(), num_rounds=rounds, timeout=60)
 
@@ -170,7 +170,7 @@ def test_where_late_answers_are_refused_who_comes_back_is_asked_again(world, tra
 
 
 def test_who_comes_for_the_first_time_is_asked_and_another_kind_is_not(world, train):
-    world.mailbox.leave(world.nodes["c"], "never came")
+    world.queue.leave(world.nodes["c"], "never came")
     world.on_task = {("a", 1): lambda _: world.held.add("a")}
     world.due = {2.0: [lambda: world.come("c", "g")], 4.0: [lambda: world.release("a")]}
     _, (first,) = train(1)

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, event, given, note, seed, settings
 from hypothesis import strategies as st
 
 from fedmore.client.session.runner import Session
-from fedmore.coordinator.tasks.grid import MailboxGrid
+from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
 from fedmore.protos.wire.flower_compat import stamp
 from fedmore.strategies.events import Received, Refused
@@ -58,7 +58,7 @@ def make_app(shift, examples):
     return lambda message: app(message, context)
 
 
-class Undisturbed(MailboxGrid):
+class Undisturbed(TaskGrid):
     """The apps called in place of a network."""
 
     def __init__(self, apps):
@@ -106,7 +106,7 @@ def check_exchange(hub, port):
         Running(replace(member, address=f"127.0.0.1:{port}"), apps[member.node_id])
         for member in hub.members.values()
     ]
-    hub.eventually(lambda: len(hub.mailbox.nodes()) == 2, WITHIN_S)
+    hub.eventually(lambda: len(hub.queue.nodes()) == 2, WITHIN_S)
     found = average(hub.grid, number)
     hub.eventually(lambda: len(received(hub, before)) >= 2 * ROUNDS)
     for each in running:
