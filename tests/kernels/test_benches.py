@@ -116,7 +116,7 @@ WRONG = [
     ("lowrank_sum", "aggregate", lambda f: enlarged(f, 0), "lowrank_sum aggregate"),
     ("lowrank_sum", "aggregate_layers", with_each_enlarged, "lowrank_sum aggregate of layers"),
     ("lora_mix", "lora_mix", enlarged, "lora_mix"),
-    ("moe_ffn", "moe_ffn", enlarged, "moe_ffn"),
+    pytest.param("moe_ffn", "moe_ffn", enlarged, "moe_ffn", marks=pytest.mark.slow),
     ("sign1", "encode", lambda f: enlarged(f, 1), "sign1 encode"),
     ("sign1", "encode", moved, "sign1 encode"),
     ("sign1", "encode_with_residual", lambda f: enlarged(f, 1), "sign1 encode with residual"),

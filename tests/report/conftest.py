@@ -1,6 +1,8 @@
 """A finished federation directory, made up in milliseconds: four clients, three stages."""
 
+import functools
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,9 +172,18 @@ def make_federation(directory: Path, *, counted: bool = True, **changes: Any) ->
     (directory / "federation.toml").write_text(TOML, encoding="utf-8")
     text = json.dumps({**evaluation(), **changes})
     (directory / "evaluation.json").write_text(text, encoding="utf-8")
-    with Registry.open(directory) as registry:
-        fill_registry(registry, counted=counted)
+    for name, data in registry_files(counted).items():
+        (directory / name).write_bytes(data)
     return directory
+
+
+@functools.cache
+def registry_files(counted: bool) -> dict[str, bytes]:
+    """The files of the registry, which is the same whatever the evaluation says."""
+    with tempfile.TemporaryDirectory() as scratch:
+        with Registry.open(Path(scratch)) as registry:
+            fill_registry(registry, counted=counted)
+        return {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
 
 
 @pytest.fixture
