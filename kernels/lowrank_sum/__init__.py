@@ -6,5 +6,6 @@ stacked factors and an SVD of the small core give D's singular value decompositi
 (arXiv 2409.05976) and FlexLoRA (arXiv 2402.11505).
 
 Form: `cpu` is plain torch and serves NVIDIA GPUs too, since QR and SVD are cuSOLVER's there.
-`aggregate_layers` handles all layers of a model at once.
+`aggregate_layers` handles all layers of a model at once. `bounded` is for many terms: its
+memory and time are bounded by the rank that is kept, and it says what the cut costs.
 """
