@@ -44,6 +44,13 @@ def _rank_scaling() -> Callable[..., Path]:
     return STUDY.run
 
 
+def _crowd() -> Callable[..., Path]:
+    """A hundred owners of one expert: traffic, memory and time, with and without limits."""
+    from fedmore.sims.studies.crowd.study import run
+
+    return run
+
+
 def _embedding_inversion() -> Callable[..., Path]:
     from fedmore.sims.studies.embedding_inversion.study import run
 
@@ -55,6 +62,7 @@ STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {
     "participation": _participation,
     "round-start": _round_start,
     "rank-scaling": _rank_scaling,
+    "crowd": _crowd,
     "embedding-inversion": _embedding_inversion,
 }
 """Studies of many runs for `fedmore sim run`; `fedmore sim list` shows each docstring."""

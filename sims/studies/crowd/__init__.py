@@ -1,0 +1,1 @@
+"""What many owners of one expert cost the coordinator, with and without limits."""
