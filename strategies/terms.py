@@ -29,7 +29,7 @@ EMBED_TOKENS = 128
 COORDINATORS_OWN = (
     "timeout_s", "deadline_s", "quorum_fraction", "late_updates", "staleness_decay", "aggregation",
     "malicious_fraction", "max_client_weight", "max_rms", "clip_norm", "server_learning_rate",
-    "server_momentum", "fold_tolerance",
+    "server_momentum", "fold_tolerance", "aggregate_energy", "broadcast_rank",
 )  # fmt: skip
 """Settings of a stage that say what the coordinator does with answers; no task carries them."""
 

@@ -50,7 +50,7 @@ def judge_of(
         before: ExpertState, left: ExpertState, error: float
     ) -> tuple[ExpertState, float, Told]:
         wanted = recovery_rounds.asked_for(federation.config, federation.registry)
-        outcome = settle(wanted, before, left, error, stage.max_rank, scorer)
+        outcome = settle(wanted, before, left, error, stage, scorer)
         note(federation, stage, index, outcome)
         log.warning("%s after a withdrawal: %s", left.name, outcome.told.get("withdrawal", "gone"))
         return outcome.state, outcome.error, dict(outcome.told)

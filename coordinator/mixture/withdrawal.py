@@ -72,8 +72,8 @@ def _leave_out(
     entries = dict(row.metrics["experts"])
     touched = sorted(name for name, s in states.items() if gone & set(s.owners))
     for name in touched:
-        left, error = without(states[name], gone, stage.max_rank)
-        outcome = settle(federation.config, states[name], left, error, stage.max_rank)
+        left, error = without(states[name], gone, stage.max_rank, stage.aggregate_energy)
+        outcome = settle(federation.config, states[name], left, error, stage)
         held_back_experts.note(federation, stage, row.stage, outcome)
         states[name], entries[name] = outcome.state, _kept(federation, outcome, row)
         log.warning("%s: %s", name, "; ".join(told_of(entries[name])))

@@ -24,6 +24,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.scoring.bits_per_byte import mean_bits_per_byte
 from fedmore.strategies.expert_stage.state import ExpertState, scaled
+from fedmore.strategies.stages.expert import FactorStage
 
 Score = Callable[[Factors | None], float]
 """A function from a change to the bits per byte of the base with it; None is the base alone."""
@@ -56,7 +57,7 @@ def settle(
     before: ExpertState,
     after: ExpertState,
     error: float,
-    max_rank: int,
+    stage: FactorStage,
     scorer: Callable[[], Scorer] | None = None,
 ) -> Outcome:
     """Score the new version if there is text for it, and apply the configured choice.
@@ -66,7 +67,7 @@ def settle(
         before: the expert's state before the withdrawal.
         after: its state without the owner's part.
         error: relative aggregation error of `after`.
-        max_rank: the highest rank of a new version.
+        stage: the expert's stage, which says how much of a new version is kept.
         scorer: makes the scorer, such as that of a running coordinator; by default a new one.
 
     """
@@ -77,7 +78,7 @@ def settle(
         told = {"withdrawal": f"not scored: evaluation.texts names no text for {after.name}"}
         return Outcome(after, error, {**told, **_recovery(section)})
     score = scorer_of(config, after.name, scorer)
-    return judged(section, score, before, after, error, max_rank)
+    return judged(section, score, before, after, error, stage)
 
 
 def scorer_of(
@@ -100,7 +101,7 @@ def judged(
     before: ExpertState,
     after: ExpertState,
     error: float,
-    max_rank: int,
+    stage: FactorStage,
 ) -> Outcome:
     """Score the expert before and after, and apply `withdrawal.when_worse` if it became worse."""
     was, left, base = (score(each) for each in (before.aggregate, after.aggregate, None))
@@ -112,7 +113,7 @@ def judged(
         return Outcome(after, error, {"scores": scores, "withdrawal": f"kept though {worse}"})
     if section.when_worse == "scale":
         factor = fitted(score, after.aggregate)
-        made, error = scaled(after, factor, max_rank)
+        made, error = scaled(after, factor, stage.max_rank, stage.aggregate_energy)
         best = score(made.aggregate)
         if best < base:
             told = f"scaled by {factor:.2f} to {best:.3f}: {worse}"

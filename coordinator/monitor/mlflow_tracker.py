@@ -40,8 +40,12 @@ DRIVER = "sqlite+pysqlite"
 """A driver name with which MLflow does not create a folder named after the URL, with `%3F`."""
 _PER_BATCH, _METRICS = 100, 1_000
 """MLflow's limits for one call: 100 params or tags, and 1000 metrics."""
-_TRACKED = ("loss", "tokens", "tokens_per_s", "payload_bytes")
-_OF_EXPERTS = ("aggregation_error", "download_error", "rank")
+_TRACKED = ("loss", "tokens", "tokens_per_s", "payload_bytes", "download_bytes")
+_OF_EXPERTS = (
+    "aggregation_error", "rank", "summed_rank", "stored_bytes", "contribution_rank",
+    "contribution_bytes", "component_bytes", "broadcast_rank", "broadcast_error", "download_error",
+    "download_bytes", "download_bytes_per_owner",
+)  # fmt: skip
 
 
 class MlflowTracker(Tracker):

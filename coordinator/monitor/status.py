@@ -96,8 +96,22 @@ def stages(federation: Federation) -> list[dict[str, Any]]:
         done = [row for row in rounds if row.stage == index]
         failures = [text for row in done[-1:] for text in row.metrics.get("failures", ())]
         entry = {"kind": stage.kind, "rounds": stage.rounds, "done": len(done)}
-        found.append(entry | {"failures": failures, "ended": skipped.get(stage.kind)})
+        entry |= {"failures": failures, "ended": skipped.get(stage.kind)}
+        found.append(entry | {"experts": done[-1].metrics.get("experts", {}) if done else {}})
     return found
+
+
+def limits_line(name: str, told: Mapping[str, Any]) -> str:
+    """What an expert's ranks and their cuts were in its last round; empty if it has none."""
+    if "summed_rank" not in told:  # a round of an earlier version, or an expert in few bits
+        return ""
+    kept = f"rank {told['rank']} of {told['summed_rank']}, error {told['aggregation_error']:.1e}"
+    line = f"{name}: kept {kept}, {size(told['stored_bytes'])}"
+    if "broadcast_rank" not in told:
+        return line
+    sent = f"rank {told['broadcast_rank']}, error {told['broadcast_error']:.1e}"
+    each, every = (size(told[k]) for k in ("download_bytes_per_owner", "download_bytes"))
+    return f"{line}; sent {sent}, {each} an owner, {every} in all"
 
 
 def experts(federation: Federation) -> list[dict[str, Any]]:
@@ -132,6 +146,8 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     for i, stage in enumerate(status["stages"], 1):
         done = f"{stage['done']} of {stage['rounds']} rounds done"
         parts.append(Text(f"stage {i}: {stage['kind']}, {done}"))
+        lines = [limits_line(name, told) for name, told in stage.get("experts", {}).items()]
+        parts += [Text(f"  {plain(line, LONGEST)}") for line in lines if line]
         parts += [Text(f"  went on without {plain(f, LONGEST)}") for f in stage["failures"]]
         if stage["ended"]:
             parts.append(Text(f"  ended early: {plain(stage['ended'], LONGEST)}", style="yellow"))

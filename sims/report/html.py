@@ -73,6 +73,18 @@ def _filters(study: Study) -> dict[str, Any]:
         found = [r.experts[expert.name] for r in study.rounds if expert.name in r.experts]
         return small(found[-1].aggregation_error if found else None)
 
+    def last_sent(expert: Expert) -> str:
+        found = [r.experts[expert.name] for r in study.rounds if expert.name in r.experts]
+        if not found or found[-1].broadcast_rank is None or found[-1].download_bytes is None:
+            return NONE
+        last = found[-1]
+        lost = f", error {small(last.broadcast_error)}" if last.broadcast_error else ""
+        return f"rank {last.broadcast_rank}{lost}, {human_bytes(last.download_bytes)}"
+
+    def last_sum(expert: Expert) -> str:
+        found = [r.experts[expert.name] for r in study.rounds if expert.name in r.experts]
+        return str(found[-1].summed_rank) if found and found[-1].summed_rank is not None else NONE
+
     return {
         "bytes": lambda count: NONE if count is None else human_bytes(count),
         "count": lambda count: NONE if count is None else f"{count:,}",
@@ -83,6 +95,8 @@ def _filters(study: Study) -> dict[str, Any]:
         "small": small,
         "last_loss": last_loss,
         "last_error": last_error,
+        "last_sent": last_sent,
+        "last_sum": last_sum,
     }
 
 

@@ -103,6 +103,10 @@ class ExpertRound:
 
     aggregation_error: float | None = None
     rank: int | None = None
+    summed_rank: int | None = None
+    broadcast_rank: int | None = None
+    broadcast_error: float | None = None
+    download_bytes: int | None = None
 
 
 @dataclass(frozen=True, config=_OPEN)

@@ -15,11 +15,11 @@ and has the same bits. Who holds which is known by the mirror's *mark*, a number
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from flwr.app import RecordDict
+from flwr.app import Array, RecordDict
 from torch import Tensor
 
 from fedmore.experts import factors as low_rank
@@ -30,7 +30,13 @@ from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import cpu as delta
 from fedmore.strategies.compression import layout, mirrored
 from fedmore.strategies.compression.codec import codecs_of
-from fedmore.strategies.tasks.train import TrainRequest, TrainTask, train_content
+from fedmore.strategies.tasks.train import (
+    TrainRequest,
+    TrainTask,
+    content_of,
+    pack,
+    train_content,
+)
 
 WHOLE = "bf16"
 """How a mirror travels whole: without loss."""
@@ -53,6 +59,7 @@ class Broadcast:
     codec: str = WHOLE
     move: bytes = b""
     upon: int = 0
+    _packed: list[Array] = field(default_factory=list, compare=False, repr=False)
 
     @cached_property
     def mark(self) -> int:
@@ -62,20 +69,26 @@ class Broadcast:
     def content(self, task: TrainTask, sites: Sequence[TargetModule], holds: int) -> RecordDict:
         """The message to a client that holds the mirror of the mark `holds`, 0 for none."""
         task = replace(task, mirror=self.mark)
-        moved = self.upon and holds == self.upon
-        codec, move = (self.codec, self.move) if moved else (WHOLE, None)
-        return train_content(task, sites, codec, self.mirror, move)
+        if self.upon and holds == self.upon:
+            return train_content(task, sites, self.codec, self.mirror, self.move)
+        ranks = [low_rank.ranks(self.mirror)[site.path] for site in sites]
+        return content_of(task, ranks, {"aggregate": self._whole(sites)})
+
+    def _whole(self, sites: Sequence[TargetModule]) -> Array:
+        if not self._packed:
+            self._packed.append(pack(WHOLE, low_rank.tensors(self.mirror, sites)))
+        return self._packed[0]
 
 
 def broadcast(
-    aggregate: Factors, held: Factors, codec: str, sites: Sequence[TargetModule]
+    aggregate: Factors, held: Factors, codec: str, sites: Sequence[TargetModule], most: int = 0
 ) -> Broadcast:
     """The next send after that which made the mirror `held`, empty before the first.
 
     All is sent anew where a move would leave too much (`MOST_LEFT`), such as after an owner came or
-    where Krum chose another one.
+    where Krum chose another one. So it is if `held` has a rank above `most`, where 0 is any.
     """
-    if not held:
+    if not held or 0 < most < max(low_rank.ranks(held).values()):
         return _whole(aggregate)
     start = {path: _widened(*held[path], aggregate[path][1].shape[0]) for path in held}
     target = low_rank.tensors(nearest(aggregate, start), sites)
@@ -85,12 +98,14 @@ def broadcast(
     if _size(t - h for t, h in zip(target, moved.held, strict=True)) > MOST_LEFT * _size(target):
         return _whole(aggregate)
     mirror = _rounded(low_rank.from_tensors(moved.held, sites))
-    return Broadcast(mirror, _error(mirror, aggregate), codec, moved.data, fingerprint(held))
+    return Broadcast(
+        mirror, relative_error(mirror, aggregate), codec, moved.data, fingerprint(held)
+    )
 
 
 def _whole(aggregate: Factors) -> Broadcast:
     mirror = _rounded(aggregate)
-    return Broadcast(mirror, _error(mirror, aggregate))
+    return Broadcast(mirror, relative_error(mirror, aggregate))
 
 
 def received(request: TrainRequest, sites: Sequence[TargetModule], held: Factors) -> Factors | None:
@@ -149,7 +164,7 @@ def fingerprint(mirror: Factors) -> int:
     return int.from_bytes(total.digest()[:6], "little")
 
 
-def _error(mirror: Factors, aggregate: Factors) -> float:
+def relative_error(mirror: Factors, aggregate: Factors) -> float:
     """The relative Frobenius error over all matrices, 0 if there is nothing."""
     wrong, exact = 0.0, 0.0
     with one_thread():

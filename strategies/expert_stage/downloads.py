@@ -1,31 +1,99 @@
-"""What a round's owners are sent of their experts, and what they make of it."""
+"""What a round's owners are sent of their experts, and what they make of it.
 
+The owners of an expert with several are sent its leading directions, as many as `broadcast_rank`
+says. The cut is that of the stored aggregate, whose directions come in order of size, so no
+decomposition is needed. An expert with one owner is sent as it is kept: that owner's work must not
+depend on a limit that is for many.
+
+With `round_start` "own" an owner takes its own component out of what it was sent and trains it
+beside the rest. So it begins at ``W + D'``, with D' what was sent, whatever the cut left out of its
+own component: frozen and trained part together are D' by construction. What it sends is the change
+of its own factors, and the coordinator adds that to its contribution, which no cut has touched.
+"""
+
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from flwr.app import RecordDict
+from flwr.app import Array, RecordDict
 
 from fedmore.experts import factors as low_rank
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import TargetModule
 from fedmore.strategies.compression.policy import is_coarse
-from fedmore.strategies.expert_stage.aggregate_mirror import Broadcast, broadcast
+from fedmore.strategies.expert_stage.aggregate_mirror import (
+    Broadcast,
+    broadcast,
+    relative_error,
+)
 from fedmore.strategies.expert_stage.round_start import start_of
 from fedmore.strategies.expert_stage.state import ExpertState
-from fedmore.strategies.tasks.train import TrainTask, pack, train_content, unpack
+from fedmore.strategies.tasks.train import TrainTask, content_of, pack, unpack
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The leading directions of an aggregate, and the relative Frobenius error of leaving others.
+
+    The error is over all matrices, and 0 if nothing is left out.
+    """
+
+    factors: Factors
+    error: float
+
+    @property
+    def rank(self) -> int:
+        """The largest rank over the matrices."""
+        return max(low_rank.ranks(self.factors).values(), default=0)
+
+
+def leading(aggregate: Factors, rank: int) -> Cut:
+    """The leading `rank` directions of factors as `aggregated` makes them; 0 keeps all."""
+    if not rank:
+        return Cut(aggregate, 0.0)
+    found, lost, size = Factors(), 0.0, 0.0
+    for path, (b, a) in aggregate.items():
+        squares = (b.double().norm(dim=0) * a.double().norm(dim=1)).square()
+        found[path] = b[:, :rank].contiguous(), a[:rank].contiguous()
+        lost, size = lost + float(squares[rank:].sum()), size + float(squares.sum())
+    return Cut(found, math.sqrt(lost / size) if size else 0.0)
 
 
 class Downloads:
-    """The aggregates of one round: whole, or as what moves their owners' mirrors."""
+    """The aggregates of one round: whole, or as what moves their owners' mirrors.
 
-    def __init__(self, codec: str) -> None:
-        self.codec = codec
+    `rank` is the largest that several owners of an expert are sent; 0 sends all that is kept.
+    """
+
+    def __init__(self, codec: str, rank: int = 0) -> None:
+        self.codec, self.rank = codec, rank
+        self._cuts: dict[str, Cut] = {}
         self._casts: dict[str, Broadcast] = {}
+        self._packed: dict[str, Array] = {}
         self._whole: dict[str, Factors] = {}
+        self._bytes: dict[tuple[str, str], int] = {}
 
-    def error(self, name: str) -> dict[str, float]:
-        """The relative error of what was sent of an expert, for its metrics."""
-        return {"download_error": self._casts[name].error} if name in self._casts else {}
+    def figures(self, name: str) -> dict[str, float]:
+        """What a round's metrics say of the downloads of an expert; empty if it was not sent.
+
+        `broadcast_error` is what the cut lost, and `download_error` all that mirrors lack.
+        """
+        if name not in self._cuts:
+            return {}
+        cut = self._cuts[name]
+        sent = [count for (expert, _), count in self._bytes.items() if expert == name]
+        error = {"download_error": self._casts[name].error} if name in self._casts else {}
+        return {
+            **error,
+            "broadcast_rank": cut.rank,
+            "broadcast_error": cut.error,
+            "download_bytes": sum(sent),
+            "download_bytes_per_owner": max(sent, default=0),
+        }
+
+    def bytes_to(self, client: str) -> int:
+        """The bytes of aggregates that were sent to a client in this round."""
+        return sum(count for (_, name), count in self._bytes.items() if name == client)
 
     def content(
         self,
@@ -33,17 +101,22 @@ class Downloads:
         task: TrainTask,
         sites: Sequence[TargetModule],
         holds: int,
+        client: str = "",
     ) -> tuple[RecordDict, ExpertState]:
         """A task with the aggregate, to a client that `holds` a mirror; the state after it.
 
         The mirror of an expert moves once a round.
         """
-        if not is_coarse(self.codec):
-            return train_content(task, sites, self.codec, state.aggregate), state
-        if state.name not in self._casts:
-            self._casts[state.name] = broadcast(state.aggregate, state.mirror, self.codec, sites)
-        cast = self._casts[state.name]
-        return cast.content(task, sites, holds), replace(state, mirror=cast.mirror)
+        cut = self._cut(state)
+        if is_coarse(self.codec):
+            cast = self._cast(state, cut, sites)
+            content, state = cast.content(task, sites, holds), replace(state, mirror=cast.mirror)
+        else:
+            ranks = [low_rank.ranks(cut.factors)[site.path] for site in sites]
+            content = content_of(task, ranks, {"aggregate": self._array(state.name, cut, sites)})
+        arrays = content.array_records["state"].values()
+        self._bytes[state.name, client] = sum(len(array.data) for array in arrays)
+        return content, state
 
     def start(
         self, state: ExpertState, sites: Sequence[TargetModule], first: Factors, scale: float
@@ -51,12 +124,33 @@ class Downloads:
         """The start of an owner that derives its factors from what it was sent."""
         return start_of(self._received(state, sites), first, scale)
 
+    def _cut(self, state: ExpertState) -> Cut:
+        """What is sent of an expert; the same to all of its owners, and cut for several alone."""
+        if state.name not in self._cuts:
+            most = self.rank if len(state.owners) > 1 else 0
+            self._cuts[state.name] = leading(state.aggregate, most)
+        return self._cuts[state.name]
+
+    def _cast(self, state: ExpertState, cut: Cut, sites: Sequence[TargetModule]) -> Broadcast:
+        name = state.name
+        if name not in self._casts:
+            most = self.rank if len(state.owners) > 1 else 0
+            cast = broadcast(cut.factors, state.mirror, self.codec, sites, most)
+            lost = relative_error(cast.mirror, state.aggregate) if cut.error else cast.error
+            self._casts[name] = replace(cast, error=lost)
+        return self._casts[name]
+
+    def _array(self, name: str, cut: Cut, sites: Sequence[TargetModule]) -> Array:
+        if name not in self._packed:
+            self._packed[name] = pack(self.codec, low_rank.tensors(cut.factors, sites))
+        return self._packed[name]
+
     def _received(self, state: ExpertState, sites: Sequence[TargetModule]) -> Factors:
-        if state.name in self._casts:
-            return self._casts[state.name].mirror
-        if state.name not in self._whole:
-            ranks = low_rank.ranks(state.aggregate)
-            packed = pack(self.codec, low_rank.tensors(state.aggregate, sites))
-            tensors = unpack(packed, low_rank.shapes(sites, ranks))
-            self._whole[state.name] = low_rank.from_tensors(tensors, sites)
-        return self._whole[state.name]
+        name, cut = state.name, self._cut(state)
+        if name in self._casts:
+            return self._casts[name].mirror
+        if name not in self._whole:
+            packed = self._array(name, cut, sites)
+            shapes = low_rank.shapes(sites, low_rank.ranks(cut.factors))
+            self._whole[name] = low_rank.from_tensors(unpack(packed, shapes), sites)
+        return self._whole[name]

@@ -22,6 +22,7 @@ from typing import Any
 from fedmore.experts.factors import Factors, empty, num_parameters
 from fedmore.experts.spec import TargetModule
 from fedmore.kernels.determinism import one_thread
+from fedmore.kernels.lowrank_sum import bounded
 from fedmore.kernels.lowrank_sum import cpu as delta
 from fedmore.strategies.expert_stage.changes import COMMON, Term, Terms, folded, product, summed
 
@@ -108,7 +109,20 @@ class ExpertState:
     def summary(self, error: float) -> dict[str, Any]:
         """What a round's metrics say of it; `error` is that of its aggregate."""
         shared = {"aggregation_error": error, "rank": self.rank, "owners": self.owners}
-        return {**shared, **self.size(), "exact_withdrawal": self.exact}
+        return {**shared, **self.size(), **self.sums(), "exact_withdrawal": self.exact}
+
+    def sums(self) -> dict[str, int]:
+        """What all contributions have together, and what is kept of their sum.
+
+        `summed_rank` is the largest sum of ranks over the matrices: the rank without any cut.
+        """
+        ranks = [sum(a.shape[0] for _, a, _ in terms) for terms in self.terms().values()]
+        components = sum(num_parameters(part.factors) for part in self.components.values())
+        return {
+            "summed_rank": max(ranks, default=0),
+            "component_bytes": 4 * components,
+            "stored_bytes": 4 * num_parameters(self.aggregate),
+        }
 
 
 def fresh(name: str, kind: str, sites: Sequence[TargetModule]) -> ExpertState:
@@ -127,7 +141,7 @@ def begun_anew(state: ExpertState, client: str, tolerance: float) -> ExpertState
 
 
 def without(
-    state: ExpertState, clients: Collection[str], max_rank: int
+    state: ExpertState, clients: Collection[str], max_rank: int, energy: float = 1.0
 ) -> tuple[ExpertState, float]:
     """The state without the contributions of `clients`, and the error of its aggregate.
 
@@ -147,10 +161,12 @@ def without(
         starts=left(state.starts),
     )  # fmt: skip
     with one_thread():
-        return aggregated(kept, max_rank)
+        return aggregated(kept, max_rank, energy)
 
 
-def scaled(state: ExpertState, factor: float, max_rank: int) -> tuple[ExpertState, float]:
+def scaled(
+    state: ExpertState, factor: float, max_rank: int, energy: float = 1.0
+) -> tuple[ExpertState, float]:
     """The state with every contribution multiplied by `factor`, and the error of its aggregate."""
 
     def by_factor(parts: Mapping[str, Factors]) -> dict[str, Factors]:
@@ -167,17 +183,21 @@ def scaled(state: ExpertState, factor: float, max_rank: int) -> tuple[ExpertStat
         momentum=by_factor(state.momentum),
     )  # fmt: skip
     with one_thread():
-        return aggregated(made, max_rank)
+        return aggregated(made, max_rank, energy)
 
 
-def aggregated(state: ExpertState, max_rank: int) -> tuple[ExpertState, float]:
-    """The state with its aggregate formed anew from the contributions, and its error."""
+def aggregated(state: ExpertState, max_rank: int, energy: float = 1.0) -> tuple[ExpertState, float]:
+    """The state with its aggregate formed anew from the contributions, and its error.
+
+    Every matrix keeps the fewest directions that hold the share `energy` of its squared singular
+    values, and at most `max_rank`.
+    """
     total, aggregate = state.terms(), Factors()
     wrong, exact = 0.0, 0.0
     for path, (old_b, old_a) in sorted(state.aggregate.items()):
         terms: list[Term] = total.get(path, [(old_b[:, :0], old_a[:0], 1.0)])
-        b, a = (factor.float() for factor in delta.aggregate(terms, max_rank))
-        aggregate[path] = (b, a)
-        wrong += delta.norm([*terms, (b, a, -1.0)]) ** 2
-        exact += delta.norm(terms) ** 2
+        found = bounded.stored(terms, max_rank, energy)
+        aggregate[path] = found.factors
+        wrong += found.error**2
+        exact += found.size**2
     return replace(state, aggregate=aggregate), (wrong / exact) ** 0.5 if exact else 0.0

@@ -60,11 +60,13 @@ def advance(
     max_rank: int,
     rule: Rule = MEAN,
     outer: Outer = PLAIN,
+    energy: float = 1.0,
 ) -> tuple[ExpertState, float]:
     """The state after a round, and the relative Frobenius error of its aggregate.
 
     The error is against the exact sum of the contributions: rounding, and what a `max_rank` below
-    their rank cuts off. What is cut off is not lost to the next round.
+    their rank or an `energy` below 1 cuts off (`aggregated`). What is cut off is
+    not lost to the next round.
     """
     ordered = sorted(changes, key=lambda change: change.client)
     with one_thread():
@@ -72,7 +74,7 @@ def advance(
         moved = _moved(state, ordered, shares, outer, rule.merged(ordered))
         if rule.selects:
             moved = _with_choice(moved, ordered, shares)
-        return aggregated(moved, max_rank)
+        return aggregated(moved, max_rank, energy)
 
 
 def _moved(

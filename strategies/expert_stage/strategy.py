@@ -85,7 +85,7 @@ class ExpertStrategy(RoundStrategy):
         self._patient: RoundGrid | None = None
         self._sent: list[tuple[Message, PendingTask]] = []
         self._missing: list[str] = []
-        self._downloads = Downloads(stage.download_codec)
+        self._downloads = Downloads(stage.download_codec, stage.broadcast_rank)
 
     @property
     def _own(self) -> bool:
@@ -111,7 +111,7 @@ class ExpertStrategy(RoundStrategy):
             causes = [f"no client trains for the stage {self.stage.kind!r}", *self._missing]
             raise RoundError("; ".join(causes), nobody=True)
         patient.all_are_late = not wanted
-        self._downloads = Downloads(self.stage.download_codec)
+        self._downloads = Downloads(self.stage.download_codec, self.stage.broadcast_rank)
         self._sent = [self._ask(node, m, number) for node, m in wanted]
         known = here - busy | {node for node, _ in members}
         patient.let_in(group, partial(self._ask_late, number), known, self._missing)
@@ -150,7 +150,7 @@ class ExpertStrategy(RoundStrategy):
         task = task_of(self.stage, member, number, known, self.seed)
         if shared:
             holds = member.mirror_of(member.target)
-            content, state = self._downloads.content(state, task, sites, holds)
+            content, state = self._downloads.content(state, task, sites, holds, member.name)
         else:
             content = train_content(task, sites, self.stage.download_codec, None)
         group, asked = f"{self.stage.kind}/{number}", PendingTask(node, member, task)
@@ -183,7 +183,11 @@ class ExpertStrategy(RoundStrategy):
         metrics = {
             **found.row(self.stage, number, experts),
             "clients": {
-                each.asked.name: {**each.metrics, "behind": number - each.asked.number}
+                each.asked.name: {
+                    **each.metrics,
+                    "behind": number - each.asked.number,
+                    "download_bytes": self._downloads.bytes_to(each.asked.name),
+                }
                 for each in found.accepted
             },
             "warnings": unguarded(self.stage, owners) + stuck(self.stage, self.states),
@@ -222,6 +226,7 @@ class ExpertStrategy(RoundStrategy):
         """Every expert that changes, with its error, its rank and its owners."""
         gone, metrics = self.withdrawn(), dict[str, Any]()
         rule, limit = rule_of(self.stage), self.stage.max_rank
+        energy = self.stage.aggregate_energy
         late = {asked.name for asked in self._late.values()}
         for name, state in sorted(self.states.items()):
             own = [item for item in answers if item[0].task.expert == name]
@@ -230,14 +235,14 @@ class ExpertStrategy(RoundStrategy):
                 continue
             kept, error = state, 0.0
             if left:
-                kept, error, told = self._judge(state, *without(state, left, limit))
+                kept, error, told = self._judge(state, *without(state, left, limit, energy))
             if own:
                 changes = [
                     change_of(asked, sent, kept, number, self.stage, self.shapes)
                     for asked, sent in own
                 ]
-                kept, error = advance(kept, changes, limit, rule, outer_of(self.stage))
+                kept, error = advance(kept, changes, limit, rule, outer_of(self.stage), energy)
             starts = {client: each for client, each in kept.starts.items() if client in late}
             self.states[name] = replace(kept, starts=starts)
-            metrics[name] = {**kept.summary(error), **self._downloads.error(name), **told}
+            metrics[name] = {**kept.summary(error), **self._downloads.figures(name), **told}
         return metrics

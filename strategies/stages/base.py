@@ -6,7 +6,7 @@ reader of `federation.toml` makes it a `ConfigError` with the dotted path.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, field
+from dataclasses import asdict, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -34,6 +34,9 @@ class Stage(ABC):
 
     trains: ClassVar[Trains | None] = None
     """The clients that have a part in this kind of stage; None for all."""
+
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Settings that earlier versions did not have; a table names them if they are not default."""
 
     kind: Annotated[str, KIND] = field(default="", kw_only=True)
     timeout_s: Annotated[
@@ -68,8 +71,12 @@ class Stage(ABC):
         """The settings as a table.
 
         The rounds are said of every stage: a client of an earlier version takes three by default.
+        A setting that came later is named only if it differs from its default, so that earlier
+        versions can read the plans that they could carry out.
         """
-        return {"rounds": self.rounds, **asdict(self)}
+        defaults = {each.name: each.default for each in fields(self) if each.name in self.added}
+        every = {"rounds": self.rounds, **asdict(self)}
+        return {k: v for k, v in every.items() if k not in defaults or v != defaults[k]}
 
     @abstractmethod
     def summary(self, terms: "Terms") -> str:

@@ -50,11 +50,17 @@ class FactorStage(TrainingStage):
     `server_momentum` (`fedmore.strategies.expert_stage.step`); a fold of contributions leaves out
     at most `fold_tolerance`.
 
+    Ranks of contributions add up. The coordinator keeps at most `max_rank` directions of a matrix
+    of the aggregate, and no more than hold the share `aggregate_energy` of its squared singular
+    values. The owners of an expert with several are sent its leading `broadcast_rank` directions.
+    Neither cut touches the contributions, so what one round leaves out is in the next one's sum.
+
     With `weight_bits` of 1, 2 or 4 the clients train factors as weights of so many bits
     (arXiv 2307.16867) and send them whole, in a codec of their own; `codec` is not used then.
     """
 
     trains: ClassVar[Trains]
+    added: ClassVar[frozenset[str]] = frozenset({"aggregate_energy", "broadcast_rank"})
 
     rank_learning_rates: Annotated[
         tuple[tuple[int, float], ...],
@@ -88,6 +94,14 @@ class FactorStage(TrainingStage):
     max_rank: Annotated[
         int, Field(description="largest rank that the coordinator keeps of an aggregate")
     ] = 512
+    aggregate_energy: Annotated[
+        float,
+        Field(description="share of a matrix's squared singular values that is kept; 1: of all"),
+    ] = 1.0
+    broadcast_rank: Annotated[
+        int,
+        Field(description="largest rank of what several owners are sent; 0: all that is kept"),
+    ] = 0
     late_updates: Annotated[
         Literal["keep", "drop"],
         Field(description="an update after its round: keep it for the next one, or drop it"),
@@ -120,10 +134,23 @@ class FactorStage(TrainingStage):
             server_learning_rate=self.server_learning_rate,
             fold_tolerance=self.fold_tolerance,
         )
-        not_negative(clip_norm=self.clip_norm)
+        not_negative(clip_norm=self.clip_norm, broadcast_rank=self.broadcast_rank)
         part(staleness_decay=self.staleness_decay, max_client_weight=self.max_client_weight)
+        self._check_cuts()
         self._check_step()
         self._check_aggregation()
+
+    def _check_cuts(self) -> None:
+        """Reject cuts that would leave nothing, or that could not be seen."""
+        if not 0 < self.aggregate_energy <= 1:
+            raise ValueError(
+                f"aggregate_energy must be above 0 and at most 1, not {self.aggregate_energy}"
+            )
+        if self.broadcast_rank > self.max_rank:
+            raise ValueError(
+                f"broadcast_rank {self.broadcast_rank} is above max_rank {self.max_rank}, and no "
+                "more than that is kept; lower it, or set 0 to send all that is kept"
+            )
 
     def _check_step(self) -> None:
         """Reject a round's step that could not be taken."""

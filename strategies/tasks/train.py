@@ -95,16 +95,22 @@ def train_content(
     `move` that is sent in its place; the client gets the aggregate by adding it to its mirror.
     Nothing that a client lost is sent back: what it begins from is not the coordinator's to choose.
     """
-    arrays: dict[str, Array] = {}
+    if aggregate is None:
+        return content_of(task, (), {})
+    ranks = [low_rank.ranks(aggregate)[site.path] for site in sites]
+    if move is not None:
+        return content_of(task, ranks, {"move": _array(move, codec)})
+    return content_of(task, ranks, {"aggregate": pack(codec, low_rank.tensors(aggregate, sites))})
+
+
+def content_of(task: TrainTask, ranks: Sequence[int], arrays: Mapping[str, Array]) -> RecordDict:
+    """The content of a training message with `arrays` of an aggregate of these ranks.
+
+    One array may be in the messages to all owners of an expert, so it is encoded and held once.
+    """
     config: Any = asdict(task)
-    config["aggregate_ranks"] = []
-    if aggregate is not None:
-        if move is None:
-            arrays["aggregate"] = pack(codec, low_rank.tensors(aggregate, sites))
-        else:
-            arrays["move"] = _array(move, codec)
-        config["aggregate_ranks"] = [low_rank.ranks(aggregate)[site.path] for site in sites]
-    return RecordDict({"task": ConfigRecord(config), "state": ArrayRecord(arrays)})
+    config["aggregate_ranks"] = list(ranks)
+    return RecordDict({"task": ConfigRecord(config), "state": ArrayRecord(dict(arrays))})
 
 
 def read_task(content: RecordDict) -> TrainTask:

@@ -157,6 +157,7 @@ def test_the_coordinators_own_settings_need_no_consent(name):
         "max_client_weight": 0.5,
     }
     values |= {"aggregation": "median", "server_momentum": 0.5}
+    values |= {"aggregate_energy": 0.5, "broadcast_rank": 64}
     stage = ExpertStage(**({"aggregation": "clipped"} if name == "clip_norm" else {}))
     changed = replace(stage, **{name: values.get(name) or getattr(stage, name) + 0.25})
     assert owners_part(changed) == owners_part(stage)

@@ -12,6 +12,7 @@ from fedmore.sims.studies.rounds.world import World
 from fedmore.strategies.compression.codec import codecs_of
 from fedmore.strategies.compression.error_feedback import send
 from fedmore.strategies.expert_stage.changes import Change
+from fedmore.strategies.expert_stage.downloads import leading
 from fedmore.strategies.expert_stage.round_start import rotated, start_of
 from fedmore.strategies.expert_stage.state import ExpertState, fresh, without
 from fedmore.strategies.expert_stage.step import advance, outer_of
@@ -77,13 +78,26 @@ class Federation:
                 taken.append(change)
         if taken:
             self.state, _ = advance(
-                self.state, taken, self.stage.max_rank, outer=outer_of(self.stage)
+                self.state,
+                taken,
+                self.stage.max_rank,
+                outer=outer_of(self.stage),
+                energy=self.stage.aggregate_energy,
             )
         return taken
 
+    @property
+    def sent(self) -> Factors:
+        """What the owners train over: the stage's `broadcast_rank` limits what several are sent."""
+        several = len(self.state.owners) > 1
+        most = self.stage.broadcast_rank if several else 0
+        return leading(self.state.aggregate, most).factors
+
     def withdraw(self, name: str) -> None:
         """An owner takes its part back."""
-        self.state, _ = without(self.state, {name}, self.stage.max_rank)
+        self.state, _ = without(
+            self.state, {name}, self.stage.max_rank, self.stage.aggregate_energy
+        )
 
     def score(self, texts: Sequence[str]) -> float:
         """Bits per byte under the aggregate."""
@@ -96,7 +110,7 @@ class Federation:
         sites = spec.sites(self.world.shapes)
         own = self._begin(owner, sites, spec)
         start = low_rank.total(own.factors, own.owed)
-        frozen = combine([(self.state.aggregate, 1.0), (own.factors, -spec.scale)])
+        frozen = combine([(self.sent, 1.0), (own.factors, -spec.scale)])
         schedule = Schedule(
             stage.steps, self.world.batch, stage.rate_of(owner.rank), self.number, stage.rounds,
             stage.warm_up == "every_round" or owner.name not in self.held,
@@ -119,6 +133,6 @@ class Federation:
         known = self.held.get(owner.name)
         if self.stage.round_start == "own":
             return known or Held(first, low_rank.zeros(first))
-        start = start_of(self.state.aggregate, first, spec.scale)
+        start = start_of(self.sent, first, spec.scale)
         owed = rotated(known.owed, known.factors, start) if known else low_rank.zeros(start)
         return Held(start, owed)

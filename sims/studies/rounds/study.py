@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -117,7 +117,7 @@ def _choices(settings: Sequence[str]) -> tuple[list[str], list[str], list[int]]:
 def _mark(stage: ExpertStage) -> str:
     """A mark of the stage and of the texts, so that rows of another setting are never used."""
     first, last = stage.layers  # settings of every stage when the first rows were written
-    known = former(asdict(stage), STAGE) | {"first_layers": first, "last_layers": last}
+    known = former(stage.table(), STAGE) | {"first_layers": first, "last_layers": last}
     told = json.dumps([known, RECIPE], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 

@@ -19,6 +19,7 @@ from fedmore.strategies.expert_stage.changes import Change
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.state import fresh, without
 from fedmore.strategies.expert_stage.step import advance
+from fedmore.strategies.stages.expert import ExpertStage
 
 SITES = (TargetModule("model.layers.0.mlp.up_proj", 14, 9),)
 PATH = SITES[0].path
@@ -55,7 +56,9 @@ def scorer(target):
 def outcome(shared, target, **section):
     left, error = without(shared, {"b"}, 64)
     config = WithdrawalSection(**section)
-    return judged(config, scorer(target(shared, left)), shared, left, error, 64), left
+    return judged(
+        config, scorer(target(shared, left)), shared, left, error, ExpertStage(max_rank=64)
+    ), left
 
 
 def good(_, left):

@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.factors import ranks
 from fedmore.sims.catalogue import STUDIES
 from fedmore.sims.studies.rounds import participation, rank_scaling, round_start, study
+from fedmore.sims.studies.rounds.federation import Federation, Owner
 from fedmore.sims.studies.rounds.goals import goals_of, with_shares
 from fedmore.sims.studies.rounds.participation import run_case, schedules
 from fedmore.sims.studies.rounds.variants import Variant, run_variant
@@ -191,3 +193,18 @@ def test_settings_of_a_study():
     assert (bases, stage.steps, stage.codec) == (["tiny"], 4, "sign1")
     assert {"participation", "round-start", "rank-scaling"} <= set(STUDIES)
     assert STUDIES["round-start"]().__self__ is round_start.STUDY
+
+
+@pytest.mark.parametrize("start", ["own", "aggregate"])
+def test_training_over_a_cut_broadcast_goes_on_falling(world, stage, start):
+    """Two owners are sent one direction of what they have made, and their text still gains."""
+    name = next(iter(world.texts))
+    owners = [Owner(f"o{k}", 2 + 2 * k, name, k, 2) for k in range(2)]
+    cut = replace(stage, round_start=start, broadcast_rank=1, steps=3, learning_rate=1e-2)
+    federation, scores = Federation(world, cut, 0), [world.base_score([name])]
+    for _ in range(3):
+        federation.round(owners)
+        scores.append(federation.score([name]))
+    assert max(scores[1:]) < scores[0]
+    assert scores[-1] < scores[1]
+    assert federation.state.rank > max(ranks(federation.sent).values()) == 1
