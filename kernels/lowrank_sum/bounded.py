@@ -12,6 +12,7 @@ stack costs their square. Above `WIDE` columns there are two other ways:
 Up to `WIDE` columns the result has the bits of `cpu.aggregate`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -125,7 +126,7 @@ def _floor(terms: Sequence[Term]) -> float:
     """Below this only rounding of float64 remains."""
     left = sum(float(b.double().norm()) ** 2 * weight**2 for b, _, weight in terms)
     right = sum(float(a.double().norm()) ** 2 for _, a, _ in terms)
-    return ROUNDING * float(left * right) ** 0.5
+    return ROUNDING * math.sqrt(left * right)
 
 
 def _sharing(b_OR: Tensor, a_RI: Tensor, wanted: float) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from fedmore.coordinator.generation.page import make_environment, style
 from fedmore.sims.report.plots import Drawn
 from fedmore.sims.report.schema import Client, Expert, Traffic
-from fedmore.sims.report.study import Study
+from fedmore.sims.report.study import ExpertRound, Study
 from fedmore.sims.report.style import human_bytes
 from fedmore.sims.report.verdict import Verdict, signed
 
@@ -75,9 +75,9 @@ def _filters(study: Study) -> dict[str, Any]:
 
     def last_sent(expert: Expert) -> str:
         found = [r.experts[expert.name] for r in study.rounds if expert.name in r.experts]
-        if not found or found[-1].broadcast_rank is None or found[-1].download_bytes is None:
+        last = found[-1] if found else ExpertRound()
+        if last.broadcast_rank is None or last.download_bytes is None:
             return NONE
-        last = found[-1]
         lost = f", error {small(last.broadcast_error)}" if last.broadcast_error else ""
         return f"rank {last.broadcast_rank}{lost}, {human_bytes(last.download_bytes)}"
 
