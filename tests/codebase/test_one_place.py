@@ -28,7 +28,11 @@ PLACES = {
     "a grid that wraps another is a DelegatingGrid": (
         is_a_grid,
         ("client", "coordinator", "sims", "strategies"),
-        {"strategies/rounds/delegating_grid.py", "coordinator/tasks/grid.py"},
+        {
+            "strategies/rounds/delegating_grid.py",
+            "coordinator/tasks/grid.py",
+            "sims/studies/crowd/owners.py",
+        },  # fmt: skip
     ),
     "a router is built by the factory": (
         imports("make_router", "domain_router", "arrow_router", "UniformRouter"),
