@@ -32,7 +32,7 @@ PLACES = {
             "strategies/rounds/delegating_grid.py",
             "coordinator/tasks/grid.py",
             "sims/studies/crowd/owners.py",
-        },  # fmt: skip
+        },
     ),
     "a router is built by the factory": (
         imports("make_router", "domain_router", "arrow_router", "UniformRouter"),
