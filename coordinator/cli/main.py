@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedmore.coordinator.cli import conversion, generate, operators
+from fedmore.coordinator.cli import conversion, experts, generate, operators
 from fedmore.coordinator.cli.operators import OpenerName, OpenWindows, Place
 from fedmore.experts.spec import ExpertStorage
 from fedmore.protos.system.files import at_home
@@ -175,17 +175,6 @@ def status(place: Place, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def experts(directory: Directory, as_json: AsJson = False) -> None:
-    """List every version of every expert and adapter."""
-    from fedmore.coordinator.folder.federation import open_federation
-    from fedmore.coordinator.monitor import status as states
-
-    with open_federation(directory) as federation:
-        found = states.experts(federation)
-    show(found if as_json else states.experts_view(found), as_json)
-
-
-@app.command()
 def assemble(
     directory: Directory,
     router: Annotated[
@@ -231,6 +220,7 @@ def evaluate(directory: Directory, as_json: AsJson = False) -> None:
     show(found if as_json else evaluation_view(found), as_json)
 
 
+experts.add(app)
 conversion.add(app)
 generate.add(app)
 operators.add(app)

@@ -203,10 +203,12 @@ def with_opener(config: FederationConfig, tell: Callable[[str], None]) -> Federa
 
 
 def write_certificates(directory: Path, config: FederationConfig) -> None:
-    """Write the certificate authority and the server's certificate."""
+    """Write the certificate authority, the server's certificate and the signing key."""
+    from fedmore.coordinator.pki.signing import signing_key
     from fedmore.coordinator.pki.tls_files import make_tls
 
     make_tls(directory, config.federation.name, certificate_hosts(config))
+    signing_key(directory)
 
 
 def certificate_hosts(config: FederationConfig) -> list[str]:

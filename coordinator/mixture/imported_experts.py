@@ -13,8 +13,10 @@ from safetensors.torch import save
 
 from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
 from fedmore.coordinator.folder.shared_base import base_of, check_fingerprint
+from fedmore.coordinator.lineage.contributions import plan_digest
+from fedmore.coordinator.lineage.records import Origin, Version, add_version, parents_of
 from fedmore.coordinator.mixture.router_factory import embeddings_of
-from fedmore.coordinator.mixture.versions import drop_unused
+from fedmore.coordinator.mixture.versions import NO_STAGE, next_of_no_stage
 from fedmore.coordinator.store.records import ExpertRow
 from fedmore.coordinator.store.state_keys import IMPORTED
 from fedmore.experts.base.fingerprint import fingerprint_of
@@ -27,9 +29,6 @@ from fedmore.experts.factors import to_state
 from fedmore.experts.names import check_name, check_targets
 from fedmore.experts.reading.documents import read_documents
 from fedmore.strategies.embedding_stage.embeddings import Embedding, dump, restore
-
-NO_STAGE = -1
-"""The stage of an imported version."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Source:
 
 
 def import_expert(directory: Path, name: str, source: Source) -> tuple[ExpertRow, Converted]:
-    """Keep a version of the expert `name` made from `source`; the same name again replaces it.
+    """Keep a version of the expert `name` made from `source`; again, it is a newer version.
 
     Raises `ConfigError` for a name that is taken or a source that is no expert, and
     `TransportError` while a coordinator runs.
@@ -89,24 +88,23 @@ def _converted(federation: Federation, source: Source) -> Converted:
 
 def _keep(federation: Federation, name: str, source: Source, found: Converted) -> ExpertRow:
     registry, store = federation.registry, federation.store
-    before = {row.digest for row in registry.experts() if row.name == name}
-    digest = store.put(save(to_state(found.factors)))
-    row = registry.add_expert(
+    digest, about = store.put(save(to_state(found.factors))), _source(source, found)
+    made = Version(
         name=name,
         kind="expert" if found.is_ffn_alone else "adapter",
-        target=name,
         rank=found.rank,
         params=found.params,
         stage=NO_STAGE,
-        round=0,
+        round=next_of_no_stage(registry, name),
         digest=digest,
-        metrics={"owners": [], "imported": _lineage(source, found)},
+        metrics={"owners": [], "imported": about},
     )
-    drop_unused(registry, store, before)
-    return row
+    parents, config = parents_of(federation, name), plan_digest(federation.config)
+    told = {"format": about["format"], "source": about["source"]}
+    return add_version(federation, made, Origin("import", config, {}, parents, told))
 
 
-def _lineage(source: Source, found: Converted) -> dict[str, Any]:
+def _source(source: Source, found: Converted) -> dict[str, Any]:
     """Where a version comes from, without paths of this machine."""
     adapter = is_adapter(source.path)
     digest = _digest(source.path) if adapter else fingerprint_of(str(source.path))

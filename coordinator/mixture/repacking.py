@@ -13,10 +13,10 @@ from safetensors.torch import load, save
 
 from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
 from fedmore.coordinator.folder.shared_base import base_of
-from fedmore.coordinator.mixture.versions import REPACKED, drop_unused
-from fedmore.coordinator.store.blobs import Store
+from fedmore.coordinator.lineage.contributions import plan_digest
+from fedmore.coordinator.lineage.records import Origin, Version, add_version, record_of
+from fedmore.coordinator.mixture.versions import NO_STAGE, REPACKED, next_of_no_stage
 from fedmore.coordinator.store.records import ExpertRow
-from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.conversion.change import cut
 from fedmore.experts.conversion.recovery import Recovery, recovered
 from fedmore.experts.errors import ConfigError, RankError
@@ -57,7 +57,7 @@ def repack(
     with running_alone(directory), open_federation(directory) as federation:
         federation.registry.database.check_writable()
         mend = _mending(federation, text, steps) if steps and text else None
-        return repacked(federation.registry, federation.store, name, rank, mend)
+        return repacked(federation, name, rank, mend)
 
 
 def _mending(federation: Federation, text: Path, steps: int) -> Mend:
@@ -66,10 +66,9 @@ def _mending(federation: Federation, text: Path, steps: int) -> Mend:
     return lambda factors: recovered(base, factors, documents, steps, seed)
 
 
-def repacked(
-    registry: Registry, store: Store, name: str, rank: int, mend: Mend | None = None
-) -> Repacked:
+def repacked(federation: Federation, name: str, rank: int, mend: Mend | None = None) -> Repacked:
     """Keep the newest version of an expert at another rank; see `repack`."""
+    registry, store = federation.registry, federation.store
     row = registry.latest(name)
     whole = row.metrics.get(REPACKED, {}).get("from", row.digest)
     factors = from_state(load(store.get(whole)))
@@ -81,16 +80,25 @@ def repacked(
     if error:
         digest = store.put(save(to_state(kept)))
         metrics[REPACKED] = {"from": whole, "rank": rank, "error": error}
-    new = registry.add_expert(
+    made = Version(
         name=name,
         kind=row.kind,
-        target=row.target,
         rank=max(ranks(kept).values()),
         params=num_parameters(kept),
-        stage=row.stage,
-        round=row.round,
+        stage=NO_STAGE,
+        round=next_of_no_stage(registry, name),
         digest=digest,
         metrics=metrics,
     )
-    drop_unused(registry, store, [row.digest])
+    new = add_version(federation, made, _origin(federation, row, whole, rank))
     return Repacked(new, error, num_parameters(factors), recovery)
+
+
+def _origin(federation: Federation, row: ExpertRow, whole: str, rank: int) -> Origin:
+    """Made of the version that is cut; its owners' contributions are those of that version."""
+    rows = [each for each in federation.registry.experts() if each.name == row.name]
+    source = next((each for each in rows if each.digest == whole), row)
+    known = record_of(federation, source) or {}
+    owners = known.get("owners") or dict.fromkeys(source.metrics.get("owners", ()), "")
+    config = plan_digest(federation.config)
+    return Origin("repack", config, owners, [source], {"from": whole, "rank": rank})

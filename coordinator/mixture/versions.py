@@ -6,6 +6,9 @@ from typing import Any
 
 from safetensors.torch import save
 
+from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage.contributions import digests_by_owner, plan_digest
+from fedmore.coordinator.lineage.records import LINEAGE, Origin, OriginKind, Version, add_version
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.records import ExpertRow, Kind
 from fedmore.coordinator.store.registry import Registry
@@ -14,6 +17,10 @@ from fedmore.experts.factors import num_parameters, to_state
 from fedmore.experts.routers.serialization import dump_router
 from fedmore.strategies.expert_stage.state import ExpertState
 from fedmore.strategies.router_stage.state import RouterState
+from fedmore.strategies.stages.expert import FactorStage
+
+NO_STAGE = -1
+"""The stage of a version that no stage of the plan has made: imported, or at another rank."""
 
 STATE = "state"
 """Key of a round's metrics: digest of the blob that the next round goes on from."""
@@ -24,27 +31,37 @@ REPACKED = "repacked"
 
 
 def keep_version(
-    registry: Registry,
-    store: Store,
+    federation: Federation,
     state: ExpertState,
     at: tuple[int, int],
     metrics: dict[str, Any],
+    origin: OriginKind = "round",
 ) -> str:
     """Keep the expert as it is after the stage and round `at`; returns its factors' digest."""
-    digest = store.put(save(to_state(state.aggregate)))
+    digest = federation.store.put(save(to_state(state.aggregate)))
     kind: Kind = "adapter" if state.kind == "adapter" else "expert"
-    registry.add_expert(
-        name=state.name,
-        kind=kind,
-        target=state.name,
-        rank=state.rank,
-        params=num_parameters(state.aggregate),
-        stage=at[0],
-        round=at[1],
-        digest=digest,
-        metrics=metrics,
-    )
+    params = num_parameters(state.aggregate)
+    made = Version(state.name, kind, state.rank, params, *at, digest, metrics)
+    add_version(federation, made, _origin(federation, state, at, origin))
     return digest
+
+
+def _origin(
+    federation: Federation, state: ExpertState, at: tuple[int, int], kind: OriginKind
+) -> Origin:
+    stage, config = federation.config.stages[at[0]], federation.config
+    rows = [row for row in federation.registry.experts() if row.name == state.name]
+    before = [row for row in rows if (row.stage, row.round) != at][-1:]
+    details = {"stage": stage.kind}
+    if isinstance(stage, FactorStage):
+        details |= {"codec": stage.codec, "aggregation": stage.aggregation}
+    return Origin(kind, plan_digest(config), digests_by_owner(state), before, details)
+
+
+def next_of_no_stage(registry: Registry, name: str) -> int:
+    """The number for the next version of an expert that no stage makes."""
+    rows = [row for row in registry.experts() if (row.name, row.stage) == (name, NO_STAGE)]
+    return 1 + max((row.round for row in rows), default=-1)
 
 
 def keep_router(registry: Registry, store: Store, state: RouterState) -> None:
@@ -69,14 +86,18 @@ def drop_expert(registry: Registry, store: Store, name: str) -> None:
 
 def _drop(registry: Registry, store: Store, dropped: Sequence[ExpertRow]) -> None:
     registry.drop_versions([row.id for row in dropped])
-    wholes = [row.metrics[REPACKED]["from"] for row in dropped if REPACKED in row.metrics]
-    drop_unused(registry, store, [*(row.digest for row in dropped), *wholes])
+    drop_unused(registry, store, {digest for row in dropped for digest in blobs_of(row)})
+
+
+def blobs_of(row: ExpertRow) -> set[str]:
+    """The blobs that a version needs: its tensors, its record, and what it was cut from."""
+    record, whole = row.metrics.get(LINEAGE), row.metrics.get(REPACKED, {}).get("from")
+    return {row.digest, *filter(None, (record, whole))}
 
 
 def drop_unused(registry: Registry, store: Store, digests: Iterable[str]) -> None:
     """Delete those of the blobs that no version consists of or was made from."""
     rows = registry.experts()
-    kept = {row.digest for row in rows}
-    kept |= {row.metrics[REPACKED]["from"] for row in rows if REPACKED in row.metrics}
+    kept = {digest for row in rows for digest in blobs_of(row)}
     for digest in set(digests) - kept:
         store.delete(digest)

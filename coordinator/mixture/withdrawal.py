@@ -130,8 +130,8 @@ def _kept(federation: Federation, outcome: Outcome, row: RoundRow) -> dict[str, 
     entry = {**state.summary(outcome.error), **outcome.told}
     if not entry["owners"] or HELD_BACK in entry:
         return entry
-    registry, store, at = federation.registry, federation.store, (row.stage, row.round)
-    return {**entry, "digest": keep_version(registry, store, state, at, entry)}
+    at = (row.stage, row.round)
+    return {**entry, "digest": keep_version(federation, state, at, entry, "withdrawal")}
 
 
 def _replace(row: RoundRow, metrics: dict[str, Any], registry: Registry) -> None:

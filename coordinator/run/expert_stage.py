@@ -64,11 +64,10 @@ def _trained(
 ) -> None:
     """A round is aggregated: keep a version of each expert, and the state to go on from."""
     federation, at = context.federation, (context.index, number)
-    registry, store = federation.registry, federation.store
     for name, entry in metrics["experts"].items():
         if is_released(federation, states[name], entry, context.scorer):
-            entry["digest"] = keep_version(registry, store, states[name], at, dict(entry))
-    context.recorder.finish(number, metrics | {STATE: store.put(dump(states))})
+            entry["digest"] = keep_version(federation, states[name], at, dict(entry))
+    context.recorder.finish(number, metrics | {STATE: federation.store.put(dump(states))})
 
 
 def _forgetting(context: StageContext[FactorStage]) -> None:

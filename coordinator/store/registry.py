@@ -78,7 +78,7 @@ class Registry(Roster):
         digest: str,
         metrics: dict[str, Any] | None = None,
     ) -> ExpertRow:
-        """Store a version of an expert; one with equal name, stage and round is replaced.
+        """Store the newest version of an expert; one with equal name, stage and round is replaced.
 
         Args:
             name: the expert.
@@ -93,9 +93,14 @@ class Registry(Roster):
 
         """
         with self._session(write=True) as session:
-            row = upsert(session, models.ExpertRecord, name=name, stage=stage, round=round)
-            row.kind, row.target, row.rank, row.params = kind, target, rank, params
-            row.digest, row.metrics, row.created_at = digest, metrics or {}, now()
+            table = models.ExpertRecord
+            before = (table.name == name, table.stage == stage, table.round == round)
+            session.execute(delete(table).where(*before))
+            row = table(
+                name=name, kind=kind, target=target, rank=rank, params=params, stage=stage,
+                round=round, digest=digest, metrics=metrics or {}, created_at=now(),
+            )  # fmt: skip
+            session.add(row)
             session.flush()
             return copied(row, ExpertRow)
 
@@ -115,7 +120,7 @@ class Registry(Roster):
         if not found:
             known = there_are((e.name for e in versions), "coordinator experts DIR")
             raise RegistryError(f"no expert named {name!r}; {known}")
-        return max(found, key=lambda e: (e.stage, e.round))
+        return found[-1]
 
     def add_round(
         self,

@@ -56,6 +56,9 @@ def check(program: str, arguments: list[str]) -> None:
     command: Any = PROGRAMS[program]
     rest = arguments
     while hasattr(command, "commands"):
+        default = getattr(command, "default", None)
+        if default and rest and rest[0] not in command.commands:
+            rest = [default, *rest]
         if not rest or rest[0] not in command.commands:
             raise click.UsageError(f"{program} has no command {' '.join(rest[:1])!r}")
         command, rest = command.commands[rest[0]], rest[1:]

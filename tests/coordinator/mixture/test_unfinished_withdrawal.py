@@ -35,7 +35,7 @@ def trained(federation):
             opened.registry.enrol(opened.registry.invite(name), name, "expert", "legal", 2)
         items = [contribution(name, ord(name)) for name in "ab"]
         state, _ = advance(fresh("legal", "expert", SITES), items, 512)
-        write_round(opened.registry, opened.store, {"legal": state}, 1)
+        write_round(opened, {"legal": state}, 1)
         opened.registry.set_state(PHASE, FINISHED)
         opened.registry.set_state(DISMISSED, True)
     recipe = Recipe("somewhere", "x", SPEC.table(), (), "")

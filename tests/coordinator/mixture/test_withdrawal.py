@@ -40,12 +40,13 @@ def kept(tmp_path):
             registry.enrol(registry.invite(name), name, "expert", "legal", 2)
         store = Store(tmp_path / "blobs")
         states = {n: fresh(n, "expert", SITES) for n in ("legal", "medical")}
+        federation = Federation(tmp_path, config, registry, store)
         for number in (1, 2):
             for name, owners in (("legal", "ab"), ("medical", "m")):
                 items = [contribution(o, 10 * number + ord(o)) for o in owners]
                 states[name], _ = advance(states[name], items, 512)
-            write_round(registry, store, states, number)
-        yield Federation(tmp_path, config, registry, store), states
+            write_round(federation, states, number)
+        yield federation, states
 
 
 def versions(registry):
@@ -96,9 +97,9 @@ def test_an_expert_whose_owners_all_withdrew_is_no_more(kept):
 def test_versions_of_earlier_rounds_go_even_where_the_last_is_clean(kept):
     """The strategy has left the owner out already; what it was part of before is still there."""
     federation, states = kept
-    registry, store = federation.registry, federation.store
+    registry = federation.registry
     states["legal"], _ = without(states["legal"], {"a"}, 512)
-    write_round(registry, store, states, 3)
+    write_round(federation, states, 3)
     registry.withdraw("a")
     assert leave_out(federation) == []
     assert {key for key in versions(registry) if key[0] == "legal"} == {("legal", 3)}

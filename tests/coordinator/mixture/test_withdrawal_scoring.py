@@ -130,7 +130,8 @@ def test_a_withdrawal_scores_before_it_keeps(tmp_path, monkeypatch, shared, text
         for name in ("a", "b"):
             registry.enrol(registry.invite(name), name, "expert", "legal", 2)
         entry = shared.summary(0.0)
-        entry["digest"] = keep_version(registry, store, shared, (0, 1), entry)
+        there = Federation(tmp_path, config, registry, store)
+        entry["digest"] = keep_version(there, shared, (0, 1), entry)
         state = store.put(dump({"legal": shared}))
         metrics = {"experts": {"legal": entry}, STATE: state}
         registry.add_round(stage=0, kind="experts", round=1, metrics=metrics)

@@ -1,0 +1,1 @@
+"""Where versions of experts come from, signed: records, their verification, and what is kept."""

@@ -1,0 +1,67 @@
+"""Versions as a tree of what was made from what, and the lines of their verification."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+from rich.tree import Tree
+
+from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage.records import record_of
+from fedmore.coordinator.lineage.verification import Verified
+from fedmore.coordinator.store.records import ExpertRow
+from fedmore.protos.system.terminal import plain
+
+SHORT = 12
+"""Digits of a digest that are shown; they are enough to name a version."""
+LONGEST = 300
+
+
+def tree_view(federation: Federation) -> RenderableType:
+    """A tree for every expert: its versions, each below the one that it was made from."""
+    rows = federation.registry.experts()
+    if not rows:
+        return Text("no expert yet; the first round makes the first version of each")
+    names = sorted({row.name for row in rows})
+    return Group(*(_tree(federation, name, _of(rows, name)) for name in names))
+
+
+def lines_of(found: Verified) -> list[str]:
+    """What a verification has found, for an operator."""
+    lines = [f"{len(found.signed)} versions are as their signed records say"]
+    if found.key:
+        lines.append(f"signed by the key {found.key}")
+    lines += [
+        f"{row.name} {row.digest[:SHORT]}: no record, made by an earlier fedmore"
+        for row in found.unsigned
+    ]
+    return lines
+
+
+def _of(rows: Sequence[ExpertRow], name: str) -> list[ExpertRow]:
+    return [row for row in rows if row.name == name]
+
+
+def _tree(federation: Federation, name: str, rows: Sequence[ExpertRow]) -> Tree:
+    root, nodes = Tree(Text(plain(name, LONGEST), style="bold")), dict[str, Tree]()
+    for row in rows:
+        record = record_of(federation, row)
+        parents = [parent["version"] for parent in (record or {}).get("parents", ())]
+        above = next((nodes[parent] for parent in parents if parent in nodes), root)
+        gone = [parent[:SHORT] for parent in parents if parent not in nodes]
+        nodes[row.digest] = above.add(_label(row, record, gone))
+    return root
+
+
+def _label(row: ExpertRow, record: Mapping[str, Any] | None, gone: Sequence[str]) -> Text:
+    origin = record["origin"] if record else "no record"
+    parts = [row.digest[:SHORT], origin, _place(row), f"rank {row.rank}"]
+    parts.append(", ".join(row.metrics.get("owners", ())) or "no owner")
+    if gone:
+        parts.append(f"from {', '.join(gone)}, which is gone")
+    return Text("  ".join(plain(part, LONGEST) for part in parts if part))
+
+
+def _place(row: ExpertRow) -> str:
+    return "" if row.stage < 0 else f"stage {row.stage + 1} round {row.round}"
