@@ -46,6 +46,5 @@ def _hello(node: Node) -> RecordDict:
     known = node.memory.entries()
     counts = [entry.updates for entry in known.values()]
     marks = [fingerprint(entry.mirror) for entry in known.values()]
-    return hello(
-        Member(node.name, node.kind, node.target, node.rank, size, list(known), counts, marks)
-    )
+    who = (node.name, node.kind, node.target, node.rank)
+    return hello(Member(*who, size, list(known), counts, marks, node.ranks))

@@ -31,6 +31,7 @@ from fedmore.experts.base.fingerprint import explain
 from fedmore.experts.base.model import fingerprint_of
 from fedmore.experts.errors import BaseError, ConfigError
 from fedmore.experts.names import check_name
+from fedmore.experts.ranks import chosen as rank_chosen
 from fedmore.experts.text.opener import AUTO
 from fedmore.strategies.members import HELLO
 from fedmore.strategies.stages.kinds import message_types
@@ -74,6 +75,8 @@ def node_config(said: dict[str, Any]) -> dict[str, Any]:
         "state": str(default_state(said["name"])),
     }
     policy = policy_of(Path(said.pop("policy")) if said.get("policy") else None)
+    if "rank" in said:
+        chosen["rank"], chosen["ranks"] = rank_chosen(said.pop("rank"))
     plan, config = said.pop("plan", ""), chosen | said
     if plan:
         pin(Path(str(config["state"])), Path(plan))

@@ -19,16 +19,17 @@ Kept = Mapping[str, tuple[Factor, Factor]]  # the same, but some may be stored a
 def initial(spec: ExpertSpec, sites: Sequence[TargetModule], seed: int) -> Factors:
     """Initialise for training: A uniform as in LoRA (Kaiming, a = sqrt 5), B zero.
 
-    The factors depend only on the spec's name, the rank and the seed. So coordinator and clients
+    The factors depend only on the spec's name, its ranks and the seed. So coordinator and clients
     make the same factors without sending them.
     """
     generator = torch.Generator().manual_seed(seed_of(spec.name, spec.rank, seed))
     factors: Factors = {}
     for site in sites:
+        rank = spec.rank_of(site.path)
         a_RI = (
-            torch.rand(spec.rank, site.in_features, generator=generator) * 2 - 1
+            torch.rand(rank, site.in_features, generator=generator) * 2 - 1
         ) / site.in_features**0.5
-        factors[site.path] = (torch.zeros(site.out_features, spec.rank), a_RI)
+        factors[site.path] = (torch.zeros(site.out_features, rank), a_RI)
     return factors
 
 

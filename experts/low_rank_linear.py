@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmore.experts.factors import Factors
-from fedmore.experts.spec import TargetModule
+from fedmore.experts.spec import Scale, TargetModule, scale_at
 from fedmore.kernels.dispatch import choose
 
 
@@ -96,12 +96,12 @@ def with_change(model: nn.Module, factors: Factors) -> Any:
     return copied
 
 
-def combine(terms: Sequence[tuple[Factors, float]]) -> Factors:
+def combine(terms: Sequence[tuple[Factors, Scale]]) -> Factors:
     """Stack several changes with their weights into one; the sum is exact and the ranks add up."""
     paths = terms[0][0]
     return {
         path: (
-            torch.cat([weight * f[path][0] for f, weight in terms], dim=1),
+            torch.cat([scale_at(weight, path) * f[path][0] for f, weight in terms], dim=1),
             torch.cat([f[path][1] for f, _ in terms], dim=0),
         )
         for path in paths

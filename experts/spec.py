@@ -1,12 +1,13 @@
 """Specifies a domain expert or a language adapter, and the matrices that it changes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 from fedmore.experts.errors import ConfigError, RankError
+from fedmore.experts.ranks import FULL, parse_ranks
 
 FFN_PARENTS = ("mlp", "feed_forward", "ffn", "mlp_block")
 """Names that blocks give their FFN."""
@@ -32,18 +33,35 @@ class TargetModule:
     in_features: int
 
 
-def alpha_of(scaling: str, rank: int) -> float | None:
-    """The alpha for which ``alpha / rank`` is 2, or with "rslora" ``2 sqrt(8 / rank)``."""
-    return 2.0 * (8 * rank) ** 0.5 if scaling == "rslora" else None
+Scaling = Literal["constant", "rslora"]
+Scale = float | Mapping[str, float]  # the s of a product: one for all matrices, or by module path
+
+
+def scale_of_rank(scaling: str, rank: int) -> float:
+    """The s of a product ``s B A`` of this rank: 2, or with "rslora" ``2 sqrt(8 / rank)``."""
+    return 2.0 * (8 * rank) ** 0.5 / rank if scaling == "rslora" else 2.0
+
+
+def scale_at(scale: Scale, path: str) -> float:
+    """The s of the matrix at `path`."""
+    return scale[path] if isinstance(scale, Mapping) else scale
+
+
+def times(scale: Scale, factor: float) -> Scale:
+    """Every s multiplied by `factor`."""
+    if isinstance(scale, Mapping):
+        return {path: factor * each for path, each in scale.items()}
+    return factor * scale
 
 
 @dataclass(frozen=True)
 class ExpertSpec:
-    """A named change of rank `rank` in some layers.
+    """A named change of rank `rank` in some layers, or of the ranks that the pattern `ranks` says.
 
     A domain *expert* changes the FFN of every layer (FlexMoRE, arXiv 2602.08818); a language
     *adapter* changes all linear layers of the first and last blocks (LayRA, arXiv 2509.11414).
-    The change of a matrix is ``scale * B A`` with ``scale = alpha / rank``.
+    The change of a matrix is ``s B A`` with s of its own rank. With a pattern
+    (`fedmore.experts.ranks`) `rank` is the largest low rank in it.
     """
 
     name: str
@@ -52,17 +70,42 @@ class ExpertSpec:
     rank: int
     first_layers: int = 10
     last_layers: int = 2
-    alpha: float | None = None
+    scaling: Scaling = "constant"
+    ranks: str = ""
 
     def __post_init__(self) -> None:
-        """Raise `RankError` for a rank below 1."""
-        if self.rank < 1:
+        """Raise `RankError` for a rank below 1, or one that is not the pattern's largest."""
+        if self.ranks and self.rank != (largest := parse_ranks(self.ranks).largest):
+            raise RankError(
+                f"rank of {self.name}: the largest of {self.ranks} is {largest}, not {self.rank}"
+            )
+        if self.rank < 1 and not self.ranks:
             raise RankError(f"rank of {self.name} must be 1 or more, not {self.rank}")
 
     @property
     def scale(self) -> float:
-        """``alpha / rank``; by default alpha is twice the rank, as in LayRA (8 and 16)."""
-        return 2.0 if self.alpha is None else self.alpha / self.rank
+        """The s of rank `rank`: 2 as in LayRA, whose alpha is twice the rank, or rsLoRA's."""
+        return scale_of_rank(self.scaling, self.rank) if self.rank else 1.0
+
+    def rank_of(self, path: str) -> int:
+        """The rank of the matrix at `path`, or `FULL` if its change is of full size."""
+        if not self.ranks:
+            return self.rank
+        return parse_ranks(self.ranks).rank_of(layer_of(path), _name_of(path), in_ffn(path))
+
+    def scale_of(self, path: str) -> float:
+        """The s of the matrix at `path`; 1 for a change of full size."""
+        rank = self.rank_of(path)
+        return 1.0 if rank == FULL else scale_of_rank(self.scaling, rank)
+
+    def ranks_of(self, sites: Sequence[TargetModule]) -> dict[str, int]:
+        """The rank of every one of `sites`."""
+        return {site.path: self.rank_of(site.path) for site in sites}
+
+    def scales(self, sites: Sequence[TargetModule]) -> Scale:
+        """The s of every one of `sites`; one number if they have the same."""
+        found = {site.path: self.scale_of(site.path) for site in sites}
+        return found if len(set(found.values())) > 1 else next(iter(found.values()), self.scale)
 
     def sites(self, shapes: Shapes) -> tuple[TargetModule, ...]:
         """The matrices that this expert changes, in the base's order.
@@ -79,11 +122,12 @@ class ExpertSpec:
         found = []
         for path, (out, inner) in shapes.items():
             match = _PATH.match(path)
-            if match and int(match[1]) in layers and (self.kind == "adapter" or in_ffn(path)):
+            if match and int(match[1]) in layers and self._changes(path):
                 found.append(TargetModule(path, out, inner))
         if not found:
             part = "FFN" if self.kind == "expert" else "linear layers of blocks"
             raise ConfigError(f"{self.name}: the base has no {part} that can be changed")
+        self._check_pattern(shapes)
         self._check_rank(found)
         return tuple(found)
 
@@ -94,13 +138,29 @@ class ExpertSpec:
         return first | set(range(max(count - self.last_layers, 0), count))
 
     def _check_rank(self, sites: list[TargetModule]) -> None:
-        smallest = min(sites, key=lambda site: min(site.out_features, site.in_features))
-        limit = min(smallest.out_features, smallest.in_features)
-        if self.rank > limit:
-            raise RankError(
-                f"rank {self.rank} of {self.name}: {smallest.path} is {smallest.out_features} x "
-                f"{smallest.in_features} and allows at most {limit}; ask for a lower --rank"
-            )
+        for site in sites:
+            rank, limit = self.rank_of(site.path), min(site.out_features, site.in_features)
+            if rank > limit:
+                raise RankError(
+                    f"rank {rank} of {self.name}: {site.path} is {site.out_features} x "
+                    f"{site.in_features} and allows at most {limit}; ask for a lower --rank"
+                )
+            if rank == FULL:  # the only place that has to change once such changes are trained
+                raise RankError(
+                    f"rank {self.ranks} of {self.name}: a change of full size ({site.path}) is "
+                    "not possible yet; give a rank"
+                )
+
+    def _check_pattern(self, shapes: Shapes) -> None:
+        """Raise `RankError` for a pattern that names what this base has not."""
+        if self.ranks:
+            paths = [path for path in shapes if self._changes(path)]
+            names = [(_name_of(path), in_ffn(path)) for path in paths]
+            parse_ranks(self.ranks).check(depth(shapes), names)
+
+    def _changes(self, path: str) -> bool:
+        """Whether this kind changes such a matrix, whatever the layer."""
+        return _PATH.match(path) is not None and (self.kind == "adapter" or in_ffn(path))
 
 
 def depth(shapes: Shapes) -> int:
@@ -120,3 +180,7 @@ def layer_of(path: str) -> int:
     if match is None:
         raise ConfigError(f"{path} is not a linear layer of a block")
     return int(match[1])
+
+
+def _name_of(path: str) -> str:
+    return path.rpartition(".")[2]

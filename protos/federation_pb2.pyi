@@ -55,7 +55,7 @@ class Value(_message.Message):
     def __init__(self, flag: bool = ..., whole: _Optional[int] = ..., real: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class EnrolRequest(_message.Message):
-    __slots__ = ("token", "name", "kind", "target", "rank", "fingerprint", "identity")
+    __slots__ = ("token", "name", "kind", "target", "rank", "fingerprint", "identity", "ranks")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class EnrolRequest(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     token: str
     name: str
     kind: str
@@ -70,7 +71,8 @@ class EnrolRequest(_message.Message):
     rank: int
     fingerprint: str
     identity: str
-    def __init__(self, token: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., target: _Optional[str] = ..., rank: _Optional[int] = ..., fingerprint: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
+    ranks: str
+    def __init__(self, token: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., target: _Optional[str] = ..., rank: _Optional[int] = ..., fingerprint: _Optional[str] = ..., identity: _Optional[str] = ..., ranks: _Optional[str] = ...) -> None: ...
 
 class EnrolReply(_message.Message):
     __slots__ = ("node_id", "federation", "certificate")

@@ -26,12 +26,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Joined:
-    """A client is connected; `kind` is "expert" or "adapter", `target` its domain or language."""
+    """A client is connected; `kind` is "expert" or "adapter", `target` its domain or language.
+
+    `ranks` is the pattern of its ranks, empty if all are `rank`.
+    """
 
     name: str
     kind: str
     target: str
     rank: int
+    ranks: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
+from fedmore.experts.ranks import parse_ranks
 from fedmore.strategies.settings import STRICT, faults, parse
 
 HELLO = "query.hello"
@@ -22,7 +23,8 @@ class Member:
 
     `updates[i]` is how many of its own updates of `experts[i]` its mirrored state holds, and
     `mirrors[i]` the mark of its mirror of that aggregate
-    (`fedmore.strategies.expert_stage.aggregate_mirror`), 0 for none.
+    (`fedmore.strategies.expert_stage.aggregate_mirror`), 0 for none. `ranks` is the pattern of its
+    ranks (`fedmore.experts.ranks`), of which `rank` is the largest; empty if all are `rank`.
     """
 
     name: str
@@ -33,11 +35,14 @@ class Member:
     experts: list[str]
     updates: list[int]
     mirrors: list[int] = field(default_factory=list)
+    ranks: str = ""
 
     def __post_init__(self) -> None:
         """Reject what would break a round."""
         if self.rank < 0 or self.size < 0:
             raise ValueError("rank and size must be 0 or more")
+        if self.ranks:
+            parse_ranks(self.ranks)
         if len(self.experts) != len(self.updates):
             raise ValueError("as many updates as experts")
         if len(self.mirrors) not in (0, len(self.experts)):
@@ -95,8 +100,10 @@ def ask_members(
 
 
 def hello(member: Member) -> RecordDict:
-    """A client's answer to `HELLO`."""
+    """A client's answer to `HELLO`; without a pattern it is what earlier versions say."""
     config: Any = asdict(member)
+    if not member.ranks:
+        del config["ranks"]
     return RecordDict({"member": ConfigRecord(config)})
 
 

@@ -60,9 +60,11 @@ def join(
         str | None, typer.Option(help="Train an adapter for this language.")
     ] = None,
     rank: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            min=1, help="Rank of the change; by default 16 for a domain, 8 for a language."
+            metavar="RANK",
+            help="Rank of the change, as in 16, or gate=8,up=8,down=32, or 0-9:4,10-29:16; "
+            "by default 16 for a domain, 8 for a language.",
         ),
     ] = None,
     gpu: Gpu = None,

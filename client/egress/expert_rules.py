@@ -22,9 +22,9 @@ class ExpertRules(AnswerRules):
     """The owner's own target at its own rank, trained on enough text."""
 
     def check_choice(self, node: Node, task: TrainTask) -> None:
-        """Raise `EgressError` for another target, kind or rank."""
-        asked = (task.kind, task.expert, task.target, task.rank)
-        chosen = (node.kind, node.target, node.target, node.rank)
+        """Raise `EgressError` for another target, kind, rank or pattern of ranks."""
+        asked = (task.kind, task.expert, task.target, task.rank, task.ranks)
+        chosen = (node.kind, node.target, node.target, node.rank, node.ranks)
         if asked != chosen:
             raise EgressError(f"asked to train {asked}; the owner of this client chose {chosen}")
 
@@ -35,7 +35,8 @@ class ExpertRules(AnswerRules):
     def check_stage(self, node: Node, stage: FactorStage, terms: Terms) -> None:
         """Raise `EgressError` for a stage out of bounds, or for which there is too little text."""
         if takes_part(node, stage):
-            member = Member(node.name, node.kind, node.target, node.rank, 1, [], [])
+            who = (node.name, node.kind, node.target, node.rank)
+            member = Member(*who, 1, [], [], ranks=node.ranks)
             task = task_of(stage, member, 1, 0, terms.seed)
             self.check(node, task)
             check_text(node, self.tokens_needed(node, task))
@@ -46,19 +47,20 @@ class ExpertRules(AnswerRules):
 
     def brings(self, node: Node, task: TrainTask) -> Iterable[tuple[TargetModule, int]]:
         """The aggregate's factors, and the client's own."""
-        return brought(task, _sites(node, task))
+        return brought(task, node.name, _sites(node, task))
 
     def tokens_needed(self, node: Node, task: TrainTask) -> int:
-        """The floor that grows with rank and precision."""
-        return node.rules.tokens_needed(task.rank, self._tags(node, task))
+        """The floor that grows with precision and with the largest rank of any matrix."""
+        rank = max(min(shape) for shape in self._shapes(node, task))
+        return node.rules.tokens_needed(rank, self._tags(node, task))
 
     def arrays(self, node: Node, task: TrainTask) -> Mapping[str, int]:
         """The factors' shapes."""
         return Counter(f"{rows}x{columns}" for rows, columns in self._shapes(node, task))
 
     def _shapes(self, node: Node, task: TrainTask) -> list[tuple[int, int]]:
-        sites = _sites(node, task)
-        return low_rank.shapes(sites, {site.path: task.rank for site in sites})
+        spec, sites = task.spec(node.name), _sites(node, task)
+        return low_rank.shapes(sites, spec.ranks_of(sites))
 
     def _tags(self, node: Node, task: TrainTask) -> list[str]:
         codecs = codecs_of(task.codec, self._shapes(node, task))
@@ -69,10 +71,13 @@ def _sites(node: Node, task: TrainTask) -> tuple[TargetModule, ...]:
     return task.spec(node.name).sites(node.shapes)
 
 
-def brought(task: TrainTask, sites: Sequence[TargetModule]) -> list[tuple[TargetModule, int]]:
+def brought(
+    task: TrainTask, client: str, sites: Sequence[TargetModule]
+) -> list[tuple[TargetModule, int]]:
     """The matrices that a task's aggregate and the client's factors change, and their ranks."""
     shared = zip(sites, task.aggregate_ranks, strict=False)  # `TrainRequest` wants as many
-    return [*shared, *((site, task.rank) for site in sites)]
+    spec = task.spec(client)
+    return [*shared, *((site, spec.rank_of(site.path)) for site in sites)]
 
 
 RULES = ExpertRules()

@@ -130,12 +130,14 @@ def hello_answer(node: Node) -> AnswerSchema:
         "updates": OptionalItem(Number()),
         "mirrors": OptionalItem(Number()),
     }
+    if node.ranks:
+        member = {**member, "ranks": Constant(node.ranks)}
     return AnswerSchema(config={"member": member})
 
 
 def train_answer(task: TrainTask, sites: Sequence[TargetModule]) -> AnswerSchema:
     """The encoded change of the factors of `sites` (with `weight_bits` these), and numbers."""
-    shapes = low_rank.shapes(sites, {site.path: task.rank for site in sites})
+    shapes = low_rank.shapes(sites, task.spec("").ranks_of(sites))
     return _update(task, codecs_of(task.codec, shapes), shapes)
 
 

@@ -14,6 +14,7 @@ from fedmore.client.transport.audited_stub import Recorder
 from fedmore.client.transport.channel import UNRECORDED, Link
 from fedmore.client.transport.credentials import Keys, invite_keys
 from fedmore.experts.errors import ConfigError, TokenError
+from fedmore.experts.ranks import described
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.enrolment.federation_info import FederationInfo
 from fedmore.protos.enrolment.invite import Invite, host_of, is_loopback, read_invite
@@ -40,7 +41,8 @@ class Identity:
     """Who this client is in its federation; kept in its `state` folder, the key in its own file.
 
     `ca` and `certificate` are PEM; without TLS they are null and `key` is the secret. `address` is
-    where the coordinator is, and `invited` where the invite said so.
+    where the coordinator is, and `invited` where the invite said so. `ranks` is the pattern of its
+    ranks, of which `rank` is the largest; empty if all are `rank`.
     """
 
     federation: str
@@ -57,6 +59,7 @@ class Identity:
     key: str = field(repr=False)
     state: Path
     invited: str = ""
+    ranks: str = ""
 
     @property
     def keys(self) -> Keys | None:
@@ -98,6 +101,7 @@ def enrol(
     insecure: bool = False,
     audit: Recorder = UNRECORDED,
     address: str = "",
+    ranks: str = "",
 ) -> Identity:
     """Use the invite's token, for the key in `state`, and keep there who this client is now.
 
@@ -110,7 +114,7 @@ def enrol(
     invited, invite = invite.address, at_address(invite, address, known)
     _check_security(invite, insecure)
     if known is not None:
-        _check_unchanged(known, kind, target, rank)
+        _check_unchanged(known, kind, target, rank, ranks)
         return keep(replace(known, address=invite.address, invited=invited))
     invite.check_expiry()
     key = own_secret(state) if insecure else own_key(state)
@@ -123,6 +127,7 @@ def enrol(
         rank=rank,
         fingerprint=fingerprint,
         identity=identity,
+        ranks=ranks,
     )
     with Link(invite.address, invite_keys(invite), audit=audit) as link:
         reply = link.enrol(request)
@@ -142,6 +147,7 @@ def enrol(
         key=key,
         state=state,
         invited=invited,
+        ranks=ranks,
     )
     return keep(made)
 
@@ -192,11 +198,13 @@ def keep_plan(state: Path, plan: str) -> None:
         keep(replace(known, info=replace(known.info, plan=plan)))
 
 
-def _check_unchanged(known: Identity, kind: str, target: str, rank: int) -> None:
-    if (known.kind, known.target, known.rank) != (kind, target, rank):
+def _check_unchanged(known: Identity, kind: str, target: str, rank: int, ranks: str) -> None:
+    before = (known.kind, known.target, known.rank, known.ranks)
+    if before != (kind, target, rank, ranks):
         raise ConfigError(
             f"{known.name!r} joined to train the {known.kind} {known.target!r} at rank "
-            f"{known.rank} ({known.state / FILE}); run with the same, or ask for another invite"
+            f"{described(known.rank, known.ranks)} ({known.state / FILE}); run with the same, or "
+            "ask for another invite"
         )
 
 

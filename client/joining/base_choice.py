@@ -46,7 +46,9 @@ def check_base(base: str, info: FederationInfo) -> str:
     return found
 
 
-def check_change(base: str, name: str, kind: str, target: str, rank: int, say: Say) -> None:
+def check_change(
+    base: str, name: str, kind: str, target: str, rank: int, say: Say, ranks: str = ""
+) -> None:
     """Raise `BaseError` or `RankError` if the base does not allow such a change.
 
     Says what the change does not reach, if that is so.
@@ -56,12 +58,14 @@ def check_change(base: str, name: str, kind: str, target: str, rank: int, say: S
 
     found, chosen = suitability(base), kind_of(kind)
     found.check(chosen)
-    ExpertSpec(name, chosen, target, rank).sites(found.parts.shapes)
+    ExpertSpec(name, chosen, target, rank, ranks=ranks).sites(found.parts.shapes)
     if beyond := found.reach(chosen):
         say(beyond)
 
 
-def load(base: str, info: FederationInfo, device: str, kind: str, rank: int) -> None:
+def load(
+    base: str, info: FederationInfo, device: str, kind: str, rank: int, ranks: str = ""
+) -> None:
     """Load the base once; the client's app finds it loaded.
 
     Raises `BaseError` if it cannot be loaded, or does not use what would be changed.
@@ -72,5 +76,5 @@ def load(base: str, info: FederationInfo, device: str, kind: str, rank: int) -> 
     from fedmore.experts.spec import ExpertSpec
 
     loaded = load_base(base, info.dtype, device, info.quantization)
-    spec = ExpertSpec("the change", kind_of(kind), "", rank)
+    spec = ExpertSpec("the change", kind_of(kind), "", rank, ranks=ranks)
     check_reached(loaded, spec.sites(shapes_of(loaded.model)))

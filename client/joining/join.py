@@ -38,6 +38,8 @@ from fedmore.client.state.joined_texts import twin_of
 from fedmore.client.state.paths import check_state, default_state
 from fedmore.client.transport.retry import persist
 from fedmore.experts.errors import ConfigError, TransportError
+from fedmore.experts.ranks import chosen as rank_chosen
+from fedmore.experts.ranks import described
 from fedmore.protos.enrolment.federation_info import FederationInfo
 from fedmore.protos.enrolment.invite import Invite, read_invite
 from fedmore.protos.runtime.exits import interruptible
@@ -117,7 +119,7 @@ def enter(
     """Check base and rank, then enrol: who it is, the base's fingerprint, the node's config."""
     known = read_member(state, invite)
     before = read_identity(state) if invite.again else known
-    rank = options.rank or (before.rank if before else DEFAULT_RANK[options.kind])
+    rank, ranks = rank_of(options, before)
 
     def ask() -> FederationInfo:
         there = at_address(invite, options.address, known)
@@ -126,8 +128,8 @@ def enter(
     info = known.info if known else patiently(ask, options.patience_s, say)
     base = choose_base(options.base, info, say)
     fingerprint = check_base(base, info)
-    check_change(base, invite.name, options.kind, options.target, rank, say)
-    load(base, info, device, options.kind, rank)
+    check_change(base, invite.name, options.kind, options.target, rank, say, ranks)
+    load(base, info, device, options.kind, rank, ranks)
     chosen = (base, info.dtype, device, info.quantization)
     documents = documents_of(options.data.resolve(), options.form, *chosen)
     if twin := twin_of(invite, documents):
@@ -135,7 +137,7 @@ def enter(
             f"this text has joined {invite.federation} as {twin!r} already; under two names every "
             "round is answered twice from one text, which tells more of it"
         )
-    check_floors(options, info, base, rank, device, state)
+    check_floors(options, info, base, rank, device, state, ranks)
     agreed = Agreement(state, options.rules.plugins)
     agree(info, agreed, options.rules, say, asker(options.yes), options.plan)
 
@@ -150,15 +152,23 @@ def enter(
             insecure=options.insecure,
             audit=audit,
             address=options.address,
+            ranks=ranks,
         )
 
     identity = patiently(ask_in, options.patience_s, say)
-    say(
-        f"joined {invite.federation} as {invite.name}: {options.kind} {options.target}, rank {rank}"
-    )
+    trains = f"{options.kind} {options.target}, rank {described(rank, ranks)}"
+    say(f"joined {invite.federation} as {invite.name}: {trains}")
     check_told(info, identity.info)
-    config = node_config(options, info, identity.name, identity.rank, base, device, state)
+    trained = (identity.name, identity.rank, base, device, state, identity.ranks)
+    config = node_config(options, info, *trained)
     return identity, fingerprint, config
+
+
+def rank_of(options: JoinOptions, before: Identity | None) -> tuple[int, str]:
+    """The owner's rank and pattern of ranks: as it says now, or said before, or the default."""
+    if options.rank is not None:
+        return rank_chosen(options.rank)
+    return (before.rank, before.ranks) if before else (DEFAULT_RANK[options.kind], "")
 
 
 def check_told(before: FederationInfo, after: FederationInfo) -> None:

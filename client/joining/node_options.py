@@ -14,13 +14,19 @@ from fedmore.protos.enrolment.federation_info import FederationInfo
 
 
 def check_floors(
-    options: JoinOptions, info: FederationInfo, base: str, rank: int, device: str, state: Path
+    options: JoinOptions,
+    info: FederationInfo,
+    base: str,
+    rank: int,
+    device: str,
+    state: Path,
+    ranks: str = "",
 ) -> None:
     """Raise `EgressError` if the owner's text is too little for what the plan will ask of it."""
     from fedmore.client.egress.policy import EgressPolicy
     from fedmore.client.owner.node_config import Node
 
-    config = node_config(options, info, "", rank, base, device, state)
+    config = node_config(options, info, "", rank, base, device, state, ranks)
     EgressPolicy(Node.read(config)).check_plan(terms_in(info, options.rules.plugins))
 
 
@@ -32,6 +38,7 @@ def node_config(
     base: str,
     device: str,
     state: Path,
+    ranks: str = "",
 ) -> dict[str, Any]:
     """What the ClientApp learns of this node.
 
@@ -44,6 +51,7 @@ def node_config(
         "kind": options.kind,
         "target": options.target,
         "rank": rank,
+        "ranks": ranks,
         "data": str(options.data.resolve()),
         "base": base,
         "dtype": info.dtype,

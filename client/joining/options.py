@@ -16,13 +16,16 @@ DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
 
 @dataclass(frozen=True)
 class JoinOptions:
-    """What the command line says; `rank` None is the default, or that of an earlier start."""
+    """What the command line says; `rank` None is the default, or that of an earlier start.
+
+    Otherwise it is a rank or a pattern of ranks (`fedmore.experts.ranks`).
+    """
 
     invite: Path
     data: Path
     kind: Kind
     target: str
-    rank: int | None = None
+    rank: int | str | None = None
     gpu: int | None = None
     cpu: bool = False
     state: Path | None = None

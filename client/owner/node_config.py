@@ -29,7 +29,8 @@ class Node:
     `opener` and `open_windows` are the federation's choice (`fedmore.experts.text.opener`).
     `policy` is an `OwnerPolicy` as JSON; an empty text is the default policy. The agreed plan and
     the owner's secret lie in `state`. `column` and `encoding` say how the text is written, see
-    `fedmore.experts.reading.documents`.
+    `fedmore.experts.reading.documents`. `ranks` is the pattern of the ranks
+    (`fedmore.experts.ranks`), of which `rank` is the largest; empty if all are `rank`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Node:
     column: str = TEXT
     encoding: str = ""
     node_id: int = 0
+    ranks: str = ""
 
     @classmethod
     def of(cls, context: Context) -> "Node":

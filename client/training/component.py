@@ -13,7 +13,7 @@ from fedmore.client.state.memory import Remembered
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
-from fedmore.experts.spec import TargetModule
+from fedmore.experts.spec import Scale, TargetModule
 from fedmore.strategies.compression.codec import codecs_of
 from fedmore.strategies.compression.error_feedback import send
 from fedmore.strategies.expert_stage.round_start import rotated, start_of
@@ -57,14 +57,17 @@ def find(task: TrainTask, entry: Remembered | None, initial: Factors) -> Compone
 
 
 def find_at(
-    aggregate: Factors | None, task: TrainTask, entry: Remembered | None, initial: Factors
+    aggregate: Factors | None,
+    task: TrainTask,
+    entry: Remembered | None,
+    initial: Factors,
+    scale: Scale,
 ) -> Component:
-    """The component of a round that begins from the aggregate.
+    """The component of a round that begins from the aggregate, at the s of this client's ranks.
 
     Both ends derive it alike (`fedmore.strategies.expert_stage.round_start`).
     What this client owes is turned into the new directions; one that lost its state owes nothing.
     """
-    scale = task.spec("").scale
     start = initial if aggregate is None else start_of(aggregate, initial, scale)
     held = _held(task, entry)
     owed = low_rank.zeros(start) if held is None else rotated(held.beside, held.held, start)

@@ -13,7 +13,7 @@ from fedmore.client.training.checkpoint import Checkpoints, Position, key_of
 from fedmore.client.training.dropout import Dropout
 from fedmore.experts.factors import Factors, to_state
 from fedmore.experts.low_rank_linear import LowRankLinear, overlay, share
-from fedmore.experts.spec import TargetModule
+from fedmore.experts.spec import Scale, TargetModule, scale_at
 
 Report = Callable[[int, int, float, float, int], None]  # step, steps, loss, tokens/s, tokens
 
@@ -57,7 +57,7 @@ def train(
     sites: tuple[TargetModule, ...],
     start: Factors,
     frozen: Factors | None,
-    scale: float,
+    scale: Scale,
     windows_WT: Tensor,
     schedule: Schedule,
     report: Report,
@@ -76,7 +76,8 @@ def train(
     copied = share(model)
     layers = overlay(copied, frozen, sites)
     for path, (b, a) in start.items():
-        layers[path].trainable(b.to(model.device), a.to(model.device), scale, bits)
+        s = scale_at(scale, path)
+        layers[path].trainable(b.to(model.device), a.to(model.device), s, bits)
     copied.train()
     kept = checkpoints or Checkpoints(None)
     run = Run(copied, _named(layers), windows_WT, schedule, Dropout(copied, seed))

@@ -16,7 +16,7 @@ from fedmore.client.training.expert import Schedule, Trained, train
 from fedmore.experts import factors as low_rank
 from fedmore.experts.factors import Factors
 from fedmore.experts.low_rank_linear import combine
-from fedmore.experts.spec import TargetModule
+from fedmore.experts.spec import Scale, TargetModule, times
 from fedmore.strategies.expert_stage.aggregate_mirror import received
 from fedmore.strategies.tasks.train import TrainRequest, TrainTask, update_content
 
@@ -44,21 +44,22 @@ def _work(
     task = request.task
     spec = task.spec(node.name)
     sites = spec.sites(node.shapes)
+    scale = spec.scales(sites)
     initial = low_rank.initial(spec, sites, task.seed)
     aggregate = received(request, sites, entry.mirror if entry else {})
     if aggregate is not None:
         held_out, what = holdout(node, task.seed), f"the aggregate of {task.expert}"
         check_change(node.load(), aggregate, held_out, node.rules, what)
     if task.round_start == "aggregate":
-        own = components.find_at(aggregate, task, entry, initial)
+        own = components.find_at(aggregate, task, entry, initial, scale)
     else:
         own = components.find(task, entry, initial)
     # The aggregate has its own component in it: that is taken out where it is trained.
-    taken = (own.held, -spec.scale)
+    taken = (own.held, times(scale, -1.0))
     frozen = None if aggregate is None else combine([(aggregate, 1.0), taken])
     read = entry.reading_at(task.updates) if entry else Reading()
     text = training_windows(node, task, read, RULES.tokens_needed(node, task))
-    trained = _fit(node, task, text, sites, own.start, frozen, spec.scale, checkpoints)
+    trained = _fit(node, task, text, sites, own.start, frozen, scale, checkpoints)
     moved = components.move(task, trained.factors, own, sites)
     after = moved.component
     metrics = _metrics(trained, moved, text)
@@ -77,7 +78,7 @@ def _fit(
     sites: tuple[TargetModule, ...],
     start: Factors,
     frozen: Factors | None,
-    scale: float,
+    scale: Scale,
     checkpoints: Checkpoints,
 ) -> Trained:
     base = node.load()

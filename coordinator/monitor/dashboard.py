@@ -174,7 +174,7 @@ def _row(client: Client) -> tuple[RenderableType, ...]:
     return (
         Text(plain(client.name, LONGEST_CELL), style=style),
         cell(f"{client.kind} {client.target}"),
-        str(client.rank),
+        cell(client.rank),
         ProgressBar(total=max(client.steps, 1), completed=client.step),
         f"{client.step}/{client.steps}" if client.steps else client.state,
         "" if client.loss is None else f"{client.loss:.3f}",

@@ -6,6 +6,7 @@ from functools import singledispatch
 from types import MappingProxyType
 from typing import Any
 
+from fedmore.experts.ranks import described
 from fedmore.strategies.events import (
     Evaluated,
     Event,
@@ -31,7 +32,7 @@ class Client:
     name: str
     kind: str = ""
     target: str = ""
-    rank: int = 0
+    rank: str = ""
     state: str = "connected"
     step: int = 0
     steps: int = 0
@@ -84,7 +85,11 @@ def _apply(_event: object, board: Board) -> Board:
 @_apply.register
 def _(event: Joined, board: Board) -> Board:
     return board.with_client(
-        event.name, kind=event.kind, target=event.target, rank=event.rank, state="connected"
+        event.name,
+        kind=event.kind,
+        target=event.target,
+        rank=described(event.rank, event.ranks),
+        state="connected",
     )
 
 

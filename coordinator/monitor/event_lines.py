@@ -1,5 +1,6 @@
 """Formats events as lines of text, for the log and for output without a terminal."""
 
+from fedmore.experts.ranks import described
 from fedmore.protos.system.terminal import plain
 from fedmore.strategies.events import (
     Evaluated,
@@ -30,7 +31,7 @@ def line(event: Event) -> str:
 def _line_of_client(event: Event) -> str:
     match event:
         case Joined():
-            trains = f": {event.kind} {event.target}, rank {event.rank}"
+            trains = f": {event.kind} {event.target}, rank {described(event.rank, event.ranks)}"
             return f"{event.name} joined" + ("" if event.kind == "app" else trains)
         case Left():
             return f"{event.name} left: {event.reason}"

@@ -189,7 +189,7 @@ def members_table(members: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             cell(m["name"]),
             cell(f"{m['kind']} {m['target']}"),
-            str(m["rank"]),
+            cell(m.get("ranks") or str(m["rank"])),
             size(m["bytes_up"]),
             size(m["bytes_down"]),
             str(m["train_tokens"]),

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 from fedmore.experts.errors import BaseError, ConfigError, RankError
 from fedmore.experts.names import check_name, check_targets
+from fedmore.experts.ranks import parse_ranks
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.enrolment.federation_info import FederationInfo
 
@@ -32,12 +33,19 @@ def check_enrolment(
             f"{word[request.kind]} {request.target[:80]!r} is not in this federation; "
             f"there are: {', '.join(targets)}"
         )
-    if not 1 <= request.rank <= HIGHEST_RANK:
-        raise RankError(f"the rank must be from 1 to {HIGHEST_RANK}, not {request.rank}")
+    check_rank(request.rank, request.ranks)
     check_name(request.target)
     check_targets((request.target,))
     check_fingerprint(request.fingerprint, info)
     return cast("Kind", request.kind)
+
+
+def check_rank(rank: int, ranks: str) -> None:
+    """Raise `RankError` for a rank out of bounds, or that is not the largest of its pattern."""
+    if not (0 if ranks else 1) <= rank <= HIGHEST_RANK:
+        raise RankError(f"the rank must be from 1 to {HIGHEST_RANK}, not {rank}")
+    if ranks and (largest := parse_ranks(ranks).largest) != rank:
+        raise RankError(f"the largest rank of {ranks} is {largest}, not {rank}")
 
 
 def check_unmixed(kind: "Kind", target: str, members: "Iterable[Member]") -> None:
@@ -62,8 +70,10 @@ def _check_app(request: pb.EnrolRequest, config: "FederationConfig") -> "Kind":
         )
     if request.kind != "app":
         raise ConfigError(f"this federation runs the Flower app {app!r}; give --app of your own")
-    if request.rank != 0:
-        raise RankError(f"the client of a Flower app has rank 0, not {request.rank}")
+    if request.rank != 0 or request.ranks:
+        raise RankError(
+            f"the client of a Flower app has rank 0, not {request.ranks[:80] or request.rank}"
+        )
     if request.target:
         raise ConfigError(f"the client of a Flower app trains no {request.target[:80]!r}")
     return "app"

@@ -100,7 +100,7 @@ class Connections:
         if present is None:
             rank = member.rank or 0
             kind, target = member.kind or "", member.target or ""
-            self._emit(Joined(member.name, kind, target, rank))
+            self._emit(Joined(member.name, kind, target, rank, member.ranks))
         self._queue.join(member.node_id, session)
         if self._finishing:
             connection.end(FINISHED)

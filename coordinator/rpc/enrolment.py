@@ -53,6 +53,7 @@ class EnrolmentService:
             request.rank,
             identity,
             expires,
+            request.ranks,
         )
         reply = pb.EnrolReply(
             node_id=member.node_id, federation=self._info.to_proto(), certificate=certificate

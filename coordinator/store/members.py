@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from fedmore.coordinator.store.enrolment_tokens import check_not_barred, secret_hash, usable
 from fedmore.coordinator.store.models import EventRecord, MemberRecord, StateRecord, now
 from fedmore.coordinator.store.records import Kind, Member, copied
+from fedmore.coordinator.store.state_keys import RANKS
 from fedmore.experts.errors import NameTakenError, RegistryError, TokenError
 from fedmore.experts.names import check_name, there_are
 
@@ -68,6 +69,7 @@ class Roster:
         rank: int,
         identity: str | None = None,
         certificate_expires: datetime | None = None,
+        ranks: str = "",
     ) -> Member:
         """Use up `token` and bind `identity` to `name`.
 
@@ -81,16 +83,18 @@ class Roster:
             rank: rank of its change, 0 for an app.
             identity: SHA-256 of its key; None for a member in this process.
             certificate_expires: end of its certificate.
+            ranks: the pattern of its ranks, empty if all are `rank`.
 
         """
         with self._session(write=True) as session:
             row = usable(session, token, name)
-            wanted = (identity, kind, target, rank)
+            wanted = (identity, kind, target, rank, ranks)
             if row.joined_at is None:
                 _check_unknown(session, identity)
-                row.identity, row.kind, row.target, row.rank = wanted
+                row.identity, row.kind, row.target, row.rank = wanted[:4]
                 row.joined_at = row.last_seen = now()
-            elif identity is None or wanted != (row.identity, row.kind, row.target, row.rank):
+                _write_ranks(session, row, ranks)
+            elif identity is None or wanted != _enrolled(row):
                 raise TokenError(
                     f"the invite of {name!r} has been used: a client of that name has joined; "
                     "go on from its state folder, or ask for an invite under another name"
@@ -231,6 +235,18 @@ def _named(session: Session, name: str) -> MemberRecord:
         known = there_are(session.scalars(select(MemberRecord.name)), "coordinator status DIR")
         raise RegistryError(f"no member is named {name!r}; {known}")
     return row
+
+
+def _enrolled(row: MemberRecord) -> tuple[object, ...]:
+    return row.identity, row.kind, row.target, row.rank, row.ranks
+
+
+def _write_ranks(session: Session, row: MemberRecord, ranks: str) -> None:
+    """Write the pattern of a member's ranks, if it has one, and read it back with the row."""
+    if ranks:
+        session.add(StateRecord(key=RANKS + row.name, value=ranks))
+        session.flush()
+        session.refresh(row)
 
 
 def _check_unknown(session: Session, identity: str | None) -> None:

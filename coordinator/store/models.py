@@ -13,7 +13,9 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine.interfaces import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, mapped_column
+
+from fedmore.coordinator.store.state_keys import RANKS
 
 
 def now() -> datetime:
@@ -42,6 +44,14 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON}  # noqa: RUF012
 
 
+class StateRecord(Base):
+    """One named value, such as the phase or the digest of a checkpoint."""
+
+    __tablename__ = "state"
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON)
+
+
 class MemberRecord(Base):
     """One client, from its invite on; `joined_at` is null until it has enrolled.
 
@@ -62,11 +72,23 @@ class MemberRecord(Base):
     kind: Mapped[str | None] = mapped_column(String(16))
     target: Mapped[str | None] = mapped_column(String(64))
     rank: Mapped[int | None]
+    # A state, since tables that exist get no new columns; earlier versions have no such state.
+    _ranks: Mapped[Any] = column_property(
+        select(StateRecord.value)
+        .where(StateRecord.key == RANKS + name)
+        .correlate_except(StateRecord)
+        .scalar_subquery()
+    )
     joined_at: Mapped[datetime | None]
     last_seen: Mapped[datetime | None]
     bytes_up: Mapped[int] = mapped_column(BigInteger, default=0)
     bytes_down: Mapped[int] = mapped_column(BigInteger, default=0)
     train_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+
+    @property
+    def ranks(self) -> str:
+        """The pattern of its ranks; empty if all are `rank`."""
+        return self._ranks or ""
 
 
 class ExpertRecord(Base):
@@ -110,14 +132,6 @@ class EventRecord(Base):
     kind: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(64))
     payload: Mapped[dict[str, Any]]
-
-
-class StateRecord(Base):
-    """One named value, such as the phase or the digest of a checkpoint."""
-
-    __tablename__ = "state"
-    key: Mapped[str] = mapped_column(String(128), primary_key=True)
-    value: Mapped[Any] = mapped_column(JSON)
 
 
 Record = TypeVar("Record", bound=Base)

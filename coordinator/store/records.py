@@ -11,6 +11,8 @@ Kind = Literal["expert", "adapter", "app"]
 class Member:
     """A client; `kind`, `target` and `rank` are None until it joins.
 
+    `ranks` is the pattern of its ranks, of which `rank` is the largest; empty if all are `rank`.
+
     The operator may revoke a member, and a member may withdraw; both have a time and a reason.
     """
 
@@ -29,6 +31,7 @@ class Member:
     revoked_reason: str = ""
     withdrawn_at: datetime | None = None
     withdrawn_reason: str = ""
+    ranks: str = ""
 
     @property
     def barred(self) -> str:

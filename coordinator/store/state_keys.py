@@ -37,6 +37,9 @@ DISMISSED = "dismissed"
 EVALUATION_DIGEST = "evaluation"
 """State key: digest of the file."""
 
+RANKS = "ranks/"
+"""Prefix of a state key, before a member's name: the pattern of its ranks, if it has one."""
+
 PHASE = "phase"
 
 NEW, WAITING, RUNNING, INTERRUPTED, FAILED, FINISHED = (

@@ -1,7 +1,7 @@
 """Compares what a client says of itself with what it enrolled as.
 
 A stage asks every client who it is (`fedmore.strategies.members`) and believes the answer. Name,
-kind, target and rank decide whose component moves, and how large it is. Over a network the answer
+kind, target and ranks decide whose component moves, and how large it is. Over a network the answer
 has to agree with what the member's certificate stands for, and is refused otherwise.
 """
 
@@ -16,7 +16,7 @@ from fedmore.coordinator.store.models import MemberRecord
 from fedmore.experts.errors import WireError
 from fedmore.strategies.members import HELLO
 
-FIXED = ("name", "kind", "target", "rank")
+FIXED = ("name", "kind", "target", "rank", "ranks")
 MAX_SIZE = 1 << 50
 """Bytes of text that a client may say it has: a petabyte."""
 
@@ -32,10 +32,9 @@ def check_claims(database: Database, node_id: int, reply: Message) -> None:
         enrolled = {key: getattr(row, key) for key in FIXED}
     said = reply.content.config_records.get("member", ConfigRecord())
     for key, value in enrolled.items():
-        if said.get(key) != value:
-            raise WireError(
-                f"says that its {key} is {said.get(key)!r:.80}; it enrolled as {value!r}"
-            )
+        claimed = said.get(key, "" if key == "ranks" else None)  # earlier versions have no pattern
+        if claimed != value:
+            raise WireError(f"says that its {key} is {claimed!r:.80}; it enrolled as {value!r}")
     _check_rest(said, str(enrolled["target"]))
 
 

@@ -34,6 +34,7 @@ from fedmore.coordinator.run.plan_runner import (
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.tasks.grid import TaskGrid
 from fedmore.coordinator.tasks.queue import TaskQueue
+from fedmore.experts.ranks import chosen
 from fedmore.protos.wire.flower_compat import RUN
 from fedmore.sims.engines.prepare import Prepared
 from fedmore.sims.engines.workers import Handler, Node, Workers
@@ -62,7 +63,7 @@ def run_plan(
     queue = TaskQueue()
     nodes = dict(enrol(prepared, client, federation) for client in prepared.scenario.clients)
     for client in prepared.scenario.clients:
-        observer(Joined(client.name, client.kind, client.target, client.rank))
+        observer(Joined(client.name, client.kind, client.target, *chosen(client.rank)))
     plan, handler = import_plan(), make_handler(federation.config.base)
     with (
         Listener(federation.registry, observer, tracker) as listener,
@@ -74,7 +75,10 @@ def run_plan(
 def enrol(prepared: Prepared, client: ClientSpec, federation: Federation) -> tuple[int, Node]:
     """Enrol a client as an invite would; returns its node id and its app's context."""
     token = federation.registry.invite(client.name)
-    member = federation.registry.enrol(token, client.name, client.kind, client.target, client.rank)
+    rank, ranks = chosen(client.rank)
+    member = federation.registry.enrol(
+        token, client.name, client.kind, client.target, rank, ranks=ranks
+    )
     state = prepared.folder(client) / "state"
     return member.node_id, node_of(prepared, client, member.node_id, state)
 
@@ -83,11 +87,13 @@ def node_of(prepared: Prepared, client: ClientSpec, node_id: int, state: Path) -
     """Make a client that is a member already, with its state in the folder `state`."""
     base = prepared.config.base
     agree(prepared, client)
+    rank, ranks = chosen(client.rank)
     node_config: dict[str, bool | float | int | str] = {
         "name": client.name,
         "kind": client.kind,
         "target": client.target,
-        "rank": client.rank,
+        "rank": rank,
+        "ranks": ranks,
         "data": str(prepared.data(client)),
         "base": base.model,
         "dtype": base.dtype,

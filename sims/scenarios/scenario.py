@@ -10,12 +10,15 @@ from fedmore.sims.data.texts import TextFiles
 
 @dataclass(frozen=True)
 class ClientSpec:
-    """One owner: what it trains, and on which `part` of `parts` of a text's documents."""
+    """One owner: what it trains, and on which `part` of `parts` of a text's documents.
+
+    `rank` is what `client join --rank` takes: a rank, or a pattern of ranks.
+    """
 
     name: str
     kind: Literal["expert", "adapter"]
     target: str
-    rank: int
+    rank: int | str
     text: str
     part: int = 0
     parts: int = 1

@@ -20,8 +20,9 @@ def train_differences(terms: Terms, task: TrainTask) -> list[str]:
     if not isinstance(stage, FactorStage):
         return [no_stage(task.stage)]
     member = Member(
-        "", task.kind, task.expert, task.rank, size=1, experts=[], updates=[], mirrors=[]
-    )
+        "", task.kind, task.expert, task.rank, size=1, experts=[], updates=[], mirrors=[],
+        ranks=task.ranks,
+    )  # fmt: skip
     agreed = asdict(task_of(stage, member, task.round, task.updates, terms.seed))
     return [
         *out_of_rounds(stage, task.round),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedmore.experts.factors import Factors
+from fedmore.experts.spec import Scale, scale_at
 from fedmore.kernels.lowrank_sum import cpu as delta
 
 COMMON = ""
@@ -19,7 +20,7 @@ Terms = dict[str, list[Term]]  # by module path; a sum for every matrix
 class Change:
     """An owner's factors before and after a round: a change of ``s (B' A' - B A)``.
 
-    `size` is that of the owner's text, `scale` the s of its rank, and `fresh` what is left of the
+    `size` is that of the owner's text, `scale` the s of its ranks, and `fresh` what is left of the
     weight of an answer that came late: 1 in time, ``staleness_decay^delay`` later.
     """
 
@@ -27,21 +28,27 @@ class Change:
     before: Factors
     after: Factors
     size: float = 1.0
-    scale: float = 1.0
+    scale: Scale = 1.0
     fresh: float = 1.0
 
     def terms(self, weight: float = 1.0) -> Terms:
         """The change times `weight`; empty for a weight of 0."""
         return summed(
-            product(self.after, weight * self.scale), product(self.before, -weight * self.scale)
+            product(self.after, weight, self.scale), product(self.before, -weight, self.scale)
         )
 
 
-def product(factors: Mapping[str, tuple[Tensor, Tensor]], weight: float) -> Terms:
-    """Factors as terms of this weight, without those that are zero."""
+def product(
+    factors: Mapping[str, tuple[Tensor, Tensor]], weight: float, scale: Scale = 1.0
+) -> Terms:
+    """Factors as terms of this weight times their s, without those that are zero."""
     if not weight:
         return {}
-    return {path: [(b, a, weight)] for path, (b, a) in factors.items() if bool(b.any())}
+    return {
+        path: [(b, a, weight * scale_at(scale, path))]
+        for path, (b, a) in factors.items()
+        if bool(b.any())
+    }
 
 
 def summed(*sums: Mapping[str, Sequence[Term]]) -> Terms:

@@ -19,7 +19,7 @@ from flwr.app import Array, RecordDict
 
 from fedmore.experts import factors as low_rank
 from fedmore.experts.factors import Factors
-from fedmore.experts.spec import TargetModule
+from fedmore.experts.spec import Scale, TargetModule
 from fedmore.strategies.compression.policy import is_coarse
 from fedmore.strategies.expert_stage.aggregate_mirror import (
     Broadcast,
@@ -119,7 +119,7 @@ class Downloads:
         return content, state
 
     def start(
-        self, state: ExpertState, sites: Sequence[TargetModule], first: Factors, scale: float
+        self, state: ExpertState, sites: Sequence[TargetModule], first: Factors, scale: Scale
     ) -> Factors:
         """The start of an owner that derives its factors from what it was sent."""
         return start_of(self._received(state, sites), first, scale)

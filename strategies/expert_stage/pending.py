@@ -72,9 +72,10 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, PendingTask]:
 def sites_of(stage: FactorStage, member: Member, shapes: Shapes) -> tuple[TargetModule, ...]:
     """The matrices of the base that a member changes."""
     first, last = stage.layers
-    return ExpertSpec(member.target, member.kind, member.target, member.rank, first, last).sites(
-        shapes
+    spec = ExpertSpec(
+        member.target, member.kind, member.target, member.rank, first, last, ranks=member.ranks
     )
+    return spec.sites(shapes)
 
 
 def initial_of(asked: PendingTask, stage: FactorStage, shapes: Shapes) -> Factors:
@@ -101,7 +102,8 @@ def change_of(
     # Weights of few bits come whole.
     after = sent if task.weight_bits else low_rank.total(held, sent)
     fresh = stage.staleness_decay ** (number - asked.number)
-    return Change(member.name, held, after, member.size, task.spec(member.name).scale, fresh)
+    scale = task.spec(member.name).scales(sites_of(stage, member, shapes))
+    return Change(member.name, held, after, member.size, scale, fresh)
 
 
 def unfit(stage: FactorStage, member: Member, shapes: Shapes) -> str:
@@ -123,6 +125,7 @@ def task_of(stage: FactorStage, member: Member, number: int, updates: int, seed:
         kind=member.kind,
         target=member.target,
         rank=member.rank,
+        ranks=member.ranks,
         first_layers=first,
         last_layers=last,
         weight_bits=stage.weight_bits,

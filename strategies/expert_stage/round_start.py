@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.factors import Factors
+from fedmore.experts.spec import Scale, scale_at
 from fedmore.kernels.determinism import one_thread
 
 FLOOR = 3**-0.5
@@ -23,15 +24,17 @@ LEAST = 1e-6
 """Directions below this part of the largest one are rounding and do not count."""
 
 
-def start_of(aggregate: Factors, fresh: Factors, scale: float) -> Factors:
+def start_of(aggregate: Factors, fresh: Factors, scale: Scale) -> Factors:
     """The factors (B, A) from which an owner of this scale begins, float32.
 
-    `fresh` are its first ones, which give the rank. ``scale * B A`` is the leading part of
+    `fresh` are its first ones, which give the ranks. ``scale * B A`` is the leading part of
     `aggregate`, which may be of any rank, 0 too.
     """
     with one_thread():
         return {
-            path: _start(*aggregate[path], *pair, scale) if path in aggregate else pair
+            path: _start(*aggregate[path], *pair, scale_at(scale, path))
+            if path in aggregate
+            else pair
             for path, pair in fresh.items()
         }
 

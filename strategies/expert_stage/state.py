@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedmore.experts.factors import Factors, empty, num_parameters
-from fedmore.experts.spec import TargetModule
+from fedmore.experts.spec import Scale, TargetModule
 from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import bounded
 from fedmore.kernels.lowrank_sum import cpu as delta
@@ -29,7 +29,7 @@ from fedmore.strategies.expert_stage.changes import COMMON, Term, Terms, folded,
 
 @dataclass(frozen=True)
 class Component:
-    """A client's mirrored factors, the updates that made them, and the s of its rank.
+    """A client's mirrored factors, the updates that made them, and the s of its ranks.
 
     `weight` is what they count in the aggregate now. `factors` is empty if every round begins
     from the aggregate: then both ends derive a start from that.
@@ -38,7 +38,7 @@ class Component:
     factors: Factors
     updates: int = 0
     weight: float = 0.0
-    scale: float = 1.0
+    scale: Scale = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ExpertState:
     def terms(self) -> Terms:
         """The contributions as a sum, in order of the owners' names."""
         parts = [part for _, part in sorted(self.components.items())]
-        held = [product(part.factors, part.weight * part.scale) for part in parts]
+        held = [product(part.factors, part.weight, part.scale) for part in parts]
         return summed(*held, *(product(each, 1.0) for _, each in sorted(self.settled.items())))
 
     @property
@@ -133,7 +133,7 @@ def fresh(name: str, kind: str, sites: Sequence[TargetModule]) -> ExpertState:
 def begun_anew(state: ExpertState, client: str, tolerance: float) -> ExpertState:
     """The state once a client's factors are no more at both ends: its contribution stays."""
     part = state.components[client]
-    added = {client: product(part.factors, part.weight * part.scale)}
+    added = {client: product(part.factors, part.weight, part.scale)}
     with one_thread():
         settled, lost = folded(state.settled, added, 1.0, tolerance)
     components = {name: each for name, each in state.components.items() if name != client}

@@ -95,7 +95,7 @@ def _moved(
         pushes[name] = change.terms(weight)
         if outer.held:
             components[name] = new
-            steps[name] = product(change.before, (old.weight - new.weight) * change.scale)
+            steps[name] = product(change.before, old.weight - new.weight, change.scale)
         else:
             components[name] = replace(new, factors={}, weight=0.0)
             steps[name] = change.terms(new.weight)

@@ -157,7 +157,7 @@ class ExpertStrategy(RoundStrategy):
         message = Message(content, dst_node_id=node, message_type=TRAIN, group_id=group)
         if not self._own:
             first = initial_of(asked, self.stage, self.shapes)
-            scale = task.spec(member.name).scale
+            scale = task.spec(member.name).scales(sites)
             begun = self._downloads.start(state, sites, first, scale) if shared else first
             state = replace(state, starts={**state.starts, member.name: begun})
         self.states[member.target] = state
@@ -218,7 +218,8 @@ class ExpertStrategy(RoundStrategy):
     def _change(self, content: RecordDict, asked: PendingTask) -> Factors:
         task = asked.task
         sites = sites_of(self.stage, asked.member, self.shapes)
-        change = read_update(content, sites, task.rank, task.codec)
+        ranks = task.spec(asked.name).ranks_of(sites)
+        change = read_update(content, sites, ranks, task.codec)
         check_update(change, task, initial_of(asked, self.stage, self.shapes), self.stage.max_rms)
         return change
 

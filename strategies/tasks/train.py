@@ -19,7 +19,7 @@ from torch import Tensor
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
 from fedmore.experts.factors import Factors
-from fedmore.experts.spec import ExpertSpec, TargetModule, alpha_of
+from fedmore.experts.spec import ExpertSpec, Scaling, TargetModule
 from fedmore.strategies.compression.codec import codecs_of, decode, encode
 from fedmore.strategies.compression.policy import WEIGHT_TAGS
 from fedmore.strategies.settings import STRICT
@@ -44,6 +44,7 @@ class TrainTask(Work):
     `aggregate_ranks` gives the rank of every site of the aggregate, if one is sent. `mirror` is its
     mark if the client is to keep it as its mirror, or 0. With `weight_bits` the factors are trained
     as weights of so many bits, and the answer holds them whole, in the codec of such weights.
+    `ranks` is the pattern of the owner's ranks (`fedmore.experts.ranks`), empty if all are `rank`.
     """
 
     expert: str
@@ -55,9 +56,10 @@ class TrainTask(Work):
     aggregate_ranks: tuple[int, ...] = ()
     mirror: int = 0
     weight_bits: Literal[0, 1, 2, 4] = 0
-    rank_scaling: Literal["constant", "rslora"] = "constant"
+    rank_scaling: Scaling = "constant"
     warm_up: Literal["once", "every_round"] = "every_round"
     round_start: Literal["own", "aggregate"] = "own"
+    ranks: str = ""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` unless the codec is one for what travels: weights or changes."""
@@ -70,8 +72,9 @@ class TrainTask(Work):
         """The share of the expert that `client` trains."""
         name = f"{self.expert}/{client}"
         first, last = self.first_layers, self.last_layers
-        alpha = alpha_of(self.rank_scaling, self.rank)
-        return ExpertSpec(name, self.kind, self.target, self.rank, first, last, alpha)
+        return ExpertSpec(
+            name, self.kind, self.target, self.rank, first, last, self.rank_scaling, self.ranks
+        )
 
     @property
     def warms_up(self) -> bool:
@@ -109,6 +112,8 @@ def content_of(task: TrainTask, ranks: Sequence[int], arrays: Mapping[str, Array
     One array may be in the messages to all owners of an expert, so it is encoded and held once.
     """
     config: Any = asdict(task)
+    if not task.ranks:
+        del config["ranks"]  # as earlier versions say it
     config["aggregate_ranks"] = list(ranks)
     return RecordDict({"task": ConfigRecord(config), "state": ArrayRecord(dict(arrays))})
 
@@ -167,15 +172,19 @@ def update_content(data: bytes, codec: str, metrics: Mapping[str, float | int]) 
 
 
 def read_update(
-    content: RecordDict, sites: Sequence[TargetModule], rank: int, codec: str
+    content: RecordDict, sites: Sequence[TargetModule], ranks: int | Mapping[str, int], codec: str
 ) -> Factors:
-    """The change of factors in an answer; raises `WireError` unless it is just what was asked."""
+    """The change of factors in an answer; raises `WireError` unless it is just what was asked.
+
+    `ranks` is that of every matrix, or one by module path.
+    """
     record = content.array_records.get("update", ArrayRecord())
     if list(record) != ["change"]:
         raise WireError(f"the update holds {list(record)}, not one array named change")
     if record["change"].stype != STYPE + codec:
         raise WireError(f"the update is {record['change'].stype}, the task asked for {codec}")
-    ranks = {site.path: rank for site in sites}
+    if isinstance(ranks, int):
+        ranks = {site.path: ranks for site in sites}
     return low_rank.from_tensors(unpack(record["change"], low_rank.shapes(sites, ranks)), sites)
 
 

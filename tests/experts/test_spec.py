@@ -79,7 +79,7 @@ def test_the_highest_rank_that_a_matrix_allows(shapes):
 
 def test_the_scale(shapes):
     assert ExpertSpec("a", "expert", "a", 8).scale == ExpertSpec("a", "expert", "a", 2).scale == 2
-    assert ExpertSpec("a", "expert", "a", 8, alpha=4).scale == 0.5
+    assert ExpertSpec("a", "expert", "a", 32, scaling="rslora").scale == 1
 
 
 def test_paths(shapes):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.factors import Factors
+from fedmore.experts.spec import scale_at
 from fedmore.strategies.expert_stage.changes import Change
 
 
@@ -20,10 +21,11 @@ class Control:
         total = sum(change.size for change in changes)
         for change in changes:
             part = self.parts.setdefault(change.client, {})
-            weight = change.size / total * change.fresh * change.scale if total else 0.0
+            share = change.size / total * change.fresh if total else 0.0
             for path, (b, a) in change.after.items():
                 b_0, a_0 = change.before[path]
                 step = b.double() @ a.double() - b_0.double() @ a_0.double()
+                weight = share * scale_at(change.scale, path)
                 part[path] = part.get(path, torch.zeros_like(step)) + weight * step
 
     def withdraw(self, name: str) -> None:

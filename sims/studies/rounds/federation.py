@@ -7,7 +7,7 @@ from fedmore.client.training.expert import Schedule, train
 from fedmore.experts import factors as low_rank
 from fedmore.experts.factors import Factors
 from fedmore.experts.low_rank_linear import combine
-from fedmore.experts.spec import ExpertSpec, TargetModule, alpha_of
+from fedmore.experts.spec import ExpertSpec, TargetModule
 from fedmore.sims.studies.rounds.world import World
 from fedmore.strategies.compression.codec import codecs_of
 from fedmore.strategies.compression.error_feedback import send
@@ -105,8 +105,8 @@ class Federation:
 
     def _train(self, owner: Owner) -> Change:
         stage = self.stage
-        alpha = alpha_of(stage.rank_scaling, owner.rank)
-        spec = ExpertSpec(f"study/{owner.name}", "expert", "study", owner.rank, alpha=alpha)
+        name, scaling = f"study/{owner.name}", stage.rank_scaling
+        spec = ExpertSpec(name, "expert", "study", owner.rank, scaling=scaling)
         sites = spec.sites(self.world.shapes)
         own = self._begin(owner, sites, spec)
         start = low_rank.total(own.factors, own.owed)

@@ -4,7 +4,7 @@ import pytest
 from assertions import product
 from flwr.app import ArrayRecord
 
-from fedmore.experts.spec import alpha_of
+from fedmore.experts.spec import scale_of_rank
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import read_task
@@ -25,8 +25,8 @@ def start(shapes, new_log):
 @pytest.mark.parametrize(("rank", "scale"), [(2, 4.0), (8, 2.0), (32, 1.0), (128, 0.5)])
 def test_a_scale_goes_with_one_over_the_root_of_the_rank(rank, scale):
     """rsLoRA (arXiv 2312.03732), 2 at rank 8 as with a constant scale."""
-    assert alpha_of("rslora", rank) / rank == pytest.approx(scale)
-    assert alpha_of("constant", rank) is None
+    assert scale_of_rank("rslora", rank) == pytest.approx(scale)
+    assert scale_of_rank("constant", rank) == 2.0
 
 
 @pytest.mark.parametrize("scaling", ["constant", "rslora"])
