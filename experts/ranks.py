@@ -136,9 +136,13 @@ def _part(text: str, whole: str) -> Part:
 def chosen(said: int | str) -> tuple[int, str]:
     """What `--rank` chooses: the largest low rank, and the pattern if there is more than that."""
     pattern = parse_ranks(str(said))
-    return pattern.largest if not pattern.uniform else pattern.parts[-1].rank, (
-        "" if pattern.uniform else str(pattern)
-    )
+    return (pattern.parts[-1].rank, "") if pattern.uniform else (pattern.largest, str(pattern))
+
+
+def check_largest(rank: int, ranks: str) -> None:
+    """Raise `RankError` unless `rank` is the largest low rank of the pattern, if there is one."""
+    if ranks and (largest := parse_ranks(ranks).largest) != rank:
+        raise RankError(f"the largest rank of {ranks} is {largest}, not {rank}")
 
 
 def described(rank: int, ranks: str) -> str:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 from fedmore.experts.errors import ConfigError, RankError
-from fedmore.experts.ranks import FULL, parse_ranks
+from fedmore.experts.ranks import FULL, check_largest, parse_ranks
 
 FFN_PARENTS = ("mlp", "feed_forward", "ffn", "mlp_block")
 """Names that blocks give their FFN."""
@@ -75,10 +75,7 @@ class ExpertSpec:
 
     def __post_init__(self) -> None:
         """Raise `RankError` for a rank below 1, or one that is not the pattern's largest."""
-        if self.ranks and self.rank != (largest := parse_ranks(self.ranks).largest):
-            raise RankError(
-                f"rank of {self.name}: the largest of {self.ranks} is {largest}, not {self.rank}"
-            )
+        check_largest(self.rank, self.ranks)
         if self.rank < 1 and not self.ranks:
             raise RankError(f"rank of {self.name} must be 1 or more, not {self.rank}")
 

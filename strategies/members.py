@@ -11,8 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedmore.experts.errors import WireError
-from fedmore.experts.ranks import parse_ranks
-from fedmore.strategies.settings import STRICT, faults, parse
+from fedmore.strategies.settings import STRICT, faults, parse, patterned
 
 HELLO = "query.hello"
 
@@ -41,8 +40,7 @@ class Member:
         """Reject what would break a round."""
         if self.rank < 0 or self.size < 0:
             raise ValueError("rank and size must be 0 or more")
-        if self.ranks:
-            parse_ranks(self.ranks)
+        patterned(self.rank, self.ranks)
         if len(self.experts) != len(self.updates):
             raise ValueError("as many updates as experts")
         if len(self.mirrors) not in (0, len(self.experts)):

@@ -9,7 +9,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from fedmore.experts.errors import WireError
+from fedmore.experts.errors import RankError, WireError
+from fedmore.experts.ranks import check_largest
 from fedmore.strategies.compression.policy import for_changes
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -50,6 +51,14 @@ def part(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be from 0 to 1, not {value}")
+
+
+def patterned(rank: int, ranks: str) -> None:
+    """Raise `ValueError` unless `rank` is the largest low rank of the pattern, if there is one."""
+    try:
+        check_largest(rank, ranks)
+    except RankError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_codecs(*texts: str) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 from fedmore.experts.errors import BaseError, ConfigError, RankError
 from fedmore.experts.names import check_name, check_targets
-from fedmore.experts.ranks import parse_ranks
+from fedmore.experts.ranks import check_largest
 from fedmore.protos import federation_pb2 as pb
 from fedmore.protos.enrolment.federation_info import FederationInfo
 
@@ -44,8 +44,7 @@ def check_rank(rank: int, ranks: str) -> None:
     """Raise `RankError` for a rank out of bounds, or that is not the largest of its pattern."""
     if not (0 if ranks else 1) <= rank <= HIGHEST_RANK:
         raise RankError(f"the rank must be from 1 to {HIGHEST_RANK}, not {rank}")
-    if ranks and (largest := parse_ranks(ranks).largest) != rank:
-        raise RankError(f"the largest rank of {ranks} is {largest}, not {rank}")
+    check_largest(rank, ranks)
 
 
 def check_unmixed(kind: "Kind", target: str, members: "Iterable[Member]") -> None:

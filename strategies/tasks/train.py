@@ -22,7 +22,7 @@ from fedmore.experts.factors import Factors
 from fedmore.experts.spec import ExpertSpec, Scaling, TargetModule
 from fedmore.strategies.compression.codec import codecs_of, decode, encode
 from fedmore.strategies.compression.policy import WEIGHT_TAGS
-from fedmore.strategies.settings import STRICT
+from fedmore.strategies.settings import STRICT, patterned
 from fedmore.strategies.tasks.base import Request, Work, arrays_in, read_settings
 
 TRAIN = "train"
@@ -62,7 +62,8 @@ class TrainTask(Work):
     ranks: str = ""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` unless the codec is one for what travels: weights or changes."""
+        """Raise `ValueError` for a wrong pattern, or a codec that is not for what travels."""
+        patterned(self.rank, self.ranks)
         if self.weight_bits and self.codec != WEIGHT_TAGS[self.weight_bits]:
             raise ValueError(f"weights of {self.weight_bits} bits do not travel as {self.codec}")
         if not self.weight_bits and self.codec in WEIGHT_TAGS.values():

@@ -10,6 +10,7 @@ LIES = {
     "another's expert": ({"target": "medical"}, "its target is 'medical'"),
     "another kind": ({"kind": "adapter"}, "its kind is 'adapter'"),
     "a rank that no matrix has": ({"rank": 10**9}, "its rank is 1000000000"),
+    "a pattern of ranks": ({"ranks": "gate=4,up=4,down=4"}, "its ranks is 'gate=4"),
     "a rank of 0": ({"rank": 0}, "its rank is 0"),
     "all text of the world": ({"size": 1 << 62}, "bytes of text"),
     "less than no text": ({"size": -100}, "bytes of text"),

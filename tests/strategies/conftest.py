@@ -140,13 +140,15 @@ class FakeClient:
     mirror: dict = field(default_factory=dict)
     seen: list = field(default_factory=list)
     begun: list = field(default_factory=list)
+    ranks: str = ""
 
     @property
     def member(self):
         known = [self.target] if self.updates else []
         counts = [self.updates] if self.updates else []
         marks = [fingerprint(self.mirror)] if self.updates else []
-        return Member(self.name, self.kind, self.target, self.rank, self.size, known, counts, marks)
+        who = (self.name, self.kind, self.target, self.rank, self.size)
+        return Member(*who, known, counts, marks, self.ranks)
 
     def forget(self):
         self.component, self.residual, self.updates, self.mirror = None, None, 0, {}
@@ -162,7 +164,7 @@ class FakeClient:
         task = request.task
         spec = ExpertSpec(
             f"{task.expert}/{self.name}", self.kind, self.target, self.rank,
-            task.first_layers, task.last_layers,
+            task.first_layers, task.last_layers, ranks=self.ranks,
         )  # fmt: skip
         sites = spec.sites(SHAPES)
         start = self.component or low_rank.initial(spec, sites, task.seed)
@@ -170,7 +172,7 @@ class FakeClient:
         aggregate = received(request, sites, self.mirror)
         if task.round_start == "aggregate":
             first = low_rank.initial(task.spec(self.name), sites, task.seed)
-            start = start_of(aggregate or {}, first, task.spec(self.name).scale)
+            start = start_of(aggregate or {}, first, task.spec(self.name).scales(sites))
             owed = rotated(owed, self.component, start) if self.component else low_rank.zeros(start)
             self.begun.append(start)
         self.mirror = aggregate if aggregate and task.mirror else {}

@@ -70,7 +70,7 @@ def other(value):
     return value + 1
 
 
-OWNERS = {"expert", "kind", "rank", "round"}
+OWNERS = {"expert", "kind", "rank", "ranks", "round"}
 """What the owner chose, which the contract compares with the node; and the round, see below."""
 
 

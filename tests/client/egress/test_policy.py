@@ -196,6 +196,7 @@ def test_an_error_that_the_app_worded_itself_stays(guard):
         (message("train.text"), EgressError, "asked for"),
         (train_message(rank=8), EgressError, "the owner of this client chose"),
         (train_message(rank=64), EgressError, "the owner of this client chose"),
+        (train_message(ranks="gate=4,up=4,down=4"), EgressError, "the owner of this client chose"),
         (train_message(target="garden"), EgressError, "the owner"),
         (train_message(expert="garden"), EgressError, "the owner"),
         (train_message(kind="adapter"), EgressError, "the owner"),
@@ -218,6 +219,62 @@ def test_only_layouts_that_the_owner_allows(node, tmp_path, codec):
     guard.check_task(train_message(codec="sign1"))
     with pytest.raises(EgressError, match="the owner allows sign1"):
         guard.check_task(train_message(codec=codec))
+
+
+PATTERN = "gate=2,up=2,down=4"
+OF_PATTERN = 6 * (2 + 2 + 4) * (64 + 176)  # numbers of the pattern in the tiny base
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"ranks": "", "rank": 4},
+        {"ranks": "gate=4,up=2,down=2", "rank": 4},
+        {"ranks": "gate=2,up=2,down=8", "rank": 8},
+        {"ranks": "16,gate=2,up=2,down=4", "rank": 16},
+    ],
+)
+def test_another_pattern_than_the_owners_is_refused(node, tmp_path, asked):
+    guard = guard_of(5, node | {"ranks": PATTERN}, Audit(tmp_path))
+    guard.check_task(train_message(ranks=PATTERN))
+    with pytest.raises(EgressError, match="the owner of this client chose"):
+        guard.check_task(train_message(**asked))
+
+
+def test_an_update_is_as_large_as_the_pattern_says(node, tmp_path):
+    guard = guard_of(5, node | {"ranks": PATTERN}, Audit(tmp_path))
+    task = train_message(ranks=PATTERN)
+    size = {"numbers": OF_PATTERN, "payload_bytes": 4 * OF_PATTERN}
+    good = update(bytes(4 * OF_PATTERN), **size)
+    guard.check_task(task)(answer(task, good))
+    with pytest.raises(EgressError):
+        guard.check_task(task)(answer(task, update()))  # what rank 4 everywhere would give
+
+
+@pytest.mark.parametrize(
+    ("ranks", "rank", "tokens"), [("", 4, 128), ("gate=4,up=4,down=8", 8, 256)]
+)
+def test_the_floor_of_tokens_goes_by_the_largest_rank_of_a_matrix(
+    node, tmp_path, ranks, rank, tokens
+):
+    rules = lenient(min_tokens=1, tokens_per_direction=16)
+    guard = guard_of(5, node | {"ranks": ranks, "rank": rank, "policy": rules}, Audit(tmp_path))
+    policy = guard.policy.node.rules
+    assert policy.tokens_needed(rank, ["int8"]) == tokens
+    guard.check_task(train_message(ranks=ranks, rank=rank, codec="int8", steps=tokens // 64))
+    few = train_message(ranks=ranks, rank=rank, codec="int8", steps=tokens // 64 - 1)
+    with pytest.raises(EgressError, match=f"made of {tokens - 64} tokens of text"):
+        guard.check_task(few)
+
+
+@pytest.mark.parametrize("ranks", ["", PATTERN])
+def test_a_client_says_the_pattern_that_its_owner_chose(node, tmp_path, ranks):
+    guard = guard_of(5, node | {"ranks": ranks}, Audit(tmp_path))
+    task = message(HELLO)
+    who = Member("a", "expert", "kitchen", 4, 1000, [], [], ranks=ranks)
+    guard.check_task(task)(answer(task, hello(who)))
+    with pytest.raises(EgressError):
+        guard.check_task(task)(answer(task, member(experts=[], updates=[], mirrors=[], ranks="4")))
 
 
 def test_a_rank_above_the_matrix_is_refused(node, tmp_path):

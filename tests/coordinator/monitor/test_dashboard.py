@@ -64,7 +64,7 @@ def shown(board: Board) -> str:
 def test_the_board_follows_the_events() -> None:
     board = board_of(EVENTS[:7])
     line_ = board.clients["amt"]
-    assert (line_.kind, line_.target, line_.rank) == ("expert", "legal", 16)
+    assert (line_.kind, line_.target, line_.rank) == ("expert", "legal", "16")
     assert (line_.step, line_.steps, line_.loss, line_.state) == (3, 10, 2.5, "done")
     assert (line_.bytes_up, line_.bytes_down) == (1_234_000, 400)
     assert (board.kind, board.round, board.rounds, board.connected) == ("experts", 1, 3, 1)
