@@ -7,6 +7,7 @@ from typing import Literal
 from fedmore.client.joining.consent import policy_of
 from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.ranks import chosen
 from fedmore.experts.reading.documents import Format
 from fedmore.strategies.compression.policy import NAMES
 
@@ -47,7 +48,9 @@ class JoinOptions:
         return policy_of(self.policy, self.codecs, self.min_tokens)
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for a codec that there is not."""
+        """Raise `ConfigError` for a codec that there is not, or a pattern that is none."""
+        if self.rank is not None:
+            chosen(self.rank)
         for tag in self.codecs:
             if tag not in NAMES:
                 raise ConfigError(f"--codec {tag}: there is none; known are {NAMES.listed()}")

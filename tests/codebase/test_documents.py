@@ -94,7 +94,7 @@ def test_every_command_of_ours_in_a_document_exists(documents: dict[Path, str]) 
 
 @pytest.mark.parametrize(
     "line",
-    ["coordinator begin hub", "client join", "client join a.json --data x --rank none"],
+    ["coordinator begin hub", "client join", "client join a.json --data x --gpu none"],
 )
 def test_a_wrong_command_is_found(line: str) -> None:
     program, *arguments = words(line)
