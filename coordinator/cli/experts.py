@@ -71,3 +71,94 @@ def list_versions(
         echo(json.dumps(rows, indent=2))
     else:
         console().print(view)
+
+
+Version = Annotated[
+    str,
+    typer.Argument(
+        metavar="VERSION", help="The first digits of its digest, or an expert's name: its newest."
+    ),
+]
+
+
+@group.command()
+def diff(
+    directory: Directory,
+    one: Annotated[str, typer.Argument(metavar="A", help="A version, as above.")],
+    two: Annotated[str, typer.Argument(metavar="B", help="Another version.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions: ranks, norms, distance, owners, settings, scores."""
+    from fedmore.coordinator.folder.federation import open_federation
+    from fedmore.coordinator.lineage.difference import compare
+    from fedmore.coordinator.lineage.promotion import named
+    from fedmore.coordinator.monitor.version_tree import difference_lines
+
+    with open_federation(directory) as federation:
+        registry = federation.registry
+        found = compare(federation, named(registry, one), named(registry, two))
+    for line in [json.dumps(found, indent=2)] if as_json else difference_lines(found):
+        echo(line)
+
+
+@group.command()
+def promote(directory: Directory, version: Version) -> None:
+    """Put a held or newer version into use; the next `coordinator assemble` takes it."""
+    from fedmore.coordinator.lineage.decisions import promote_version
+
+    row, _ = promote_version(directory, version)
+    echo(f"{row.name}: {row.digest[:12]} is promoted")
+    echo(f"`coordinator assemble {directory}` makes a mixture with it")
+
+
+@group.command()
+def hold(
+    directory: Directory,
+    version: Version,
+    why: Annotated[str, typer.Option(help="The reason, which `status` shows.")] = "",
+) -> None:
+    """Keep a version out of mixtures; the newest older one that is not held takes its place."""
+    from fedmore.coordinator.lineage.decisions import hold_version
+
+    row, used = hold_version(directory, version, why)
+    echo(f"{row.name}: {row.digest[:12]} is held")
+    echo(f"  in use: {used.digest[:12]}" if used else "  in use: no version of it")
+    echo(f"`coordinator assemble {directory}` makes the mixture anew")
+
+
+@group.command()
+def restore(directory: Directory, version: Version) -> None:
+    """Put an older version into use again; what the next round trains on stays as it is."""
+    from fedmore.coordinator.lineage.decisions import restore_version
+
+    row, _ = restore_version(directory, version)
+    echo(f"{row.name}: {row.digest[:12]} is promoted again")
+    echo("  the next round goes on from the last one all the same, and makes a newer version")
+    echo(f"`coordinator assemble {directory}` makes a mixture with it")
+
+
+@group.command()
+def gc(
+    directory: Directory,
+    keep: Annotated[
+        int, typer.Option(min=0, help="Older versions of each expert that stay for restore.")
+    ] = 2,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete them; without it they are only listed.")
+    ] = False,
+) -> None:
+    """Delete versions that are neither promoted, newest nor kept for `restore`."""
+    from fedmore.coordinator.folder.federation import open_federation, running_alone
+    from fedmore.coordinator.lineage.collection import collect, garbage
+
+    with running_alone(directory), open_federation(directory) as federation:
+        found = garbage(federation, keep)
+        for row in found.versions:
+            echo(f"{row.name} {row.digest[:12]}")
+        if delete:
+            federation.registry.database.check_writable()
+            collect(federation, found)
+    done = "deleted" if delete else "would go; --delete deletes them"
+    echo(
+        f"{len(found.versions)} versions and {len(found.blobs)} blobs, {found.size:,} bytes: {done}"
+    )

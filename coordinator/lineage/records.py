@@ -85,6 +85,20 @@ def add_version(federation: Federation, made: Version, origin: Origin) -> Expert
     )
 
 
+def restore_record(federation: Federation, row: ExpertRow, used: ExpertRow | None) -> str:
+    """Store a signed record of the decision that an older version is in use again; its digest.
+
+    Its parents are that version and the one that was in use until then.
+    """
+    known = record_of(federation, row) or {}
+    names = ("name", "kind", "rank", "params", "stage", "round", "digest", "metrics")
+    made = Version(**{name: getattr(row, name) for name in names})
+    parents = [each for each in (row, used) if each is not None]
+    origin = Origin("restore", str(known.get("config", "")), known.get("owners", {}), parents)
+    document = signed(content_of(federation, made, origin), signing_key(federation.directory))
+    return federation.store.put(document)
+
+
 def content_of(federation: Federation, made: Version, origin: Origin) -> dict[str, Any]:
     """The content of the record of a version that is made now."""
     config = federation.config

@@ -1,6 +1,6 @@
 """Checks versions and signed files of a folder against the federation's key, without a network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.lineage.documents import read_signed
+from fedmore.coordinator.lineage.promotion import entries
 from fedmore.coordinator.lineage.records import FORMAT, LINEAGE
 from fedmore.coordinator.pki.signing import fingerprint_of, has_key, verifying_key
 from fedmore.coordinator.store.records import ExpertRow
@@ -48,6 +49,11 @@ def verify(federation: Federation, public: Path | None = None) -> Verified:
             check_version(federation, key, row, rows)
         except FedmoreError as error:
             faults.append(f"{row.name} {row.digest[:12]}: {error}")
+    for name, entry in entries(federation.registry).items():
+        try:
+            _check_restored(federation, key, name, entry)
+        except FedmoreError as error:
+            faults.append(f"{name}, restored: {error}")
     if faults:
         raise RegistryError(f"{federation.directory}: not as it was signed: {'; '.join(faults)}")
     signed = [row for row in rows if row.metrics.get(LINEAGE)]
@@ -81,6 +87,18 @@ def check_version(
             f"({', '.join(wrong)} differ); restore the folder from a copy"
         )
     _check_parents(content, rows, path)
+
+
+def _check_restored(
+    federation: Federation, key: Ed25519PublicKey, name: str, entry: Mapping[str, Any]
+) -> None:
+    """A restored version has a record of that decision."""
+    if digest := entry.get("record"):
+        path = federation.store.path(digest)
+        content = read_signed(federation.store.get(digest), key, path)
+        found = [content.get(field) for field in ("expert", "version", "origin")]
+        if found != [name, entry["promoted"], "restore"]:
+            raise RegistryError(f"{path}: the record is of another decision; restore the folder")
 
 
 def _check_parents(content: dict[str, Any], rows: Sequence[ExpertRow], path: Path) -> None:

@@ -10,6 +10,7 @@ from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.layout import MIXTURE
 from fedmore.coordinator.folder.shared_base import base_of
+from fedmore.coordinator.lineage.promotion import get_promoted
 from fedmore.coordinator.mixture.router_factory import Trained, initial_router, train_at_coordinator
 from fedmore.coordinator.mixture.validity import mark_of
 from fedmore.coordinator.store.blobs import Store
@@ -45,7 +46,7 @@ def assemble(
     keep_router: bool = False,
     keeping: ExpertStorage = ExpertStorage.fp32,
 ) -> Path:
-    """Write the mixture of the newest versions of `experts`; returns its folder.
+    """Write the mixture of the promoted versions of `experts`; returns its folder.
 
     With `keep_router` the router is that of the mixture that is there, and only what it does not
     know is trained. A router is trained over what `keeping` leaves of the experts. Raises
@@ -53,7 +54,7 @@ def assemble(
     """
     config, registry = federation.config, federation.registry
     base, folder = base_of(config), federation.directory / MIXTURE
-    known = {name: registry.latest(name) for name in experts}
+    known = {name: get_promoted(registry, name) for name in experts}
     loaded = {name: load_factors(federation.store, row) for name, row in known.items()}
     kept = {name: quantize(each, keeping) for name, each in loaded.items()}
     factors = {name: dequantize(each) for name, each in kept.items()}

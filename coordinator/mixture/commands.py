@@ -8,6 +8,7 @@ from typing import Any
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.federation import Federation, is_running, open_federation
+from fedmore.coordinator.lineage.promotion import get_promoted, in_use, why_held
 from fedmore.coordinator.mixture.unfinished_withdrawal import finish
 from fedmore.experts.errors import ConfigError, RegistryError
 from fedmore.experts.routers.spec import ROUTERS
@@ -78,11 +79,14 @@ def evaluate_mixture(directory: Path) -> Mapping[str, Any]:
 
 def known_experts(federation: Federation, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the names to use; raises `RegistryError` if an expert, or every expert, is missing."""
-    known = tuple(sorted({e.name for e in federation.registry.experts()}))
+    registry = federation.registry
+    known = tuple(in_use(registry))
+    if not known and (held := why_held(registry)):
+        get_promoted(registry, min(held))  # raises, with the reason
     if not known:
         raise RegistryError(
             f"{federation.directory}: no expert yet; `coordinator start` trains them"
         )
     for name in wanted or ():
-        federation.registry.latest(name)
+        get_promoted(registry, name)
     return wanted or known

@@ -12,6 +12,7 @@ from fedmore.coordinator.folder.evaluation_file import write_scores
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.folder.layout import MIXTURE
 from fedmore.coordinator.folder.shared_base import base_of
+from fedmore.coordinator.lineage.promotion import get_promoted
 from fedmore.coordinator.mixture.assemble import load_factors
 from fedmore.coordinator.mixture.router_factory import uniform_router
 from fedmore.coordinator.mixture.token_usage import tokens_used
@@ -108,7 +109,7 @@ def after_stage(
     All experts so far have the same weight, as if their changes were simply added.
     """
     registry, store = federation.registry, federation.store
-    experts = {name: load_factors(store, registry.latest(name)) for name in names}
+    experts = {name: load_factors(store, get_promoted(registry, name)) for name in names}
     mixture = build(scorer.base.model, experts, uniform_router(scorer.base, experts))
     return _entry(stage, "uniform", _seen(scorer, mixture, stage, names))
 
@@ -131,7 +132,7 @@ def evaluate(federation: Federation, scorer: Scorer | None = None) -> Summary:
     check_current(directory, directory / MIXTURE, registry)
     scorer = scorer or Scorer(config)
     mixture = load_mixture(directory / MIXTURE, scorer.base)
-    owners = {e.target: load_factors(store, registry.latest(e.name)) for e in recipe.experts}
+    owners = {e.target: load_factors(store, get_promoted(registry, e.name)) for e in recipe.experts}
     texts = config.evaluation.texts
     passes = sum(2 + (text in owners) + (not scorer.is_scored(text)) for text in texts)
     scorer.begin("the mixture", passes)

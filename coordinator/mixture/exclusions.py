@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture.assemble import routable, sent_means
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import LEFT_OUT
@@ -41,7 +42,7 @@ def warnings_of(federation: Federation) -> list[str]:
     if not federation.config.router.embeds:
         return []
     known = sent_means(federation)
-    names = sorted({expert.name for expert in federation.registry.experts()})
+    names = in_use(federation.registry)
     return [f"{name} stays out of the mixture: {REASON}" for name in names if name not in known]
 
 

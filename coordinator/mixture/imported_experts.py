@@ -14,6 +14,7 @@ from safetensors.torch import save
 from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
 from fedmore.coordinator.folder.shared_base import base_of, check_fingerprint
 from fedmore.coordinator.lineage.contributions import plan_digest
+from fedmore.coordinator.lineage.promotion import promote
 from fedmore.coordinator.lineage.records import Origin, Version, add_version, parents_of
 from fedmore.coordinator.mixture.router_factory import embeddings_of
 from fedmore.coordinator.mixture.versions import NO_STAGE, next_of_no_stage
@@ -101,7 +102,9 @@ def _keep(federation: Federation, name: str, source: Source, found: Converted) -
     )
     parents, config = parents_of(federation, name), plan_digest(federation.config)
     told = {"format": about["format"], "source": about["source"]}
-    return add_version(federation, made, Origin("import", config, {}, parents, told))
+    row = add_version(federation, made, Origin("import", config, {}, parents, told))
+    promote(registry, row)
+    return row
 
 
 def _source(source: Source, found: Converted) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
 from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.lineage.contributions import plan_digest
+from fedmore.coordinator.lineage.promotion import promote
 from fedmore.coordinator.lineage.records import Origin, Version, add_version, record_of
 from fedmore.coordinator.mixture.versions import NO_STAGE, REPACKED, next_of_no_stage
 from fedmore.coordinator.store.records import ExpertRow
@@ -91,6 +92,7 @@ def repacked(federation: Federation, name: str, rank: int, mend: Mend | None = N
         metrics=metrics,
     )
     new = add_version(federation, made, _origin(federation, row, whole, rank))
+    promote(registry, new)
     return Repacked(new, error, num_parameters(factors), recovery)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture.assemble import load_factors, means_for
 from fedmore.coordinator.mixture.evaluate import Scorer
 from fedmore.coordinator.mixture.exclusions import keep_routable
@@ -48,10 +49,10 @@ def _experts(federation: Federation) -> Callable[[], dict[str, Factors]]:
         gone = frozenset(registry.withdrawn())
         if gone not in known:
             leave_out(federation)
-            trained = sorted({row.name for row in registry.experts()})
-            names = keep_routable(federation, trained) if trained else []
+            used = in_use(registry)
+            names = keep_routable(federation, used) if used else []
             known.clear()
-            known[gone] = {name: load_factors(store, registry.latest(name)) for name in names}
+            known[gone] = {name: load_factors(store, used[name]) for name in names}
         return known[gone]
 
     return experts

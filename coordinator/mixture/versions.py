@@ -8,6 +8,7 @@ from safetensors.torch import save
 
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.lineage.contributions import digests_by_owner, plan_digest
+from fedmore.coordinator.lineage.promotion import promote
 from fedmore.coordinator.lineage.records import LINEAGE, Origin, OriginKind, Version, add_version
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.records import ExpertRow, Kind
@@ -42,7 +43,9 @@ def keep_version(
     kind: Kind = "adapter" if state.kind == "adapter" else "expert"
     params = num_parameters(state.aggregate)
     made = Version(state.name, kind, state.rank, params, *at, digest, metrics)
-    add_version(federation, made, _origin(federation, state, at, origin))
+    promote(
+        federation.registry, add_version(federation, made, _origin(federation, state, at, origin))
+    )
     return digest
 
 

@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture import held_back_experts
 from fedmore.coordinator.mixture.assemble import load_factors
 from fedmore.coordinator.mixture.versions import (
@@ -111,12 +112,12 @@ def _leave_out_of_router(federation: Federation, row: RoundRow, gone: AbstractSe
     """Make the clients' router without the changes of `gone` and rows of removed experts."""
     registry, store = federation.registry, federation.store
     state = restore_routing(store.get(row.metrics[STATE]))
-    there = {known.name for known in registry.experts()}
+    there = in_use(registry)
     left = [name for name in state.experts if name in there]
     # If no expert is left, there is nothing to route.
     if tuple(left) in ((), state.experts) and not gone & state.parts.keys():
         return
-    experts = {name: load_factors(store, registry.latest(name)) for name in left}
+    experts = {name: load_factors(store, there[name]) for name in left}
     kept = state.without(gone)
     kept = kept.of(experts) if experts else kept
     keep_router(registry, store, kept)

@@ -13,12 +13,12 @@ from fedmore.coordinator.folder import layout, withdrawals_begun
 from fedmore.coordinator.folder.evaluation_file import read_scores
 from fedmore.coordinator.folder.federation import Federation, is_running
 from fedmore.coordinator.folder.layout import EVALUATION, MIXTURE
+from fedmore.coordinator.lineage.promotion import state_of, why_held
 from fedmore.coordinator.monitor.dashboard import cell, size
 from fedmore.coordinator.store.registry import FILE, ExpertRow, Member, Registry
 from fedmore.coordinator.store.state_keys import (
     FAILED,
     FAILURE,
-    HELD,
     INTERRUPTED,
     LEFT_OUT,
     NEW,
@@ -49,7 +49,7 @@ def status(federation: Federation) -> dict[str, Any]:
         "stages": stages(federation),
         "experts": len({e.name for e in registry.experts()}),
         "left_out": registry.get_state(LEFT_OUT, {})
-        | {n: f"held back, {e['why']}" for n, e in registry.get_state(HELD, {}).items()},
+        | {name: f"held back, {why}" for name, why in why_held(registry).items()},
         "withdrawals": withdrawals_begun.told(federation),
     }
 
@@ -116,7 +116,8 @@ def limits_line(name: str, told: Mapping[str, Any]) -> str:
 
 def experts(federation: Federation) -> list[dict[str, Any]]:
     """Every version of every expert, the contents of `coordinator experts --json`."""
-    return [expert_row(e) for e in federation.registry.experts()]
+    registry = federation.registry
+    return [{**expert_row(e), "state": state_of(registry, e)} for e in registry.experts()]
 
 
 def expert_row(expert: ExpertRow) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Format the versions for a person."""
     if not versions:
         return Text("no expert yet; the first round makes the first version of each")
-    headings = ("name", "kind", "target", "rank", "parameters", "stage", "round", "digest")
+    headings = ("name", "kind", "target", "rank", "parameters", "stage", "round", "digest", "state")
     table = narrow_table(*headings)
     for v in versions:
         table.add_row(
@@ -226,6 +227,7 @@ def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
             "–" if v["stage"] < 0 else str(v["stage"] + 1),
             str(v["round"]),
             v["digest"][:12],
+            v.get("state", ""),
         )
     return table
 

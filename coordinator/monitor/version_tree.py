@@ -8,6 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage.promotion import entry_of, state_of
 from fedmore.coordinator.lineage.records import record_of
 from fedmore.coordinator.lineage.verification import Verified
 from fedmore.coordinator.store.records import ExpertRow
@@ -50,14 +51,22 @@ def _tree(federation: Federation, name: str, rows: Sequence[ExpertRow]) -> Tree:
         parents = [parent["version"] for parent in (record or {}).get("parents", ())]
         above = next((nodes[parent] for parent in parents if parent in nodes), root)
         gone = [parent[:SHORT] for parent in parents if parent not in nodes]
-        nodes[row.digest] = above.add(_label(row, record, gone))
+        nodes[row.digest] = above.add(_label(federation, row, record, gone))
     return root
 
 
-def _label(row: ExpertRow, record: Mapping[str, Any] | None, gone: Sequence[str]) -> Text:
+def _label(
+    federation: Federation, row: ExpertRow, record: Mapping[str, Any] | None, gone: Sequence[str]
+) -> Text:
+    registry = federation.registry
+    entry = entry_of(registry, row.name)["held"].get(row.digest, {})
     origin = record["origin"] if record else "no record"
-    parts = [row.digest[:SHORT], origin, _place(row), f"rank {row.rank}"]
+    parts = [row.digest[:SHORT], state_of(registry, row), origin, _place(row), f"rank {row.rank}"]
     parts.append(", ".join(row.metrics.get("owners", ())) or "no owner")
+    if score := _score(row):
+        parts.append(score)
+    if entry:
+        parts.append(f"held: {entry['why']}")
     if gone:
         parts.append(f"from {', '.join(gone)}, which is gone")
     return Text("  ".join(plain(part, LONGEST) for part in parts if part))
@@ -65,3 +74,33 @@ def _label(row: ExpertRow, record: Mapping[str, Any] | None, gone: Sequence[str]
 
 def _place(row: ExpertRow) -> str:
     return "" if row.stage < 0 else f"stage {row.stage + 1} round {row.round}"
+
+
+def _score(row: ExpertRow) -> str:
+    """The bits per byte by which a version was judged, if it was."""
+    scores = row.metrics.get("scores", {})
+    found = next((scores[key] for key in ("now", "scaled", "after") if key in scores), None)
+    return "" if found is None else f"{found:.3f} bits per byte"
+
+
+def difference_lines(found: Mapping[str, Any]) -> list[str]:
+    """What differs between two versions, a line for each thing."""
+    names = [
+        f"{name} {digest[:SHORT]}"
+        for name, digest in zip(found["experts"], found["versions"], strict=True)
+    ]
+    ranks = [f"{low}" if low == high else f"{low} to {high}" for low, high in found["ranks"]]
+    distance = "–" if found["distance"] is None else f"{found['distance']:.4f}"
+    lines = [
+        f"{names[0]} and {names[1]}",
+        f"ranks: {ranks[0]}; {ranks[1]}",
+        f"parameters: {found['params'][0]:,}; {found['params'][1]:,}",
+        f"norms: {found['norms'][0]:.4f}; {found['norms'][1]:.4f}",
+        f"distance: {distance} of the first's norm",
+    ]
+    lists = ("owners_added", "owners_gone", "contributions_changed")
+    lines += [f"{key.replace('_', ' ')}: {', '.join(found[key])}" for key in lists if found[key]]
+    lines += [f"{key}: {one}; {two}" for key, (one, two) in found["settings"].items()]
+    if any(found["scores"]):
+        lines.append(f"scores: {found['scores'][0]}; {found['scores'][1]}")
+    return [plain(line, LONGEST) for line in lines]

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from fedmore.coordinator.folder import recovery_rounds
+from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture.evaluate import after_stage
 from fedmore.coordinator.mixture.held_back_experts import is_released, judge_of
 from fedmore.coordinator.mixture.versions import STATE, keep_version
@@ -78,7 +79,7 @@ def _forgetting(context: StageContext[FactorStage]) -> None:
         return
     stages = federation.config.stages[: context.index + 1]
     kinds = [each.trains for each in stages if isinstance(each, FactorStage)]
-    names = sorted({e.name for e in registry.experts() if e.kind in kinds})
+    names = [name for name, row in in_use(registry).items() if row.kind in kinds]
     entry = after_stage(context.scorer(), federation, kind, names)
     registry.set_state(FORGETTING, [*entries, entry])
     context.observer(Evaluated(kind, entry["bits_per_byte"]))

@@ -18,6 +18,7 @@ from fedmore.coordinator.folder.federation import (
 )
 from fedmore.coordinator.folder.invites import check_out, make_invite, write_invite, write_out
 from fedmore.coordinator.folder.operator_access import list_own, local_access, read_access
+from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture.unfinished_withdrawal import finish
 from fedmore.coordinator.monitor import status as states
 from fedmore.coordinator.pki.tls_files import OPERATOR
@@ -106,7 +107,7 @@ def withdraw(directory: Path, name: str, reason: str, recover: int = 0) -> Withd
         return Withdrawal(
             told=outcomes(registry, changed),
             recovers=recovery_rounds.ahead(federation.config, registry) if changed else {},
-            left=len({row.name for row in registry.experts()}),
+            left=len(in_use(registry)),
             mixture=mixture,
         )
 

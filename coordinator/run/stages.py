@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture.assemble import assemble
 from fedmore.coordinator.mixture.evaluate import Scorer, evaluate
 from fedmore.coordinator.mixture.exclusions import keep_routable
@@ -143,7 +144,7 @@ class PlanRun:
         federation, registry = self.federation, self.federation.registry
         asked = recovery_rounds.asked_for(federation.config, registry)
         leave_out(federation.with_config(asked))
-        known = sorted({expert.name for expert in registry.experts()})
+        known = list(in_use(registry))
         if held := registry.get_state(HELD, {}):
             whys = (f"{name}, {entry['why']}" for name, entry in sorted(held.items()))
             log.warning("held back: %s", "; ".join(whys))

@@ -174,6 +174,14 @@ class Registry(Roster):
             values += session.scalars(select(models.StateRecord.value))
         return found | {text for text in _texts(values) if is_digest(text)}
 
+    def digests_beside_versions(self) -> set[str]:
+        """Digests that states name, and rounds beside the versions that they made."""
+        with self._session() as session:
+            values = [*session.scalars(select(models.StateRecord.value))]
+            rounds = [*session.scalars(select(models.RoundRecord.metrics))]
+        values += [{k: v for k, v in metrics.items() if k != "experts"} for metrics in rounds]
+        return {text for text in _texts(values) if is_digest(text)}
+
     def _session(self, write: bool = False) -> AbstractContextManager[Session]:
         return self.database.session(write)
 

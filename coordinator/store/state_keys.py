@@ -59,5 +59,8 @@ LEFT_OUT = "left_out"
 HELD = "held_back"
 """State: by expert, the reason why it is held back after a withdrawal, and its `scores`."""
 
+PROMOTIONS = "promotions"
+"""State: by expert, which version is promoted, and which are held and why."""
+
 WITHDRAWALS_BEGUN = "withdrawals_begun"
 """State: `owners` whose part a command had to remove, and the `experts` with such a part."""
