@@ -20,12 +20,14 @@ def with_shares(rows: Sequence[Row]) -> list[Row]:
     """The rows with the share of pooled training's gain that each has.
 
     Pooled training is taken at its best rate over the seeds, after as many rounds of an equal plan.
+    It has the text of several owners, so one owner alone has no share of its gain.
     """
     found = []
     for row in rows:
         place = {key: row[key] for key in ("model", "split", "rounds", "after")}
         pooled = best(rows, start=POOLED, **place)
-        gain = row["base_bpb"] - pooled[row["seed"]] if row["seed"] in pooled else 0.0
+        compared = row["seed"] in pooled and len(row["ranks"]) > 1
+        gain = row["base_bpb"] - pooled[row["seed"]] if compared else 0.0
         share = (row["base_bpb"] - row["mean_bpb"]) / gain if gain > 0 else None
         found.append({**row, "pooled_gain_share": share})
     return found
@@ -49,8 +51,7 @@ def goals_of(rows: Sequence[Row]) -> Mapping[str, Any]:
     found = dict[str, Any]()
     for model, split, codec, ranks in _settings(rows):
         place = {"model": model, "split": split}
-        equal = "equal" if len(set(ranks)) == 1 else "mixed"
-        label = f"{model}, {split}, ranks {equal}, {codec}"
+        label = f"{model}, {split}, {_kind_of(ranks)}, {codec}"
         new, own = (
             dict[str, Any](place) | {"start": start, "momentum": momentum, "ranks": ranks}
             for start, momentum in (NEW, OWN)
@@ -74,6 +75,12 @@ def goals_of(rows: Sequence[Row]) -> Mapping[str, Any]:
                 {seed: coarse[seed] / fine[seed] - 1 for seed in coarse if seed in fine}, ONE_BIT
             )
     return {name: goal for name, goal in found.items() if goal["seeds"]}
+
+
+def _kind_of(ranks: Sequence[int]) -> str:
+    if len(ranks) == 1:
+        return "one owner"
+    return "ranks equal" if len(set(ranks)) == 1 else "ranks mixed"
 
 
 def _settings(rows: Sequence[Row]) -> list[tuple[str, str, str, list[int]]]:

@@ -1,4 +1,7 @@
-"""The study `round-start`: where a round begins, and the server's momentum."""
+"""The study `round-start`: where a round begins, and the server's momentum.
+
+Four owners of one expert, and one owner alone, whose aggregate is its own component.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +12,7 @@ from fedmore.sims.studies.rounds.variants import POOLED, Variant, run_variant
 from fedmore.sims.studies.rounds.world import World
 
 PLAIN, NESTEROV = (0.0, 1.0), (0.5, 0.7)
-EQUAL, MIXED = (16, 16, 16, 16), (4, 8, 16, 64)
+EQUAL, MIXED, ALONE = (16, 16, 16, 16), (4, 8, 16, 64), (16,)
 RATES = {"tiny": (5e-3, 1e-2, 2e-2), "smollm2": (2e-3, 4e-3)}
 PLANS = {"tiny": ((20, (6, 20)), (3, (3,))), "smollm2": ((6, (6,)), (3, (3,)))}
 """The rounds of a plan, and those after which a row is made."""
@@ -25,6 +28,7 @@ COMPARED = (  # start, step of the server, codec, ranks
     ),
     ("own", NESTEROV, "fp32", EQUAL),
     ("aggregate", PLAIN, "fp32", EQUAL),
+    *((start, step, codec, ALONE) for codec in ("fp32", "sign1") for start, step in STARTS),
 )
 FEW = tuple((start, step, "fp32", EQUAL) for start, step in STARTS)
 
@@ -33,7 +37,7 @@ def variants(world: World, _seed: int, quick: bool) -> Iterator[Variant]:
     """Every setting compared, each at the same rates; on SmolLM2 the two starts alone."""
     tiny, plans = world.name == "tiny", PLANS[world.name]
     for start, (momentum, rate), codec, ranks in COMPARED if tiny and not quick else FEW:
-        for split in ("like", "unlike") if tiny else ("unlike",):
+        for split in ("like", "unlike") if tiny and ranks != ALONE else ("unlike",):
             for rounds, scored in plans[1:] if quick else plans:
                 for lr in RATES[world.name]:
                     some = ranks[: len(world.texts)]
