@@ -14,6 +14,7 @@ from typing import Any
 import tomlkit
 
 from fedmore.client.owner.secret import keep_secret, secret_of
+from fedmore.coordinator.config import defaults
 from fedmore.coordinator.config.schema import FederationConfig, parse_config
 from fedmore.coordinator.config.terms import terms_of
 from fedmore.experts.errors import ConfigError
@@ -54,7 +55,7 @@ def prepare(
     `seed` and `settings` change the scenario's configuration. Raises `ConfigError` or `DataError`.
     """
     where = f"scenario {scenario.name}"
-    table = override(scenario.config, settings)
+    table = override({defaults.KEY: defaults.EDITION, **scenario.config}, settings)
     if seed is not None:
         table["federation"]["seed"] = seed
     base = table.setdefault("base", {})

@@ -88,11 +88,15 @@ def _report(
 
 
 def _codec_settings(scenario: Scenario, codec: str) -> list[str]:
-    """Settings for the codec of every training stage; a codec of weights also sets their bits."""
+    """Settings for the codec of every training stage.
+
+    A codec of weights sets their bits, and that owners go on with their own factors.
+    """
     stages: Any = scenario.config["stages"]
     bits = {tag: bits for bits, tag in WEIGHT_TAGS.items()}.get(codec)
-    setting = f"codec={codec}" if bits is None else f"weight_bits={bits}"
-    return [f"stages.{i}.{setting}" for i, s in enumerate(stages) if s["kind"] != "router"]
+    wanted = [f"codec={codec}"] if bits is None else [f"weight_bits={bits}", "round_start=own"]
+    trained = [i for i, stage in enumerate(stages) if stage["kind"] != "router"]
+    return [f"stages.{i}.{setting}" for i in trained for setting in wanted]
 
 
 def _outcome(report: Report, codec: str) -> Outcome:

@@ -77,12 +77,12 @@ class FactorStage(TrainingStage):
     round_start: Annotated[
         Literal["own", "aggregate"],
         Field(description="own: owners go on with their factors; aggregate: with its directions"),
-    ] = "own"
+    ] = "aggregate"
     server_learning_rate: Annotated[
         float, Field(description="how much of a round's mean change is taken")
-    ] = 1.0
+    ] = 0.7
     server_momentum: Annotated[float, Field(description="Nesterov's, over rounds; 0 for none")] = (
-        0.0
+        0.5
     )
     fold_tolerance: Annotated[
         float, Field(description="what may be left out of a contribution, as a part of its norm")

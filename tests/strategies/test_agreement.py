@@ -65,7 +65,7 @@ def test_what_the_plan_asks_is_agreed_to(terms):
 def other(value):
     """Another value of the same type."""
     if isinstance(value, str):
-        words = {"sign1": "fp32", "constant": "rslora", "once": "every_round", "own": "aggregate"}
+        words = {"sign1": "fp32", "constant": "rslora", "once": "every_round", "aggregate": "own"}
         return words.get(value, value + "x")
     return value + 1
 
@@ -148,7 +148,7 @@ def test_nothing_of_more_rank_than_the_plan_keeps_is_taken(terms, kept, brought)
     assert found == (wanted if brought > kept else [])
 
 
-@pytest.mark.parametrize("name", COORDINATORS_OWN)
+@pytest.mark.parametrize("name", list(COORDINATORS_OWN))
 def test_the_coordinators_own_settings_need_no_consent(name):
     values = {
         "late_updates": "drop",
@@ -172,7 +172,7 @@ def test_the_coordinators_own_settings_need_no_consent(name):
     ],
 )
 def test_what_changed_is_said(terms, changed, line):
-    stages = (replace(STAGES[0], **changed), *STAGES[1:])
+    stages = (replace(terms.stages[0], **changed), *terms.stages[1:])
     assert changes(terms, replace(terms, stages=stages)) == [line]
 
 

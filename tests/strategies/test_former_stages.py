@@ -5,8 +5,9 @@ from dataclasses import asdict, fields
 
 import pytest
 from pydantic import ValidationError
+from stages import OWN_FACTORS
 
-from fedmore.strategies.stages.expert import ExpertStage, LanguageStage
+from fedmore.strategies.stages.expert import ExpertStage, FactorStage, LanguageStage
 from fedmore.strategies.stages.former_settings import FORMER, REFUSED
 from fedmore.strategies.stages.kinds import KINDS, read_stage
 from fedmore.strategies.terms import RouterTerms, Terms, changes, read_terms
@@ -34,7 +35,9 @@ def former(kind, **changed):
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_key_on_every_stage_is_read(kind):
     read = read_stage(former(kind))
-    assert asdict(read) == asdict(KINDS[kind].stage(**COMMON))
+    made = KINDS[kind].stage
+    own = OWN_FACTORS if issubclass(made, FactorStage) else {}
+    assert asdict(read) == asdict(made(**COMMON, **own))
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -79,7 +82,11 @@ def test_an_owner_who_agreed_to_a_plan_of_an_earlier_version_is_not_asked_again(
     agreed = {"seed": 0, "stages": told, "router": asdict(ROUTER)}
     now = Terms(
         seed=0,
-        stages=(ExpertStage(steps=3), LanguageStage(steps=3, first_layers=4), read_stage(told[2])),
+        stages=(
+            ExpertStage(steps=3, **OWN_FACTORS),
+            LanguageStage(steps=3, first_layers=4, **OWN_FACTORS),
+            read_stage(told[2]),
+        ),
         router=ROUTER,
     )
     assert read_terms(json.dumps(agreed)) == now == read_terms(now.dump())
@@ -93,3 +100,11 @@ def test_a_client_of_an_earlier_version_reads_the_rounds_of_every_stage():
     """It takes three for a stage that says none."""
     terms = Terms(seed=0, stages=tuple(row.stage() for row in KINDS.values()), router=ROUTER)
     assert [s["rounds"] for s in json.loads(terms.dump())["stages"]] == [3, 3, 1, 3]
+
+
+@pytest.mark.parametrize("kind", ["experts", "language"])
+def test_a_plan_from_before_a_round_could_begin_elsewhere_means_what_it_meant(kind):
+    """It says nothing of where a round begins, nor of the server's step."""
+    table = {k: value for k, value in former(kind).items() if k not in OWN_FACTORS}
+    read = read_terms(json.dumps({"seed": 0, "stages": [table], "router": asdict(ROUTER)}))
+    assert {key: getattr(read.stages[0], key) for key in OWN_FACTORS} == OWN_FACTORS

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stages import OWN_FACTORS
 
 from fedmore.client.training.component import Component, move
 from fedmore.experts.spec import TargetModule
@@ -28,7 +29,7 @@ def drawn(seed, size):
 
 
 def task(**stage):
-    made = ExpertStage(**stage)
+    made = ExpertStage(**(OWN_FACTORS | stage))
     return TrainTask(
         expert="legal", kind="expert", target="legal", rank=RANK, first_layers=1, last_layers=1,
         weight_bits=made.weight_bits, **work_of(made, 2, 1, 0),

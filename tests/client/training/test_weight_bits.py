@@ -6,6 +6,7 @@ import pytest
 import torch
 from client_tasks import change_bytes, folder, killed_at_step
 from owners import forget_answered, lenient
+from stages import OWN_FACTORS
 from thinning import rarer_slow
 
 from fedmore.client.client_app import handle
@@ -41,7 +42,7 @@ def sites(base):
 
 
 def task(number=1, bits=1, **changes):
-    stage = ExpertStage(weight_bits=bits)
+    stage = ExpertStage(weight_bits=bits, **OWN_FACTORS)
     values = {
         "expert": "kitchen", "kind": "expert", "target": "kitchen", "rank": 4,
         "first_layers": stage.layers[0], "last_layers": stage.layers[1],

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedmore.coordinator.cli.main import app
-from fedmore.coordinator.config.defaults import KEY
+from fedmore.coordinator.config.defaults import EDITION, KEY
 from fedmore.coordinator.config.schema import SECTIONS, FederationConfig, load_config, parse_config
 from fedmore.coordinator.config.template import render
 from fedmore.coordinator.folder.create import new_config
@@ -96,7 +96,7 @@ def test_each_setting_alone_is_written_and_read_back(name: str, full: bool) -> N
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_stage_of_every_kind_is_written_with_what_it_changes(kind: str) -> None:
-    table = {"federation": {"name": "x"}, "base": {"model": "m"}}
+    table = {"defaults": EDITION, "federation": {"name": "x"}, "base": {"model": "m"}}
     config = parse_config(table | {"stages": [{"kind": kind, "timeout_s": 9.5}]}, "test")
     (written,) = tomllib.loads(render(config))["stages"]
     assert written == {"kind": kind, "timeout_s": 9.5}

@@ -50,7 +50,8 @@ def test_a_list_of_nothing_or_with_one_twice_is_refused(tmp_path, tags, seeds):
 def test_a_codec_of_weights_sets_what_is_trained():
     assert codecs._codec_settings(smoke(), "nf4") == ["stages.0.codec=nf4", "stages.1.codec=nf4"]
     assert codecs._codec_settings(smoke(), "bits2") == [
-        "stages.0.weight_bits=2", "stages.1.weight_bits=2"
+        "stages.0.weight_bits=2", "stages.0.round_start=own",
+        "stages.1.weight_bits=2", "stages.1.round_start=own",
     ]  # fmt: skip
 
 

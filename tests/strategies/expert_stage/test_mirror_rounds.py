@@ -3,6 +3,7 @@
 import pytest
 from assertions import same
 from flwr.app import ArrayRecord
+from stages import OWN_FACTORS
 
 from fedmore.experts.errors import DataError
 from fedmore.experts.factors import ranks
@@ -12,7 +13,7 @@ from fedmore.strategies.expert_stage.strategy import ExpertStrategy
 from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import TRAIN
 
-STAGE = ExpertStage(steps=2, learning_rate=0.1, download_codec="sign1")
+STAGE = ExpertStage(steps=2, learning_rate=0.1, download_codec="sign1", **OWN_FACTORS)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_what_the_codec_cost_is_told(fake_grid, clients, shapes, new_log):
 def test_fine_codecs_know_no_mirror(fake_grid, clients, start):
     everybody = clients()
     grid = fake_grid(everybody)
-    fine = ExpertStage(steps=2, learning_rate=0.1)
+    fine = ExpertStage(steps=2, learning_rate=0.1, **OWN_FACTORS)
     states = start(grid, 3, stage=fine)
     assert kinds(grid, "a") == [None, "aggregate", "aggregate"]
     assert everybody[0].mirror == states["legal"].mirror == {}
@@ -68,7 +69,7 @@ def test_fine_codecs_know_no_mirror(fake_grid, clients, start):
 
 def test_the_aggregate_does_not_depend_on_the_mirror(fake_grid, clients, start):
     """These clients do not look at what they are sent: only the coordinator's sum is compared."""
-    fine = ExpertStage(steps=2, learning_rate=0.1)
+    fine = ExpertStage(steps=2, learning_rate=0.1, **OWN_FACTORS)
     mirrored = start(fake_grid(clients()), 3)["legal"]
     whole = start(fake_grid(clients()), 3, stage=fine)["legal"]
     assert mirrored.mirror

@@ -4,6 +4,7 @@ import pytest
 from assertions import product
 from expert_rounds import train
 from flwr.app import ArrayRecord
+from stages import OWN_FACTORS
 
 from fedmore.experts.spec import scale_at, scale_of_rank
 from fedmore.strategies.expert_stage.snapshot import dump, restore
@@ -35,7 +36,9 @@ def test_a_scale_goes_with_one_over_the_root_of_the_rank(rank, scale):
 @pytest.mark.parametrize("scaling", ["constant", "rslora"])
 def test_every_owner_counts_by_the_scale_of_its_rank(fake_grid, clients, start, scaling):
     everybody = clients()
-    strategy = start(fake_grid(everybody), ExpertStage(2, rank_scaling=scaling, **FEW))
+    strategy = start(
+        fake_grid(everybody), ExpertStage(2, rank_scaling=scaling, **FEW, **OWN_FACTORS)
+    )
     b, a = everybody[:2]
     scales = {c.name: 2.0 if scaling == "constant" else 2 * (8 / c.rank) ** 0.5 for c in (a, b)}
     for path in strategy.states["legal"].aggregate:

@@ -5,6 +5,7 @@ import torch
 from assertions import product
 from expert_rounds import train
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from stages import OWN_FACTORS
 
 from fedmore.experts.errors import DataError, RoundError
 from fedmore.strategies.expert_stage.snapshot import dump, restore
@@ -14,7 +15,7 @@ from fedmore.strategies.rounds.quorum_grid import RoundGrid
 from fedmore.strategies.stages.expert import ExpertStage, LanguageStage
 from fedmore.strategies.tasks.train import METRICS, TRAIN, read_task
 
-STAGE = ExpertStage(steps=2, learning_rate=0.1)
+STAGE = ExpertStage(steps=2, learning_rate=0.1, **OWN_FACTORS)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import torch
 from assertions import product
 from flwr.app import ArrayRecord
 from pydantic import ValidationError
+from stages import OWN_FACTORS
 
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
@@ -28,7 +29,7 @@ FEW = {"steps": 2, "learning_rate": 0.1}
 
 
 def stage_of(bits, **values):
-    return ExpertStage(weight_bits=bits, **(FEW | values))
+    return ExpertStage(weight_bits=bits, **(OWN_FACTORS | FEW | values))
 
 
 @pytest.fixture

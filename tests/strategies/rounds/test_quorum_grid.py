@@ -3,6 +3,7 @@
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
+from stages import OWN_FACTORS
 
 from fedmore.experts.errors import RoundError, StoreError
 from fedmore.protos.wire.flower_compat import identify
@@ -14,7 +15,7 @@ from fedmore.strategies.rounds.quorum_grid import RoundGrid, quorum
 from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import TRAIN, read_task
 
-SHARED = {"steps": 2, "learning_rate": 0.1}
+SHARED = {"steps": 2, "learning_rate": 0.1} | OWN_FACTORS
 STAGE = ExpertStage(
     5, **SHARED, deadline_s=10.0, timeout_s=60.0, quorum_fraction=0.5, staleness_decay=0.25
 )
@@ -206,9 +207,9 @@ def test_a_stage_goes_on_from_its_row_with_who_is_late(slow_grid, owners, run):
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_a_late_change_is_from_where_its_owner_began(slow_grid, owners, run, momentum, resumed):
     """The aggregate has moved on meanwhile; what counts is what this owner changed."""
-    stage = ExpertStage(5, **SHARED, deadline_s=10.0, timeout_s=60.0, staleness_decay=0.25,
-        codec="fp32", round_start="aggregate", server_momentum=momentum,
-    )  # fmt: skip
+    start = {"round_start": "aggregate", "server_momentum": momentum, "codec": "fp32"}
+    times = {"deadline_s": 10.0, "timeout_s": 60.0, "staleness_decay": 0.25}
+    stage = ExpertStage(5, **(SHARED | times | start))
     people = owners("a", "b", "c")
     grid = slow_grid(people, {"b": 8.0})
     _, log = run(grid, 1, stage)
