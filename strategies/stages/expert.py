@@ -62,6 +62,7 @@ class FactorStage(TrainingStage):
     trains: ClassVar[Trains]
     added: ClassVar[frozenset[str]] = frozenset({"aggregate_energy", "broadcast_rank"})
 
+    learning_rate: Annotated[float, Field(description="of AdamW")] = 2e-3
     rank_learning_rates: Annotated[
         tuple[tuple[int, float], ...],
         Field(description="[[rank, rate], ...]: the rate of owners from that rank on"),
