@@ -166,7 +166,7 @@ def test_the_coordinators_own_settings_need_no_consent(name):
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"learning_rate": 1.0}, "experts: learning_rate is 1.0, agreed was 0.001"),
+        ({"learning_rate": 1.0}, "experts: learning_rate is 1.0, agreed was 0.002"),
         ({"codec": "fp32"}, "experts: codec is fp32, agreed was sign1"),
         ({"rounds": 99}, "experts: rounds is 99, agreed was 3"),
     ],

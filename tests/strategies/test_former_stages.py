@@ -24,6 +24,9 @@ ROUTER = RouterTerms(
     num_selections=4, entropy_weight=0.0, z_loss_weight=1e-3,
 )  # fmt: skip
 
+DEFAULTS = OWN_FACTORS | {"learning_rate": 1e-3}
+"""What stages of that time had where nothing was said."""
+
 COMMON = {"timeout_s": 60.0, "deadline_s": 1.0, "quorum_fraction": 0.5}
 
 
@@ -36,7 +39,7 @@ def former(kind, **changed):
 def test_every_key_on_every_stage_is_read(kind):
     read = read_stage(former(kind))
     made = KINDS[kind].stage
-    own = OWN_FACTORS if issubclass(made, FactorStage) else {}
+    own = DEFAULTS if issubclass(made, FactorStage) else {}
     assert asdict(read) == asdict(made(**COMMON, **own))
 
 
@@ -83,8 +86,8 @@ def test_an_owner_who_agreed_to_a_plan_of_an_earlier_version_is_not_asked_again(
     now = Terms(
         seed=0,
         stages=(
-            ExpertStage(steps=3, **OWN_FACTORS),
-            LanguageStage(steps=3, first_layers=4, **OWN_FACTORS),
+            ExpertStage(steps=3, **DEFAULTS),
+            LanguageStage(steps=3, first_layers=4, **DEFAULTS),
             read_stage(told[2]),
         ),
         router=ROUTER,
