@@ -35,6 +35,12 @@ class Case(Protocol):
 C = TypeVar("C", bound=Case)
 Row = dict[str, Any]
 
+PLAIN: Mapping[str, Any] = {
+    "codec": "fp32", "learning_rate": 1e-3, "round_start": "own", "server_learning_rate": 1.0,
+    "server_momentum": 0.0,
+}  # fmt: skip
+"""What a study compares with: FedAvg over owners' own factors, whatever the defaults are."""
+
 
 @dataclass(frozen=True)
 class Study(Generic[C]):
@@ -139,7 +145,7 @@ def _read(settings: Sequence[str], values: Mapping[str, Any]) -> tuple[list[str]
         except json.JSONDecodeError:
             changed[key] = value
     try:
-        made = parse(TypeAdapter(ExpertStage), {"kind": "experts", "codec": "fp32", **changed})
+        made = parse(TypeAdapter(ExpertStage), {"kind": "experts", **PLAIN, **changed})
     except ValidationError as error:
         raise ConfigError(f"--set {faults(error)}") from error
     return bases, made
