@@ -1,7 +1,8 @@
 """Commands that take experts in, and change what is stored: `add` puts them into `coordinator`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,7 +45,7 @@ def import_expert(
     echo(f"  error {found.error:.2%} of the change (Frobenius norm)")
     if found.outside:
         echo(f"  {found.outside:.2%} of the squared change lies outside of the linear layers: lost")
-    echo(f"`coordinator assemble {directory}` makes a mixture with it")
+    _tell_next(directory, row.metrics)
 
 
 def repack(
@@ -69,4 +70,12 @@ def repack(
         before, after = done.recovery.before, done.recovery.after
         kept = "kept" if after < before else "no gain, so it is not kept"
         echo(f"  recovery: {before:.3f} to {after:.3f} bits per byte of held-out text, {kept}")
-    echo(f"`coordinator assemble {directory}` makes a mixture with it")
+    _tell_next(directory, done.row.metrics)
+
+
+def _tell_next(directory: Path, metrics: Mapping[str, Any]) -> None:
+    """What to do with a new version, or why the gate holds it."""
+    if why := metrics.get("held_back"):
+        echo(f"  held, {why}; `coordinator experts promote` decides otherwise")
+    else:
+        echo(f"`coordinator assemble {directory}` makes a mixture with it")

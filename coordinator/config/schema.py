@@ -15,6 +15,7 @@ from fedmore.coordinator.config.sections import (
     BaseSection,
     EvaluationSection,
     FederationSection,
+    GateSection,
     ServerSection,
     WithdrawalSection,
 )
@@ -33,6 +34,7 @@ SECTIONS: Mapping[str, type] = {
     "server": ServerSection,
     "router": RouterSection,
     "evaluation": EvaluationSection,
+    "gate": GateSection,
     "withdrawal": WithdrawalSection,
 }
 """The sections of the file beside its stages, which are of `fedmore.strategies.stages.kinds`."""
@@ -48,6 +50,7 @@ class FederationConfig:
     stages: tuple[AnyStage, ...] = Plan().stages
     router: RouterSection = RouterSection()
     evaluation: EvaluationSection = EvaluationSection()
+    gate: GateSection = GateSection()
     withdrawal: WithdrawalSection = WithdrawalSection()
 
     def __post_init__(self) -> None:
@@ -88,8 +91,9 @@ def anchored(config: FederationConfig, directory: Path) -> FederationConfig:
     public, proxies = absolute(config.router.public_text), all_of(config.router.proxy_texts)
     router = replace(config.router, public_text=public, proxy_texts=proxies)
     evaluation = replace(config.evaluation, texts=all_of(config.evaluation.texts))
+    gate = replace(config.gate, texts=all_of(config.gate.texts))
     base = replace(config.base, model=local_name(config.base.model))
-    return replace(config, base=base, router=router, evaluation=evaluation)
+    return replace(config, base=base, router=router, evaluation=evaluation, gate=gate)
 
 
 def parse_config(table: Mapping[str, object], where: str) -> FederationConfig:

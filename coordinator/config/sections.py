@@ -141,6 +141,26 @@ class EvaluationSection:
 
 
 @dataclass(frozen=True, config=STRICT)
+class GateSection:
+    """Held-out text by which a new version of an expert is judged before it is promoted."""
+
+    texts: Annotated[
+        dict[Name, str],
+        Field(
+            description="name of a domain, language or imported expert = path; without, promoted"
+        ),
+    ] = field(default_factory=dict)
+    margin: Annotated[
+        float,
+        Field(description="part of the promoted version's bits per byte by which it may be worse"),
+    ] = 0.01
+
+    def __post_init__(self) -> None:
+        """A margin is no gain."""
+        not_negative(margin=self.margin)
+
+
+@dataclass(frozen=True, config=STRICT)
 class WithdrawalSection:
     """What is done with an expert that is worse after an owner's withdrawal."""
 

@@ -19,6 +19,8 @@ def check_plan(config: FederationConfig) -> None:
         return
     check_base(config)
     check_plugins(config)
+    for name, path in config.gate.texts.items():
+        check_text(f"gate.texts.{name}", path)
     for name, path in config.evaluation.texts.items():
         check_text(f"evaluation.texts.{name}", path)
     check_stages(config)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedmore.coordinator.folder.federation import Federation
-from fedmore.coordinator.lineage.promotion import ON_HOLD, promoted, state_of
+from fedmore.coordinator.lineage.promotion import ON_HOLD, forget_gone, promoted, state_of
 from fedmore.coordinator.lineage.records import LINEAGE
 from fedmore.coordinator.store.records import ExpertRow
 from fedmore.coordinator.tasks.blob_references import live
@@ -49,6 +49,7 @@ def collect(federation: Federation, found: Garbage) -> None:
     After a kill in between, blobs are left that nothing names; the next `gc` or `start` finds them.
     """
     federation.registry.drop_versions([row.id for row in found.versions])
+    forget_gone(federation.registry)
     for digest in found.blobs:
         federation.store.delete(digest)
 

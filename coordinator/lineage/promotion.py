@@ -109,6 +109,31 @@ def promote(registry: Registry, row: ExpertRow, scores: Mapping[str, Any] | None
     write_entry(registry, row.name, _scored({"promoted": row.digest, "held": held}, scores))
 
 
+def set_yardstick(registry: Registry, name: str, scores: Mapping[str, Any], why: str) -> None:
+    """After a withdrawal: no version is in use until one is within the margin of these scores."""
+    entry = entry_of(registry, name) | {"promoted": None, "yardstick": {**scores, "why": why}}
+    write_entry(registry, name, entry)
+
+
+def forget_yardstick(registry: Registry, name: str) -> None:
+    """The newest version that is not held is in use again."""
+    entry = entry_of(registry, name)
+    if "yardstick" in entry:
+        write_entry(registry, name, {"held": entry["held"]})
+
+
+def forget_gone(registry: Registry) -> None:
+    """Take versions that are gone out of the entries, so that their blobs are not named."""
+    there = {(row.name, row.digest) for row in registry.experts()}
+    for name, entry in entries(registry).items():
+        held = {digest: each for digest, each in entry["held"].items() if (name, digest) in there}
+        left = entry | {"held": held}
+        if entry.get("promoted") is not None and (name, entry["promoted"]) not in there:
+            left = {key: each for key, each in left.items() if key not in ("promoted", "record")}
+        if left != entry:
+            write_entry(registry, name, left)
+
+
 def hold(
     registry: Registry, row: ExpertRow, why: str, scores: Mapping[str, Any] | None = None
 ) -> ExpertRow | None:

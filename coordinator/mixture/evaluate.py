@@ -40,6 +40,20 @@ PLAIN = "plain"
 Summary = dict[str, Any]
 
 
+GATE = "gate/"
+"""What precedes the name of a text of the gate; no other text has such a name."""
+
+
+def text_of(config: FederationConfig, expert: str) -> str:
+    """The text by which an expert is judged after a withdrawal: the gate's, else the evaluation's.
+
+    It is empty if there is none.
+    """
+    if expert in config.gate.texts:
+        return GATE + expert
+    return expert if expert in config.evaluation.texts else ""
+
+
 class Scorer:
     """Scores models on the same documents of every text; the base is scored once."""
 
@@ -69,7 +83,8 @@ class Scorer:
     def documents(self, text: str) -> list[str]:
         """The held-out documents that are scored; the same in every call."""
         if text not in self._documents:
-            path = Path(self.config.evaluation.texts[text])
+            gate = {GATE + name: path for name, path in self.config.gate.texts.items()}
+            path = Path((self.config.evaluation.texts | gate)[text])
             found = read_documents(path, converse=chat_template(self.base.tokenizer))
             count, seed = self.config.evaluation.documents, self.config.federation.seed
             self._documents[text] = sample(found, count, seed)

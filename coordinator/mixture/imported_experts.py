@@ -14,10 +14,10 @@ from safetensors.torch import save
 from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
 from fedmore.coordinator.folder.shared_base import base_of, check_fingerprint
 from fedmore.coordinator.lineage.contributions import plan_digest
-from fedmore.coordinator.lineage.promotion import promote
 from fedmore.coordinator.lineage.records import Origin, Version, add_version, parents_of
+from fedmore.coordinator.mixture.gate import verdict
 from fedmore.coordinator.mixture.router_factory import embeddings_of
-from fedmore.coordinator.mixture.versions import NO_STAGE, next_of_no_stage
+from fedmore.coordinator.mixture.versions import NO_STAGE, admit, next_of_no_stage
 from fedmore.coordinator.store.records import ExpertRow
 from fedmore.coordinator.store.state_keys import IMPORTED
 from fedmore.experts.base.fingerprint import fingerprint_of
@@ -98,12 +98,12 @@ def _keep(federation: Federation, name: str, source: Source, found: Converted) -
         stage=NO_STAGE,
         round=next_of_no_stage(registry, name),
         digest=digest,
-        metrics={"owners": [], "imported": about},
+        metrics={"owners": [], "imported": about, **verdict(federation, name, found.factors)},
     )
     parents, config = parents_of(federation, name), plan_digest(federation.config)
     told = {"format": about["format"], "source": about["source"]}
     row = add_version(federation, made, Origin("import", config, {}, parents, told))
-    promote(registry, row)
+    admit(registry, row)
     return row
 
 

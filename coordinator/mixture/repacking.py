@@ -14,9 +14,9 @@ from safetensors.torch import load, save
 from fedmore.coordinator.folder.federation import Federation, open_federation, running_alone
 from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.lineage.contributions import plan_digest
-from fedmore.coordinator.lineage.promotion import promote
 from fedmore.coordinator.lineage.records import Origin, Version, add_version, record_of
-from fedmore.coordinator.mixture.versions import NO_STAGE, REPACKED, next_of_no_stage
+from fedmore.coordinator.mixture.gate import verdict
+from fedmore.coordinator.mixture.versions import JUDGED, NO_STAGE, REPACKED, admit, next_of_no_stage
 from fedmore.coordinator.store.records import ExpertRow
 from fedmore.experts.conversion.change import cut
 from fedmore.experts.conversion.recovery import Recovery, recovered
@@ -76,11 +76,12 @@ def repacked(federation: Federation, name: str, rank: int, mend: Mend | None = N
     kept, error = cut(factors, rank)
     recovery = mend(kept) if mend and error else None
     kept = recovery.factors if recovery else kept
-    metrics = {key: value for key, value in row.metrics.items() if key != REPACKED}
+    metrics = {key: value for key, value in row.metrics.items() if key not in (REPACKED, *JUDGED)}
     digest = whole
     if error:
         digest = store.put(save(to_state(kept)))
         metrics[REPACKED] = {"from": whole, "rank": rank, "error": error}
+    metrics |= verdict(federation, name, kept)
     made = Version(
         name=name,
         kind=row.kind,
@@ -92,7 +93,7 @@ def repacked(federation: Federation, name: str, rank: int, mend: Mend | None = N
         metrics=metrics,
     )
     new = add_version(federation, made, _origin(federation, row, whole, rank))
-    promote(registry, new)
+    admit(registry, new)
     return Repacked(new, error, num_parameters(factors), recovery)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.lineage.contributions import digests_by_owner, plan_digest
-from fedmore.coordinator.lineage.promotion import promote
+from fedmore.coordinator.lineage.promotion import forget_gone, hold, promote
 from fedmore.coordinator.lineage.records import LINEAGE, Origin, OriginKind, Version, add_version
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.records import ExpertRow, Kind
@@ -27,6 +27,12 @@ STATE = "state"
 """Key of a round's metrics: digest of the blob that the next round goes on from."""
 
 
+HELD_BACK = "held_back"
+"""Key of a version's metrics: the reason why it is held."""
+
+JUDGED = (HELD_BACK, "scores", "withdrawal", "gate")
+"""Keys of a version's metrics that say how it was judged."""
+
 REPACKED = "repacked"
 """Key of a version's metrics: the digest that it was made `from`, its `rank` and its `error`."""
 
@@ -38,15 +44,26 @@ def keep_version(
     metrics: dict[str, Any],
     origin: OriginKind = "round",
 ) -> str:
-    """Keep the expert as it is after the stage and round `at`; returns its factors' digest."""
+    """Keep the expert as it is after the stage and round `at`; returns its factors' digest.
+
+    The version is promoted, or held if its metrics say why (`HELD_BACK`).
+    """
     digest = federation.store.put(save(to_state(state.aggregate)))
     kind: Kind = "adapter" if state.kind == "adapter" else "expert"
     params = num_parameters(state.aggregate)
     made = Version(state.name, kind, state.rank, params, *at, digest, metrics)
-    promote(
+    admit(
         federation.registry, add_version(federation, made, _origin(federation, state, at, origin))
     )
     return digest
+
+
+def admit(registry: Registry, row: ExpertRow) -> None:
+    """Promote a new version, or hold it if its metrics say why."""
+    if why := row.metrics.get(HELD_BACK):
+        hold(registry, row, why, row.metrics.get("scores"))
+    else:
+        promote(registry, row)
 
 
 def _origin(
@@ -82,13 +99,9 @@ def drop_versions(registry: Registry, store: Store, owners: AbstractSet[str]) ->
     _drop(registry, store, [row for row in rows if owners & set(row.metrics.get("owners", ()))])
 
 
-def drop_expert(registry: Registry, store: Store, name: str) -> None:
-    """Forget every version of an expert; blobs that others use stay."""
-    _drop(registry, store, [row for row in registry.experts() if row.name == name])
-
-
 def _drop(registry: Registry, store: Store, dropped: Sequence[ExpertRow]) -> None:
     registry.drop_versions([row.id for row in dropped])
+    forget_gone(registry)
     drop_unused(registry, store, {digest for row in dropped for digest in blobs_of(row)})
 
 

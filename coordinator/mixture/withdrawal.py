@@ -7,15 +7,16 @@ from typing import Any
 
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.lineage.promotion import in_use
-from fedmore.coordinator.mixture import held_back_experts
 from fedmore.coordinator.mixture.assemble import load_factors
+from fedmore.coordinator.mixture.gate import note
 from fedmore.coordinator.mixture.versions import (
+    HELD_BACK,
     STATE,
     drop_versions,
     keep_router,
     keep_version,
 )
-from fedmore.coordinator.mixture.withdrawal_scoring import HELD_BACK, RECOVERS, Outcome, settle
+from fedmore.coordinator.mixture.withdrawal_scoring import RECOVERS, Outcome, settle
 from fedmore.coordinator.store.records import RoundRow
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import EMBEDDINGS
@@ -75,7 +76,7 @@ def _leave_out(
     for name in touched:
         left, error = without(states[name], gone, stage.max_rank, stage.aggregate_energy)
         outcome = settle(federation.config, states[name], left, error, stage)
-        held_back_experts.note(federation, stage, row.stage, outcome)
+        note(federation, stage, row.stage, outcome)
         states[name], entries[name] = outcome.state, _kept(federation, outcome, row)
         log.warning("%s: %s", name, "; ".join(told_of(entries[name])))
     if touched:
@@ -129,7 +130,7 @@ def _leave_out_of_router(federation: Federation, row: RoundRow, gone: AbstractSe
 def _kept(federation: Federation, outcome: Outcome, row: RoundRow) -> dict[str, Any]:
     state = outcome.state
     entry = {**state.summary(outcome.error), **outcome.told}
-    if not entry["owners"] or HELD_BACK in entry:
+    if not entry["owners"]:
         return entry
     at = (row.stage, row.round)
     return {**entry, "digest": keep_version(federation, state, at, entry, "withdrawal")}

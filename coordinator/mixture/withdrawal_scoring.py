@@ -19,7 +19,8 @@ from typing import Any
 
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.config.sections import WithdrawalSection
-from fedmore.coordinator.mixture.evaluate import Scorer
+from fedmore.coordinator.mixture.evaluate import Scorer, text_of
+from fedmore.coordinator.mixture.versions import HELD_BACK
 from fedmore.experts.factors import Factors
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.scoring.bits_per_byte import mean_bits_per_byte
@@ -32,9 +33,6 @@ Score = Callable[[Factors | None], float]
 STEPS = 6
 """Golden-section steps for the factor, which determine it to within 0.06."""
 GOLDEN = (5**0.5 - 1) / 2
-
-HELD_BACK = "held_back"
-"""Key of an expert's metrics: the reason why no version of it is kept."""
 
 RECOVERS = "recovery_rounds"
 """Key of an expert's metrics: the number of recovery rounds for its remaining owners."""
@@ -74,10 +72,11 @@ def settle(
     section = config.withdrawal
     if not after.owners:
         return Outcome(after, error, {})
-    if after.name not in config.evaluation.texts:
+    text = text_of(config, after.name)
+    if not text:
         told = {"withdrawal": f"not scored: evaluation.texts names no text for {after.name}"}
         return Outcome(after, error, {**told, **_recovery(section)})
-    score = scorer_of(config, after.name, scorer)
+    score = scorer_of(config, text, scorer)
     return judged(section, score, before, after, error, stage)
 
 
@@ -124,7 +123,12 @@ def judged(
 
 def is_good(section: WithdrawalSection, score: float, scores: Mapping[str, float]) -> bool:
     """Whether a score is within the margin of that before, and not above the base's."""
-    return score <= min(scores["before"] * (1 + section.margin), scores["base"])
+    return not_worse(score, scores["before"], section.margin) and score <= scores["base"]
+
+
+def not_worse(score: float, before: float, margin: float) -> bool:
+    """Whether a score in bits per byte is within the margin, a part of the one before."""
+    return score <= before * (1 + margin)
 
 
 def _recovery(section: WithdrawalSection) -> dict[str, int]:

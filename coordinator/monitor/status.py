@@ -256,6 +256,8 @@ def show_result(federation: Federation, console: Console) -> None:
     directory = federation.directory
     if members := member_rows(federation.registry):
         console.print(members_table(members))
+    for name, why in why_held(federation.registry).items():
+        console.print(f"held back: {plain(f'{name}, {why}', LONGEST)}", markup=False)
     if scores := read_scores(directory, federation.registry):
         console.print(evaluation_view(scores))
     names = (MIXTURE, EVALUATION, layout.APP_LOG, layout.APP_STATE, "mlflow.db")

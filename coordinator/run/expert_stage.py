@@ -7,8 +7,8 @@ from typing import Any
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture.evaluate import after_stage
-from fedmore.coordinator.mixture.held_back_experts import is_released, judge_of
-from fedmore.coordinator.mixture.versions import STATE, keep_version
+from fedmore.coordinator.mixture.gate import judge_of, verdict
+from fedmore.coordinator.mixture.versions import HELD_BACK, STATE, keep_version
 from fedmore.coordinator.run.stage_end import owners_of
 from fedmore.coordinator.run.stage_runner import StageContext, StageRunner
 from fedmore.coordinator.store.state_keys import FORGETTING
@@ -66,8 +66,9 @@ def _trained(
     """A round is aggregated: keep a version of each expert, and the state to go on from."""
     federation, at = context.federation, (context.index, number)
     for name, entry in metrics["experts"].items():
-        if is_released(federation, states[name], entry, context.scorer):
-            entry["digest"] = keep_version(federation, states[name], at, dict(entry))
+        entry.pop(HELD_BACK, None)
+        entry.update(verdict(federation, name, states[name].aggregate, entry, context.scorer))
+        entry["digest"] = keep_version(federation, states[name], at, dict(entry))
     context.recorder.finish(number, metrics | {STATE: federation.store.put(dump(states))})
 
 

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.federation import Federation
-from fedmore.coordinator.lineage.promotion import in_use
+from fedmore.coordinator.lineage.promotion import in_use, why_held
 from fedmore.coordinator.mixture.assemble import assemble
 from fedmore.coordinator.mixture.evaluate import Scorer, evaluate
 from fedmore.coordinator.mixture.exclusions import keep_routable
@@ -24,7 +24,6 @@ from fedmore.coordinator.run.plan import Settle, keep_all
 from fedmore.coordinator.run.recorder import Recorder, named
 from fedmore.coordinator.run.stage_end import carried_out, has_owner, skip
 from fedmore.coordinator.run.stage_runner import S, StageContext, runner_of
-from fedmore.coordinator.store.state_keys import HELD
 from fedmore.experts.errors import ConfigError, RoundError
 from fedmore.protos.wire.flower_compat import RUN
 from fedmore.strategies.events import Evaluated, Event, StageSkipped, StageStarted
@@ -145,13 +144,13 @@ class PlanRun:
         asked = recovery_rounds.asked_for(federation.config, registry)
         leave_out(federation.with_config(asked))
         known = list(in_use(registry))
-        if held := registry.get_state(HELD, {}):
-            whys = (f"{name}, {entry['why']}" for name, entry in sorted(held.items()))
+        if held := why_held(registry):
+            whys = (f"{name}, {why}" for name, why in held.items())
             log.warning("held back: %s", "; ".join(whys))
         if not known and held:
             raise RoundError(
-                f"no mixture without {', '.join(sorted(held))}: held back after a withdrawal; "
-                "change withdrawal.when_worse, or have its owners train on by another start"
+                f"no mixture without {', '.join(sorted(held))}: held back; promote a version "
+                "(`coordinator experts promote`), or have its owners train on by another start"
             )
         if not known:
             raise ConfigError("stages: no stage of the plan trains an expert")

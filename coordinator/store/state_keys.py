@@ -57,10 +57,12 @@ LEFT_OUT = "left_out"
 """State: the experts that are left out of the mixture, with reasons."""
 
 HELD = "held_back"
-"""State: by expert, the reason why it is held back after a withdrawal, and its `scores`."""
+"""State of earlier versions, which kept no version of an expert while it was held back: by expert,
+the reason and its `scores`. `PROMOTIONS` has taken its place."""
 
 PROMOTIONS = "promotions"
-"""State: by expert, which version is promoted, and which are held and why."""
+"""State: by expert, which version is promoted, which are held and why, and the yardstick after a
+withdrawal."""
 
 WITHDRAWALS_BEGUN = "withdrawals_begun"
 """State: `owners` whose part a command had to remove, and the `experts` with such a part."""

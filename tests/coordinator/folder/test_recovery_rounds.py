@@ -12,13 +12,14 @@ from fedmore.coordinator.config.schema import parse_config
 from fedmore.coordinator.config.terms import terms_of
 from fedmore.coordinator.folder import recovery_rounds
 from fedmore.coordinator.folder.federation import Federation
-from fedmore.coordinator.mixture import held_back_experts, withdrawal_scoring
+from fedmore.coordinator.lineage.promotion import entry_of, in_use, state_of
+from fedmore.coordinator.mixture import gate, withdrawal_scoring
+from fedmore.coordinator.mixture.versions import HELD_BACK
 from fedmore.coordinator.mixture.withdrawal import leave_out, outcomes
-from fedmore.coordinator.mixture.withdrawal_scoring import HELD_BACK
 from fedmore.coordinator.monitor.status import status
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
-from fedmore.coordinator.store.state_keys import FINISHED, HELD, INTERRUPTED, PHASE
+from fedmore.coordinator.store.state_keys import FINISHED, INTERRUPTED, PHASE
 from fedmore.experts.mixture.checkpoint import read_recipe
 from fedmore.strategies.events import RoundFinished
 from fedmore.strategies.stages.expert import ExpertStage
@@ -63,7 +64,7 @@ def norm(factors):
 @pytest.fixture
 def scores(monkeypatch):
     found = Scores()
-    for module in (withdrawal_scoring, held_back_experts):
+    for module in (withdrawal_scoring, gate):
         monkeypatch.setattr(module, "scorer_of", lambda *_: found)
     return found
 
@@ -103,13 +104,15 @@ def test_a_coordinator_that_runs_chooses_as_one_that_stands(
         entry = registry.rounds()[-1].metrics["experts"]["kitchen"]
         assert entry["owners"] == ["kitchen-a"]
         assert entry["withdrawal"].startswith(told)
-        assert (HELD_BACK in entry) == ("digest" not in entry) == held
-        assert ("kitchen" in registry.get_state(HELD, {})) == held
+        assert (HELD_BACK in entry) == ("yardstick" in entry_of(registry, "kitchen")) == held
+        newest = registry.latest("kitchen")
+        assert newest.digest == entry["digest"]
+        assert state_of(registry, newest) == ("held" if held else "promoted")
         there = Federation(run.directory, run.config, registry, Store(run.directory))
         left_out = status(there)["left_out"].get("kitchen", "")
         assert left_out.startswith(f"held back, {told}" if held else "")
         assert bool(left_out) == held
-        assert ("kitchen" in {row.name for row in registry.experts()}) != held
+        assert ("kitchen" in in_use(registry)) != held
         ahead = {"experts": ["kitchen"]} if when_worse == "recover" else {}
         assert recovery_rounds.ahead(run.config, registry) == ahead
     names = [each.name for each in read_recipe(run.directory / "mixture").experts]
@@ -136,7 +139,8 @@ def test_an_expert_that_trains_on_in_the_same_plan_is_let_go(material, tmp_path,
         assert HELD_BACK in second
         assert third["withdrawal"].startswith("held back no more: 0.900")
         assert registry.latest("kitchen").round == 3
-        assert registry.get_state(HELD) == {}
+        assert "yardstick" not in entry_of(registry, "kitchen")
+        assert state_of(registry, registry.latest("kitchen")) == "promoted"
 
 
 def test_only_the_remaining_owners_of_the_expert_recover(material, tmp_path, scores):

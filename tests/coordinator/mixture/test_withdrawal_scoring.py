@@ -8,10 +8,11 @@ import torch
 from fedmore.coordinator.config.schema import parse_config
 from fedmore.coordinator.config.sections import WithdrawalSection
 from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture import withdrawal_scoring
-from fedmore.coordinator.mixture.versions import STATE, keep_version
+from fedmore.coordinator.mixture.versions import HELD_BACK, STATE, keep_version
 from fedmore.coordinator.mixture.withdrawal import leave_out, outcomes
-from fedmore.coordinator.mixture.withdrawal_scoring import HELD_BACK, judged
+from fedmore.coordinator.mixture.withdrawal_scoring import judged
 from fedmore.coordinator.store.blobs import Store
 from fedmore.coordinator.store.registry import Registry
 from fedmore.experts.spec import TargetModule
@@ -138,7 +139,8 @@ def test_a_withdrawal_scores_before_it_keeps(tmp_path, monkeypatch, shared, text
         registry.withdraw("b")
         assert leave_out(Federation(tmp_path, config, registry, store)) == ["legal"]
         held = "held back" in told
-        assert [row.name for row in registry.experts()] == ([] if held else ["legal"])
+        assert [row.name for row in registry.experts()] == ["legal"], "a held version is kept"
+        assert list(in_use(registry)) == ([] if held else ["legal"])
         (line,) = outcomes(registry, ["legal"])["legal"]
         assert told in line
         kept = restore(store.get(registry.rounds()[-1].metrics[STATE]))["legal"]
