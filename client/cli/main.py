@@ -63,10 +63,13 @@ def join(
         str | None,
         typer.Option(
             metavar="RANK",
-            help="Rank of the change, as in 16, or gate=8,up=8,down=32, or 0-9:4,10-29:16; "
-            "by default 16 for a domain, 8 for a language.",
+            help="Rank of the change, as in 16, or gate=8,up=8,down=32, or 0-9:4,10-29:16; auto "
+            "tries ranks on your own text; by default 16 for a domain, 8 for a language.",
         ),
     ] = None,
+    rank_steps: Annotated[
+        int, typer.Option(min=4, help="Steps for which --rank auto trains each rank.")
+    ] = 32,
     gpu: Gpu = None,
     cpu: Cpu = False,
     state: Annotated[
@@ -132,6 +135,7 @@ def join(
         kind=kind,
         target=target,
         rank=rank,
+        rank_steps=rank_steps,
         gpu=gpu,
         cpu=cpu,
         state=state,

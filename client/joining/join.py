@@ -29,8 +29,15 @@ from fedmore.client.joining.finished_federation import (
     longer_plan,
     note_finished,
 )
-from fedmore.client.joining.node_options import check_floors, make_guard, make_handler, node_config
-from fedmore.client.joining.options import DEFAULT_RANK, JoinOptions
+from fedmore.client.joining.node_options import (
+    check_floors,
+    highest_rank,
+    make_guard,
+    make_handler,
+    node_config,
+    search_rank,
+)
+from fedmore.client.joining.options import AUTO, DEFAULT_RANK, JoinOptions
 from fedmore.client.owner.agreement import Agreement
 from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.client.session.runner import Session
@@ -119,7 +126,6 @@ def enter(
     """Check base and rank, then enrol: who it is, the base's fingerprint, the node's config."""
     known = read_member(state, invite)
     before = read_identity(state) if invite.again else known
-    rank, ranks = rank_of(options, before)
 
     def ask() -> FederationInfo:
         there = at_address(invite, options.address, known)
@@ -128,6 +134,9 @@ def enter(
     info = known.info if known else patiently(ask, options.patience_s, say)
     base = choose_base(options.base, info, say)
     fingerprint = check_base(base, info)
+    rank, ranks = rank_of(options, before)
+    auto = options.rank == AUTO and before is None
+    highest = highest_rank(options, info, base, device) if auto else rank
     check_change(base, invite.name, options.kind, options.target, rank, say, ranks)
     load(base, info, device, options.kind, rank, ranks)
     chosen = (base, info.dtype, device, info.quantization)
@@ -137,6 +146,8 @@ def enter(
             f"this text has joined {invite.federation} as {twin!r} already; under two names every "
             "round is answered twice from one text, which tells more of it"
         )
+    if auto:
+        rank = search_rank(options, info, base, highest, device, state, invite.name, say)
     check_floors(options, info, base, rank, device, state, ranks)
     agreed = Agreement(state, options.rules.plugins)
     agree(info, agreed, options.rules, say, asker(options.yes), options.plan)
@@ -165,10 +176,16 @@ def enter(
 
 
 def rank_of(options: JoinOptions, before: Identity | None) -> tuple[int, str]:
-    """The owner's rank and pattern of ranks: as it says now, or said before, or the default."""
-    if options.rank is not None:
+    """The owner's rank and pattern of ranks: as it says now, or said before, or the default.
+
+    What `AUTO` found is kept with the identity, so that it is not looked for again. Until it is
+    found the rank is 1, which every matrix allows.
+    """
+    if options.rank is not None and options.rank != AUTO:
         return rank_chosen(options.rank)
-    return (before.rank, before.ranks) if before else (DEFAULT_RANK[options.kind], "")
+    if before is not None:
+        return before.rank, before.ranks
+    return (1 if options.rank == AUTO else DEFAULT_RANK[options.kind]), ""
 
 
 def check_told(before: FederationInfo, after: FederationInfo) -> None:

@@ -30,6 +30,45 @@ def check_floors(
     EgressPolicy(Node.read(config)).check_plan(terms_in(info, options.rules.plugins))
 
 
+def highest_rank(options: JoinOptions, info: FederationInfo, base: str, device: str) -> int:
+    """The highest rank whose training fits into the memory that is free now, before the base is."""
+    from fedmore.client.hardware.device import free_memory, inspect_machine
+    from fedmore.client.hardware.memory_estimate import Batch
+    from fedmore.client.hardware.preflight import report_base
+    from fedmore.strategies.stages.base import TrainingStage
+
+    trained = [
+        stage
+        for stage in terms_in(info, options.rules.plugins).stages
+        if isinstance(stage, TrainingStage) and stage.trains in (None, options.kind)
+    ]
+    batch = Batch(
+        max((stage.batch_size for stage in trained), default=Batch.size),
+        max((stage.sequence_length for stage in trained), default=Batch.length),
+    )
+    free = free_memory(inspect_machine(), device)
+    found = report_base(base, info.dtype, device, free, batch)
+    return (found.expert if options.kind == "expert" else found.adapter).highest_rank
+
+
+def search_rank(
+    options: JoinOptions,
+    info: FederationInfo,
+    base: str,
+    highest: int,
+    device: str,
+    state: Path,
+    name: str,
+    say: Callable[[str], None],
+) -> int:
+    """The rank that the owner's own held-out text asks for, of those up to `highest`."""
+    from fedmore.client.joining.rank_search import search
+    from fedmore.client.owner.node_config import Node
+
+    node = Node.read(node_config(options, info, name, 1, base, device, state))
+    return search(node, terms_in(info, options.rules.plugins), highest, options.rank_steps, say)
+
+
 def node_config(
     options: JoinOptions,
     info: FederationInfo,

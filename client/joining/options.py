@@ -12,6 +12,10 @@ from fedmore.experts.reading.documents import Format
 from fedmore.strategies.compression.policy import NAMES
 
 Kind = Literal["expert", "adapter"]
+AUTO = "auto"
+"""The rank that the owner's own text asks for."""
+RANK_STEPS = 32
+"""Steps for which each candidate of `AUTO` is trained."""
 DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
 
 
@@ -19,7 +23,8 @@ DEFAULT_RANK: dict[Kind, int] = {"expert": 16, "adapter": 8}
 class JoinOptions:
     """What the command line says; `rank` None is the default, or that of an earlier start.
 
-    Otherwise it is a rank or a pattern of ranks (`fedmore.experts.ranks`).
+    Otherwise it is a rank, a pattern of ranks (`fedmore.experts.ranks`), or `AUTO`: then each
+    candidate is trained for `rank_steps` steps (`fedmore.client.joining.rank_search`).
     """
 
     invite: Path
@@ -27,6 +32,7 @@ class JoinOptions:
     kind: Kind
     target: str
     rank: int | str | None = None
+    rank_steps: int = RANK_STEPS
     gpu: int | None = None
     cpu: bool = False
     state: Path | None = None
@@ -49,7 +55,7 @@ class JoinOptions:
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for a codec that there is not, or a pattern that is none."""
-        if self.rank is not None:
+        if self.rank is not None and self.rank != AUTO:
             chosen(self.rank)
         for tag in self.codecs:
             if tag not in NAMES:

@@ -121,7 +121,8 @@ def test_a_client_joins_works_and_is_let_go(
     assert said[-1] == "the federation is finished; thank you"
     chosen = hub.federation.config.base
     assert configs[0] == {
-        "name": "amt", "kind": "expert", "target": "legal", "rank": 4, "data": str(options.data),
+        "name": "amt", "kind": "expert", "target": "legal", "rank": 4, "ranks": "",
+        "data": str(options.data),
         "base": str(tiny), "dtype": "auto", "device": "cpu", "quantization": "none",
         "opener": chosen.opener, "open_windows": chosen.open_windows,
         "state": str(options.state), "policy": dump_policy(options.rules),
