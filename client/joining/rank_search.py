@@ -31,6 +31,7 @@ from fedmore.experts.scoring.bits_per_byte import (
     mean_bits_per_byte,
     token_losses,
 )
+from fedmore.protos.system.terminal import console
 from fedmore.strategies.expert_stage.pending import task_of
 from fedmore.strategies.members import Member
 from fedmore.strategies.stages.expert import FactorStage
@@ -179,7 +180,6 @@ def task_for(node: Node, terms: Terms, stage: FactorStage, rank: int, steps: int
 
 def table(found: Choice) -> str:
     """The candidates as a table: rank, bits per byte, interval, numbers sent in every update."""
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -195,7 +195,7 @@ def table(found: Choice) -> str:
             f"{each.numbers:,}",
         )
     out = StringIO()
-    Console(file=out, width=100, color_system=None).print(grid)
+    console(file=out, width=100, color_system=None).print(grid)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
