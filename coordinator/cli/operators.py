@@ -91,10 +91,13 @@ def withdraw(
     echo(f"{name} has withdrawn")
     if done.running:
         echo("  the coordinator that runs leaves its work out of the next aggregate")
+        echo(f"  and writes the evidence to {directory / 'withdrawals'} when its part is gone")
     for expert, lines in done.told.items():
         echo(f"  {expert}: {'; '.join(lines)}")
     if done.mixture:
         echo("  the mixture: removed, since it held its work")
+    if done.evidence:
+        echo(f"evidence: {done.evidence}")
     for kind, experts in done.recovers.items():
         echo(f"`coordinator start {directory}` goes on with {kind} for {', '.join(experts)};")
         echo("  their owners see a plan of more rounds and agree by `client accept`")

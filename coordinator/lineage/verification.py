@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.lineage.documents import read_signed
+from fedmore.coordinator.lineage.evidence import check_files
 from fedmore.coordinator.lineage.promotion import entries
 from fedmore.coordinator.lineage.records import FORMAT, LINEAGE
 from fedmore.coordinator.pki.signing import fingerprint_of, has_key, verifying_key
@@ -21,7 +22,7 @@ SAME = ("kind", "rank", "params", "stage", "round")
 
 @dataclass(frozen=True)
 class Verified:
-    """What was checked: versions with a record, and those of an earlier fedmore without one.
+    """What was checked: versions with a record, those of an earlier fedmore, files of withdrawals.
 
     `key` is the fingerprint of the public key, to compare with one that was noted elsewhere.
     """
@@ -29,6 +30,7 @@ class Verified:
     key: str
     signed: Sequence[ExpertRow]
     unsigned: Sequence[ExpertRow]
+    withdrawals: Sequence[Path]
 
 
 def verify(federation: Federation, public: Path | None = None) -> Verified:
@@ -41,7 +43,7 @@ def verify(federation: Federation, public: Path | None = None) -> Verified:
     if not has_key(federation.directory) and public is None:
         if any(row.metrics.get(LINEAGE) for row in rows):
             raise ConfigError(f"{federation.directory}: tls/lineage.pub is missing; restore it")
-        return Verified("", (), rows)
+        return Verified("", (), rows, ())
     key = verifying_key(federation.directory, public)
     faults: list[str] = []
     for row in rows:
@@ -54,11 +56,16 @@ def verify(federation: Federation, public: Path | None = None) -> Verified:
             _check_restored(federation, key, name, entry)
         except FedmoreError as error:
             faults.append(f"{name}, restored: {error}")
+    try:
+        files = check_files(federation, key)
+    except FedmoreError as error:
+        files = []
+        faults.append(str(error))
     if faults:
         raise RegistryError(f"{federation.directory}: not as it was signed: {'; '.join(faults)}")
     signed = [row for row in rows if row.metrics.get(LINEAGE)]
     unsigned = [row for row in rows if not row.metrics.get(LINEAGE)]
-    return Verified(fingerprint_of(key), signed, unsigned)
+    return Verified(fingerprint_of(key), signed, unsigned, files)
 
 
 def check_version(

@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from fedmore.coordinator.folder.federation import Federation
+from fedmore.coordinator.lineage import evidence
 from fedmore.coordinator.lineage.promotion import in_use
 from fedmore.coordinator.mixture.assemble import load_factors
 from fedmore.coordinator.mixture.gate import note
@@ -35,10 +36,11 @@ def leave_out(federation: Federation) -> list[str]:
 
     Versions with its part are removed from registry and store, and so is its domain embedding. An
     expert that withdrawn clients alone have trained is removed, with its row in a router that
-    clients trained. A second call changes nothing.
+    clients trained. A second call changes nothing. What was removed stands in a signed file.
     """
     registry = federation.registry
     gone = registry.withdrawn()
+    evidence.begin(federation, gone)
     drop_versions(registry, federation.store, gone)
     changed: list[str] = []
     for index, stage in enumerate(federation.config.stages):
@@ -48,6 +50,7 @@ def leave_out(federation: Federation) -> list[str]:
     _leave_out_of_embeddings(federation, gone)
     for row in [row for row in registry.rounds() if row.kind == "routing"][-1:]:
         _leave_out_of_router(federation, row, gone)
+    evidence.complete(federation)
     return changed
 
 

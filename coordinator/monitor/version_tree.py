@@ -37,6 +37,7 @@ def lines_of(found: Verified) -> list[str]:
         f"{row.name} {row.digest[:SHORT]}: no record, made by an earlier fedmore"
         for row in found.unsigned
     ]
+    lines += [f"{path}: the withdrawal is as it was signed" for path in found.withdrawals]
     return lines
 
 

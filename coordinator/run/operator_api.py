@@ -23,7 +23,8 @@ from fedmore.coordinator.mixture.unfinished_withdrawal import finish
 from fedmore.coordinator.monitor import status as states
 from fedmore.coordinator.pki.tls_files import OPERATOR
 from fedmore.coordinator.store import state_keys
-from fedmore.coordinator.store.state_keys import OPERATORS
+from fedmore.coordinator.store.registry import Registry
+from fedmore.coordinator.store.state_keys import OPERATORS, WITHDRAWN_BY_OPERATOR
 from fedmore.experts.errors import ConfigError, TransportError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Withdrawal:
 
     `left` is the number of experts that a mixture could be made of.
 
+    `evidence` is the signed file that says what was removed.
+
     `running` is whether a coordinator runs, which then does all of it at its next aggregate.
     `recovers` are the experts whose owners are to train on, by kind of stage.
     """
@@ -86,6 +89,7 @@ class Withdrawal:
     told: Mapping[str, Sequence[str]] = field(default_factory=dict)
     left: int = 0
     mixture: bool = False
+    evidence: Path | None = None
 
 
 def withdraw(directory: Path, name: str, reason: str, recover: int = 0) -> Withdrawal:
@@ -98,9 +102,13 @@ def withdraw(directory: Path, name: str, reason: str, recover: int = 0) -> Withd
     with open_federation(directory) as federation:
         registry = federation.registry
         if is_running(directory) and registry.get_state(state_keys.PHASE) != state_keys.FINISHED:
-            registry.withdraw(name, reason, withdrawals_begun.asked(recover))
+            registry.withdraw(
+                name, reason, withdrawals_begun.asked(recover) | _by_operator(registry, name)
+            )
             return Withdrawal(running=True)
-        registry.withdraw(name, reason, withdrawals_begun.mark(registry, name, recover))
+        mark = withdrawals_begun.mark(registry, name, recover) | _by_operator(registry, name)
+        registry.withdraw(name, reason, mark)
+        from fedmore.coordinator.lineage.evidence import path_of
         from fedmore.coordinator.mixture.withdrawal import outcomes
 
         changed, mixture = finish(federation)
@@ -109,7 +117,15 @@ def withdraw(directory: Path, name: str, reason: str, recover: int = 0) -> Withd
             recovers=recovery_rounds.ahead(federation.config, registry) if changed else {},
             left=len(in_use(registry)),
             mixture=mixture,
+            evidence=path_of(federation, name),
         )
+
+
+def _by_operator(registry: Registry, name: str) -> dict[str, list[str]]:
+    """The state that says whose withdrawal an operator has begun, and not its owner."""
+    known = registry.get_state(WITHDRAWN_BY_OPERATOR, [])
+    mine = set() if name in registry.withdrawn() else {name}
+    return {WITHDRAWN_BY_OPERATOR: sorted({*known, *mine})}
 
 
 def invite(

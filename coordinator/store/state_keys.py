@@ -64,5 +64,11 @@ PROMOTIONS = "promotions"
 """State: by expert, which version is promoted, which are held and why, and the yardstick after a
 withdrawal."""
 
+EVIDENCE = "withdrawal_evidence"
+"""State: by withdrawn owner what was there `before`, or the `file` with the evidence."""
+
+WITHDRAWN_BY_OPERATOR = "withdrawn_by_operator"
+"""State: the owners whose withdrawal an operator's command has begun."""
+
 WITHDRAWALS_BEGUN = "withdrawals_begun"
 """State: `owners` whose part a command had to remove, and the `experts` with such a part."""

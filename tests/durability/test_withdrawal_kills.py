@@ -12,7 +12,9 @@ from collections import Counter
 
 import pytest
 
+from fedmore.coordinator.folder.federation import open_federation
 from fedmore.coordinator.generation.generator import open_speaker
+from fedmore.coordinator.lineage.verification import verify
 from fedmore.coordinator.run import operator_api
 from fedmore.coordinator.store.registry import Registry
 from fedmore.coordinator.store.state_keys import RECOVERY
@@ -63,6 +65,13 @@ def check_half_done(place):
         open_speaker(place.directory)
 
 
+def check_evidence(place):
+    """There is one file of this withdrawal, and what is signed is true."""
+    assert len(list((place.directory / "withdrawals").glob(f"{GONE}-*.json"))) == 1
+    with open_federation(place.directory) as opened:
+        assert verify(opened).withdrawals
+
+
 def test_a_withdrawal_makes_every_kind_of_write(undisturbed, tmp_path):
     before, after = finished(undisturbed, tmp_path, PLAIN)
     changed = outcome(after)
@@ -98,6 +107,7 @@ def test_killed_at_every_write(undisturbed, tmp_path, command, by):
         else:
             assert operator_api.status(place.directory)["withdrawals"] == []
             assert outcome(place) == wanted, f"killed {at}, then {by}"
+            check_evidence(place)
         shutil.rmtree(place.folder)
 
 

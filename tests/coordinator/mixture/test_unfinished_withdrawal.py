@@ -1,6 +1,7 @@
 """A withdrawal that was killed half-way: what is said of it, and what finishes it."""
 
 import io
+import json
 
 import pytest
 from contributed import SITES, SPEC, contribution, write_round
@@ -11,6 +12,7 @@ from fedmore.coordinator.cli.main import app
 from fedmore.coordinator.folder import withdrawals_begun
 from fedmore.coordinator.folder.federation import open_federation
 from fedmore.coordinator.folder.layout import MIXTURE
+from fedmore.coordinator.lineage.verification import verify
 from fedmore.coordinator.mixture import unfinished_withdrawal, withdrawal
 from fedmore.coordinator.mixture.validity import mark_of
 from fedmore.coordinator.run import operator_api
@@ -101,6 +103,11 @@ def test_what_was_killed_is_told_and_finished(trained, monkeypatch, module, name
     assert asked == recover, "as the first command asked"
     assert list(versions) == [("legal", 1)]
     assert (tidy, left, mixture) == (True, [], False)
+    with open_federation(trained) as opened:
+        (file,) = (trained / "withdrawals").iterdir()
+        assert verify(opened).withdrawals == [file], "one valid file"
+        removed = json.loads(file.read_text())["content"]["removed"]
+        assert [each["expert"] for each in removed["versions"]] == ["legal"]
     assert "withdrawn and its part" not in CliRunner().invoke(app, ["status", str(trained)]).output
 
 
