@@ -17,7 +17,8 @@ class LowRankLinear(nn.Module):
     """``y = W x + B_f A_f x + scale B A x``; `W` and the pair f are frozen, A and B are trained.
 
     With `bits`, A and B are quantised to that width in every forward pass
-    (`fedmore.kernels.lowbit`), and the latent numbers behind them are trained.
+    (`fedmore.kernels.lowbit`), and the latent numbers behind them are trained. With `prefix` only
+    the first directions of A and B are used, and so only they have a gradient.
     """
 
     def __init__(self, base: nn.Module, frozen: tuple[Tensor, Tensor] | None = None) -> None:
@@ -25,6 +26,7 @@ class LowRankLinear(nn.Module):
         self.base = base
         self.frozen = frozen
         self.scale = 0.0
+        self.prefix: int | None = None
         self.lora_A: nn.Parameter | None = None
         self.lora_B: nn.Parameter | None = None
         self._used: Callable[[Tensor], Tensor] = _as_is
@@ -45,7 +47,7 @@ class LowRankLinear(nn.Module):
             b, a = self.frozen
             y.addmm_(rows @ a.T.to(x.dtype), b.T.to(x.dtype))
         if self.lora_A is not None and self.lora_B is not None:
-            b, a = self._used(self.lora_B), self._used(self.lora_A)
+            b, a = self._used(self.lora_B)[:, : self.prefix], self._used(self.lora_A)[: self.prefix]
             y.addmm_(rows @ a.T.to(x.dtype), (self.scale * b.T).to(x.dtype))
         return y.view(*x.shape[:-1], y.shape[-1])
 

@@ -44,6 +44,13 @@ def _rank_scaling() -> Callable[..., Path]:
     return STUDY.run
 
 
+def _nested_ranks() -> Callable[..., Path]:
+    """One training whose every prefix works, beside cuts by SVD and training of each rank."""
+    from fedmore.sims.studies.rounds.nested_ranks import STUDY
+
+    return STUDY.run
+
+
 def _crowd() -> Callable[..., Path]:
     """A hundred owners of one expert: traffic, memory and time, with and without limits."""
     from fedmore.sims.studies.crowd.study import run
@@ -62,6 +69,7 @@ STUDIES: dict[str, Callable[[], Callable[..., Path]]] = {
     "participation": _participation,
     "round-start": _round_start,
     "rank-scaling": _rank_scaling,
+    "nested-ranks": _nested_ranks,
     "crowd": _crowd,
     "embedding-inversion": _embedding_inversion,
 }

@@ -161,6 +161,7 @@ def measured(
     done = train(
         base.model, sites, start, None, scale, text.windows, schedule, lambda *_: None,
         bits=task.weight_bits, seed=low_rank.seed_of(node.name, "rank search", task.seed),
+        nested=task.nested_ranks,
     )  # fmt: skip
     used = done.factors
     if task.weight_bits:  # what both ends hold are the weights of few bits, not the latent ones

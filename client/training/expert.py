@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from fedmore.client.training.checkpoint import Checkpoints, Position, key_of
 from fedmore.client.training.dropout import Dropout
-from fedmore.experts.factors import Factors, to_state
+from fedmore.client.training.nested_ranks import prefix_of, use_prefix
+from fedmore.experts.factors import Factors, ranks, to_state
 from fedmore.experts.low_rank_linear import LowRankLinear, overlay, share
 from fedmore.experts.spec import Scale, TargetModule, scale_at
 
@@ -65,13 +66,15 @@ def train(
     base: str = "",
     bits: int = 0,
     seed: int = 0,
+    nested: bool = False,
 ) -> Trained:
     """Train factors from `start` on `windows_WT` with AdamW; `model` itself stays as it is.
 
     Goes on from a checkpoint of the same training, `base` being the fingerprint of `model`, and
     then ends with the same factors. `seed` is that of a base's dropout. With `bits` factors are
-    used as weights of so many bits; what comes out are the latent ones. Raises `FloatingPointError`
-    when the loss is no longer finite.
+    used as weights of so many bits; what comes out are the latent ones. With `nested` each step
+    trains a prefix of the directions (`fedmore.client.training.nested_ranks`). Raises
+    `FloatingPointError` when the loss is no longer finite.
     """
     copied = share(model)
     layers = overlay(copied, frozen, sites)
@@ -81,12 +84,14 @@ def train(
     copied.train()
     kept = checkpoints or Checkpoints(None)
     run = Run(copied, _named(layers), windows_WT, schedule, Dropout(copied, seed))
-    key = key_of(
-        [base, repr((scale, bits, astuple(schedule), seed)), windows_WT, *_parts(start, frozen)]
-    )
+    how = (scale, bits, astuple(schedule), seed, *(("nested",) if nested else ()))
+    key = key_of([base, repr(how), windows_WT, *_parts(start, frozen)])
+    largest = max(ranks(start).values()) if nested else 0
     first, losses = run.resume(kept.read(key))
     began = time.perf_counter()
     for step in range(first, schedule.steps):
+        if nested:
+            use_prefix(layers, prefix_of(seed, step, largest))
         losses.append(run.step(step))
         if kept.due() and step + 1 < schedule.steps:
             kept.write(key, run.position(step + 1, losses))

@@ -16,7 +16,14 @@ from fedmore.coordinator.folder.shared_base import base_of
 from fedmore.coordinator.lineage.contributions import plan_digest
 from fedmore.coordinator.lineage.records import Origin, Version, add_version, record_of
 from fedmore.coordinator.mixture.gate import verdict
-from fedmore.coordinator.mixture.versions import JUDGED, NO_STAGE, REPACKED, admit, next_of_no_stage
+from fedmore.coordinator.mixture.versions import (
+    JUDGED,
+    NESTED,
+    NO_STAGE,
+    REPACKED,
+    admit,
+    next_of_no_stage,
+)
 from fedmore.coordinator.store.records import ExpertRow
 from fedmore.experts.conversion.change import cut
 from fedmore.experts.conversion.recovery import Recovery, recovered
@@ -48,8 +55,10 @@ def repack(
     """Keep the newest version of `name` with at most `rank` directions in every matrix.
 
     With `steps` it is then trained on `text`. A rank that is no lower than the version's own
-    restores it. Raises `RegistryError` for an unknown expert, `RankError` for a rank below 1,
-    `ConfigError` for steps without a text, and `TransportError` while a coordinator runs.
+    restores it. A version of one owner with `nested_ranks` keeps the first `rank` directions as
+    they were trained, other versions the leading singular ones. Raises `RegistryError` for an
+    unknown expert, `RankError` for a rank below 1, `ConfigError` for steps without a text, and
+    `TransportError` while a coordinator runs.
     """
     if rank < 1:
         raise RankError(f"--rank {rank}: an expert has a rank of 1 or more")
@@ -73,7 +82,7 @@ def repacked(federation: Federation, name: str, rank: int, mend: Mend | None = N
     row = registry.latest(name)
     whole = row.metrics.get(REPACKED, {}).get("from", row.digest)
     factors = from_state(load(store.get(whole)))
-    kept, error = cut(factors, rank)
+    kept, error = cut(factors, rank, nested=bool(row.metrics.get(NESTED)))
     recovery = mend(kept) if mend and error else None
     kept = recovery.factors if recovery else kept
     metrics = {key: value for key, value in row.metrics.items() if key not in (REPACKED, *JUDGED)}

@@ -33,6 +33,9 @@ HELD_BACK = "held_back"
 JUDGED = (HELD_BACK, "scores", "withdrawal", "gate")
 """Keys of a version's metrics that say how it was judged."""
 
+NESTED = "nested"
+"""Key of a version's metrics: its factors are in the order in which every prefix was trained."""
+
 REPACKED = "repacked"
 """Key of a version's metrics: the digest that it was made `from`, its `rank` and its `error`."""
 
@@ -46,11 +49,17 @@ def keep_version(
 ) -> str:
     """Keep the expert as it is after the stage and round `at`; returns its factors' digest.
 
-    The version is promoted, or held if its metrics say why (`HELD_BACK`).
+    The version is promoted, or held if its metrics say why (`HELD_BACK`). Of one owner with
+    `nested_ranks` it has the owner's own order of directions.
     """
-    digest = federation.store.put(save(to_state(state.aggregate)))
+    stage = federation.config.stages[at[0]]
+    nested = state.nested() if isinstance(stage, FactorStage) and stage.nested_ranks else {}
+    if nested:
+        metrics = {**metrics, NESTED: True}
+    factors = nested or state.aggregate
+    digest = federation.store.put(save(to_state(factors)))
     kind: Kind = "adapter" if state.kind == "adapter" else "expert"
-    params = num_parameters(state.aggregate)
+    params = num_parameters(factors)
     made = Version(state.name, kind, state.rank, params, *at, digest, metrics)
     admit(
         federation.registry, add_version(federation, made, _origin(federation, state, at, origin))

@@ -72,15 +72,19 @@ def _svd(change_OI: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.svd_lowrank(change_OI, rank + OVERSAMPLED, POWER_STEPS)
 
 
-def cut(factors: Factors, rank: int) -> tuple[Factors, float]:
-    """The factors with at most `rank` directions a matrix, and the relative error of that."""
+def cut(factors: Factors, rank: int, nested: bool = False) -> tuple[Factors, float]:
+    """The factors with at most `rank` directions a matrix, and the relative error of that.
+
+    The directions are the leading singular ones, or with `nested` the first as they are.
+    """
     kept: Factors = {}
     wrong = whole = 0.0
     with one_thread():
         for path, (b, a) in factors.items():
             kept[path] = b, a
             if a.shape[0] > rank:
-                b_cut, a_cut = delta.truncate(b, a, rank)
+                first = b[:, :rank].contiguous(), a[:rank].contiguous()
+                b_cut, a_cut = first if nested else delta.truncate(b, a, rank)
                 kept[path] = b_cut.float(), a_cut.float()
                 wrong += delta.norm([(b, a, 1.0), (*kept[path], -1.0)]) ** 2
             whole += delta.norm([(b, a, 1.0)]) ** 2

@@ -132,5 +132,6 @@ def task_of(stage: FactorStage, member: Member, number: int, updates: int, seed:
         rank_scaling=stage.rank_scaling,
         warm_up=stage.warm_up,
         round_start=stage.round_start,
+        nested_ranks=stage.nested_ranks,
         **{**work_of(stage, number, updates, seed), "learning_rate": stage.rate_of(member.rank)},
     )

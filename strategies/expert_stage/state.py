@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedmore.experts.factors import Factors, empty, num_parameters
-from fedmore.experts.spec import Scale, TargetModule
+from fedmore.experts.spec import Scale, TargetModule, scale_at
 from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import bounded
 from fedmore.kernels.lowrank_sum import cpu as delta
@@ -90,6 +90,17 @@ class ExpertState:
         """Whether the aggregate is nothing but this client's component."""
         parts = self.components
         return set(parts) == {client} and parts[client].weight == 1 and not self.settled
+
+    def nested(self) -> Factors:
+        """The component of the one owner in its own order of directions, with s in B.
+
+        It is the aggregate, whose own order is that of its singular values. Empty if the expert
+        has several owners.
+        """
+        if len(self.owners) != 1 or not self.is_of_alone(self.owners[0]):
+            return {}
+        (part,) = self.components.values()
+        return {path: (scale_at(part.scale, path) * b, a) for path, (b, a) in part.factors.items()}
 
     def size(self) -> dict[str, float]:
         """Rank, bytes and relative error of what is kept beside components, for a round's metrics.

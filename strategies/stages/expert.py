@@ -60,7 +60,9 @@ class FactorStage(TrainingStage):
     """
 
     trains: ClassVar[Trains]
-    added: ClassVar[frozenset[str]] = frozenset({"aggregate_energy", "broadcast_rank"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"aggregate_energy", "broadcast_rank", "nested_ranks"}
+    )
 
     learning_rate: Annotated[float, Field(description="of AdamW")] = 2e-3
     rank_learning_rates: Annotated[
@@ -92,6 +94,10 @@ class FactorStage(TrainingStage):
         Literal[0, 1, 2, 4],
         Field(description="train factors as weights of 1, 2 or 4 bits, sent whole; 0: as they are"),
     ] = 0
+    nested_ranks: Annotated[
+        bool,
+        Field(description="train so that every prefix of an expert's directions works by itself"),
+    ] = False
     max_rank: Annotated[
         int, Field(description="largest rank that the coordinator keeps of an aggregate")
     ] = 512
@@ -159,6 +165,11 @@ class FactorStage(TrainingStage):
             raise ValueError(f"server_momentum must be from 0 to below 1: {self.server_momentum}")
         if self.round_start == "aggregate" and self.weight_bits:
             raise ValueError("round_start: weights of few bits go on from their own; take own")
+        if self.nested_ranks and (self.weight_bits or self.round_start != "own"):
+            raise ValueError(
+                "nested_ranks: directions keep their order only where owners go on with their own "
+                'factors; take round_start "own" and weight_bits 0'
+            )
         for rank, rate in self.rank_learning_rates:
             positive(rank=rank, **{f"rank_learning_rates of rank {rank}": rate})
 

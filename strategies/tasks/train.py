@@ -45,6 +45,7 @@ class TrainTask(Work):
     mark if the client is to keep it as its mirror, or 0. With `weight_bits` the factors are trained
     as weights of so many bits, and the answer holds them whole, in the codec of such weights.
     `ranks` is the pattern of the owner's ranks (`fedmore.experts.ranks`), empty if all are `rank`.
+    With `nested_ranks` every step trains a prefix of the directions.
     """
 
     expert: str
@@ -60,6 +61,7 @@ class TrainTask(Work):
     warm_up: Literal["once", "every_round"] = "every_round"
     round_start: Literal["own", "aggregate"] = "own"
     ranks: str = ""
+    nested_ranks: bool = False
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a wrong pattern, or a codec that is not for what travels."""
@@ -113,8 +115,9 @@ def content_of(task: TrainTask, ranks: Sequence[int], arrays: Mapping[str, Array
     One array may be in the messages to all owners of an expert, so it is encoded and held once.
     """
     config: Any = asdict(task)
-    if not task.ranks:
-        del config["ranks"]  # as earlier versions say it
+    for later in ("ranks", "nested_ranks"):
+        if not config[later]:
+            del config[later]  # as earlier versions say it
     config["aggregate_ranks"] = list(ranks)
     return RecordDict({"task": ConfigRecord(config), "state": ArrayRecord(dict(arrays))})
 

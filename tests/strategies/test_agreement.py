@@ -64,6 +64,8 @@ def test_what_the_plan_asks_is_agreed_to(terms):
 
 def other(value):
     """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, str):
         words = {"sign1": "fp32", "constant": "rslora", "once": "every_round", "aggregate": "own"}
         return words.get(value, value + "x")

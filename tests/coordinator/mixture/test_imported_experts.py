@@ -210,3 +210,41 @@ def test_a_withdrawn_owner_is_in_no_version_that_a_repacked_one_was_made_from(tm
         assert not {whole, done.row.digest} & store.digests()
         left = from_state(load(store.get(row.digest)))
         assert max(a.shape[0] for _, a in left.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("nested", "owners", "prefix"),
+    [(True, ["a"], True), (True, ["a", "b"], False), (False, ["a"], False)],
+)
+def test_a_nested_expert_of_one_owner_is_cut_to_the_prefix_that_was_trained(
+    tmp_path, nested, owners, prefix
+):
+    """Of several owners the leading singular directions are kept, as of an expert that is not."""
+    table = {
+        "federation": {"name": "test"},
+        "base": {"model": "somewhere"},
+        "stages": [{"kind": "experts", "rounds": 1, "nested_ranks": nested, "round_start": "own"}],
+    }
+    changes = [contribution(name, seed, rank=4) for seed, name in enumerate(owners)]
+    with Registry.open(tmp_path) as registry:
+        for name in owners:
+            registry.enrol(registry.invite(name), name, "expert", "legal", 4)
+        store = Store(tmp_path / "blobs")
+        state, _ = advance(fresh("legal", "expert", SITES), changes, 512)
+        there = Federation(tmp_path, parse_config(table, "test"), registry, store)
+        write_round(there, {"legal": state}, 1)
+        whole = from_state(load(store.get(registry.latest("legal").digest)))
+        done = repacked(there, "legal", 2)
+        again = repacked(there, "legal", 3)
+        kept = from_state(load(store.get(done.row.digest)))
+        wider = from_state(load(store.get(again.row.digest)))
+    for path, (b, a) in state.aggregate.items():
+        torch.testing.assert_close(whole[path][0] @ whole[path][1], b @ a, rtol=1e-5, atol=1e-5)
+        after_b, after_a = changes[0].after[path]
+        first = 2.0 * after_b[:, :2] @ after_a[:2]
+        found = kept[path][0] @ kept[path][1]
+        assert torch.equal(found, first) == prefix
+        nearest = torch.linalg.svd(b @ a).S[2:].norm()
+        off = (found - b @ a).norm()
+        assert bool(off > 1.01 * nearest) == prefix
+        assert torch.equal(wider[path][1][:2], kept[path][1]) or not prefix
