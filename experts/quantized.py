@@ -3,7 +3,9 @@
 sign1 has one bit per number and a scale for every 256 (`kernels/sign1`), a 26th of the bytes. The
 factors of an SVD have few large numbers among small ones, which one scale does not fit. So they are
 rotated first: ``B Q`` and ``Q^T A`` with a random orthogonal Q have the same product (incoherence,
-as in QuIP, arXiv 2307.13304). Then each factor is fitted in turn to the code of the other.
+as in QuIP, arXiv 2307.13304). Then each factor is fitted in turn to the code of the other. A
+full-size matrix is coded as it is, with the least-squares scale of each block (BitDelta's start,
+arXiv 2402.10193, but for 256 numbers instead of the matrix).
 """
 
 from collections.abc import Mapping
@@ -11,9 +13,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedmore.experts.factors import Factors, Kept
+from fedmore.experts.factors import NAMES, Change, Factors, Kept, KeptChange
 from fedmore.experts.spec import ExpertStorage
-from fedmore.kernels.grouped_lowrank.factors import Factor, SignTensor, dense
+from fedmore.kernels.grouped_lowrank.factors import Factor, SignTensor, decoded
 
 TURNS = 3
 """Number of fits of each factor; each further one would gain less than 0.01 of cosine."""
@@ -23,7 +25,13 @@ def quantize(factors: Factors, keeping: ExpertStorage) -> Kept:
     """Convert factors to a storage; deterministic."""
     if keeping == ExpertStorage.fp32:
         return factors
-    return {path: _signs(b.double(), a.double()) for path, (b, a) in factors.items()}
+    return {path: _coded(change) for path, change in factors.items()}
+
+
+def _coded(change: Change) -> KeptChange:
+    if len(change) == 1:
+        return (SignTensor.of(change[0]),)
+    return _signs(change[0].double(), change[1].double())
 
 
 def _signs(b_OR: Tensor, a_RI: Tensor) -> tuple[SignTensor, SignTensor]:
@@ -51,14 +59,18 @@ def _turn(rank: int) -> Tensor:
 
 def dequantize(kept: Kept) -> Factors:
     """Decode to float32 factors, as the mixture uses them."""
-    return {path: (dense(b), dense(a)) for path, (b, a) in kept.items()}
+    return {path: decoded(change) for path, change in kept.items()}
 
 
 def to_state(kept: Kept) -> dict[str, Tensor]:
-    """Tensors for a safetensors file: `PATH.A`, or `PATH.A.bits`, `.scales` and `.shape`."""
+    """Tensors for a safetensors file: `PATH.A`, or `PATH.A.bits`, `.scales` and `.shape`.
+
+    The names are those of `factors.NAMES`.
+    """
     out: dict[str, Tensor] = {}
-    for path, (b, a) in kept.items():
-        for name, factor in ((f"{path}.A", a), (f"{path}.B", b)):
+    for path, change in kept.items():
+        for letter, factor in zip(NAMES[len(change)], reversed(change), strict=True):
+            name = f"{path}.{letter}"
             if isinstance(factor, SignTensor):
                 out[f"{name}.bits"], out[f"{name}.scales"] = factor.bits, factor.scales
                 out[f"{name}.shape"] = torch.tensor(factor.shape)
@@ -70,8 +82,14 @@ def to_state(kept: Kept) -> dict[str, Tensor]:
 def from_state(state: Mapping[str, Tensor]) -> Kept:
     """Invert `to_state`; raises `KeyError` or `ValueError` for any other state."""
     names = [key.removesuffix(".shape") for key in state]
-    paths = [name.removesuffix(".A") for name in names if name.endswith(".A")]
-    return {path: (_factor(state, f"{path}.B"), _factor(state, f"{path}.A")) for path in paths}
+    found: dict[str, KeptChange] = {}
+    for name in names:
+        path, _, letter = name.rpartition(".")
+        if letter == "D":
+            found[path] = (_factor(state, name),)
+        elif letter == "A":
+            found[path] = _factor(state, f"{path}.B"), _factor(state, name)
+    return found
 
 
 def _factor(state: Mapping[str, Tensor], name: str) -> Factor:

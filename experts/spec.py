@@ -37,6 +37,11 @@ Scaling = Literal["constant", "rslora"]
 Scale = float | Mapping[str, float]  # the s of a product: one for all matrices, or by module path
 
 
+def rank_name(rank: int) -> str:
+    """The rank of a version of an expert as people read it: a number, or `full`."""
+    return "full" if rank == FULL else str(rank)
+
+
 def scale_of_rank(scaling: str, rank: int) -> float:
     """The s of a product ``s B A`` of this rank: 2, or with "rslora" ``2 sqrt(8 / rank)``."""
     return 2.0 * (8 * rank) ** 0.5 / rank if scaling == "rslora" else 2.0
@@ -60,7 +65,8 @@ class ExpertSpec:
 
     A domain *expert* changes the FFN of every layer (FlexMoRE, arXiv 2602.08818); a language
     *adapter* changes all linear layers of the first and last blocks (LayRA, arXiv 2509.11414).
-    The change of a matrix is ``s B A`` with s of its own rank. With a pattern
+    The change of a matrix is ``s B A`` with s of its own rank, or a matrix D of its size where the
+    rank is `FULL` (FlexOlmo, arXiv 2507.07024). With a pattern
     (`fedmore.experts.ranks`) `rank` is the largest low rank in it.
     """
 
@@ -141,11 +147,6 @@ class ExpertSpec:
                 raise RankError(
                     f"rank {rank} of {self.name}: {site.path} is {site.out_features} x "
                     f"{site.in_features} and allows at most {limit}; ask for a lower --rank"
-                )
-            if rank == FULL:  # the only place that has to change once such changes are trained
-                raise RankError(
-                    f"rank {self.ranks} of {self.name}: a change of full size ({site.path}) is "
-                    "not possible yet; give a rank"
                 )
 
     def _check_pattern(self, shapes: Shapes) -> None:

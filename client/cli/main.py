@@ -63,13 +63,27 @@ def join(
         str | None,
         typer.Option(
             metavar="RANK",
-            help="Rank of the change, as in 16, or gate=8,up=8,down=32, or 0-9:4,10-29:16; auto "
-            "tries ranks on your own text; by default 16 for a domain, 8 for a language.",
+            help="Rank of the change: 16, or gate=8,up=8,down=32, or 0-9:4,10-29:16, or full; "
+            "auto tries ranks on your own text; by default 16 for a domain, 8 for a language.",
         ),
     ] = None,
     rank_steps: Annotated[
         int, typer.Option(min=4, help="Steps for which --rank auto trains each rank.")
     ] = 32,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="adamw, or adamw8bit: moments of 8 bits, a quarter of their memory.",
+        ),
+    ] = "adamw",
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute activations twice instead of keeping them; the result is the same.",
+        ),
+    ] = False,
     gpu: Gpu = None,
     cpu: Cpu = False,
     state: Annotated[
@@ -126,6 +140,7 @@ def join(
         return
     from fedmore.client.joining.join import join as join_federation
     from fedmore.client.joining.options import JoinOptions, text_of, training
+    from fedmore.client.owner.memory_saving import MemorySaving
     from fedmore.experts.reading.documents import Format
 
     kind, target = training(domain, language)
@@ -136,6 +151,7 @@ def join(
         target=target,
         rank=rank,
         rank_steps=rank_steps,
+        saving=MemorySaving(optimizer, gradient_checkpointing),
         gpu=gpu,
         cpu=cpu,
         state=state,

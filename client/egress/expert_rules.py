@@ -51,6 +51,7 @@ class ExpertRules(AnswerRules):
 
     def tokens_needed(self, node: Node, task: TrainTask) -> int:
         """The floor that grows with precision and with the largest rank of any matrix."""
+        # Of factors the smaller side is the rank, and a full-size matrix has its full one.
         rank = max(min(shape) for shape in self._shapes(node, task))
         return node.rules.tokens_needed(rank, self._tags(node, task))
 
@@ -60,10 +61,12 @@ class ExpertRules(AnswerRules):
 
     def _shapes(self, node: Node, task: TrainTask) -> list[tuple[int, int]]:
         spec, sites = task.spec(node.name), _sites(node, task)
-        return low_rank.shapes(sites, spec.ranks_of(sites))
+        return low_rank.shapes(sites, low_rank.asked_ranks(spec, sites))
 
     def _tags(self, node: Node, task: TrainTask) -> list[str]:
-        codecs = codecs_of(task.codec, self._shapes(node, task))
+        sites = _sites(node, task)
+        roles = low_rank.roles(sites, low_rank.asked_ranks(task.spec(node.name), sites))
+        codecs = codecs_of(task.codec, self._shapes(node, task), roles)
         return sorted({codec.tag for codec in codecs})
 
 
@@ -76,8 +79,8 @@ def brought(
 ) -> list[tuple[TargetModule, int]]:
     """The matrices that a task's aggregate and the client's factors change, and their ranks."""
     shared = zip(sites, task.aggregate_ranks, strict=False)  # `TrainRequest` wants as many
-    spec = task.spec(client)
-    return [*shared, *((site, spec.rank_of(site.path)) for site in sites)]
+    own = low_rank.asked_ranks(task.spec(client), sites)
+    return [*shared, *((site, own[site.path]) for site in sites)]
 
 
 RULES = ExpertRules()

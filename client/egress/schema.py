@@ -137,8 +137,9 @@ def hello_answer(node: Node) -> AnswerSchema:
 
 def train_answer(task: TrainTask, sites: Sequence[TargetModule]) -> AnswerSchema:
     """The encoded change of the factors of `sites` (with `weight_bits` these), and numbers."""
-    shapes = low_rank.shapes(sites, task.spec("").ranks_of(sites))
-    return _update(task, codecs_of(task.codec, shapes), shapes)
+    ranks = low_rank.asked_ranks(task.spec(""), sites)
+    shapes = low_rank.shapes(sites, ranks)
+    return _update(task, codecs_of(task.codec, shapes, low_rank.roles(sites, ranks)), shapes)
 
 
 def route_answer(task: RouteTask) -> AnswerSchema:

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from fedmore.experts.base.blocks import Parts
 
 TRAINED_BYTES = 16
+TRAINED_BYTES_8BIT = 10
+"""The same with Adam's moments in 8 bits each (`--optimizer adamw8bit`)."""
+
+COPIES = 3
+"""Copies of a full-size change in float32 that are held beside the training: where it began, what
+the coordinator holds of it, and what a codec still owes."""
+
 KEPT = 0.9
 """The share of the free memory that is planned with; the rest is left to the allocator."""
 
@@ -60,6 +67,18 @@ def rank_bytes(base: BaseSize, batch: Batch, sites: tuple[TargetModule, ...]) ->
     numbers = sum(site.out_features + site.in_features for site in sites)
     kept = sum(site.out_features + batch.tokens for site in sites) * max(base.bytes_per_number, 2)
     return int(numbers * TRAINED_BYTES + kept)
+
+
+def full_bytes(
+    base: BaseSize, sites: tuple[TargetModule, ...], trained_bytes: int = TRAINED_BYTES
+) -> int:
+    """What full-size matrices take: each number as it is trained, copies of it, and its cast.
+
+    A matrix is cast to the base's dtype for the products, and kept so for the backward pass.
+    """
+    numbers = sum(site.out_features * site.in_features for site in sites)
+    cast = 0.0 if base.bytes_per_number == 4 else max(base.bytes_per_number, 2)
+    return int(numbers * (trained_bytes + 4 * COPIES + cast))
 
 
 def highest_rank(base: BaseSize, batch: Batch, sites: tuple[TargetModule, ...], free: int) -> int:

@@ -10,10 +10,14 @@ from rich.text import Text
 
 from fedmore.client.hardware.device import Machine, choose_device, free_memory, gib, inspect_machine
 from fedmore.client.hardware.memory_estimate import (
+    KEPT,
+    TRAINED_BYTES,
+    TRAINED_BYTES_8BIT,
     BaseSize,
     Batch,
     break_even,
     fixed_bytes,
+    full_bytes,
     highest_rank,
     rank_bytes,
     rank_limit,
@@ -26,17 +30,24 @@ if TYPE_CHECKING:
     from fedmore.experts.base.suitability import Kind, Suitability
 
 
+PER_NUMBER = (TRAINED_BYTES, TRAINED_BYTES_8BIT)
+
+
 @dataclass(frozen=True)
 class Fit:
     """What fits of one kind: an expert or an adapter; bytes at `highest_rank`.
 
     `note` says why nothing can be trained, or what a change does not reach; mostly empty.
+    `full_bytes` are those of a full-size change, and `full_bytes_8bit` those with
+    `--optimizer adamw8bit`.
     """
 
     highest_rank: int
     rank_limit: int
     bytes_needed: int
     note: str = ""
+    full_bytes: int = 0
+    full_bytes_8bit: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,8 @@ def fit_of(found: "Suitability", kind: "Kind", size: BaseSize, free: int, batch:
     sites = ExpertSpec("preflight", kind, "", 1).sites(found.parts.shapes)
     rank = highest_rank(size, batch, sites, free)
     needed = fixed_bytes(size, batch) + max(rank, 1) * rank_bytes(size, batch, sites)
-    return Fit(rank, rank_limit(sites), needed, found.reach(kind))
+    whole = [fixed_bytes(size, batch) + full_bytes(size, sites, each) for each in PER_NUMBER]
+    return Fit(rank, rank_limit(sites), needed, found.reach(kind), *whole)
 
 
 def as_json(found: Preflight) -> dict[str, Any]:
@@ -125,6 +137,7 @@ def view(found: Preflight) -> RenderableType:
         Text(f"base: {base.name}, {base.parameters:,} parameters as {base.dtype}"),
         Text(base.fingerprint),
         _fits({"expert (--domain)": base.expert, "adapter (--language)": base.adapter}),
+        *_whole(base.expert, found.free),
         *(Text(fit.note) for fit in (base.expert, base.adapter) if fit.note),
         Text(
             f"for {found.batch.size} windows of {found.batch.length} tokens a step; above rank "
@@ -132,6 +145,19 @@ def view(found: Preflight) -> RenderableType:
         ),
     ]
     return Group(*lines)
+
+
+def _whole(fit: Fit, free: int) -> list[Text]:
+    """A line on the memory of a full-size expert; none if no expert can be trained."""
+    if not fit.rank_limit:
+        return []
+    fits = "fits" if fit.full_bytes_8bit <= free * KEPT else "does not fit"
+    return [
+        Text(
+            f"a full-size expert (--rank full): {gib(fit.full_bytes)}, with --optimizer adamw8bit "
+            f"{gib(fit.full_bytes_8bit)}, which {fits}"
+        )
+    ]
 
 
 def _fits(fits: Mapping[str, Fit]) -> Table:

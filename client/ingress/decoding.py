@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from fedmore.client.hardware.device import gib, memory
 from fedmore.experts.errors import EgressError
+from fedmore.experts.factors import WHOLE, size_at
 from fedmore.experts.spec import TargetModule
 
 SHARE = 0.5
@@ -39,8 +40,8 @@ def decoded_bytes(brought: Iterable[tuple[TargetModule, int]]) -> int:
     """Bytes of float32 that factors become; raises `EgressError` for a rank that cannot be."""
     numbers = 0
     for site, rank in brought:
-        if not 0 <= rank <= min(site.out_features, site.in_features):
-            most = min(site.out_features, site.in_features)
+        most = min(site.out_features, site.in_features)
+        if rank != WHOLE and not 0 <= rank <= most:
             raise EgressError(f"{site.path}: a task brings a rank of {rank}, not 0 to {most}")
-        numbers += rank * (site.out_features + site.in_features)
+        numbers += size_at(site, rank)
     return FLOAT * numbers

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.experts.base.model import Base
 from fedmore.experts.errors import EgressError
-from fedmore.experts.factors import Factors
+from fedmore.experts.factors import Change, Factors
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.kernels.determinism import one_thread
 
@@ -78,7 +78,7 @@ def largest_ratio(base: Base, change: Factors) -> float:
     """The largest spectral norm of a change's matrix, as a multiple of the base's own matrix's."""
     norms = spectral_norms(base, tuple(sorted(change)))
     with one_thread():
-        found = [_norm_of(*change[path]) / max(norms[path], 1e-30) for path in change]
+        found = [_norm_of(change[path]) / max(norms[path], 1e-30) for path in change]
     return max(found, default=0.0)
 
 
@@ -115,7 +115,14 @@ def _inner(layer: Any) -> int:
     return int(layer.in_features if hasattr(layer, "in_features") else layer.weight.shape[0])
 
 
-def _norm_of(b_OR: Tensor, a_RI: Tensor) -> float:
+def _norm_of(change: Change) -> float:
+    """The spectral norm; of a full-size matrix exactly, so that no iteration can be misled."""
+    if len(change) == 1:
+        small = change[0].double()
+        small = small if small.shape[0] <= small.shape[1] else small.T
+        size = float(torch.linalg.eigvalsh(small @ small.T)[-1].clamp_min(0.0).sqrt())
+        return size if math.isfinite(size) else math.inf
+    b_OR, a_RI = change
     if not b_OR.shape[1]:
         return 0.0
     _, left_RR = torch.linalg.qr(b_OR.double())

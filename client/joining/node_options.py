@@ -102,6 +102,8 @@ def node_config(
         "policy": dump_policy(options.rules),
         "column": options.form.column,
         "encoding": options.form.encoding,
+        "optimizer": options.saving.optimizer,
+        "gradient_checkpointing": options.saving.gradient_checkpointing,
     }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedmore.client.joining.consent import policy_of
+from fedmore.client.owner.memory_saving import NO_SAVING, MemorySaving
 from fedmore.client.owner.policy import OwnerPolicy
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.ranks import chosen
@@ -47,6 +48,7 @@ class JoinOptions:
     insecure: bool = False
     address: str = ""
     form: Format = field(default_factory=Format)
+    saving: MemorySaving = NO_SAVING
 
     @property
     def rules(self) -> OwnerPolicy:

@@ -11,6 +11,7 @@ from flwr.app import Context
 from fedmore.client.data.owner_text import documents_of
 from fedmore.client.owner.agreement import Agreement
 from fedmore.client.owner.answered_rounds import Answered
+from fedmore.client.owner.memory_saving import MemorySaving
 from fedmore.client.owner.policy import OwnerPolicy, parse_policy
 from fedmore.client.owner.secret import derive, owner_secret
 from fedmore.client.state.memory import Memory
@@ -31,6 +32,7 @@ class Node:
     the owner's secret lie in `state`. `column` and `encoding` say how the text is written, see
     `fedmore.experts.reading.documents`. `ranks` is the pattern of the ranks
     (`fedmore.experts.ranks`), of which `rank` is the largest; empty if all are `rank`.
+    `optimizer` and `gradient_checkpointing` are those of `MemorySaving`.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Node:
     encoding: str = ""
     node_id: int = 0
     ranks: str = ""
+    optimizer: str = "adamw"
+    gradient_checkpointing: bool = False
 
     @classmethod
     def of(cls, context: Context) -> "Node":
@@ -77,6 +81,11 @@ class Node:
     def width(self) -> int:
         """Numbers of an input embedding of the base."""
         return int(self.load().model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def saving(self) -> MemorySaving:
+        """How this client's training spares memory."""
+        return MemorySaving(self.optimizer, self.gradient_checkpointing)
 
     def documents(self) -> tuple[str, ...]:
         """The owner's text, read once a process."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedmore.client.state.reading_position import Reading
 from fedmore.experts.errors import DataError
-from fedmore.experts.factors import Factors, from_state, to_state
+from fedmore.experts.factors import Factors, from_state, mapped, to_state
 from fedmore.protos.system.files import PRIVATE, private_folder, sync_folder
 
 SUFFIX = ".component.safetensors"
@@ -119,10 +119,7 @@ class Memory:
                 meta["task"],
                 tensors["answer"].numpy().tobytes(),
                 json.loads(meta["metrics"]),
-                {
-                    path: (b.float(), a.float())
-                    for path, (b, a) in _part(tensors, "mirror.").items()
-                },
+                mapped(_part(tensors, "mirror."), torch.Tensor.float),
                 before if before[0] else None,
                 *_readings(meta),
             )

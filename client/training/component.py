@@ -91,8 +91,10 @@ def move(
     whole = task.weight_bits > 0
     start, owed = (nothing, nothing) if whole else (component.start, component.beside)
     changes = low_rank.tensors(low_rank.difference(trained, start), sites)
-    codecs = codecs_of(task.codec, [tuple(change.shape) for change in changes])
+    ranks = low_rank.ranks(trained)
+    shapes = [tuple(change.shape) for change in changes]
+    codecs = codecs_of(task.codec, shapes, low_rank.roles(sites, ranks))
     sent = send(codecs, changes, low_rank.tensors(owed, sites))
-    decoded = low_rank.from_tensors(sent.decoded, sites)
+    decoded = low_rank.from_tensors(sent.decoded, sites, ranks)
     held = low_rank.total(nothing if whole else component.held, decoded)
-    return Moved(sent.data, Component(held, low_rank.from_tensors(sent.residual, sites)))
+    return Moved(sent.data, Component(held, low_rank.from_tensors(sent.residual, sites, ranks)))

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedmore.client.owner.memory_saving import NO_SAVING, MemorySaving
 from fedmore.client.training.checkpoint import Checkpoints, Position, key_of
 from fedmore.client.training.dropout import Dropout
 from fedmore.client.training.nested_ranks import prefix_of, use_prefix
-from fedmore.experts.factors import Factors, ranks, to_state
-from fedmore.experts.low_rank_linear import LowRankLinear, overlay, share
+from fedmore.client.training.optimizer import make_optimizer, moments_of, restore_moments
+from fedmore.experts.errors import ConfigError
+from fedmore.experts.factors import Factors, highest_rank, to_state
+from fedmore.experts.low_rank_linear import LowRankLinear, moved, overlay, share
 from fedmore.experts.spec import Scale, TargetModule, scale_at
 
 Report = Callable[[int, int, float, float, int], None]  # step, steps, loss, tokens/s, tokens
 
-BETAS = (0.9, 0.95)
 CLIP = 1.0
 WARM_UP = 0.2  # part of a round's steps
 FLOOR = 0.1  # the learning rate at the end of the last round
-MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a number
 
 
 @dataclass(frozen=True)
@@ -67,30 +68,35 @@ def train(
     bits: int = 0,
     seed: int = 0,
     nested: bool = False,
+    saving: MemorySaving = NO_SAVING,
 ) -> Trained:
     """Train factors from `start` on `windows_WT` with AdamW; `model` itself stays as it is.
 
     Goes on from a checkpoint of the same training, `base` being the fingerprint of `model`, and
     then ends with the same factors. `seed` is that of a base's dropout. With `bits` factors are
     used as weights of so many bits; what comes out are the latent ones. With `nested` each step
-    trains a prefix of the directions (`fedmore.client.training.nested_ranks`). Raises
-    `FloatingPointError` when the loss is no longer finite.
+    trains a prefix of the directions (`fedmore.client.training.nested_ranks`), of which a full-size
+    matrix has none. `saving` says how memory is spared. Raises `FloatingPointError` when the loss
+    is no longer finite.
     """
     copied = share(model)
     layers = overlay(copied, frozen, sites)
-    for path, (b, a) in start.items():
-        s = scale_at(scale, path)
-        layers[path].trainable(b.to(model.device), a.to(model.device), s, bits)
+    for path, change in start.items():
+        layers[path].trainable(moved(change, model.device), scale_at(scale, path), bits)
     copied.train()
+    if saving.gradient_checkpointing:
+        recompute_blocks(copied)
     kept = checkpoints or Checkpoints(None)
-    run = Run(copied, _named(layers), windows_WT, schedule, Dropout(copied, seed))
-    how = (scale, bits, astuple(schedule), seed, *(("nested",) if nested else ()))
+    run = Run(copied, _named(layers), windows_WT, schedule, Dropout(copied, seed), saving)
+    how: tuple[object, ...] = (scale, bits, astuple(schedule), seed)
+    how += ("nested",) if nested else ()
+    how += (saving.optimizer,) if saving.optimizer != NO_SAVING.optimizer else ()
     key = key_of([base, repr(how), windows_WT, *_parts(start, frozen)])
-    largest = max(ranks(start).values()) if nested else 0
+    largest = highest_rank(start) if nested else 0
     first, losses = run.resume(kept.read(key))
     began = time.perf_counter()
     for step in range(first, schedule.steps):
-        if nested:
+        if largest:
             use_prefix(layers, prefix_of(seed, step, largest))
         losses.append(run.step(step))
         if kept.due() and step + 1 < schedule.steps:
@@ -98,7 +104,7 @@ def train(
         tokens = (step + 1) * run.tokens
         speed = (step + 1 - first) * run.tokens / (time.perf_counter() - began)
         report(step + 1, schedule.steps, losses[-1], speed, tokens)
-    factors = {path: _trained(layer) for path, layer in layers.items()}
+    factors = {path: layer.trained for path, layer in layers.items()}
     return Trained(factors, sum(losses) / len(losses), tokens, speed)
 
 
@@ -112,12 +118,13 @@ class Run:
         windows_WT: Tensor,
         schedule: Schedule,
         dropout: Dropout,
+        saving: MemorySaving = NO_SAVING,
     ) -> None:
         self._model = model
         self._dropout = dropout
         self._parameters = parameters
         self._schedule = schedule
-        self._optimiser = torch.optim.AdamW(parameters.values(), betas=BETAS, weight_decay=0.0)
+        self._optimiser = make_optimizer(parameters.values(), saving)
         self._batches = windows_WT.to(model.device).view(schedule.steps, schedule.batch_size, -1)
         self.tokens = schedule.batch_size * (windows_WT.shape[1] - 1)
 
@@ -140,9 +147,9 @@ class Run:
         """All that the next steps depend on."""
         tensors = {}
         for name, parameter in self._parameters.items():
-            state = self._optimiser.state[parameter]
             tensors[name] = parameter.detach().cpu()
-            tensors |= {f"{name}.{moment}": state[moment].cpu() for moment in MOMENTS}
+            moments = moments_of(self._optimiser, parameter)
+            tensors |= {f"{name}.{moment}": value for moment, value in moments.items()}
         return Position(step, list(losses), tensors)
 
     def resume(self, position: Position | None) -> tuple[int, list[float]]:
@@ -152,10 +159,24 @@ class Run:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(position.tensors[name])
-                moments = {m: position.tensors[f"{name}.{m}"].to(parameter) for m in MOMENTS}
-                done = torch.tensor(float(position.step))
-                self._optimiser.state[parameter] = {"step": done, **moments}
+                prefix = f"{name}."
+                moments = {
+                    key.removeprefix(prefix): value
+                    for key, value in position.tensors.items()
+                    if key.startswith(prefix)
+                }
+                restore_moments(self._optimiser, parameter, moments, position.step)
         return position.step, list(position.losses)
+
+
+def recompute_blocks(model: Any) -> None:
+    """Let a model of transformers compute activations again in the backward pass.
+
+    Raises `ConfigError` for a model that cannot.
+    """
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise ConfigError("this base cannot recompute its blocks: leave out gradient checkpointing")
+    model.activation_checkpointing_enable()
 
 
 def _named(layers: Mapping[str, LowRankLinear]) -> dict[str, nn.Parameter]:
@@ -172,9 +193,3 @@ def _parts(*factors: Factors | None) -> Iterable[str | Tensor]:
     for each in factors:
         for name, tensor in to_state(each or {}).items():
             yield from (name, tensor)
-
-
-def _trained(layer: LowRankLinear) -> tuple[Tensor, Tensor]:
-    if layer.lora_B is None or layer.lora_A is None:
-        raise RuntimeError("a layer without trainable factors was trained")
-    return layer.lora_B.detach().float().cpu(), layer.lora_A.detach().float().cpu()

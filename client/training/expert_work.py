@@ -88,7 +88,7 @@ def _fit(
     seed = low_rank.seed_of(node.name, task.stage, task.round, task.seed)
     return train(
         base.model, sites, start, frozen, scale, text.windows, schedule, progress.report,
-        checkpoints, base.fingerprint, task.weight_bits, seed, task.nested_ranks,
+        checkpoints, base.fingerprint, task.weight_bits, seed, task.nested_ranks, node.saving,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedmore.experts.spec import rank_name
 from fedmore.protos.system.terminal import echo
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
@@ -41,7 +42,7 @@ def import_expert(
     from fedmore.coordinator.mixture.imported_experts import Source, import_expert
 
     row, found = import_expert(directory, expert, Source(source, rank, text))
-    echo(f"{expert}: {row.kind} of rank {row.rank}, {row.params:,} parameters")
+    echo(f"{expert}: {row.kind} of rank {rank_name(row.rank)}, {row.params:,} parameters")
     echo(f"  error {found.error:.2%} of the change (Frobenius norm)")
     if found.outside:
         echo(f"  {found.outside:.2%} of the squared change lies outside of the linear layers: lost")
@@ -64,7 +65,10 @@ def repack(
     from fedmore.coordinator.mixture.repacking import repack
 
     done = repack(directory, expert, rank, recover, text)
-    echo(f"{expert}: rank {done.row.rank}, {done.row.params:,} parameters of {done.params:,}")
+    echo(
+        f"{expert}: rank {rank_name(done.row.rank)}, {done.row.params:,} parameters of "
+        f"{done.params:,}"
+    )
     echo(f"  error {done.error:.2%} of the change (Frobenius norm)")
     if done.recovery:
         before, after = done.recovery.before, done.recovery.after

@@ -11,6 +11,7 @@ from rich.text import Text
 from fedmore.coordinator.generation.terminal import TokenRenderer, legend
 from fedmore.coordinator.monitor.status import narrow_table
 from fedmore.experts.errors import ConfigError, FedmoreError
+from fedmore.experts.spec import rank_name
 from fedmore.protos.system.terminal import visible
 
 if TYPE_CHECKING:  # they import torch
@@ -150,7 +151,7 @@ def experts_table(speaker: "MixtureGenerator", used: Sequence[tuple[int, Sequenc
     kinds: Mapping[str, Any] = {entry.name: entry for entry in speaker.experts}
     for arm, name in enumerate(speaker.arms):
         entry = kinds.get(name) if arm else None
-        about = (entry.kind, entry.target, str(entry.rank)) if entry else ("base", "", "")
+        about = (entry.kind, entry.target, rank_name(entry.rank)) if entry else ("base", "", "")
         mean = sum(count * weights[arm] for count, weights in used) / max(tokens, 1)
         shares = (f"{used[-1][1][arm]:.0%}", f"{mean:.0%}") if used else ("", "")
         table.add_row(*(Text(cell) for cell in (name, *about, *shares)))

@@ -8,7 +8,7 @@ from safetensors.torch import load
 from fedmore.coordinator.folder.federation import Federation
 from fedmore.coordinator.lineage.records import record_of
 from fedmore.coordinator.store.records import ExpertRow
-from fedmore.experts.factors import Factors, from_state, ranks
+from fedmore.experts.factors import Factors, from_state
 from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import cpu as lowrank_sum
 
@@ -19,7 +19,7 @@ def compare(federation: Federation, one: ExpertRow, two: ExpertRow) -> dict[str,
     """What differs between two versions, as JSON.
 
     `distance` is the Frobenius norm of the difference of the products, over the norm of the first;
-    None if that is zero. No full matrix is formed.
+    None if that is zero. Of products no full matrix is formed.
     """
     first, second = (_factors(federation, row) for row in (one, two))
     before, after = (record_of(federation, row) or {} for row in (one, two))
@@ -55,14 +55,14 @@ def _factors(federation: Federation, row: ExpertRow) -> Factors:
 
 
 def _spread(factors: Factors) -> list[int]:
-    """Least and largest rank over the matrices."""
-    found = ranks(factors).values()
+    """Least and largest rank over the matrices; a full-size matrix has its full rank."""
+    found = [min(c[0].shape) if len(c) == 1 else c[1].shape[0] for c in factors.values()]
     return [min(found, default=0), max(found, default=0)]
 
 
 def _norm(factors: Factors) -> float:
     with one_thread():
-        parts = (lowrank_sum.norm([(b, a, 1.0)]) for b, a in factors.values())
+        parts = (lowrank_sum.norm([lowrank_sum.term(c, 1.0)]) for c in factors.values())
         return float(sum(part**2 for part in parts) ** 0.5)
 
 
@@ -71,6 +71,7 @@ def _distance(one: Factors, two: Factors) -> float:
     total = 0.0
     with one_thread():
         for path in sorted(one.keys() | two.keys()):
-            pairs = [(each[path], sign) for each, sign in ((one, 1.0), (two, -1.0)) if path in each]
-            total += lowrank_sum.norm([(b, a, sign) for (b, a), sign in pairs]) ** 2
+            both = ((one, 1.0), (two, -1.0))
+            terms = [lowrank_sum.term(f[path], sign) for f, sign in both if path in f]
+            total += lowrank_sum.norm(terms) ** 2
     return float(total**0.5)

@@ -28,7 +28,7 @@ from fedmore.coordinator.store.records import ExpertRow
 from fedmore.experts.conversion.change import cut
 from fedmore.experts.conversion.recovery import Recovery, recovered
 from fedmore.experts.errors import ConfigError, RankError
-from fedmore.experts.factors import Factors, from_state, num_parameters, ranks, to_state
+from fedmore.experts.factors import Factors, from_state, highest_rank, num_parameters, to_state
 from fedmore.experts.reading.documents import read_documents
 
 Mend = Callable[[Factors], Recovery]
@@ -94,7 +94,7 @@ def repacked(federation: Federation, name: str, rank: int, mend: Mend | None = N
     made = Version(
         name=name,
         kind=row.kind,
-        rank=max(ranks(kept).values()),
+        rank=highest_rank(kept),
         params=num_parameters(kept),
         stage=NO_STAGE,
         round=next_of_no_stage(registry, name),

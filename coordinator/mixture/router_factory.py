@@ -12,7 +12,7 @@ from torch import Tensor
 from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.experts.base.model import Base
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.factors import Factors
+from fedmore.experts.factors import Factors, mapped
 from fedmore.experts.mixture.model import assemble, routed_blocks
 from fedmore.experts.reading.conversations import chat_template
 from fedmore.experts.reading.documents import read_documents
@@ -129,7 +129,7 @@ def train_at_coordinator(
     mixture = assemble(base.model, experts, router, trainable=training.experts_learning_rate > 0)
     trace = train_router(mixture, proxy_windows(config, base), training)
     changed = {
-        name: {path: (b.detach().cpu(), a.detach().cpu()) for path, (b, a) in factors.items()}
+        name: mapped(factors, lambda factor: factor.detach().cpu())
         for name, factors in mixture.trained.items()
     }
     return Trained(router.cpu(), changed or dict(experts), trace)

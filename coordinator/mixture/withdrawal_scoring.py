@@ -21,7 +21,7 @@ from fedmore.coordinator.config.schema import FederationConfig
 from fedmore.coordinator.config.sections import WithdrawalSection
 from fedmore.coordinator.mixture.evaluate import Scorer, text_of
 from fedmore.coordinator.mixture.versions import HELD_BACK
-from fedmore.experts.factors import Factors
+from fedmore.experts.factors import Factors, times
 from fedmore.experts.low_rank_linear import with_change
 from fedmore.experts.scoring.bits_per_byte import mean_bits_per_byte
 from fedmore.strategies.expert_stage.state import ExpertState, scaled
@@ -140,7 +140,7 @@ def fitted(score: Score, aggregate: Factors) -> float:
     """Find the factor from 0 to 1 that gives the best score, by golden-section search."""
 
     def at(factor: float) -> float:
-        return score({path: (factor * b, a) for path, (b, a) in aggregate.items()})
+        return score(times(aggregate, factor))
 
     low, high = 0.0, 1.0
     left, right = high - GOLDEN, low + GOLDEN

@@ -27,6 +27,7 @@ from fedmore.coordinator.store.state_keys import (
     SKIPPED,
     WAITING,
 )
+from fedmore.experts.spec import rank_name
 from fedmore.protos.system.terminal import plain
 
 LONGEST = 1_000
@@ -222,7 +223,7 @@ def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
             cell(v["name"]),
             cell(v["kind"]),
             cell(v["target"]),
-            str(v["rank"]),
+            rank_name(v["rank"]),
             f"{v['params']:,}",
             "–" if v["stage"] < 0 else str(v["stage"] + 1),
             str(v["round"]),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedmore.experts.factors import Factors, num_parameters, ranks
+from fedmore.experts.factors import Change, Factors, highest_rank, num_parameters, seed_of, single
 from fedmore.experts.spec import FFN_PARENTS, Shapes, in_ffn
 from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import cpu as delta
@@ -36,7 +36,7 @@ class Converted:
     @property
     def rank(self) -> int:
         """The largest rank of a matrix."""
-        return max(ranks(self.factors).values())
+        return highest_rank(self.factors)
 
     @property
     def params(self) -> int:
@@ -80,15 +80,26 @@ def cut(factors: Factors, rank: int, nested: bool = False) -> tuple[Factors, flo
     kept: Factors = {}
     wrong = whole = 0.0
     with one_thread():
-        for path, (b, a) in factors.items():
-            kept[path] = b, a
-            if a.shape[0] > rank:
-                first = b[:, :rank].contiguous(), a[:rank].contiguous()
-                b_cut, a_cut = first if nested else delta.truncate(b, a, rank)
-                kept[path] = b_cut.float(), a_cut.float()
-                wrong += delta.norm([(b, a, 1.0), (*kept[path], -1.0)]) ** 2
-            whole += delta.norm([(b, a, 1.0)]) ** 2
+        for path, change in factors.items():
+            kept[path] = _cut(path, change, rank, nested)
+            if kept[path] is not change:
+                terms = [delta.term(change, 1.0), delta.term(kept[path], -1.0)]
+                wrong += delta.norm(terms) ** 2
+            whole += delta.norm([delta.term(change, 1.0)]) ** 2
     return kept, (wrong / whole) ** 0.5 if whole else 0.0
+
+
+def _cut(path: str, change: Change, rank: int, nested: bool) -> Change:
+    """A change with at most `rank` directions; a full-size one becomes one of low rank."""
+    if len(change) == 1:
+        b, a, _ = leading(change[0], min(rank, *change[0].shape), seed_of(path))
+        return b, a
+    b, a = change
+    if a.shape[0] <= rank:
+        return change
+    if nested:
+        return single((b[:, :rank].contiguous(), a[:rank].contiguous()))
+    return single(delta.truncate(b, a, rank))
 
 
 def with_whole_ffns(factors: Factors, shapes: Shapes) -> Factors:

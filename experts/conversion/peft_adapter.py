@@ -16,6 +16,7 @@ from fedmore.experts.base.files import one_line
 from fedmore.experts.base.suitability import suitability
 from fedmore.experts.conversion.change import Converted, cut, with_whole_ffns
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -39,7 +40,7 @@ def adapter_change(base: str, folder: Path, shapes: Shapes, rank: int | None) ->
         if path not in shapes:
             raise ConfigError(f"{folder}: it changes {path}, which an expert cannot change")
     try:
-        found = {path: _factors(tensors, path, scale) for path, scale in layers.items()}
+        found: Factors = {path: _factors(tensors, path, scale) for path, scale in layers.items()}
     except KeyError as error:
         raise ConfigError(f"{folder}: {WEIGHTS} has no {error}; save the adapter again") from error
     if not found or tensors:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from fedmore.experts.base.model import Base
 from fedmore.experts.errors import DataError
 from fedmore.experts.factors import Factors
-from fedmore.experts.low_rank_linear import LowRankLinear, overlay, share, with_change
+from fedmore.experts.low_rank_linear import moved, overlay, share, with_change
 from fedmore.experts.scoring.bits_per_byte import mean_bits_per_byte, score
 from fedmore.experts.spec import TargetModule
 from fedmore.experts.text.windows import windows
@@ -56,13 +56,13 @@ def recovered(
 
 
 def _train(model: Any, factors: Factors, windows_WT: Tensor) -> Factors:
-    sites = [TargetModule(path, len(b), a.shape[1]) for path, (b, a) in factors.items()]
+    sites = [TargetModule(path, len(c[0]), c[-1].shape[1]) for path, c in factors.items()]
     copied = share(model)
     layers = overlay(copied, None, sites)
-    for path, (b, a) in factors.items():
-        layers[path].trainable(b.to(model.device), a.to(model.device), 1.0)
-    parameters = [each for layer in layers.values() for each in (layer.lora_A, layer.lora_B)]
-    trained = [each for each in parameters if each is not None]
+    for path, change in factors.items():
+        layers[path].trainable(moved(change, model.device), 1.0)
+    parameters = [(layer.lora_A, layer.lora_B, layer.full) for layer in layers.values()]
+    trained = [each for three in parameters for each in three if each is not None]
     optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
     for start in range(0, len(windows_WT), BATCH):
         batch = windows_WT[start : start + BATCH].to(model.device)
@@ -72,10 +72,4 @@ def _train(model: Any, factors: Factors, windows_WT: Tensor) -> Factors:
         nn.utils.clip_grad_norm_(trained, CLIP)
         optimiser.step()
         optimiser.zero_grad()
-    return {path: _taken(layer) for path, layer in layers.items()}
-
-
-def _taken(layer: LowRankLinear) -> tuple[Tensor, Tensor]:
-    assert layer.lora_A is not None
-    assert layer.lora_B is not None
-    return layer.lora_B.detach().float().cpu(), layer.lora_A.detach().float().cpu()
+    return {path: layer.trained for path, layer in layers.items()}

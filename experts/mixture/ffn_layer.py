@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from fedmore.experts.base.ffn import Layout, inner_of, layout_of
 from fedmore.experts.errors import ConfigError
-from fedmore.experts.mixture.layers import LowRank, MixtureFFN, is_trained
+from fedmore.experts.mixture.layers import MixtureFFN, is_trained
 from fedmore.experts.mixture.routing.compiling import apart
 from fedmore.experts.mixture.routing.state import RoutingState
 from fedmore.kernels.dispatch import choose
+from fedmore.kernels.grouped_lowrank.factors import Change
 
-Changes = Mapping[int, Mapping[str, LowRank]]  # expert index -> projection -> (B, A)
+Changes = Mapping[int, Mapping[str, Change]]  # expert index -> projection -> (B, A) or (D,)
 
 
 def mixture_ffn(ffn: nn.Module, gates: RoutingState, changes: Changes) -> nn.Module:

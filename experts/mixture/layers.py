@@ -12,16 +12,14 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.mixture.routing.compiling import apart
 from fedmore.experts.mixture.routing.state import RoutingState
 from fedmore.kernels.dispatch import choose
-from fedmore.kernels.grouped_lowrank.factors import Factor
-
-LowRank = tuple[Factor, Factor]
+from fedmore.kernels.grouped_lowrank.factors import Change
 
 
 class MixtureFFN(nn.Module):
     """A block's gated FFN with the experts that change it."""
 
     def __init__(
-        self, mlp: Any, gates: RoutingState, changes: Mapping[int, dict[str, LowRank]]
+        self, mlp: Any, gates: RoutingState, changes: Mapping[int, dict[str, Change]]
     ) -> None:
         super().__init__()
         self.mlp, self.gates, self.among = mlp, gates, list(changes)
@@ -48,7 +46,7 @@ class MixtureLinear(nn.Module):
     """One attention projection with the adapters that change it."""
 
     def __init__(
-        self, linear: nn.Module, gates: RoutingState, changes: Mapping[int, LowRank]
+        self, linear: nn.Module, gates: RoutingState, changes: Mapping[int, Change]
     ) -> None:
         super().__init__()
         self.linear, self.gates, self.among = linear, gates, list(changes)
@@ -69,7 +67,7 @@ class MixtureLinear(nn.Module):
         return changed.view_as(y)
 
 
-def is_trained(pairs: Sequence[LowRank]) -> bool:
+def is_trained(pairs: Sequence[Change]) -> bool:
     """Whether these factors are trained; packed copies would miss their changes."""
     factors = [factor for pair in pairs for factor in pair]
     return any(isinstance(factor, Tensor) and factor.requires_grad for factor in factors)

@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
-from fedmore.experts.factors import Factors, Kept, num_parameters
+from fedmore.experts.factors import Factors, Kept, mapped, num_parameters
 from fedmore.experts.low_rank_linear import replace, share
 from fedmore.experts.mixture.ffn_layer import mixture_ffn
-from fedmore.experts.mixture.layers import LowRank, MixtureLinear
+from fedmore.experts.mixture.layers import MixtureLinear
 from fedmore.experts.mixture.routing.hooks import routing
 from fedmore.experts.mixture.routing.state import RoutingState
 from fedmore.experts.quantized import dequantize
 from fedmore.experts.routers.base import Router
 from fedmore.experts.spec import FFN_PARENTS, layer_of
+from fedmore.kernels.grouped_lowrank.factors import Change
 
 
 @dataclass
@@ -88,21 +90,24 @@ def assemble(
 def _moved(kept: Kept, model: Any) -> Kept:
     """Move the factors to the model's device and dtype."""
     place = model.device, model.dtype
-    return {path: (b.to(*place), a.to(*place)) for path, (b, a) in kept.items()}
+    return {path: _moved_change(change, *place) for path, change in kept.items()}
+
+
+def _moved_change(change: Change, device: torch.device, dtype: torch.dtype) -> Change:
+    if len(change) == 1:
+        return (change[0].to(device, dtype),)
+    return change[0].to(device, dtype), change[1].to(device, dtype)
 
 
 def _to_train(kept: Kept, model: Any) -> Factors:
     """Copy the factors to the model's device, with gradients."""
     there = dequantize(_moved(kept, model))
-    return {
-        path: (b.detach().clone().requires_grad_(), a.detach().clone().requires_grad_())
-        for path, (b, a) in there.items()
-    }
+    return mapped(there, lambda factor: factor.detach().clone().requires_grad_())
 
 
-def _by_module(experts: Mapping[str, Kept]) -> dict[str, dict[int, dict[str, LowRank]]]:
-    """`{parent path: {expert index: {projection: (B, A)}}}`."""
-    grouped: dict[str, dict[int, dict[str, LowRank]]] = {}
+def _by_module(experts: Mapping[str, Kept]) -> dict[str, dict[int, dict[str, Change]]]:
+    """`{parent path: {expert index: {projection: change}}}`."""
+    grouped: dict[str, dict[int, dict[str, Change]]] = {}
     for index, factors in enumerate(experts.values()):
         for path, pair in factors.items():
             parent, _, name = path.rpartition(".")
@@ -111,7 +116,7 @@ def _by_module(experts: Mapping[str, Kept]) -> dict[str, dict[int, dict[str, Low
 
 
 def _install(
-    model: Any, parent: str, changes: dict[int, dict[str, LowRank]], gates: RoutingState
+    model: Any, parent: str, changes: dict[int, dict[str, Change]], gates: RoutingState
 ) -> None:
     module: nn.Module = model.get_submodule(parent)
     if parent.rpartition(".")[2] in FFN_PARENTS:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedmore.experts.base.ffn import FIRST
-from fedmore.experts.factors import Factors
+from fedmore.experts.factors import Change, Factors
 from fedmore.experts.routers.base import Router, keep_top, largest, with_public
 from fedmore.experts.routers.context import Memory
 from fedmore.experts.routers.features import normalised
@@ -157,9 +157,12 @@ def arrow_router(
     return router
 
 
-def prototype(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Top right singular vector [D] of the stacked products B A, computed without forming them."""
-    rows = [torch.linalg.qr(b.double())[1] @ a.double() for b, a in pairs]
+def prototype(changes: Sequence[Change]) -> Tensor:
+    """Top right singular vector [D] of the stacked changes; products B A are not formed."""
+    rows = [
+        torch.linalg.qr(change[0].double())[1] @ (change[1].double() if len(change) == 2 else 1.0)
+        for change in changes
+    ]
     right: Tensor = torch.linalg.svd(torch.cat(rows), full_matrices=False)[2][0]
     return right.float()
 

@@ -1,8 +1,13 @@
-"""Low-rank factors as the ops take them: tensors, or one-bit codes of `sign1`."""
+"""Changes of a matrix as the ops take them: products of low rank, or full-size matrices.
+
+A change is the product of its factors. It has two of low rank, ``B A``, or a single one, the
+full-size matrix D. Each factor is a tensor, or a one-bit code of `sign1`.
+"""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -58,6 +63,34 @@ class SignTensor:
 
 
 Factor = Tensor | SignTensor
+LowRank = tuple[Factor, Factor]  # B [out, R], A [R, in]
+Change = LowRank | tuple[Factor]  # the same, or D [out, in]
+DenseChange = tuple[Tensor, Tensor] | tuple[Tensor]
+"""A change whose factors are all decoded."""
+
+
+def is_low_rank(change: Change) -> TypeGuard[LowRank]:
+    """Whether a change is a product of two factors."""
+    return len(change) == 2
+
+
+def decoded(change: Change) -> DenseChange:
+    """Return the change with its factors as tensors."""
+    if len(change) == 1:
+        return (dense(change[0]),)
+    return dense(change[0]), dense(change[1])
+
+
+def applied(change: Change, x_TI: Tensor) -> Tensor:
+    """Return the change times every row of `x_TI`, [T, out]; factors are cast to its dtype."""
+    for factor in reversed(change):
+        x_TI = x_TI @ dense(factor).to(x_TI.dtype).T
+    return x_TI
+
+
+def matrix_of(change: DenseChange) -> Tensor:
+    """Return the change as one matrix [out, in]."""
+    return change[0] if len(change) == 1 else change[0] @ change[1]
 
 
 def dense(factor: Factor) -> Tensor:

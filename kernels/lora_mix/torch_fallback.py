@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fedmore.kernels.lora_mix.reference import LowRank
+from fedmore.kernels.grouped_lowrank.factors import Change, applied
 
 
-def lora_mix(y_TO: Tensor, x_TD: Tensor, gates_TE: Tensor, adapters: Sequence[LowRank]) -> Tensor:
+def lora_mix(y_TO: Tensor, x_TD: Tensor, gates_TE: Tensor, adapters: Sequence[Change]) -> Tensor:
     """Return `y_TO` plus every adapter's weighted change, a new tensor [T, O]."""
-    for i, (b, a) in enumerate(adapters):
+    for i, change in enumerate(adapters):
         tokens = gates_TE[:, i].nonzero().squeeze(1)
         if tokens.numel():
             weight = gates_TE[tokens, i, None].to(x_TD.dtype)
-            y_TO = y_TO.index_add(0, tokens, weight * (x_TD[tokens] @ a.T @ b.T))
+            y_TO = y_TO.index_add(0, tokens, weight * applied(change, x_TD[tokens]))
     return y_TO

@@ -5,14 +5,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], weight
+Term = tuple[Tensor, Tensor, float] | tuple[Tensor, float]  # B [m, r], A [r, n] or D [m, n]; weight
 
 
 def dense(terms: Sequence[Term]) -> Tensor:
     """Return ``sum_k w_k B_k A_k``, float64 [m, n]; no other matrix of that size is allocated."""
-    total = torch.zeros(len(terms[0][0]), terms[0][1].shape[1], dtype=torch.float64)
-    for b, a, w in terms:
-        total.addmm_(b.double(), a.double(), alpha=w)
+    first = terms[0]
+    width = first[0].shape[1] if len(first) == 2 else first[1].shape[1]
+    total = torch.zeros(len(first[0]), width, dtype=torch.float64)
+    for term in terms:
+        if len(term) == 2:
+            total.add_(term[0].double(), alpha=term[1])
+        else:
+            total.addmm_(term[0].double(), term[1].double(), alpha=term[2])
     return total
 
 

@@ -7,5 +7,9 @@
 ``1 - sum g_i`` and no low-rank terms. So the base's three products are computed once per token,
 however many experts are active.
 
+A projection of an expert may also change by a full-size matrix, ``W_pub + D``. Such an expert takes
+``Wg x + Dg x`` and adds ``g_i Dd_i h_i`` in torch (`torch_fallback`), beside the loops or kernels
+that compute the low-rank ones.
+
 Shapes: T tokens, D model width, H hidden width, E experts, R rank (its own for every matrix).
 """

@@ -19,6 +19,7 @@ from torch.nn.functional import linear, silu
 from fedmore.kernels.benchmarking import roofline
 from fedmore.kernels.benchmarking.comparison import Result, compare, timed
 from fedmore.kernels.dispatch import choose
+from fedmore.kernels.grouped_lowrank.factors import matrix_of
 from fedmore.kernels.moe_ffn import torch_fallback
 from fedmore.kernels.moe_ffn.reference import Expert
 
@@ -95,7 +96,7 @@ class _Case:
     def forward(self) -> Iterator[Result]:
         """Compare with one dense FFN, with dense experts and with plain torch."""
         full = [
-            [w + b @ a for w, (b, a) in zip(self.weights, expert, strict=True)]
+            [w + matrix_of(change) for w, change in zip(self.weights, expert, strict=True)]
             for expert in self.experts
         ]
 

@@ -14,11 +14,19 @@ from fedmore.kernels.grouped_lowrank import by_loops as low_by
 from fedmore.kernels.grouped_lowrank.autograd import expand_add, project
 from fedmore.kernels.grouped_lowrank.factors import SignTensor
 from fedmore.kernels.grouped_lowrank.pack import Stack, routed
-from fedmore.kernels.moe_ffn import by_loops, torch_fallback
+from fedmore.kernels.moe_ffn import by_loops
 from fedmore.kernels.moe_ffn.autograd import hidden
 from fedmore.kernels.moe_ffn.by_loops import Stacks
-from fedmore.kernels.moe_ffn.experts import Expert, dense_experts, is_silu, stacked, trained
-from fedmore.kernels.moe_ffn.torch_fallback import Act, Linear
+from fedmore.kernels.moe_ffn.experts import is_silu, parted, stacked, trained
+from fedmore.kernels.moe_ffn.torch_fallback import (
+    Act,
+    Added,
+    Expert,
+    Linear,
+    added,
+    mix,
+    mix_hidden,
+)
 
 __all__ = ["Prepared", "SignTensor", "moe_ffn", "prepare"]
 
@@ -29,11 +37,17 @@ class Prepared:
 
     experts: Sequence[Expert]
     stacks: Stacks
+    low: list[int]
+    full: list[int]
 
 
 def prepare(experts: Sequence[Expert]) -> Prepared:
     """Pack frozen experts for repeated use; no gradient reaches their factors."""
-    return Prepared(experts, stacked(Stack, experts, kept=True))
+    return _prepared(experts, kept=True)
+
+
+def _prepared(experts: Sequence[Expert], kept: bool) -> Prepared:
+    return Prepared(experts, stacked(Stack, experts, kept=kept), *parted(experts))
 
 
 def moe_ffn(
@@ -53,20 +67,30 @@ def moe_ffn(
         x_TD: input, [T, D].
         gates_TE: weights of the experts, [T, E]; the public expert has the rest up to 1.
         base: the frozen gate, up and down projections.
-        experts: low-rank factors of every expert, or what `prepare` made of them.
+        experts: changes of every expert, or what `prepare` made of them.
         act: the activation.
 
     """
-    given = experts.experts if isinstance(experts, Prepared) else experts
+    held = experts if isinstance(experts, Prepared) else _prepared(experts, kept=False)
+    live = () if isinstance(experts, Prepared) else experts
     gate, up, down = base
     g_TH, u_TH = gate(x_TD), up(x_TD)
     if not (is_silu(act) and x_TD.dtype == g_TH.dtype == u_TH.dtype == torch.float32):
-        return torch_fallback.mix(x_TD, g_TH, u_TH, gates_TE, down, dense_experts(given), act)
-    route, weights = routed(gates_TE.to(x_TD.dtype))
-    if not len(route.tokens):
-        return down(act(g_TH) * u_TH)
-    stacks = experts.stacks if isinstance(experts, Prepared) else stacked(Stack, given, kept=False)
-    into, inner, out = trained(() if isinstance(experts, Prepared) else given)
-    low = project(low_by, x_TD, route, stacks.into, into)
-    mixed_TH, z = hidden(by_loops, g_TH, u_TH, low, weights, route, stacks, inner)
-    return expand_add(low_by, down(mixed_TH), z, weights, route, stacks.out, out)
+        return mix(x_TD, g_TH, u_TH, gates_TE, down, held.experts, act)
+    gates_TL = gates_TE[:, held.low] if held.full else gates_TE
+    route, weights = routed(gates_TL.to(x_TD.dtype))
+    into, inner, out = trained(live)
+    z, left = None, list[Added]()
+    if len(route.tokens):
+        low = project(low_by, x_TD, route, held.stacks.into, into)
+        mixed_TH, z = hidden(by_loops, g_TH, u_TH, low, weights, route, held.stacks, inner)
+    else:
+        mixed_TH = act(g_TH) * u_TH
+    if held.full:
+        full, gates_TF = [held.experts[i] for i in held.full], gates_TE[:, held.full]
+        hidden_TH = act(g_TH) * u_TH
+        mixed_TH, left = mix_hidden(x_TD, g_TH, u_TH, hidden_TH, mixed_TH, gates_TF, full, act)
+    y_TD = down(mixed_TH)
+    if z is not None:
+        y_TD = expand_add(low_by, y_TD, z, weights, route, held.stacks.out, out)
+    return added(y_TD, left)

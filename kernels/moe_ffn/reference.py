@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-LowRank = tuple[Tensor, Tensor]  # B [out, R], A [R, in]
-Expert = tuple[LowRank, LowRank, LowRank]  # gate, up, down
+from fedmore.kernels.grouped_lowrank.factors import DenseChange, matrix_of
+
+Expert = tuple[DenseChange, DenseChange, DenseChange]  # gate, up, down
 
 
 def moe_ffn(
@@ -26,7 +27,7 @@ def moe_ffn(
         public = ffn(x_D, *weights)
         y = public
         for gate, expert in zip(gates_E, experts, strict=True):
-            g, u, d = (w + b @ a for w, (b, a) in zip(weights, expert, strict=True))
+            g, u, d = (w + matrix_of(change) for w, change in zip(weights, expert, strict=True))
             y = y + gate * (ffn(x_D, g, u, d) - public)
         rows.append(y)
     return torch.stack(rows)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from fedmore.experts.spec import rank_name
 from fedmore.sims.report.schema import Client
 from fedmore.sims.report.study import BYTES_FP32, Round, Study
 from fedmore.sims.report.style import (
@@ -109,7 +110,7 @@ def draw_loss(study: Study, path: Path) -> None:
                 continue
             colour, marker = CYCLE[number % len(CYCLE)], MARKERS[number % len(MARKERS)]
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker)
-            text = f"{client.name} · {client.target}, rank {client.rank}"
+            text = f"{client.name} · {client.target}, rank {rank_name(client.rank)}"
             labels.append((points[-1], text, colour))
         _round_axis(axes, study.rounds)
         axes.set_ylabel("training loss")
@@ -144,7 +145,7 @@ def draw_aggregation(study: Study, path: Path) -> None:
                 continue
             colour, marker = CYCLE[number % len(CYCLE)], MARKERS[number % len(MARKERS)]
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker)
-            text = f"{expert.name}, rank {expert.rank}"
+            text = f"{expert.name}, rank {rank_name(expert.rank)}"
             labels.setdefault(points[-1][0], []).append((points[-1][1], text, colour))
         axes.axhline(ROUNDING, color=SOFT, linestyle="--", linewidth=1.2)
         axes.annotate(

@@ -8,8 +8,10 @@ is the one that lies nearest to h (orthogonal Procrustes, Schönemann 1966):
 
     min_Q |B Q - B_h|^2 + |Q^T A - A_h|^2    is    Q = U V^T,  U S V^T = B^T B_h + A A_h^T
 
-The mirror's numbers are bfloat16's: whoever lacks it, or holds another, is sent it whole in `bf16`
-and has the same bits. Who holds which is known by the mirror's *mark*, a number made of its bits.
+A full-size aggregate has the weights themselves as coordinates, so theta is D. It is sent whole if
+it was of low rank before, or is now. The mirror's numbers are bfloat16's: whoever lacks it, or
+holds another, is sent it whole in `bf16` and has the same bits. Who holds which is known by the
+mirror's *mark*, a number made of its bits.
 """
 
 import hashlib
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from fedmore.experts import factors as low_rank
 from fedmore.experts.errors import WireError
-from fedmore.experts.factors import Factors
+from fedmore.experts.factors import Change, Factors
 from fedmore.experts.spec import TargetModule
 from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import cpu as delta
@@ -88,19 +90,25 @@ def broadcast(
     All is sent anew where a move would leave too much (`MOST_LEFT`), such as after an owner came or
     where Krum chose another one. So it is if `held` has a rank above `most`, where 0 is any.
     """
-    if not held or 0 < most < max(low_rank.ranks(held).values()):
+    if not held or 0 < most < low_rank.highest_rank(held) or _differ(held, aggregate):
         return _whole(aggregate)
-    start = {path: _widened(*held[path], aggregate[path][1].shape[0]) for path in held}
-    target = low_rank.tensors(nearest(aggregate, start), sites)
-    codecs = codecs_of(codec, [tuple(tensor.shape) for tensor in target])
+    start = {path: _widened(held[path], change) for path, change in aggregate.items()}
+    target, ranks = low_rank.tensors(nearest(aggregate, start), sites), low_rank.ranks(start)
+    roles = low_rank.roles(sites, ranks)
+    codecs = codecs_of(codec, [tuple(tensor.shape) for tensor in target], roles)
     # No gain: it makes up for a last send, and what counts here is how near every one comes.
     moved = mirrored.send(codecs, target, low_rank.tensors(start, sites), gains={})
     if _size(t - h for t, h in zip(target, moved.held, strict=True)) > MOST_LEFT * _size(target):
         return _whole(aggregate)
-    mirror = _rounded(low_rank.from_tensors(moved.held, sites))
+    mirror = _rounded(low_rank.from_tensors(moved.held, sites, ranks))
     return Broadcast(
         mirror, relative_error(mirror, aggregate), codec, moved.data, fingerprint(held)
     )
+
+
+def _differ(held: Factors, aggregate: Factors) -> bool:
+    """Whether a matrix was of full size and is not now, or the other way round."""
+    return any(len(held[path]) != len(change) for path, change in aggregate.items())
 
 
 def _whole(aggregate: Factors) -> Broadcast:
@@ -117,7 +125,7 @@ def received(request: TrainRequest, sites: Sequence[TargetModule], held: Factors
     if move is None:
         found = request.aggregate(sites)
     else:
-        start = {p: _widened(*held[p], a.shape[0]) for p, (_, a) in move.items() if p in held}
+        start = {p: _widened(held[p], change) for p, change in move.items() if p in held}
         if low_rank.ranks(start) != low_rank.ranks(move):
             raise WireError(f"{task.expert}: no mirror is held here that could be moved so")
         found = _rounded(low_rank.total(start, move))
@@ -132,14 +140,21 @@ def nearest(aggregate: Factors, held: Factors) -> Factors:
     In `held`'s ranks, which may be larger but not smaller than those of `aggregate`.
     """
     with one_thread():
-        return {
-            path: _rotated(*_widened(*pair, held[path][1].shape[0]), *held[path])
-            for path, pair in aggregate.items()
-        }
+        return {path: _near(change, held[path]) for path, change in aggregate.items()}
 
 
-def _widened(b_OR: Tensor, a_RI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The same product with a rank of at least `rank`, filled up with zeros."""
+def _near(change: Change, held: Change) -> Change:
+    wide = _widened(change, held)
+    if len(wide) == 1 or len(held) == 1:
+        return wide  # the coordinates of a full-size change are the weights
+    return _rotated(*wide, *held)
+
+
+def _widened(change: Change, like: Change) -> Change:
+    """The same product with a rank of at least that of `like`, filled up with zeros."""
+    if len(change) == 1 or len(like) == 1:
+        return change
+    (b_OR, a_RI), rank = change, like[1].shape[0]
     more = max(0, rank - a_RI.shape[0])
     pad = torch.nn.functional.pad
     return pad(b_OR, (0, more)), pad(a_RI, (0, 0, 0, more))
@@ -169,8 +184,8 @@ def relative_error(mirror: Factors, aggregate: Factors) -> float:
     wrong, exact = 0.0, 0.0
     with one_thread():
         for path, pair in aggregate.items():
-            wrong += delta.norm([(*mirror[path], 1.0), (*pair, -1.0)]) ** 2
-            exact += delta.norm([(*pair, 1.0)]) ** 2
+            wrong += delta.norm([delta.term(mirror[path], 1.0), delta.term(pair, -1.0)]) ** 2
+            exact += delta.norm([delta.term(pair, 1.0)]) ** 2
     return math.sqrt(wrong / exact) if exact else 0.0
 
 
@@ -179,4 +194,4 @@ def _size(tensors: Iterable[Tensor]) -> float:
 
 
 def _rounded(factors: Factors) -> Factors:
-    return {path: (b.bfloat16().float(), a.bfloat16().float()) for path, (b, a) in factors.items()}
+    return low_rank.mapped(factors, lambda factor: factor.bfloat16().float())

@@ -24,10 +24,12 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
+from torch import Tensor
 
 from fedmore.experts.errors import ConfigError
+from fedmore.kernels.lowrank_sum.cpu import Term
 from fedmore.strategies.expert_stage.changes import Change, Terms
-from fedmore.strategies.expert_stage.cores import cores_of
+from fedmore.strategies.expert_stage.cores import Basis, cores_of
 from fedmore.strategies.stages.expert import RULES, FactorStage
 
 MARK = 1e-30
@@ -144,9 +146,15 @@ class TrimmedMean(Mean):
         rows = [{path: core.numpy() for path, core in sorted(each.items())} for each in cores]
         found = ask(self.strategy(), rows)
         return {
-            path: [(q_b @ torch.from_numpy(found[path]), q_a.T, 1.0)]
-            for path, (q_b, q_a) in bases.items()
+            path: [_term(basis, torch.from_numpy(found[path]))] for path, basis in bases.items()
         }
+
+
+def _term(basis: Basis, core: Tensor) -> Term:
+    if basis is None:
+        return core, 1.0
+    q_b, q_a = basis
+    return q_b @ core, q_a.T, 1.0
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,20 @@
-"""What an owner's answer changes, as a sum of low-rank products."""
+"""What an owner's answer changes, as a sum of low-rank products and of full-size matrices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedmore.experts import factors as low_rank
+from fedmore.experts.factors import Change as Product
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Scale, scale_at
 from fedmore.kernels.lowrank_sum import cpu as delta
+from fedmore.kernels.lowrank_sum.cpu import Term
 
 COMMON = ""
 """In place of an owner's name: changes of rounds whose rule does not tell owners apart."""
 
-Term = tuple[Tensor, Tensor, float]  # B [m, r], A [r, n], factor
 Terms = dict[str, list[Term]]  # by module path; a sum for every matrix
 
 
@@ -38,16 +40,14 @@ class Change:
         )
 
 
-def product(
-    factors: Mapping[str, tuple[Tensor, Tensor]], weight: float, scale: Scale = 1.0
-) -> Terms:
+def product(factors: Mapping[str, Product], weight: float, scale: Scale = 1.0) -> Terms:
     """Factors as terms of this weight times their s, without those that are zero."""
     if not weight:
         return {}
     return {
-        path: [(b, a, weight * scale_at(scale, path))]
-        for path, (b, a) in factors.items()
-        if bool(b.any())
+        path: [delta.term(change, weight * scale_at(scale, path))]
+        for path, change in factors.items()
+        if bool(change[0].any())
     }
 
 
@@ -64,7 +64,7 @@ def times(terms: Mapping[str, Sequence[Term]], factor: float) -> Terms:
     """A sum multiplied by `factor`; empty for a factor of 0."""
     if not factor:
         return {}
-    return {path: [(b, a, w * factor) for b, a, w in each] for path, each in terms.items()}
+    return {path: [delta.weighted(each, factor) for each in some] for path, some in terms.items()}
 
 
 def folded(
@@ -79,9 +79,9 @@ def folded(
             continue
         total = summed(product(before, factor), terms)
         folds = {path: delta.fold(each, tolerance) for path, each in total.items()}
-        lost += sum(_norm(b) ** 2 * error**2 for (b, _), error in folds.values())
-        factors = {path: (b.float(), a.float()) for path, ((b, a), _) in folds.items()}
-        if any(a.shape[0] for _, a in factors.values()):
+        lost += sum(_norm(made[0]) ** 2 * error**2 for made, error in folds.values() if error)
+        factors = {path: low_rank.single(made) for path, (made, _) in folds.items()}
+        if any(low_rank.ranks(factors).values()):
             found[name] = factors
     return found, lost**0.5
 

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from flwr.app import Array, RecordDict
 
 from fedmore.experts import factors as low_rank
@@ -28,7 +29,7 @@ from fedmore.strategies.expert_stage.aggregate_mirror import (
 )
 from fedmore.strategies.expert_stage.round_start import start_of
 from fedmore.strategies.expert_stage.state import ExpertState
-from fedmore.strategies.tasks.train import TrainTask, content_of, pack, unpack
+from fedmore.strategies.tasks.train import TrainTask, content_of, pack_change, unpack_change
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,23 @@ class Cut:
     @property
     def rank(self) -> int:
         """The largest rank over the matrices."""
-        return max(low_rank.ranks(self.factors).values(), default=0)
+        return low_rank.highest_rank(self.factors)
 
 
 def leading(aggregate: Factors, rank: int) -> Cut:
-    """The leading `rank` directions of factors as `aggregated` makes them; 0 keeps all."""
+    """The leading `rank` directions of factors as `aggregated` makes them; 0 keeps all.
+
+    A full-size matrix is not cut, as `max_rank` does not cut it either.
+    """
     if not rank:
         return Cut(aggregate, 0.0)
     found, lost, size = Factors(), 0.0, 0.0
-    for path, (b, a) in aggregate.items():
+    for path, change in aggregate.items():
+        if len(change) == 1:
+            found[path] = change
+            size += float(change[0].norm(dtype=torch.float64)) ** 2
+            continue
+        b, a = change
         squares = (b.double().norm(dim=0) * a.double().norm(dim=1)).square()
         found[path] = b[:, :rank].contiguous(), a[:rank].contiguous()
         lost, size = lost + float(squares[rank:].sum()), size + float(squares.sum())
@@ -142,7 +151,7 @@ class Downloads:
 
     def _array(self, name: str, cut: Cut, sites: Sequence[TargetModule]) -> Array:
         if name not in self._packed:
-            self._packed[name] = pack(self.codec, low_rank.tensors(cut.factors, sites))
+            self._packed[name] = pack_change(self.codec, cut.factors, sites)
         return self._packed[name]
 
     def _received(self, state: ExpertState, sites: Sequence[TargetModule]) -> Factors:
@@ -151,6 +160,5 @@ class Downloads:
             return self._casts[name].mirror
         if name not in self._whole:
             packed = self._array(name, cut, sites)
-            shapes = low_rank.shapes(sites, low_rank.ranks(cut.factors))
-            self._whole[name] = low_rank.from_tensors(unpack(packed, shapes), sites)
+            self._whole[name] = unpack_change(packed, sites, low_rank.ranks(cut.factors))
         return self._whole[name]

@@ -8,17 +8,25 @@ choose the aggregate but not how a start is split. A direction's row in A has at
 a fresh one (`FLOOR`), however small its singular value: AdamW would otherwise stay where its steps
 are in proportion to the gradient, which makes an update readable. If the aggregate has fewer than r
 directions, the rest are the owner's fresh ones, with B zero.
+
+An owner of full size trains all of the aggregate, as one matrix. The leading directions of an
+aggregate of full size are found by a randomised SVD in float64 with a fixed sketch (Halko et al.,
+arXiv 0909.4061, algorithm 4.4).
 """
 
 import torch
 from torch import Tensor
 
-from fedmore.experts.factors import Factors
+from fedmore.experts.factors import Change, Factors, LowRank, zeros
 from fedmore.experts.spec import Scale, scale_at
 from fedmore.kernels.determinism import one_thread
+from fedmore.kernels.grouped_lowrank.factors import matrix_of
 
 FLOOR = 3**-0.5
 """Length of a row of a fresh A: uniform in ``+- 1 / sqrt(in)``."""
+
+OVERSAMPLED, POWER_STEPS = 16, 4
+"""Directions beside those asked for, and power iterations, of the randomised SVD."""
 
 LEAST = 1e-6
 """Directions below this part of the largest one are rounding and do not count."""
@@ -32,11 +40,31 @@ def start_of(aggregate: Factors, fresh: Factors, scale: Scale) -> Factors:
     """
     with one_thread():
         return {
-            path: _start(*aggregate[path], *pair, scale_at(scale, path))
+            path: _begun(aggregate[path], change, scale_at(scale, path))
             if path in aggregate
-            else pair
-            for path, pair in fresh.items()
+            else change
+            for path, change in fresh.items()
         }
+
+
+def _begun(aggregate: Change, fresh: Change, scale: float) -> Change:
+    if len(fresh) == 1:
+        return ((matrix_of(aggregate).double() / scale).float(),)
+    pair = aggregate if len(aggregate) == 2 else _leading(aggregate[0], fresh[1].shape[0])
+    return _start(*pair, *fresh, scale)
+
+
+def _leading(d_OI: Tensor, rank: int) -> LowRank:
+    """A product of the leading `rank` directions of a matrix and a few more, float64."""
+    d_OI, width = d_OI.double(), d_OI.shape[1]
+    if min(d_OI.shape) <= rank + OVERSAMPLED:
+        return d_OI, torch.eye(width, dtype=torch.float64)
+    drawn = torch.Generator().manual_seed(0)
+    sketch = torch.randn(width, rank + OVERSAMPLED, generator=drawn, dtype=torch.float64)
+    q_OK = torch.linalg.qr(d_OI @ sketch).Q
+    for _ in range(POWER_STEPS):
+        q_OK = torch.linalg.qr(d_OI @ torch.linalg.qr(d_OI.T @ q_OK).Q).Q
+    return q_OK, q_OK.T @ d_OI
 
 
 def _start(
@@ -62,13 +90,21 @@ def rotated(owed: Factors, held: Factors, start: Factors) -> Factors:
     By the rotation that brings `held` nearest to `start` (orthogonal Procrustes, Schönemann 1966);
     between different ranks a part of one.
     """
+    nothing = zeros(start)
     with one_thread():
         return {
-            path: _rotated(*owed[path], *held[path], *pair)
-            if path in held
-            else (torch.zeros_like(pair[0]), torch.zeros_like(pair[1]))
-            for path, pair in start.items()
+            path: _turned(owed[path], held[path], change) if path in held else nothing[path]
+            for path, change in start.items()
         }
+
+
+def _turned(owed: Change, held: Change, start: Change) -> Change:
+    if len(owed) == 2 and len(held) == 2 and len(start) == 2:
+        return _rotated(*owed, *held, *start)
+    # The coordinates of a full-size change are the weights, which do not turn.
+    if len(owed) == 1 and len(start) == 1:
+        return owed
+    raise ValueError("an owner's change is of low rank or of full size, and stays so")
 
 
 def _rotated(

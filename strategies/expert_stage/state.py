@@ -1,7 +1,8 @@
 """What the coordinator keeps of an expert between rounds; the step from one to the next is `step`.
 
-Every owner k has a *contribution* W_k, a low-rank matrix, and the expert's *aggregate* is their sum
-``D = sum_k W_k``. A round's answer moves its owner's contribution and nobody else's::
+Every owner k has a *contribution* W_k, of low rank or a full-size matrix, and the expert's
+*aggregate* is their sum ``D = sum_k W_k``. A round's answer moves its owner's contribution and
+nobody else's::
 
     W_k += w_k s_k (B_k' A_k' - B_k A_k),    w_k = staleness_decay^delay n_k / sum_j n_j
 
@@ -19,12 +20,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fedmore.experts import factors as low_rank
 from fedmore.experts.factors import Factors, empty, num_parameters
-from fedmore.experts.spec import Scale, TargetModule, scale_at
+from fedmore.experts.spec import Scale, TargetModule
 from fedmore.kernels.determinism import one_thread
 from fedmore.kernels.lowrank_sum import bounded
 from fedmore.kernels.lowrank_sum import cpu as delta
-from fedmore.strategies.expert_stage.changes import COMMON, Term, Terms, folded, product, summed
+from fedmore.strategies.expert_stage.changes import COMMON, Terms, folded, product, summed
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,18 @@ class ExpertState:
 
     @property
     def rank(self) -> int:
-        """Largest rank of the aggregate over its matrices."""
-        return max(a.shape[0] for _, a in self.aggregate.values())
+        """Largest low rank of the aggregate over its matrices; 0 if all are of full size."""
+        return low_rank.highest_rank(self.aggregate)
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the aggregate changes no matrix."""
+        return not any(low_rank.ranks(self.aggregate).values())
 
     @property
     def exact(self) -> bool:
         """Whether an owner's part can be taken out exactly."""
-        return not any(a.shape[0] for _, a in self.settled.get(COMMON, {}).values())
+        return not any(low_rank.ranks(self.settled.get(COMMON, {})).values())
 
     def terms(self) -> Terms:
         """The contributions as a sum, in order of the owners' names."""
@@ -100,7 +107,7 @@ class ExpertState:
         if len(self.owners) != 1 or not self.is_of_alone(self.owners[0]):
             return {}
         (part,) = self.components.values()
-        return {path: (scale_at(part.scale, path) * b, a) for path, (b, a) in part.factors.items()}
+        return low_rank.times(part.factors, part.scale)
 
     def size(self) -> dict[str, float]:
         """Rank, bytes and relative error of what is kept beside components, for a round's metrics.
@@ -108,8 +115,8 @@ class ExpertState:
         The error is all that folds have left out, against the aggregate.
         """
         kept = [*self.settled.values(), *self.momentum.values()]
-        ranks = [a.shape[0] for factors in self.settled.values() for _, a in factors.values()]
-        terms = [[(b, a, 1.0)] for b, a in self.aggregate.values()]
+        ranks = [low_rank.highest_rank(factors) for factors in self.settled.values()]
+        terms = [[delta.term(change, 1.0)] for change in self.aggregate.values()]
         norm = sum(delta.norm(each) ** 2 for each in terms) ** 0.5 if self.lost else 1.0
         return {
             "contribution_rank": max(ranks, default=0),
@@ -125,9 +132,10 @@ class ExpertState:
     def sums(self) -> dict[str, int]:
         """What all contributions have together, and what is kept of their sum.
 
-        `summed_rank` is the largest sum of ranks over the matrices: the rank without any cut.
+        `summed_rank` is the largest sum of low ranks over the matrices: the rank without any cut.
         """
-        ranks = [sum(a.shape[0] for _, a, _ in terms) for terms in self.terms().values()]
+        products = [delta.parted(terms)[0] for terms in self.terms().values()]
+        ranks = [sum(a.shape[0] for _, a, _ in each) for each in products]
         components = sum(num_parameters(part.factors) for part in self.components.values())
         return {
             "summed_rank": max(ranks, default=0),
@@ -181,10 +189,7 @@ def scaled(
     """The state with every contribution multiplied by `factor`, and the error of its aggregate."""
 
     def by_factor(parts: Mapping[str, Factors]) -> dict[str, Factors]:
-        return {
-            name: {path: (factor * b, a) for path, (b, a) in part.items()}
-            for name, part in parts.items()
-        }
+        return {name: low_rank.times(part, factor) for name, part in parts.items()}
 
     components = {
         name: replace(part, weight=factor * part.weight) for name, part in state.components.items()
@@ -205,8 +210,8 @@ def aggregated(state: ExpertState, max_rank: int, energy: float = 1.0) -> tuple[
     """
     total, aggregate = state.terms(), Factors()
     wrong, exact = 0.0, 0.0
-    for path, (old_b, old_a) in sorted(state.aggregate.items()):
-        terms: list[Term] = total.get(path, [(old_b[:, :0], old_a[:0], 1.0)])
+    for path, old in sorted(state.aggregate.items()):
+        terms = total.get(path) or [delta.nothing(delta.term(old, 1.0))]
         found = bounded.stored(terms, max_rank, energy)
         aggregate[path] = found.factors
         wrong += found.error**2

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 
 from fedmore.experts.errors import RoundError
-from fedmore.experts.factors import Factors
+from fedmore.experts.factors import Factors, asked_ranks
 from fedmore.experts.spec import Shapes
 from fedmore.strategies.expert_stage.advice import stuck, unguarded
 from fedmore.strategies.expert_stage.aggregation import rule_of
@@ -146,7 +146,7 @@ class ExpertStrategy(RoundStrategy):
             state, known = begun_anew(state, member.name, self.stage.fold_tolerance), 0
         # Whose component is all of the aggregate has it in its own factors.
         alone = self._own and state.is_of_alone(member.name)
-        shared = state.rank > 0 and not alone
+        shared = not state.is_nothing and not alone
         task = task_of(self.stage, member, number, known, self.seed)
         if shared:
             holds = member.mirror_of(member.target)
@@ -218,7 +218,7 @@ class ExpertStrategy(RoundStrategy):
     def _change(self, content: RecordDict, asked: PendingTask) -> Factors:
         task = asked.task
         sites = sites_of(self.stage, asked.member, self.shapes)
-        ranks = task.spec(asked.name).ranks_of(sites)
+        ranks = asked_ranks(task.spec(asked.name), sites)
         change = read_update(content, sites, ranks, task.codec)
         check_update(change, task, initial_of(asked, self.stage, self.shapes), self.stage.max_rms)
         return change

@@ -44,7 +44,8 @@ class RouteTask(Work):
     """Settings of one client's part in one round of a routing stage.
 
     The fields of `RouterSpec`, and those of a router's training. `ranks` holds for every expert in
-    turn the rank of its change in each of the base's matrices, or `ABSENT`.
+    turn the rank of its change in each of the base's matrices, `low_rank.WHOLE` if it is of full
+    size, or `ABSENT`.
     """
 
     kind: Kind
@@ -126,7 +127,13 @@ def route_arrays(
         if path in factors
         for tensor in reversed(factors[path])
     ]
-    return ArrayRecord({"router": pack(WHOLE, state), "experts": pack(codec, flat)})
+    sites = [TargetModule(path, *shape) for path, shape in shapes.items()]
+    roles = [
+        role
+        for factors in experts.values()
+        for role in low_rank.roles([s for s in sites if s.path in factors], low_rank.ranks(factors))
+    ]
+    return ArrayRecord({"router": pack(WHOLE, state), "experts": pack(codec, flat, roles)})
 
 
 def route_content(task: RouteTask, arrays: ArrayRecord) -> RecordDict:
@@ -159,17 +166,16 @@ class RouteRequest(Request[RouteTask]):
     def experts(self, shapes: Shapes) -> dict[str, Factors]:
         """Every expert's change, in the task's order; raises `WireError`."""
         sites = self.task.sites(shapes)
-        sizes = [
-            shape
-            for pairs in sites
-            for site, rank in pairs
-            for shape in ((rank, site.in_features), (site.out_features, rank))
-        ]
-        flat = iter(unpack(self._array("experts"), sizes))
+        ranks = [{site.path: rank for site, rank in pairs} for pairs in sites]
+        among = [[site for site, _ in pairs] for pairs in sites]
+        both = list(zip(among, ranks, strict=True))
+        sizes = [shape for each in both for shape in low_rank.shapes(*each)]
+        roles = [role for each in both for role in low_rank.roles(*each)]
+        flat = iter(unpack(self._array("experts"), sizes, roles))
         experts: dict[str, Factors] = {}
-        for name, pairs in zip(self.task.experts, sites, strict=True):
-            own = [next(flat) for _ in range(2 * len(pairs))]
-            experts[name] = low_rank.from_tensors(own, [site for site, _ in pairs])
+        for name, (own, known) in zip(self.task.experts, both, strict=True):
+            tensors = [next(flat) for _ in low_rank.shapes(own, known)]
+            experts[name] = low_rank.from_tensors(tensors, own, known)
         return experts
 
     def _array(self, name: str) -> Array:

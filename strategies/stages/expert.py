@@ -39,9 +39,9 @@ class FactorStage(TrainingStage):
     with several none has more than `max_client_weight` of the weight.
 
     `rank_learning_rates` are pairs of a rank and the rate from that rank on; a lower rank takes
-    `learning_rate`. With `rank_scaling` "rslora" the s of a product is in proportion to
-    ``1 / sqrt(rank)`` (arXiv 2312.03732), 2 at rank 8 as with "constant". The rate warms up
-    `once`, in an owner's first round, or in `every_round`.
+    `learning_rate`. A pair of 0 is for full-size changes. With `rank_scaling` "rslora" the s of a
+    product is in proportion to ``1 / sqrt(rank)`` (arXiv 2312.03732), 2 at rank 8 as with
+    "constant". The rate warms up `once`, in an owner's first round, or in `every_round`.
 
     With `round_start` "own" an owner goes on with its factors; with "aggregate" every round begins
     from the aggregate's leading directions, as many as the owner's rank
@@ -67,7 +67,9 @@ class FactorStage(TrainingStage):
     learning_rate: Annotated[float, Field(description="of AdamW")] = 2e-3
     rank_learning_rates: Annotated[
         tuple[tuple[int, float], ...],
-        Field(description="[[rank, rate], ...]: the rate of owners from that rank on"),
+        Field(
+            description="[[rank, rate], ...]: the rate of owners from that rank on; 0: full size"
+        ),
     ] = ()
     rank_scaling: Annotated[
         Literal["constant", "rslora"],
@@ -171,7 +173,8 @@ class FactorStage(TrainingStage):
                 'factors; take round_start "own" and weight_bits 0'
             )
         for rank, rate in self.rank_learning_rates:
-            positive(rank=rank, **{f"rank_learning_rates of rank {rank}": rate})
+            not_negative(rank=rank)
+            positive(**{f"rank_learning_rates of rank {rank}": rate})
 
     def _check_aggregation(self) -> None:
         """Reject limits that the rule of aggregation does not know."""
@@ -188,8 +191,9 @@ class FactorStage(TrainingStage):
             raise ValueError(f"clip_norm is for aggregation clipped, not {self.aggregation}")
 
     def rate_of(self, rank: int) -> float:
-        """The learning rate of owners of a rank."""
-        listed = [pair for pair in sorted(self.rank_learning_rates) if pair[0] <= rank]
+        """The learning rate of owners of a rank; 0 is that of full-size changes."""
+        low = [pair for pair in sorted(self.rank_learning_rates) if 0 < pair[0] <= rank]
+        listed = low if rank else [pair for pair in self.rank_learning_rates if not pair[0]]
         return listed[-1][1] if listed else self.learning_rate
 
     @property

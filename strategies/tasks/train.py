@@ -41,9 +41,10 @@ METRICS = ("loss", "tokens", "tokens_per_s", "documents", "epochs", "numbers", "
 class TrainTask(Work):
     """Settings of one client's part in one round of a stage that trains experts or adapters.
 
-    `aggregate_ranks` gives the rank of every site of the aggregate, if one is sent. `mirror` is its
-    mark if the client is to keep it as its mirror, or 0. With `weight_bits` the factors are trained
-    as weights of so many bits, and the answer holds them whole, in the codec of such weights.
+    `aggregate_ranks` gives the rank of every site of the aggregate, if one is sent (`WHOLE` for a
+    full-size one). `mirror` is its mark if the client is to keep it as its mirror, or 0. With
+    `weight_bits` the factors are trained as weights of so many bits, and the answer holds them
+    whole, in the codec of such weights.
     `ranks` is the pattern of the owner's ranks (`fedmore.experts.ranks`), empty if all are `rank`.
     With `nested_ranks` every step trains a prefix of the directions.
     """
@@ -106,7 +107,7 @@ def train_content(
     ranks = [low_rank.ranks(aggregate)[site.path] for site in sites]
     if move is not None:
         return content_of(task, ranks, {"move": _array(move, codec)})
-    return content_of(task, ranks, {"aggregate": pack(codec, low_rank.tensors(aggregate, sites))})
+    return content_of(task, ranks, {"aggregate": pack_change(codec, aggregate, sites)})
 
 
 def content_of(task: TrainTask, ranks: Sequence[int], arrays: Mapping[str, Array]) -> RecordDict:
@@ -141,18 +142,18 @@ class TrainRequest(Request[TrainTask]):
     def _shared(self, name: str, sites: Sequence[TargetModule]) -> Factors | None:
         if not self.task.aggregate_ranks:
             return None
-        shapes = low_rank.shapes(sites, _ranks_by_path(self.task.aggregate_ranks, sites))
+        ranks = _ranks_by_path(self.task.aggregate_ranks, sites)
         if name not in self.arrays:
             return None
-        return low_rank.from_tensors(unpack(self.arrays[name], shapes), sites)
+        return unpack_change(self.arrays[name], sites, ranks)
 
 
 def _ranks_by_path(listed: Sequence[int], sites: Sequence[TargetModule]) -> dict[str, int]:
     """The rank of an aggregate in every matrix; raises `WireError` for what it cannot have."""
     if len(listed) != len(sites):
         raise WireError(f"the aggregate has {len(listed)} ranks for {len(sites)} matrices")
-    if min(listed) < 0:
-        raise WireError(f"the aggregate has a rank of {min(listed)}")
+    if wrong := [rank for rank in listed if rank < 0 and rank != low_rank.WHOLE]:
+        raise WireError(f"the aggregate has a rank of {wrong[0]}")
     for site, rank in zip(sites, listed, strict=True):
         if rank > min(site.out_features, site.in_features):
             raise WireError(
@@ -189,7 +190,7 @@ def read_update(
         raise WireError(f"the update is {record['change'].stype}, the task asked for {codec}")
     if isinstance(ranks, int):
         ranks = {site.path: ranks for site in sites}
-    return low_rank.from_tensors(unpack(record["change"], low_rank.shapes(sites, ranks)), sites)
+    return unpack_change(record["change"], sites, ranks)
 
 
 def read_metrics(content: RecordDict, names: Collection[str]) -> dict[str, float | int]:
@@ -205,18 +206,32 @@ def read_metrics(content: RecordDict, names: Collection[str]) -> dict[str, float
     return metrics
 
 
-def pack(codec: str, tensors: Sequence[Tensor]) -> Array:
-    """Tensors as one Flower array whose `stype` names the codec."""
-    codecs = codecs_of(codec, [tuple(tensor.shape) for tensor in tensors])
+def pack_change(codec: str, change: Factors, sites: Sequence[TargetModule]) -> Array:
+    """The factors of all sites as one array."""
+    tensors = low_rank.tensors(change, sites)
+    return pack(codec, tensors, low_rank.roles(sites, low_rank.ranks(change)))
+
+
+def unpack_change(array: Array, sites: Sequence[TargetModule], ranks: Mapping[str, int]) -> Factors:
+    """The inverse of `pack_change`; raises `WireError`."""
+    tensors = unpack(array, low_rank.shapes(sites, ranks), low_rank.roles(sites, ranks))
+    return low_rank.from_tensors(tensors, sites, ranks)
+
+
+def pack(codec: str, tensors: Sequence[Tensor], roles: Sequence[str] = ()) -> Array:
+    """Tensors as one Flower array whose `stype` names the codec; `roles` as in `codecs_of`."""
+    codecs = codecs_of(codec, [tuple(tensor.shape) for tensor in tensors], roles)
     return _array(encode(codecs, tensors), codec)
 
 
-def unpack(array: Array, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+def unpack(
+    array: Array, shapes: Sequence[Sequence[int]], roles: Sequence[str] = ()
+) -> list[Tensor]:
     """The inverse of `pack`; raises `WireError`."""
     data = array.data
     if tuple(array.shape) != (len(data),):
         raise WireError(f"an array of {len(data)} bytes says that it has the shape {array.shape}")
-    return decode(codecs_of(array.stype.removeprefix(STYPE), shapes), data, shapes)
+    return decode(codecs_of(array.stype.removeprefix(STYPE), shapes, roles), data, shapes)
 
 
 def _array(data: bytes, codec: str) -> Array:

@@ -76,7 +76,9 @@ def test_what_is_sent_moves_the_mirror_as_the_memory_says(do, context, base, cod
     mirror = low_rank.initial(spec, sites, 0)
     for number in (1, 2):
         content = do(task(number, codec=codec))
-        mirror = low_rank.total(mirror, read_update(content, sites, 4, codec))
+        mirror = low_rank.total(
+            mirror, read_update(content, sites, dict.fromkeys([s.path for s in sites], 4), codec)
+        )
         entry = Memory(folder(context)).read("kitchen")
         assert entry.updates == number
         for path, pair in mirror.items():

@@ -49,7 +49,7 @@ def test_the_base_stays_as_it_was(base, spec, changes, logits):
         {s.path: (s.out_features, s.in_features) for s in spec.sites(shapes_of(base))}
     )
     for path, layer in overlay(copied, changes(spec), sites).items():
-        layer.trainable(*changes(spec)[path], 2.0)
+        layer.trainable(changes(spec)[path], 2.0)
     copied(input_ids=IDS).logits.sum().backward()
     assert torch.equal(logits(base.model, IDS), expected)
     assert all(a is b for a, b in zip(base.model.modules(), modules, strict=True))
@@ -70,7 +70,7 @@ def test_frozen_and_trainable_add_up(base, spec, changes, logits):
     copied = share(base.model)
     layers = overlay(copied, frozen, spec.sites(shapes_of(base)))
     for path, layer in layers.items():
-        layer.trainable(*own[path], 0.5)
+        layer.trainable(own[path], 0.5)
     half = {p: (0.5 * b, a) for p, (b, a) in own.items()}
     expected = logits(dense(base, frozen, half), IDS)
     torch.testing.assert_close(logits(copied, IDS), expected, rtol=1e-4, atol=1e-5)
@@ -81,7 +81,7 @@ def test_frozen_and_trainable_add_up(base, spec, changes, logits):
 def test_trainable_starts_at_copies(changes, spec, base):
     path, (b, a) = next(iter(changes(spec).items()))
     layer = LowRankLinear(base.model.get_submodule(path))
-    layer.trainable(b, a, 1.0)
+    layer.trainable((b, a), 1.0)
     with torch.no_grad():
         layer.lora_A += 1
         layer.lora_B += 1

@@ -50,6 +50,7 @@ SITES = (
     TargetModule("model.layers.0.mlp.gate_proj", 6, 5),
     TargetModule("model.layers.0.mlp.down_proj", 5, 6),
 )
+RANKS = {site.path: 2 for site in SITES}
 SHAPES = [(2, 5), (6, 2), (2, 6), (5, 2)]
 MIRROR = {s.path: (torch.zeros(s.out_features, 2), torch.zeros(2, s.in_features)) for s in SITES}
 ODD = [(2, 5), (0, 3), (1, 300)]
@@ -121,8 +122,8 @@ def each(*readers: Callable[[RecordDict], object]) -> Target:
 
 
 update = each(
-    lambda c: read_update(c, SITES, 2, "sign1"),
-    lambda c: read_update(c, SITES, 2, "fp32"),
+    lambda c: read_update(c, SITES, RANKS, "sign1"),
+    lambda c: read_update(c, SITES, RANKS, "fp32"),
     lambda c: read_metrics(c, METRICS),
 )
 asked = each(

@@ -168,7 +168,7 @@ class FakeClient:
         )  # fmt: skip
         sites = spec.sites(SHAPES)
         start = self.component or low_rank.initial(spec, sites, task.seed)
-        owed = self.residual or {p: (b * 0, a * 0) for p, (b, a) in start.items()}
+        owed = self.residual or low_rank.zeros(start)
         aggregate = received(request, sites, self.mirror)
         if task.round_start == "aggregate":
             first = low_rank.initial(task.spec(self.name), sites, task.seed)
@@ -184,8 +184,9 @@ class FakeClient:
             change = [number + move for number, move in zip(own, change, strict=True)]
             start = owed = low_rank.zeros(start)
         sent = send(codec_of(task.codec), change, low_rank.tensors(owed, sites))
-        self.component = low_rank.total(start, low_rank.from_tensors(sent.decoded, sites))
-        self.residual = low_rank.from_tensors(sent.residual, sites)
+        ranks = low_rank.ranks(start)
+        self.component = low_rank.total(start, low_rank.from_tensors(sent.decoded, sites, ranks))
+        self.residual = low_rank.from_tensors(sent.residual, sites, ranks)
         self.updates = task.updates + 1
         return update_content(sent.data, task.codec, dict.fromkeys(METRICS, 1))
 

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedmore.experts import factors as low_rank
+from fedmore.experts.factors import Factors
 from fedmore.experts.spec import Shapes, TargetModule
 from fedmore.protos.wire.flower_compat import identify, make_reply, stamp
 from fedmore.strategies.compression.codec import codecs_of, encode
@@ -117,7 +118,9 @@ class CrowdGrid(Grid):
         owner.mirror = aggregate if aggregate and task.mirror else {}
         owner.mark, owner.updates = fingerprint(owner.mirror), task.updates + 1
         first = low_rank.initial(spec, sites, task.seed)
-        change = {site.path: self._move(owner, task, site, first[site.path][1]) for site in sites}
+        change: Factors = {
+            site.path: self._move(owner, task, site, first[site.path][-1]) for site in sites
+        }
         flat = low_rank.tensors(change, sites)
         data = encode(codecs_of(task.codec, [tuple(tensor.shape) for tensor in flat]), flat)
         owner.sent_bytes += len(data)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedmore.experts.errors import ConfigError
+from fedmore.experts.factors import num_parameters
 from fedmore.sims.studies.crowd.owners import EXPERT, CrowdGrid, Owner, shapes_of
 from fedmore.sims.studies.finished import kept, write
 from fedmore.strategies.expert_stage.state import ExpertState
@@ -109,7 +110,7 @@ def case(size: Size, name: str, seed: int) -> dict[str, Any]:
 
 def mixture_cost(state: ExpertState, size: Size) -> dict[str, float]:
     """Numbers of the expert, and its work for a token beside that of the base's own matrices."""
-    numbers = sum(b.numel() + a.numel() for b, a in state.aggregate.values())
+    numbers = num_parameters(state.aggregate)
     base = 3 * size.layers * size.width * size.inner
     return {"expert_params": numbers, "work_beside_base": numbers / base}
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedmore.experts.factors import Factors
 from fedmore.experts.spec import scale_at
+from fedmore.kernels.lowrank_sum import cpu as delta
 from fedmore.strategies.expert_stage.changes import Change
 
 
@@ -22,9 +23,9 @@ class Control:
         for change in changes:
             part = self.parts.setdefault(change.client, {})
             share = change.size / total * change.fresh if total else 0.0
-            for path, (b, a) in change.after.items():
-                b_0, a_0 = change.before[path]
-                step = b.double() @ a.double() - b_0.double() @ a_0.double()
+            for path, after in change.after.items():
+                before = change.before[path]
+                step = delta.matrix([delta.term(after, 1.0), delta.term(before, -1.0)])
                 weight = share * scale_at(change.scale, path)
                 part[path] = part.get(path, torch.zeros_like(step)) + weight * step
 

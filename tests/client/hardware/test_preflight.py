@@ -12,6 +12,7 @@ from fedmore.client.hardware.memory_estimate import (
     Batch,
     break_even,
     fixed_bytes,
+    full_bytes,
     highest_rank,
     rank_bytes,
     rank_limit,
@@ -28,6 +29,14 @@ BATCH = Batch(4, 128)
 def test_a_rank_costs_sixteen_bytes_a_number_and_what_is_kept() -> None:
     kept = (176 + 1 + 64 + 1) * 4
     assert rank_bytes(SIZE, Batch(1, 1), SITES) == 2 * (176 + 64) * 16 + kept
+
+
+def test_a_full_size_matrix_costs_what_its_numbers_do() -> None:
+    numbers = 2 * 176 * 64
+    assert full_bytes(SIZE, SITES) == numbers * (16 + 12)
+    assert full_bytes(SIZE, SITES, 10) == numbers * (10 + 12)
+    half = BaseSize(1_000_000, 2, 64, 176, 6, 257)
+    assert full_bytes(half, SITES) == numbers * (16 + 12 + 2)
 
 
 @given(st.integers(0, 2**34))

@@ -126,7 +126,7 @@ def test_a_client_joins_works_and_is_let_go(
         "base": str(tiny), "dtype": "auto", "device": "cpu", "quantization": "none",
         "opener": chosen.opener, "open_windows": chosen.open_windows,
         "state": str(options.state), "policy": dump_policy(options.rules),
-        "column": "text", "encoding": "",
+        "column": "text", "encoding": "", "optimizer": "adamw", "gradient_checkpointing": False,
     }  # fmt: skip
     assert [m.name for m in hub.federation.registry.members()] == ["amt"]
 

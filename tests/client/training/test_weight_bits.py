@@ -117,7 +117,10 @@ def test_the_coordinator_reads_what_the_client_holds_bit_for_bit(do, context, si
     for number in (1, 2):
         content = do(task(number, bits))
         entry = remembered(context)
-        assert equal(read_update(content, sites, 4, f"bits{bits}"), entry.component)
+        assert equal(
+            read_update(content, sites, dict.fromkeys([s.path for s in sites], 4), f"bits{bits}"),
+            entry.component,
+        )
         assert all(t.unique().numel() <= 2**bits for p in entry.component.values() for t in p)
         assert entry.updates == number
 
@@ -134,7 +137,7 @@ def test_what_both_ends_hold_is_what_the_forward_pass_used(do, context, base, si
     for factors, bits in ((latent, 1), (entry.component, 0)):
         models.append(share(base.model))
         for path, layer in overlay(models[-1], None, sites).items():
-            layer.trainable(*factors[path], 2.0, bits)
+            layer.trainable(factors[path], 2.0, bits)
     ids = torch.arange(40).view(2, 20)
     left, right = (model(input_ids=ids).logits for model in models)
     torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)

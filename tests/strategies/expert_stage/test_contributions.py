@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from thinning import examples
 
+from fedmore.experts.factors import total
+from fedmore.experts.ranks import FULL
 from fedmore.experts.spec import TargetModule
+from fedmore.kernels.grouped_lowrank.factors import matrix_of
 from fedmore.strategies.expert_stage.changes import COMMON, Change
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.expert_stage.state import Component, ExpertState, fresh, scaled, without
@@ -17,8 +20,8 @@ from fedmore.strategies.stages.expert import ExpertStage
 
 SITE = TargetModule("model.layers.0.mlp.up_proj", 14, 9)
 ALL = 512
-RANKS = {"a": 1, "b": 3, "c": 5, "d": 2}
-SCALES = {"a": 2.0, "b": 1.0, "c": 0.5, "d": 3.0}
+RANKS = {"a": 1, "b": 3, "c": 5, "d": 2, "e": FULL}
+SCALES = {"a": 2.0, "b": 1.0, "c": 0.5, "d": 3.0, "e": 1.0}
 
 
 @dataclass
@@ -51,9 +54,8 @@ class Dense:
         )
 
 
-def product(pair):
-    b, a = pair
-    return b.double() @ a.double()
+def product(change):
+    return matrix_of([factor.double() for factor in change])
 
 
 def moved(change):
@@ -62,6 +64,9 @@ def moved(change):
 
 
 def drawn(generator, rank, size):
+    if rank == FULL:
+        shape = SITE.out_features, SITE.in_features
+        return {SITE.path: (torch.randn(shape, generator=generator) * size,)}
     b = torch.randn(SITE.out_features, rank, generator=generator) * size
     return {SITE.path: (b, torch.randn(rank, SITE.in_features, generator=generator) * size)}
 
@@ -78,10 +83,10 @@ class Owners:
         if name not in self.factors or not self.held:
             self.factors[name] = drawn(self.generator, RANKS[name], 0.5)
             if self.held:  # as training begins: with B zero, so that nothing is changed yet
-                b, a = self.factors[name][SITE.path]
-                self.factors[name] = {SITE.path: (torch.zeros_like(b), a)}
+                first, *others = self.factors[name][SITE.path]
+                self.factors[name] = {SITE.path: (torch.zeros_like(first), *others)}
         before, step = self.factors[name], drawn(self.generator, RANKS[name], 0.1)
-        after = {p: (b + step[p][0], a + step[p][1]) for p, (b, a) in before.items()}
+        after = total(before, step)
         self.factors[name] = after
         return Change(name, before, after, size, SCALES[name], 0.5**delay)
 

@@ -180,9 +180,15 @@ def test_a_task_has_the_learning_rate_of_its_rank(fake_grid, clients, start, pai
     assert {name: asked[name] for name in "ab"} == rates
 
 
-@pytest.mark.parametrize("pair", [(0, 0.1), (4, 0.0), (4, -1.0)])
+def test_a_pair_of_zero_is_the_rate_of_full_size_changes_alone():
+    stage = ExpertStage(learning_rate=0.5, rank_learning_rates=((0, 0.1), (8, 0.2)))
+    assert [stage.rate_of(rank) for rank in (0, 4, 8, 64)] == [0.1, 0.5, 0.2, 0.2]
+    assert ExpertStage(learning_rate=0.5, rank_learning_rates=((8, 0.2),)).rate_of(0) == 0.5
+
+
+@pytest.mark.parametrize("pair", [(-1, 0.1), (4, 0.0), (4, -1.0)])
 def test_a_rate_of_no_rank_and_no_rate_are_refused(pair):
-    with pytest.raises(ValueError, match="must be above 0"):
+    with pytest.raises(ValueError, match="must be"):
         ExpertStage(rank_learning_rates=(pair,))
 
 

@@ -35,6 +35,10 @@ def sites(shapes):
     return TASK.spec("a").sites(shapes)
 
 
+def ranks_of(sites, rank):
+    return {site.path: rank for site in sites}
+
+
 def same(left, right):
     return list(left) == list(right) and all(
         torch.equal(x, y) for p in left for x, y in zip(left[p], right[p], strict=True)
@@ -144,7 +148,7 @@ def update(sites, random_factors):
 
 def test_an_update_comes_through(sites, update):
     data, content = update
-    found = read_update(content, sites, 2, "sign1")
+    found = read_update(content, sites, ranks_of(sites, 2), "sign1")
     assert encode(codec_of("sign1"), tensors(found, sites)) == data
     assert read_metrics(content, METRICS) == dict.fromkeys(METRICS, 1.5)
     (array,) = content.array_records["update"].values()
@@ -154,18 +158,20 @@ def test_an_update_comes_through(sites, update):
 def test_an_update_is_refused_unless_it_is_just_what_was_asked(sites, update):
     data, content = update
     with pytest.raises(WireError, match="bytes where the shapes ask for"):
-        read_update(content, sites, 3, "sign1")
+        read_update(content, sites, ranks_of(sites, 3), "sign1")
     with pytest.raises(WireError, match=r"is fedmore\.sign1, the task asked for fp32"):
-        read_update(content, sites, 2, "fp32")
+        read_update(content, sites, ranks_of(sites, 2), "fp32")
     with pytest.raises(WireError, match="bytes where"):
-        read_update(update_content(data[:-1], "sign1", {}), sites, 2, "sign1")
+        read_update(update_content(data[:-1], "sign1", {}), sites, ranks_of(sites, 2), "sign1")
     with pytest.raises(WireError, match="bytes where"):
-        read_update(update_content(data + b"0", "sign1", {}), sites, 2, "sign1")
+        read_update(update_content(data + b"0", "sign1", {}), sites, ranks_of(sites, 2), "sign1")
     with pytest.raises(WireError, match="NaN or Inf"):
-        read_update(update_content(b"\xff" * len(data), "sign1", {}), sites, 2, "sign1")
+        read_update(
+            update_content(b"\xff" * len(data), "sign1", {}), sites, ranks_of(sites, 2), "sign1"
+        )
     content.array_records["update"]["text"] = Array("uint8", (1,), "fedmore.fp32", b"x")
     with pytest.raises(WireError, match=r"\['change', 'text'\], not one array named change"):
-        read_update(content, sites, 2, "sign1")
+        read_update(content, sites, ranks_of(sites, 2), "sign1")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +185,7 @@ def test_an_update_is_refused_unless_it_is_just_what_was_asked(sites, update):
 )
 def test_what_is_no_update_is_refused(sites, content):
     with pytest.raises(WireError, match="not one array named change"):
-        read_update(content, sites, 2, "sign1")
+        read_update(content, sites, ranks_of(sites, 2), "sign1")
 
 
 @pytest.mark.parametrize(
