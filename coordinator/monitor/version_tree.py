@@ -12,6 +12,7 @@ from fedmore.coordinator.lineage.promotion import entry_of, state_of
 from fedmore.coordinator.lineage.records import record_of
 from fedmore.coordinator.lineage.verification import Verified
 from fedmore.coordinator.store.records import ExpertRow
+from fedmore.experts.spec import rank_name
 from fedmore.protos.system.terminal import plain
 
 SHORT = 12
@@ -62,7 +63,8 @@ def _label(
     registry = federation.registry
     entry = entry_of(registry, row.name)["held"].get(row.digest, {})
     origin = record["origin"] if record else "no record"
-    parts = [row.digest[:SHORT], state_of(registry, row), origin, _place(row), f"rank {row.rank}"]
+    rank = f"rank {rank_name(row.rank)}"
+    parts = [row.digest[:SHORT], state_of(registry, row), origin, _place(row), rank]
     parts.append(", ".join(row.metrics.get("owners", ())) or "no owner")
     if score := _score(row):
         parts.append(score)

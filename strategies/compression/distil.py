@@ -5,7 +5,7 @@ are trained, one for each matrix, so that the student's logits come near the tea
 calibration text. Nobody's labels are used, and a few hundred windows are enough, since there is so
 little to fit.
 
-No stage of a plan calls this yet: a plan trains low-rank experts, not full-size ones.
+No stage of a plan calls this yet.
 """
 
 from collections.abc import Mapping

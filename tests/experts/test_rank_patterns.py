@@ -131,6 +131,18 @@ def test_the_rank_of_a_matrix(ranks, kind, expected):
     assert num_parameters(factors) == sum(128 * made.rank_of(each) for each in factors)
 
 
+@pytest.mark.parametrize("ranks", ["full", "8,down=full", "full,0-1:4"])
+def test_a_matrix_of_full_size_begins_as_zeros_of_its_size(ranks):
+    made = spec(ranks, "expert")
+    factors = initial(made, made.sites(SHAPES), 0)
+    for each, change in factors.items():
+        if made.rank_of(each) == FULL:
+            assert [tuple(d.shape) for d in change] == [SHAPES[each]]
+            assert not change[0].any()
+        else:
+            assert change[1].shape[0] == made.rank_of(each)
+
+
 @pytest.mark.parametrize(
     ("ranks", "kind", "says"),
     [
@@ -142,8 +154,6 @@ def test_the_rank_of_a_matrix(ranks, kind, expected):
         ("gate=8,up=8", "expert", "it says nothing of down_proj in layer 0; begin it with"),
         ("0-2:8", "expert", "it says nothing of gate_proj in layer 3"),
         ("8,down=65", "expert", "rank 65 of legal: .*layers.0.mlp.down_proj is 64 x 64 and allows"),
-        ("8,down=full", "expert", "change of full size .*down_proj.* not possible yet"),
-        ("full", "expert", "not possible yet"),
     ],
 )
 def test_what_this_base_has_not_is_an_error(ranks, kind, says):

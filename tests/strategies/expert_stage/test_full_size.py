@@ -4,6 +4,7 @@ import pytest
 import torch
 from assertions import same
 from expert_rounds import train
+from stages import OWN_FACTORS
 
 from fedmore.experts import factors as low_rank
 from fedmore.experts.factors import WHOLE
@@ -18,7 +19,7 @@ from fedmore.strategies.expert_stage.state import without
 from fedmore.strategies.stages.expert import ExpertStage
 from fedmore.strategies.tasks.train import METRICS, TRAIN, read_update, update_content
 
-STAGE = ExpertStage(steps=2, learning_rate=0.1)
+STAGE = ExpertStage(steps=2, learning_rate=0.1, **OWN_FACTORS)
 RULES = ("mean", "clipped", "krum", "multi_krum", "trimmed_mean", "median")
 
 
@@ -62,7 +63,7 @@ def two(clients):
 def test_the_aggregate_is_the_dense_fedavg(fake_grid, two, start, ranks, codec):
     """Float64 FedAvg of what both ends hold; nothing is cut at max_rank; exact after a resume."""
     owners = two(*ranks)
-    stage = ExpertStage(steps=2, learning_rate=0.1, codec=codec, max_rank=1)
+    stage = ExpertStage(steps=2, learning_rate=0.1, **OWN_FACTORS, codec=codec, max_rank=1)
     strategy, log = start(fake_grid(owners), stage=stage)
     state = restore(dump(strategy.states))["legal"]
     b, a = owners
@@ -95,7 +96,7 @@ def test_a_withdrawal_leaves_the_others_exactly(fake_grid, two, start):
 def test_every_rule_takes_full_size_changes(fake_grid, two, start, rule):
     """Of equal owners each rule gives what it gives for their changes as matrices."""
     b, a = owners = two(FULL, 3)
-    stage = ExpertStage(steps=2, learning_rate=0.1, aggregation=rule)
+    stage = ExpertStage(steps=2, learning_rate=0.1, **OWN_FACTORS, aggregation=rule)
     strategy, log = start(fake_grid(owners), 1, stage)
     state = strategy.states["legal"]
     assert log[-1][1]["experts"]["legal"]["aggregation_error"] < 1e-6
@@ -127,7 +128,12 @@ def test_multi_krum_leaves_a_liar_of_full_size_out(fake_grid, fake_client, start
 
     owners[-1].spoil = shout
     stage = ExpertStage(
-        steps=2, learning_rate=0.1, aggregation="multi_krum", codec="fp32", max_rms=10.0
+        steps=2,
+        learning_rate=0.1,
+        **OWN_FACTORS,
+        aggregation="multi_krum",
+        codec="fp32",
+        max_rms=10.0,
     )
     strategy, _ = start(fake_grid(owners), 1, stage)
     assert strategy.states["legal"].chosen == ("a", "b", "c", "d")
@@ -170,7 +176,7 @@ def test_the_leading_directions_of_a_large_matrix_are_found():
 
 def test_mirrors_of_full_size_move_by_one_bit(fake_grid, two, start):
     owners = two(FULL, 3)
-    stage = ExpertStage(steps=2, learning_rate=0.1, download_codec="sign1")
+    stage = ExpertStage(steps=2, learning_rate=0.1, **OWN_FACTORS, download_codec="sign1")
     strategy, log = start(fake_grid(owners), 4, stage)
     for owner in owners:
         assert same(owner.mirror, strategy.states["legal"].mirror)
