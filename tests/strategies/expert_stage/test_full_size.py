@@ -39,8 +39,8 @@ def distance(found, exact):
 def start(shapes, new_log):
     """Call it with a grid: trains and returns the strategy and its rounds."""
 
-    def run(grid, rounds=3, stage=STAGE, states=None, done=0):
-        return train(shapes, new_log(), grid, stage, rounds, states, done)
+    def run(grid, rounds=3, stage=STAGE):
+        return train(shapes, new_log(), grid, stage, rounds)
 
     return run
 
