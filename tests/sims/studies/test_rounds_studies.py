@@ -10,7 +10,13 @@ from rich.console import Console
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import ranks
 from fedmore.sims.catalogue import STUDIES
-from fedmore.sims.studies.rounds import participation, rank_scaling, round_start, study
+from fedmore.sims.studies.rounds import (
+    nested_ranks,
+    participation,
+    rank_scaling,
+    round_start,
+    study,
+)
 from fedmore.sims.studies.rounds.federation import Federation, Owner
 from fedmore.sims.studies.rounds.goals import goals_of, with_shares
 from fedmore.sims.studies.rounds.participation import run_case, schedules
@@ -193,6 +199,20 @@ def test_settings_of_a_study():
     assert (bases, stage.steps, stage.codec) == (["tiny"], 4, "sign1")
     assert {"participation", "round-start", "rank-scaling"} <= set(STUDIES)
     assert STUDIES["round-start"]().__self__ is round_start.STUDY
+
+
+def test_ways_to_a_rank_meet_where_nothing_is_cut(world, stage):
+    """At the full rank a cut by SVD is direct training, and nested training is another one."""
+    owner = nested_ranks.Owner(next(iter(world.texts)))
+    rows = nested_ranks.rows_of(world, owner, 0, replace(stage, steps=4))
+    found = {(row["way"], row["rank"]): row for row in rows}
+    assert len(rows) == len(found) == 15
+    assert found["svd", 16]["bpb"] == found["direct", 16]["bpb"] != found["nested", 16]["bpb"]
+    for (_, rank), row in found.items():
+        gap = found["nested", rank]["bpb"] - row["bpb"]
+        assert row["nested_less_this"]["mean"] == pytest.approx(gap, abs=1e-9)
+    _, means = nested_ranks.finished(rows)
+    assert means["svd"]["4"]["mean_bpb"] == found["svd", 4]["bpb"]
 
 
 @pytest.mark.parametrize("start", ["own", "aggregate"])
