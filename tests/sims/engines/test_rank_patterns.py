@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from stages import OWN_FACTORS
 
 from fedmore.client.state.memory import Memory
 from fedmore.coordinator.folder.federation import open_federation
@@ -49,7 +50,9 @@ def run(tmp_path_factory):
     )
     config = {**smoke().config}
     config["federation"] = {**config["federation"], "clients": 2}
-    config["stages"] = [{**config["stages"][0], "codec": "fp32", "rank_scaling": "rslora"}]
+    config["stages"] = [
+        {**config["stages"][0], "codec": "fp32", "rank_scaling": "rslora", **OWN_FACTORS}
+    ]
     config["router"] = {"kind": "uniform"}
     scenario = replace(smoke(), config=config, clients=clients, evaluation={"kitchen": "kitchen"})
     prepared = prepare(scenario, tmp_path_factory.mktemp("runs") / "run", seed=3)

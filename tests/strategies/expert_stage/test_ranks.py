@@ -79,7 +79,7 @@ def test_owners_of_patterns_are_summed_each_matrix_at_its_own_scale(
 ):
     everybody = of_patterns()
     grid = fake_grid(everybody)
-    strategy = start(grid, ExpertStage(2, rank_scaling=scaling, **FEW))
+    strategy = start(grid, ExpertStage(2, rank_scaling=scaling, **FEW, **OWN_FACTORS))
     state = strategy.states["legal"]
     shares = {"a": 0.25, "b": 0.75}
     for path, (_, a_RI) in state.aggregate.items():
@@ -143,7 +143,9 @@ def test_an_update_of_another_pattern_is_refused(fake_grid, of_patterns, start):
             liar.ranks = kept
 
     liar.train = another
-    strategy = start(fake_grid([liar, honest]), ExpertStage(1, quorum_fraction=0.5, **FEW), 1)
+    strategy = start(
+        fake_grid([liar, honest]), ExpertStage(1, quorum_fraction=0.5, **FEW, **OWN_FACTORS), 1
+    )
     assert strategy.states["legal"].owners == ["b"]
 
 
