@@ -64,7 +64,7 @@ def test_a_chosen_start_is_not_taken_as_it_is(victim, size_b, size_a):
     member = Member("a", "expert", "kitchen", 2, 100, [], [])
     task = task_of(ExpertStage(round_start="aggregate"), member, 2, 1, 0)
     aggregate = chosen(sites, size_b, size_a)
-    own = find_at(aggregate, task, None, initial(spec, sites, 0))
+    own = find_at(aggregate, task, None, initial(spec, sites, 0), 2.0)
     assert readable(victim, own.start) < 0.1
     for b, a in own.start.values():
         assert float(a.norm(dim=1).min()) > 0.5
@@ -84,7 +84,7 @@ def test_the_fresh_directions_are_the_owners_and_not_the_aggregates(victim):
     member = Member("a", "expert", "kitchen", 2, 100, [], [])
     task = task_of(ExpertStage(round_start="aggregate"), member, 2, 1, 0)
     aggregate = {path: (b[:, :1], a[:1]) for path, (b, a) in chosen(sites, 1.0, 1.0).items()}
-    own = find_at(aggregate, task, None, first)
+    own = find_at(aggregate, task, None, first, 2.0)
     for path, (b, a) in own.start.items():
         assert torch.equal(a[1:], first[path][1][1:])
         assert float(b[:, 1:].norm()) == 0

@@ -2,6 +2,7 @@
 
 import pytest
 from flwr.app import ConfigRecord, RecordDict
+from stages import OWN_FACTORS
 
 from fedmore.strategies.members import HELLO
 
@@ -40,7 +41,9 @@ def test_it_must_say_who_it_is(round_of, content):
 
 
 @pytest.mark.parametrize(
-    ("round_of", "part"), [({"max_client_weight": 0.5}, 0.5), ({}, 1.0)], indirect=["round_of"]
+    ("round_of", "part"),
+    [({"max_client_weight": 0.5} | OWN_FACTORS, 0.5), (OWN_FACTORS, 1.0)],
+    indirect=["round_of"],
 )
 def test_who_lies_about_its_size_has_no_more_than_an_owners_share(round_of, update, part):
     round_of.eve.introduce(size=1 << 50)

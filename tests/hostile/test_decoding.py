@@ -34,7 +34,7 @@ def training(ranks, rank=4):
 
 
 def brought_by(ranks):
-    return brought(read_task(training(ranks).content), SITES)
+    return brought(read_task(training(ranks).content), "a", SITES)
 
 
 def message(kind, content):

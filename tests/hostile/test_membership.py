@@ -39,7 +39,7 @@ def more_text(careful):
         file.write(json.dumps({"text": "A new patient came in with measles."}) + "\n")
 
 
-@pytest.mark.parametrize("changes", [{"learning_rate": 2e-3}, {"seed": 1}, {"round": 4}], ids=str)
+@pytest.mark.parametrize("changes", [{"learning_rate": 3e-3}, {"seed": 1}, {"round": 4}], ids=str)
 def test_another_member_number_gives_no_second_answer(careful, base, changes):
     careful.do(TRAIN, train_message(ask_for(), base))
     with pytest.raises((EgressError, WireError)):

@@ -4,10 +4,13 @@ The same attacker plays against an owner whose bounds are wide open, which shows
 works, and against the client at its defaults.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from owners import owner
 from reading import SIZE, make_trap, read_token
+from stages import OWN_FACTORS
 from thinning import rarer_slow
 from victim import NODE, PUBLIC, SECRET, TERMS, Victim, ask_for, embed, sites_of, train_message
 
@@ -188,9 +191,14 @@ def test_what_a_client_begins_from_is_not_the_coordinators_to_choose(careful, ba
         careful.do(TRAIN, content)
 
 
-def test_a_client_that_lost_its_state_begins_from_nothing(careful, base):
+def test_a_client_that_lost_its_state_begins_from_nothing(tmp_path, base):
+    """Where owners go on with their own factors; otherwise a round needs no state of theirs."""
+    own = replace(TERMS, stages=(replace(TERMS.stages[0], **OWN_FACTORS), *TERMS.stages[1:]))
+    Agreement(tmp_path).accept(own)
+    victim = Victim(tmp_path, base, owner(tmp_path, "a") | {"policy": ""})
+    asked = ask_for(updates=1, round=2, round_start="own")
     with pytest.raises(FedmoreError, match="this client knows 0 of its 1 updates"):
-        careful.do(TRAIN, train_message(ask_for(updates=1, round=2), base))
+        victim.do(TRAIN, train_message(asked, base))
 
 
 ASKED_AGAIN = {

@@ -7,6 +7,7 @@ import time
 import grpc
 import pytest
 from flwr.app import Message, RecordDict
+from stages import OWN_FACTORS
 
 from fedmore.coordinator.rpc import federation_service
 from fedmore.protos import federation_pb2 as pb
@@ -55,6 +56,7 @@ def test_a_reply_to_a_task_that_is_not_there(round_of, update):
     assert refused(round_of) == ["no such task: it is settled, or was never asked"] * 4
 
 
+@pytest.mark.parametrize("round_of", [OWN_FACTORS], indirect=True)
 def test_an_old_reply_again_and_another_in_its_place(round_of, update):
     eve = round_of.eve
     eve.introduce()

@@ -15,6 +15,7 @@ from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import num_parameters
 from fedmore.sims.studies.crowd.owners import EXPERT, CrowdGrid, Owner, shapes_of
 from fedmore.sims.studies.finished import kept, write
+from fedmore.sims.studies.rounds.study import PLAIN
 from fedmore.strategies.expert_stage.state import ExpertState
 from fedmore.strategies.expert_stage.strategy import ExpertStrategy, RoundMetrics
 from fedmore.strategies.stages.expert import ExpertStage
@@ -87,7 +88,7 @@ def case(size: Size, name: str, seed: int) -> dict[str, Any]:
     """The figures of the last round under one limit."""
     owners = [Owner(f"o{k:04}", size.rank) for k in range(size.owners)]
     grid = CrowdGrid(owners, shapes_of(size.layers, size.width, size.inner))
-    stage = ExpertStage(rounds=size.rounds, **{"steps": 6, **LIMITS[name]})
+    stage = ExpertStage(rounds=size.rounds, **{"steps": 6, **PLAIN, **LIMITS[name]})
     told: list[RoundMetrics] = []
     states: list[ExpertState] = []
 

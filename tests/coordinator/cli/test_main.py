@@ -96,6 +96,7 @@ def test_members_and_experts_are_listed(federation: Path) -> None:
     assert found["members"][0]["bytes_up"] == 1_500_000
     assert found["stages"][0] == {
             "kind": "experts", "rounds": 3, "done": 1, "failures": [], "ended": None,
+            "experts": {},
         }  # fmt: skip
     assert "node_id" not in found["members"][0]
     assert "1.5 MB" in run("status", federation)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from stages import OWN_FACTORS
 
 from fedmore.experts.errors import ConfigError
 from fedmore.experts.factors import ranks
@@ -34,7 +35,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def stage():
-    return ExpertStage(codec="fp32", rounds=9, steps=1, learning_rate=5e-3)
+    return ExpertStage(codec="fp32", rounds=9, steps=1, **(OWN_FACTORS | {"learning_rate": 5e-3}))
 
 
 @pytest.mark.parametrize("index", [2, pytest.param(0, marks=pytest.mark.slow)])
