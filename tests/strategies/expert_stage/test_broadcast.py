@@ -4,6 +4,7 @@ import pytest
 import torch
 from assertions import product, same
 from expert_rounds import train
+from stages import OWN_FACTORS
 
 from fedmore.experts.factors import ranks
 from fedmore.strategies.expert_stage.downloads import leading
@@ -21,7 +22,8 @@ def start(shapes, new_log):
     """Call it with a grid: trains and returns the states and the rounds' metrics."""
 
     def run(grid, rounds=3, states=None, done=0, **changed):
-        stage = ExpertStage(steps=2, learning_rate=0.1, codec="fp32", rounds=9, **changed)
+        few = {"steps": 2, "learning_rate": 0.1, "codec": "fp32", "rounds": 9}
+        stage = ExpertStage(**(OWN_FACTORS | few | changed))
         strategy, log = train(shapes, new_log(), grid, stage, rounds, states, done)
         return strategy.states, [metrics for _, metrics, _ in log]
 
