@@ -12,19 +12,8 @@ from fedmore.experts.former_names import STAGE, today
 from fedmore.strategies.plan import Plan
 
 KEY = "defaults"
-EDITION = 2
-CHANGED: Mapping[int, Mapping[str, Any]] = {
-    2: {
-        f"stages.{kind}.{key}": value
-        for kind in ("experts", "language")
-        for key, value in (
-            ("round_start", "own"),
-            ("server_learning_rate", 1.0),
-            ("server_momentum", 0.0),
-            ("learning_rate", 1e-3),
-        )
-    }
-}
+EDITION = 1
+CHANGED: Mapping[int, Mapping[str, Any]] = {}
 """What each edition changed: `section.key` or `stages.KIND.key`, and the default before it."""
 
 

@@ -6,9 +6,7 @@ from fedmore.sims.scenarios.scenario import ClientSpec, Scenario
 
 _SHARED = {
     "steps": 6, "batch_size": 4, "sequence_length": 128, "learning_rate": 2e-3,
-    "round_start": "own", "server_learning_rate": 1.0, "server_momentum": 0.0,
 }  # fmt: skip
-"""Owners go on with their own factors: a start from the aggregate was not measured here yet."""
 
 _THREADS = max(1, cores() // 3)  # three experts train at once, the language alone
 _CONFIG: dict[str, object] = {

@@ -64,7 +64,6 @@ class FactorStage(TrainingStage):
         {"aggregate_energy", "broadcast_rank", "nested_ranks"}
     )
 
-    learning_rate: Annotated[float, Field(description="of AdamW")] = 2e-3
     rank_learning_rates: Annotated[
         tuple[tuple[int, float], ...],
         Field(
@@ -82,12 +81,12 @@ class FactorStage(TrainingStage):
     round_start: Annotated[
         Literal["own", "aggregate"],
         Field(description="own: owners go on with their factors; aggregate: with its directions"),
-    ] = "aggregate"
+    ] = "own"
     server_learning_rate: Annotated[
         float, Field(description="how much of a round's mean change is taken")
-    ] = 0.7
+    ] = 1.0
     server_momentum: Annotated[float, Field(description="Nesterov's, over rounds; 0 for none")] = (
-        0.5
+        0.0
     )
     fold_tolerance: Annotated[
         float, Field(description="what may be left out of a contribution, as a part of its norm")

@@ -67,7 +67,7 @@ def other(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
-        words = {"sign1": "fp32", "constant": "rslora", "once": "every_round", "aggregate": "own"}
+        words = {"sign1": "fp32", "constant": "rslora", "once": "every_round", "own": "aggregate"}
         return words.get(value, value + "x")
     return value + 1
 
@@ -168,7 +168,7 @@ def test_the_coordinators_own_settings_need_no_consent(name):
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"learning_rate": 1.0}, "experts: learning_rate is 1.0, agreed was 0.002"),
+        ({"learning_rate": 1.0}, "experts: learning_rate is 1.0, agreed was 0.001"),
         ({"codec": "fp32"}, "experts: codec is fp32, agreed was sign1"),
         ({"rounds": 99}, "experts: rounds is 99, agreed was 3"),
     ],
