@@ -149,10 +149,14 @@ class Place:
 
 
 def untimed(metrics: dict) -> dict:
-    """Metrics without how fast it went, and when somebody withdrew."""
+    """Metrics without how fast it went, when somebody withdrew, and what was sent until then."""
+    experts = {
+        name: {key: value for key, value in entry.items() if key != "download_bytes"}
+        for name, entry in metrics.get("experts", {}).items()
+    }
     clients = {name: entry | {"tokens_per_s": 0} for name, entry in metrics["clients"].items()}
     failures = [f for f in metrics.get("failures", []) if not f.startswith(WITHDRAWS[0])]
-    return metrics | {"clients": clients, "failures": failures}
+    return metrics | {"clients": clients, "failures": failures, "experts": experts}
 
 
 def round_of(message: Message) -> int:
