@@ -216,7 +216,7 @@ def experts_view(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Format the versions for a person."""
     if not versions:
         return Text("no expert yet; the first round makes the first version of each")
-    headings = ("name", "kind", "target", "rank", "parameters", "stage", "round", "digest", "state")
+    headings = ("name", "kind", "target", "rank", "params", "stage", "round", "digest", "state")
     table = narrow_table(*headings)
     for v in versions:
         table.add_row(
