@@ -125,7 +125,6 @@ def test_the_run_goes_on_and_the_failure_is_told_once(
         assert "pip install 'fedmore[coordinator]'" in told
 
 
-@pytest.mark.slow  # MLflow takes ten seconds to find the run again
 def test_a_run_that_was_deleted_is_followed_by_another(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
