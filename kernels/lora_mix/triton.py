@@ -4,41 +4,22 @@ It has the same functions as `cpu`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from fedmore.kernels.grouped_lowrank import by_triton
-from fedmore.kernels.grouped_lowrank.autograd import expand_add, project
 from fedmore.kernels.grouped_lowrank.by_triton import Stack, routed
-from fedmore.kernels.grouped_lowrank.factors import (
-    Change,
-    Factor,
-    LowRank,
-    SignTensor,
-    check_dtype,
-    is_low_rank,
-    to_train,
-)
-from fedmore.kernels.lora_mix import torch_fallback
+from fedmore.kernels.grouped_lowrank.factors import Change, Factor, SignTensor, check_dtype
+from fedmore.kernels.lora_mix.mixing import Device, Prepared
 
 __all__ = ["Factor", "Prepared", "SignTensor", "lora_mix", "prepare"]
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """Frozen adapters, packed once, and again after one was written to."""
-
-    adapters: Sequence[Change]
-    b: Stack
-    a: Stack
-    low: list[int]
-    full: list[int]
+_GPU = Device(by_triton, Stack, routed)
 
 
 def prepare(adapters: Sequence[Change]) -> Prepared:
     """Pack frozen adapters for repeated use; no gradient reaches their factors."""
-    return _stacked(adapters, kept=True)
+    return _GPU.prepared(adapters, kept=True)
 
 
 def lora_mix(
@@ -46,23 +27,4 @@ def lora_mix(
 ) -> Tensor:
     """Do as `cpu.lora_mix`; raises `ValueError` for a dtype that Triton's form does not take."""
     check_dtype("lora_mix", x_TD, y_TO)
-    held = adapters if isinstance(adapters, Prepared) else _stacked(adapters, kept=False)
-    if held.full:
-        full, gates_TF = [held.adapters[i] for i in held.full], gates_TE[:, held.full]
-        y_TO = torch_fallback.lora_mix(y_TO, x_TD, gates_TF, full)
-        gates_TE = gates_TE[:, held.low]
-    route, weights = routed(gates_TE)
-    if not len(route.tokens):
-        return y_TO
-    live = [] if isinstance(adapters, Prepared) else list(filter(is_low_rank, adapters))
-    low = project(by_triton, x_TD, route, held.a, to_train(a for _, a in live))
-    return expand_add(by_triton, y_TO, low, weights, route, held.b, to_train(b for b, _ in live))
-
-
-def _stacked(adapters: Sequence[Change], kept: bool) -> Prepared:
-    low = [i for i, change in enumerate(adapters) if is_low_rank(change)]
-    full = [i for i in range(len(adapters)) if i not in low]
-    pairs = list[LowRank](filter(is_low_rank, adapters))
-    b = Stack([(b,) for b, _ in pairs], transposed=True, kept=kept)
-    a = Stack([(a,) for _, a in pairs], transposed=False, kept=kept)
-    return Prepared(adapters, b, a, low, full)
+    return _GPU.lora_mix(y_TO, x_TD, gates_TE, adapters)

@@ -5,49 +5,35 @@ torch, which is differentiable to any order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedmore.kernels.grouped_lowrank import by_loops as low_by
-from fedmore.kernels.grouped_lowrank.autograd import expand_add, project
+from fedmore.kernels.grouped_lowrank import pack
 from fedmore.kernels.grouped_lowrank.factors import SignTensor
-from fedmore.kernels.grouped_lowrank.pack import Stack, routed
 from fedmore.kernels.moe_ffn import by_loops
-from fedmore.kernels.moe_ffn.autograd import hidden
-from fedmore.kernels.moe_ffn.by_loops import Stacks
-from fedmore.kernels.moe_ffn.experts import is_silu, parted, stacked, trained
-from fedmore.kernels.moe_ffn.torch_fallback import (
-    Act,
-    Added,
-    Expert,
-    Linear,
-    added,
-    mix,
-    mix_hidden,
-)
+from fedmore.kernels.moe_ffn.experts import is_silu
+from fedmore.kernels.moe_ffn.mixing import Device, Prepared
+from fedmore.kernels.moe_ffn.torch_fallback import Act, Expert, Linear
 
 __all__ = ["Prepared", "SignTensor", "moe_ffn", "prepare"]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Frozen experts, packed once, and again after one was written to."""
+def _fits(x_TD: Tensor, g_TH: Tensor, u_TH: Tensor, act: Act) -> bool:
+    return is_silu(act) and x_TD.dtype == g_TH.dtype == u_TH.dtype == torch.float32
 
-    experts: Sequence[Expert]
-    stacks: Stacks
-    low: list[int]
-    full: list[int]
+
+def _routed(gates_TE: Tensor) -> tuple[pack.Route, Tensor]:
+    return pack.routed(gates_TE.float())
+
+
+_CPU = Device(low_by, by_loops, pack.Stack, _routed, _fits)
 
 
 def prepare(experts: Sequence[Expert]) -> Prepared:
     """Pack frozen experts for repeated use; no gradient reaches their factors."""
-    return _prepared(experts, kept=True)
-
-
-def _prepared(experts: Sequence[Expert], kept: bool) -> Prepared:
-    return Prepared(experts, stacked(Stack, experts, kept=kept), *parted(experts))
+    return _CPU.prepared(experts, kept=True)
 
 
 def moe_ffn(
@@ -71,26 +57,4 @@ def moe_ffn(
         act: the activation.
 
     """
-    held = experts if isinstance(experts, Prepared) else _prepared(experts, kept=False)
-    live = () if isinstance(experts, Prepared) else experts
-    gate, up, down = base
-    g_TH, u_TH = gate(x_TD), up(x_TD)
-    if not (is_silu(act) and x_TD.dtype == g_TH.dtype == u_TH.dtype == torch.float32):
-        return mix(x_TD, g_TH, u_TH, gates_TE, down, held.experts, act)
-    gates_TL = gates_TE[:, held.low] if held.full else gates_TE
-    route, weights = routed(gates_TL.to(x_TD.dtype))
-    into, inner, out = trained(live)
-    z, left = None, list[Added]()
-    if len(route.tokens):
-        low = project(low_by, x_TD, route, held.stacks.into, into)
-        mixed_TH, z = hidden(by_loops, g_TH, u_TH, low, weights, route, held.stacks, inner)
-    else:
-        mixed_TH = act(g_TH) * u_TH
-    if held.full:
-        full, gates_TF = [held.experts[i] for i in held.full], gates_TE[:, held.full]
-        hidden_TH = act(g_TH) * u_TH
-        mixed_TH, left = mix_hidden(x_TD, g_TH, u_TH, hidden_TH, mixed_TH, gates_TF, full, act)
-    y_TD = down(mixed_TH)
-    if z is not None:
-        y_TD = expand_add(low_by, y_TD, z, weights, route, held.stacks.out, out)
-    return added(y_TD, left)
+    return _CPU.moe_ffn(x_TD, gates_TE, base, experts, act)
