@@ -8,7 +8,7 @@ know is not agreed to. Imports nothing heavy.
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -21,27 +21,17 @@ from fedmore.experts.routers.spec import ROUTERS, Granularity, Init, RouterSpec,
 from fedmore.strategies.compression import policy
 from fedmore.strategies.settings import STRICT, one_line, parse
 from fedmore.strategies.stages.base import Stage, TrainingStage
-from fedmore.strategies.stages.expert import FOLD
 from fedmore.strategies.stages.kinds import PLUGINS, STAGES, AnyStage
 
 EMBED_DOCUMENTS = 1000  # FlexOlmo, arXiv 2507.07024: about a thousand documents a domain
 EMBED_TOKENS = 128
 
-COORDINATORS_OWN: Mapping[str, Any] = {
-    "timeout_s": 3600.0, "deadline_s": 0.0, "quorum_fraction": 0.0, "late_updates": "keep",
-    "staleness_decay": 0.5, "aggregation": "mean", "malicious_fraction": 0.2,
-    "max_client_weight": 1.0, "max_rms": 0.0, "clip_norm": 0.0, "server_learning_rate": 1.0,
-    "server_momentum": 0.0, "fold_tolerance": FOLD, "aggregate_energy": 1.0, "broadcast_rank": 0,
-}  # fmt: skip
-"""Settings of a stage that say what the coordinator does with answers; no task carries them.
-
-In a plan they have these values whatever the defaults are, so that a plan reads alike for ever.
-"""
-
-UNSAID: Mapping[str, Any] = {
-    "round_start": "own", "server_learning_rate": 1.0, "server_momentum": 0.0,
-}  # fmt: skip
-"""What a plan means that says nothing of them, which is one from before there were any."""
+COORDINATORS_OWN = (
+    "timeout_s", "deadline_s", "quorum_fraction", "late_updates", "staleness_decay", "aggregation",
+    "malicious_fraction", "max_client_weight", "max_rms", "clip_norm", "server_learning_rate",
+    "server_momentum", "fold_tolerance", "aggregate_energy", "broadcast_rank",
+)  # fmt: skip
+"""Settings of a stage that say what the coordinator does with answers; no task carries them."""
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -123,8 +113,6 @@ def read_terms(text: str, plugins: Collection[str] = ()) -> Terms:
         table = json.loads(text)
         if not isinstance(table, dict):
             raise WireError(f"the plan is a {type(table).__name__}, not a table")
-        if isinstance(table.get("stages"), list):
-            table["stages"] = [_with_unsaid(stage) for stage in table["stages"]]
         if isinstance(table.get("router"), dict):
             table["router"] = today(table["router"], ROUTER)
         terms = parse(_TERMS, table, {PLUGINS: plugins})
@@ -140,17 +128,14 @@ def read_terms(text: str, plugins: Collection[str] = ()) -> Terms:
         ) from error
 
 
-def _with_unsaid(stage: Any) -> Any:
-    """A stage's table of a plan with what the plan means by saying nothing."""
-    if not isinstance(stage, dict) or stage.get("kind") not in ("experts", "language"):
-        return stage
-    return {**UNSAID, **stage}
-
-
 def owners_part(stage: Stage) -> Stage:
     """A stage without the coordinator's own settings, so that changing these changes no terms."""
-    known = {field.name for field in fields(stage)}
-    return replace(stage, **{k: value for k, value in COORDINATORS_OWN.items() if k in known})
+    defaults: dict[str, Any] = {
+        f.name: f.default for f in fields(stage) if f.name in COORDINATORS_OWN
+    }
+    if MISSING in defaults.values():
+        raise TypeError(f"every one of {', '.join(COORDINATORS_OWN)} needs a default")
+    return replace(stage, **defaults)
 
 
 def changes(old: Terms, new: Terms) -> list[str]:

@@ -150,7 +150,7 @@ def test_nothing_of_more_rank_than_the_plan_keeps_is_taken(terms, kept, brought)
     assert found == (wanted if brought > kept else [])
 
 
-@pytest.mark.parametrize("name", list(COORDINATORS_OWN))
+@pytest.mark.parametrize("name", COORDINATORS_OWN)
 def test_the_coordinators_own_settings_need_no_consent(name):
     values = {
         "late_updates": "drop",

@@ -103,11 +103,3 @@ def test_a_client_of_an_earlier_version_reads_the_rounds_of_every_stage():
     """It takes three for a stage that says none."""
     terms = Terms(seed=0, stages=tuple(row.stage() for row in KINDS.values()), router=ROUTER)
     assert [s["rounds"] for s in json.loads(terms.dump())["stages"]] == [3, 3, 1, 3]
-
-
-@pytest.mark.parametrize("kind", ["experts", "language"])
-def test_a_plan_from_before_a_round_could_begin_elsewhere_means_what_it_meant(kind):
-    """It says nothing of where a round begins, nor of the server's step."""
-    table = {k: value for k, value in former(kind).items() if k not in OWN_FACTORS}
-    read = read_terms(json.dumps({"seed": 0, "stages": [table], "router": asdict(ROUTER)}))
-    assert {key: getattr(read.stages[0], key) for key in OWN_FACTORS} == OWN_FACTORS

@@ -7,6 +7,7 @@ from expert_rounds import train
 from stages import OWN_FACTORS
 
 from fedmore.experts.factors import ranks
+from fedmore.kernels.lowrank_sum.cpu import aggregate
 from fedmore.strategies.expert_stage.downloads import leading
 from fedmore.strategies.expert_stage.snapshot import dump, restore
 from fedmore.strategies.stages.expert import ExpertStage
@@ -38,6 +39,20 @@ def crowd(fake_client):
         return [fake_client(f"o{k:02}", rank=1 + k % 4, size=50 + k) for k in range(12)]
 
     return make
+
+
+def test_what_is_cut_is_the_nearest_of_that_rank():
+    """By the dense matrix's singular values, and not by `leading` itself."""
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(12, 6, generator=generator)
+    a = torch.randn(6, 9, generator=generator)
+    (factors,) = [tuple(f.float() for f in aggregate([(b, a, 1.0)], 6))]
+    cut = leading({"x": factors}, RANK)
+    values = torch.linalg.svdvals((b @ a).double())
+    lost = float(values[RANK:].norm())
+    off = float(((b @ a).double() - product(cut.factors, "x")).norm())
+    assert off == pytest.approx(lost, rel=1e-5)
+    assert cut.error == pytest.approx(lost / float(values.norm()), rel=1e-5)
 
 
 def sent_bytes(grid, name):
