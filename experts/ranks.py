@@ -63,7 +63,7 @@ class RankPattern:
 
     @property
     def largest(self) -> int:
-        """The largest low rank that it names; 0 if it names none but full size."""
+        """The largest low rank in the pattern; 0 if every part is full size."""
         return max(part.rank for part in self.parts)
 
     @property
@@ -140,7 +140,7 @@ def chosen(said: int | str) -> tuple[int, str]:
 
 
 def check_largest(rank: int, ranks: str) -> None:
-    """Raise `RankError` unless `rank` is the largest low rank of the pattern, if there is one."""
+    """Raise `RankError` unless `rank` is the largest low rank of the pattern, if one is given."""
     if ranks and (largest := parse_ranks(ranks).largest) != rank:
         raise RankError(f"the largest rank of {ranks} is {largest}, not {rank}")
 

@@ -72,7 +72,7 @@ class Choice:
 
 
 def search(node: Node, terms: Terms, highest: int, steps: int, say: Say) -> int:
-    """The rank for this owner, with what was measured said.
+    """Search the rank for this owner and show what was measured.
 
     `highest` is what the memory allows. Raises `RankError` if no rank fits, and `DataError` if
     there is too little text to hold some out.

@@ -133,7 +133,7 @@ def restore(directory: Directory, version: Version) -> None:
 
     row, _ = restore_version(directory, version)
     echo(f"{row.name}: {row.digest[:12]} is promoted again")
-    echo("  the next round goes on from the last one all the same, and makes a newer version")
+    echo("  the next round continues from the last one, and makes a newer version")
     echo(f"`coordinator assemble {directory}` makes a mixture with it")
 
 
@@ -158,7 +158,7 @@ def gc(
         if delete:
             federation.registry.database.check_writable()
             collect(federation, found)
-    done = "deleted" if delete else "would go; --delete deletes them"
+    done = "are deleted" if delete else "can be deleted; --delete does it"
     echo(
         f"{len(found.versions)} versions and {len(found.blobs)} blobs, {found.size:,} bytes: {done}"
     )

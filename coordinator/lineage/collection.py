@@ -1,4 +1,4 @@
-"""Versions that nothing needs any more: which they are, and their deletion."""
+"""Finds versions that nothing needs any more, and deletes them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Garbage:
 
 
 def garbage(federation: Federation, keep: int = KEEP) -> Garbage:
-    """What is not needed: of each expert all but the promoted, the newest and `keep` older ones.
+    """What can be deleted: all versions but the promoted, the newest and `keep` older ones.
 
-    Held versions are not for restoring, so they do not count among the `keep`.
+    This is per expert. Held versions cannot be restored, so they do not count among the `keep`.
     """
     registry, store = federation.registry, federation.store
     rows = registry.experts()
@@ -46,7 +46,7 @@ def garbage(federation: Federation, keep: int = KEEP) -> Garbage:
 def collect(federation: Federation, found: Garbage) -> None:
     """Delete it: first the rows, in one transaction, then the blobs, by way of the trash.
 
-    After a kill in between, blobs are left that nothing names; the next `gc` or `start` finds them.
+    A kill in between leaves blobs that nothing refers to; the next `gc` or `start` finds them.
     """
     federation.registry.drop_versions([row.id for row in found.versions])
     forget_gone(federation.registry)
@@ -68,7 +68,7 @@ def _old(rows: Sequence[ExpertRow], federation: Federation, keep: int) -> list[E
 
 
 def _of_rounds(federation: Federation) -> set[str]:
-    """The tensors that rounds have made; those that no version has are of no more use."""
+    """Digests of the tensors that rounds made; one that no version has can be deleted."""
     entries = (row.metrics.get("experts", {}) for row in federation.registry.rounds())
     return {each["digest"] for entry in entries for each in entry.values() if "digest" in each}
 

@@ -49,7 +49,7 @@ GENERAL = (
 
 
 def begin(federation: Federation, gone: AbstractSet[str]) -> None:
-    """Write down what is here of each withdrawn owner whose evidence is not begun."""
+    """Record what is here of each withdrawn owner whose evidence was not begun before."""
     registry = federation.registry
     known: dict[str, Any] = registry.get_state(EVIDENCE, {})
     marked = begun(registry)
@@ -85,9 +85,9 @@ def path_of(federation: Federation, owner: str) -> Path | None:
 
 
 def check_files(federation: Federation, key: Ed25519PublicKey) -> list[Path]:
-    """Check every file of a withdrawal; returns them.
+    """Check every evidence file and return them.
 
-    Raises `RegistryError` for one that is altered, missing, or untrue by now: what was removed is
+    Raises `RegistryError` for one that is altered or missing, or if something that was removed is
     in the registry or the store again.
     """
     rows = {row.digest for row in federation.registry.experts()}

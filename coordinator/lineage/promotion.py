@@ -23,7 +23,7 @@ with `why` and `scores`, and after a withdrawal the `yardstick` that a version m
 
 
 def entries(registry: Registry) -> dict[str, Entry]:
-    """The entries of all experts; those of an earlier fedmore had no version while held back."""
+    """The entries of all experts; an earlier version of fedmore wrote none for a held expert."""
     old: Mapping[str, Any] = registry.get_state(HELD, {})
     found: dict[str, Entry] = {
         name: {"promoted": None, "held": {}, "yardstick": {**each["scores"], "why": each["why"]}}
@@ -110,20 +110,20 @@ def promote(registry: Registry, row: ExpertRow, scores: Mapping[str, Any] | None
 
 
 def set_yardstick(registry: Registry, name: str, scores: Mapping[str, Any], why: str) -> None:
-    """After a withdrawal: no version is in use until one is within the margin of these scores."""
+    """Use no version until one is within the margin of these scores, after a withdrawal."""
     entry = entry_of(registry, name) | {"promoted": None, "yardstick": {**scores, "why": why}}
     write_entry(registry, name, entry)
 
 
 def forget_yardstick(registry: Registry, name: str) -> None:
-    """The newest version that is not held is in use again."""
+    """Use the newest version that is not held again."""
     entry = entry_of(registry, name)
     if "yardstick" in entry:
         write_entry(registry, name, {"held": entry["held"]})
 
 
 def forget_gone(registry: Registry) -> None:
-    """Take versions that are gone out of the entries, so that their blobs are not named."""
+    """Remove versions that are gone from the entries, so that nothing refers to their blobs."""
     there = {(row.name, row.digest) for row in registry.experts()}
     for name, entry in entries(registry).items():
         held = {digest: each for digest, each in entry["held"].items() if (name, digest) in there}
@@ -137,7 +137,7 @@ def forget_gone(registry: Registry) -> None:
 def hold(
     registry: Registry, row: ExpertRow, why: str, scores: Mapping[str, Any] | None = None
 ) -> ExpertRow | None:
-    """Hold a version, with the reason; the version that is in use then, if any.
+    """Hold a version, with the reason; returns the version that is then in use, if any.
 
     If it was the promoted one, the newest older version that is not held takes its place.
     """

@@ -86,7 +86,7 @@ def add_version(federation: Federation, made: Version, origin: Origin) -> Expert
 
 
 def restore_record(federation: Federation, row: ExpertRow, used: ExpertRow | None) -> str:
-    """Store a signed record of the decision that an older version is in use again; its digest.
+    """Store a signed record that an older version is in use again; returns its digest.
 
     Its parents are that version and the one that was in use until then.
     """
@@ -124,12 +124,12 @@ def content_of(federation: Federation, made: Version, origin: Origin) -> dict[st
 
 
 def reference(row: ExpertRow) -> dict[str, str]:
-    """How a record names another version; `record` is empty for one of an earlier fedmore."""
+    """How a record refers to another version; `record` is empty for one that was not signed."""
     return {"version": row.digest, "record": str(row.metrics.get(LINEAGE, ""))}
 
 
 def record_of(federation: Federation, row: ExpertRow) -> dict[str, Any] | None:
-    """What the record of a version says, unverified; None for one of an earlier fedmore."""
+    """What the record of a version says, unverified; None if the version was not signed."""
     digest = row.metrics.get(LINEAGE)
     if not digest:
         return None

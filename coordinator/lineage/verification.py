@@ -22,7 +22,7 @@ SAME = ("kind", "rank", "params", "stage", "round")
 
 @dataclass(frozen=True)
 class Verified:
-    """What was checked: versions with a record, those of an earlier fedmore, files of withdrawals.
+    """What was checked: signed versions, versions without a record, and evidence files.
 
     `key` is the fingerprint of the public key, to compare with one that was noted elsewhere.
     """
@@ -73,7 +73,8 @@ def check_version(
 ) -> None:
     """Raise `RegistryError` unless the version is as its record says.
 
-    A version without a record is of an earlier fedmore: none that has one is older.
+    An earlier version of fedmore signed none. So a version without a record is accepted only if no
+    older version has one.
     """
     federation.store.check(row.digest)
     digest = row.metrics.get(LINEAGE)

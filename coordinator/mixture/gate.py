@@ -43,7 +43,7 @@ MakeScorer = Callable[[], Scorer]
 
 
 def note(federation: Federation, stage: Stage, index: int, outcome: Outcome) -> None:
-    """Write down what becomes of an expert after a withdrawal; twice does nothing more."""
+    """Record what becomes of an expert after a withdrawal; a second call changes nothing."""
     name, told, registry = outcome.state.name, outcome.told, federation.registry
     if HELD_BACK in told:
         set_yardstick(registry, name, told["scores"], told[HELD_BACK])
@@ -54,7 +54,7 @@ def note(federation: Federation, stage: Stage, index: int, outcome: Outcome) -> 
 
 
 def judge_of(federation: Federation, index: int, stage: FactorStage, scorer: MakeScorer) -> Judge:
-    """What a stage of a coordinator that runs does with an expert after a withdrawal."""
+    """Make the function by which a stage judges an expert after a withdrawal."""
 
     def judge(
         before: ExpertState, left: ExpertState, error: float

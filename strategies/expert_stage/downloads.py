@@ -134,7 +134,7 @@ class Downloads:
         return start_of(self._received(state, sites), first, scale)
 
     def _cut(self, state: ExpertState) -> Cut:
-        """What is sent of an expert; the same to all of its owners, and cut for several alone."""
+        """What the owners of an expert are sent; it is cut only if there are several."""
         if state.name not in self._cuts:
             most = self.rank if len(state.owners) > 1 else 0
             self._cuts[state.name] = leading(state.aggregate, most)

@@ -44,7 +44,7 @@ class Owner:
 
     @property
     def member(self) -> Member:
-        """How it describes itself."""
+        """How the owner describes itself."""
         known = [EXPERT] if self.updates else []
         counts, marks = [self.updates][: len(known)], [self.mark][: len(known)]
         return Member(self.name, "expert", EXPERT, self.rank, self.size, known, counts, marks)
